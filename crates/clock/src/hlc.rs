@@ -1,0 +1,129 @@
+//! The hybrid logical clock.
+//!
+//! The problem: versions need timestamps that respect causality between nodes whose clocks differ.
+//! Reading the wall clock alone fails as soon as a message arrives from a node whose clock is
+//! ahead. The hybrid clock (Kulkarni et al. 2014, §3) keeps the largest timestamp seen, follows
+//! physical time whenever that is larger, and counts otherwise.
+
+use thiserror::Error;
+
+use crate::{Interval, Timestamp};
+
+/// A hybrid logical clock of one shard.
+#[derive(Clone, Debug)]
+pub struct Hlc {
+    last: Timestamp,
+    /// How far above `latest` a remote timestamp may lie, in microseconds.
+    max_offset_us: u64,
+}
+
+/// Why a remote timestamp was not adopted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum HlcError {
+    /// The remote clock is further ahead than the configured bound. Not retryable until one of the
+    /// two clocks is repaired.
+    #[error(
+        "a remote timestamp {remote} is {ahead_us} us ahead of this node's clock, more than the \
+         allowed {max_offset_us} us: check clock synchronisation on both nodes"
+    )]
+    TooFarAhead {
+        /// What arrived.
+        remote: Timestamp,
+        /// How far above this clock's latest it lies, in microseconds.
+        ahead_us: u64,
+        /// The bound that it broke, in microseconds.
+        max_offset_us: u64,
+    },
+}
+
+impl Hlc {
+    /// A clock that has handed out nothing yet.
+    pub fn new(max_offset_us: u64) -> Self {
+        Self { last: Timestamp::ZERO, max_offset_us }
+    }
+
+    /// The next timestamp: above all that were handed out or observed, and not below the reading.
+    pub fn tick(&mut self, wall: Interval) -> Timestamp {
+        let physical = Timestamp::from_physical_us(wall.reading_us());
+        let next = physical.max(self.last.next());
+        assert!(next > self.last, "the hybrid clock went back: {next} after {}", self.last);
+        self.last = next;
+        next
+    }
+
+    /// Takes note of a timestamp from another node.
+    pub fn observe(&mut self, remote: Timestamp, wall: Interval) -> Result<(), HlcError> {
+        let ahead_us = remote.physical_us().saturating_sub(wall.latest_us);
+        if ahead_us > self.max_offset_us {
+            let max_offset_us = self.max_offset_us;
+            return Err(HlcError::TooFarAhead { remote, ahead_us, max_offset_us });
+        }
+        self.last = self.last.max(remote);
+        Ok(())
+    }
+
+    /// Takes note of a timestamp found in this node's own log at a restart. It was handed out or
+    /// accepted before the restart, so it is adopted however far ahead it lies.
+    pub fn recover(&mut self, logged: Timestamp) {
+        self.last = self.last.max(logged);
+    }
+
+    /// The largest timestamp handed out or observed.
+    pub fn last(&self) -> Timestamp {
+        self.last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(reading_us: u64) -> Interval {
+        Interval::around(reading_us, 10)
+    }
+
+    #[test]
+    fn timestamps_rise_while_the_wall_clock_stands_or_goes_back() {
+        let mut hlc = Hlc::new(100);
+        let mut last = hlc.tick(at(1_000));
+        for reading_us in [1_000, 1_000, 400, 1_001, 0, 5_000, 4_999] {
+            let next = hlc.tick(at(reading_us));
+            assert!(next > last);
+            last = next;
+        }
+        assert_eq!(last.physical_us(), 5_000);
+    }
+
+    #[test]
+    fn more_events_than_a_microsecond_counts_run_into_the_next_one() {
+        let mut hlc = Hlc::new(100);
+        let first = hlc.tick(at(1_007));
+        let mut last = first;
+        for _ in 0..5_000 {
+            let next = hlc.tick(at(1_007));
+            assert!(next > last);
+            last = next;
+        }
+        assert_eq!(last.physical_us(), 1_008);
+    }
+
+    #[test]
+    fn a_remote_timestamp_within_the_bound_is_adopted() {
+        let mut hlc = Hlc::new(100);
+        let remote = Timestamp::from_physical_us(1_110);
+        hlc.observe(remote, at(1_000)).unwrap();
+        assert!(hlc.tick(at(1_000)) > remote);
+    }
+
+    #[test]
+    fn a_remote_timestamp_far_ahead_is_rejected_and_leaves_no_trace() {
+        let mut hlc = Hlc::new(100);
+        let before = hlc.tick(at(1_000));
+        let remote = Timestamp::from_physical_us(1_111);
+        assert!(matches!(
+            hlc.observe(remote, at(1_000)),
+            Err(HlcError::TooFarAhead { ahead_us: 101, .. })
+        ));
+        assert_eq!(hlc.last(), before);
+    }
+}

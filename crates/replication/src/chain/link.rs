@@ -1,0 +1,210 @@
+//! The links of a chain: attaching, fetching, forwarding, and reporting what is committed.
+
+use palisade_wire::PeerAddress;
+
+use super::{Body, Chain, Message};
+use crate::{After, Effects, Entry, contract::Send};
+
+/// Payload in one message, in bytes.
+const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
+
+/// A successor that attached.
+#[derive(Debug)]
+pub(super) struct Downstream {
+    /// What it wants to be sent along.
+    link: u64,
+    /// The next entry to send.
+    next_index: u64,
+    /// What it was last told to be stable; `None` until it was told anything.
+    told_stable: Option<u64>,
+}
+
+/// What a successor told when it attached.
+pub(super) struct Attached {
+    pub(super) link: u64,
+    pub(super) last_index: u64,
+    pub(super) last_term: u64,
+    pub(super) commit_index: u64,
+}
+
+impl Chain {
+    pub(super) fn ask_for_confirmation(&mut self, effects: &mut Effects<Message>) {
+        let message = self.message(Body::Confirm { session: self.session });
+        for member in &self.membership.members {
+            if *member != self.me && !self.confirmed.contains(member) {
+                let message = message.clone();
+                effects.sends.push(Send { to: *member, message, after: After::Appends });
+            }
+        }
+    }
+
+    pub(super) fn probe(&mut self, effects: &mut Effects<Message>) {
+        if let Some(successor) = self.successor() {
+            let probe = self.message(Body::Probe { session: self.session });
+            effects.send(successor, probe, After::Appends);
+        }
+    }
+
+    pub(super) fn ask_for_probe(&mut self, effects: &mut Effects<Message>) {
+        if let Some(predecessor) = self.predecessor() {
+            effects.send(predecessor, self.message(Body::Hello), After::Appends);
+        }
+    }
+
+    /// Entries that don't come nearer to being committed may have been lost on the way.
+    pub(super) fn probe_if_stalled(&mut self, now_us: u64, effects: &mut Effects<Message>) {
+        let moved = self.commit_index != self.stall_commit;
+        if moved || self.commit_index == self.log.last_index() {
+            self.stall_commit = self.commit_index;
+            self.stall_due_us = now_us + self.timing.stall_us;
+        } else if now_us >= self.stall_due_us && self.downstream.is_some() {
+            self.stall_due_us = now_us + self.timing.stall_us;
+            self.probe(effects);
+        }
+    }
+
+    /// Tells the predecessor where this log ends.
+    pub(super) fn attach(&mut self, session: u64, effects: &mut Effects<Message>) {
+        let Some(predecessor) = self.predecessor() else { return };
+        let link = self.random.u64(..);
+        self.link = Some(link);
+        let body = Body::Attach {
+            session,
+            link,
+            last_index: self.log.last_index(),
+            last_term: self.log.last_term(),
+            commit_index: self.commit_index,
+        };
+        effects.send(predecessor, self.message(body), After::Appends);
+    }
+
+    /// The successor told where its log ends.
+    pub(super) fn attached(&mut self, attached: Attached, effects: &mut Effects<Message>) {
+        let Attached { link, last_index, last_term, commit_index } = attached;
+        if last_index > self.log.last_index() {
+            if self.downstream.is_none() {
+                let body =
+                    Body::Fetch { session: self.session, from_index: self.log.last_index() + 1 };
+                if let Some(successor) = self.successor() {
+                    effects.send(successor, self.message(body), After::Nothing);
+                }
+            }
+            return;
+        }
+        // Logs of one chain can't differ where both have entries. Should they, the successor holds
+        // entries of an epoch whose members all lost them: it stays unattached, and visibly so.
+        if self.log.term_at(last_index) != Some(last_term) {
+            return;
+        }
+        let first = self.downstream.is_none();
+        self.downstream = Some(Downstream { link, next_index: last_index + 1, told_stable: None });
+        self.commit_to(commit_index.clamp(self.commit_index, self.log.last_index()), effects);
+        if first {
+            self.ask_for_probe(effects);
+        }
+    }
+
+    pub(super) fn answer_fetch(
+        &mut self,
+        to: PeerAddress,
+        session: u64,
+        from_index: u64,
+        effects: &mut Effects<Message>,
+    ) {
+        let entries = self.log.slice(from_index, MAX_MESSAGE_BYTES);
+        effects.send(to, self.message(Body::Fetched { session, entries }), After::Nothing);
+    }
+
+    /// Takes in what the successor held beyond this log, and asks again where it ends.
+    pub(super) fn fetched(&mut self, entries: Vec<Entry>, effects: &mut Effects<Message>) {
+        for entry in entries {
+            if entry.index == self.log.last_index() + 1 && entry.term >= self.log.last_term() {
+                self.log.append(entry, effects);
+            }
+        }
+        self.probe(effects);
+    }
+
+    /// Takes in what the predecessor sent.
+    pub(super) fn accept(
+        &mut self,
+        previous_index: u64,
+        previous_term: u64,
+        stable_index: u64,
+        entries: Vec<Entry>,
+        effects: &mut Effects<Message>,
+    ) {
+        if self.log.term_at(previous_index) != Some(previous_term) {
+            if previous_index > self.log.last_index() {
+                // Something was lost on the way.
+                self.ask_for_probe(effects);
+            }
+            return;
+        }
+        for entry in entries {
+            match self.log.term_at(entry.index) {
+                // Sent again: the index tells.
+                Some(term) => {
+                    assert_eq!(
+                        term, entry.term,
+                        "{}: the chain forked at index {}",
+                        self.name, entry.index
+                    );
+                }
+                None if entry.index == self.log.last_index() + 1
+                    && entry.term >= self.log.last_term() =>
+                {
+                    self.log.append(entry, effects);
+                }
+                // No member sends entries with gaps: these bytes are not to be trusted.
+                None => return,
+            }
+        }
+        self.upstream_stable = Some(stable_index.max(self.upstream_stable.unwrap_or(0)));
+        self.advance_commit(effects);
+    }
+
+    /// Sends the successor what it lacks, and what has become stable.
+    pub(super) fn send_entries(&mut self, effects: &mut Effects<Message>) {
+        // Before this member was fed it knows nothing of what is stable upstream.
+        if !self.is_head() && !self.is_fed() {
+            return;
+        }
+        let stable_index = self.stable_index();
+        let epoch = self.membership.epoch;
+        let (Some(successor), Some(link)) = (self.successor(), &mut self.downstream) else {
+            return;
+        };
+        loop {
+            let entries = self.log.slice(link.next_index, MAX_MESSAGE_BYTES);
+            if entries.is_empty() && link.told_stable == Some(stable_index) {
+                return;
+            }
+            let previous_index = link.next_index - 1;
+            let previous_term =
+                self.log.term_at(previous_index).expect("what was sent before is in the log");
+            link.next_index += entries.len() as u64;
+            link.told_stable = Some(stable_index);
+            let body = Body::Forward {
+                link: link.link,
+                previous_index,
+                previous_term,
+                stable_index,
+                entries,
+            };
+            effects.send(successor, Message { epoch, body }, After::Nothing);
+        }
+    }
+
+    /// Tells the predecessor what has become committed.
+    pub(super) fn report_commit(&mut self, effects: &mut Effects<Message>) {
+        if self.commit_index == self.reported_commit {
+            return;
+        }
+        if let Some(predecessor) = self.predecessor() {
+            let body = Body::Committed { index: self.commit_index };
+            effects.send(predecessor, self.message(body), After::Nothing);
+        }
+        self.reported_commit = self.commit_index;
+    }
+}

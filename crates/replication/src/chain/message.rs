@@ -1,0 +1,167 @@
+//! What the members of a chain send each other.
+
+use bytes::{BufMut, BytesMut};
+use palisade_wire::{Decode, Encode, Reader, WireError};
+
+use crate::{
+    Entry,
+    codec::{decode_entries, encode_entries},
+};
+
+/// A message between members of a chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// The sender's epoch; a receiver in another one ignores the message.
+    pub epoch: u64,
+    /// The rest.
+    pub body: Body,
+}
+
+/// What a message says. A predecessor is one step nearer to the head.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// To any member: is this still your epoch?
+    Confirm {
+        /// The asker's session.
+        session: u64,
+    },
+    /// The answer, once the epoch is durable at the sender.
+    Confirmed {
+        /// The asker's session.
+        session: u64,
+    },
+    /// To the predecessor: probe me.
+    Hello,
+    /// To the successor: say where your log ends.
+    Probe {
+        /// The asker's session.
+        session: u64,
+    },
+    /// To the predecessor: my log ends here, send what follows.
+    Attach {
+        /// The session of the probe that this answers.
+        session: u64,
+        /// To be sent along with every entry.
+        link: u64,
+        /// Index of the last entry.
+        last_index: u64,
+        /// Epoch of the last entry.
+        last_term: u64,
+        /// What the sender knows to be committed.
+        commit_index: u64,
+    },
+    /// To the successor: send me what I lack.
+    Fetch {
+        /// The asker's session.
+        session: u64,
+        /// Index of the first entry wanted.
+        from_index: u64,
+    },
+    /// To the predecessor: what it asked for.
+    Fetched {
+        /// The asker's session.
+        session: u64,
+        /// Entries, from the index that was asked for.
+        entries: Vec<Entry>,
+    },
+    /// To the successor: entries, and what is durable upstream.
+    Forward {
+        /// The link of the latest attach.
+        link: u64,
+        /// Index of the entry before those sent.
+        previous_index: u64,
+        /// Its epoch.
+        previous_term: u64,
+        /// Durable at the sender and at every member before it.
+        stable_index: u64,
+        /// The entries.
+        entries: Vec<Entry>,
+    },
+    /// To the predecessor: committed by the tail up to here.
+    Committed {
+        /// Index of the last committed entry.
+        index: u64,
+    },
+}
+
+impl Encode for Message {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_u64_le(self.epoch);
+        match &self.body {
+            Body::Confirm { session } => {
+                out.put_u8(1);
+                out.put_u64_le(*session);
+            }
+            Body::Confirmed { session } => {
+                out.put_u8(2);
+                out.put_u64_le(*session);
+            }
+            Body::Hello => out.put_u8(3),
+            Body::Probe { session } => {
+                out.put_u8(4);
+                out.put_u64_le(*session);
+            }
+            Body::Attach { session, link, last_index, last_term, commit_index } => {
+                out.put_u8(5);
+                out.put_u64_le(*session);
+                out.put_u64_le(*link);
+                out.put_u64_le(*last_index);
+                out.put_u64_le(*last_term);
+                out.put_u64_le(*commit_index);
+            }
+            Body::Fetch { session, from_index } => {
+                out.put_u8(6);
+                out.put_u64_le(*session);
+                out.put_u64_le(*from_index);
+            }
+            Body::Fetched { session, entries } => {
+                out.put_u8(7);
+                out.put_u64_le(*session);
+                encode_entries(entries, out);
+            }
+            Body::Forward { link, previous_index, previous_term, stable_index, entries } => {
+                out.put_u8(8);
+                out.put_u64_le(*link);
+                out.put_u64_le(*previous_index);
+                out.put_u64_le(*previous_term);
+                out.put_u64_le(*stable_index);
+                encode_entries(entries, out);
+            }
+            Body::Committed { index } => {
+                out.put_u8(9);
+                out.put_u64_le(*index);
+            }
+        }
+    }
+}
+
+impl Decode for Message {
+    fn decode(reader: &mut Reader) -> Result<Self, WireError> {
+        let epoch = reader.u64()?;
+        let body = match reader.u8()? {
+            1 => Body::Confirm { session: reader.u64()? },
+            2 => Body::Confirmed { session: reader.u64()? },
+            3 => Body::Hello,
+            4 => Body::Probe { session: reader.u64()? },
+            5 => Body::Attach {
+                session: reader.u64()?,
+                link: reader.u64()?,
+                last_index: reader.u64()?,
+                last_term: reader.u64()?,
+                commit_index: reader.u64()?,
+            },
+            6 => Body::Fetch { session: reader.u64()?, from_index: reader.u64()? },
+            7 => Body::Fetched { session: reader.u64()?, entries: decode_entries(reader)? },
+            8 => Body::Forward {
+                link: reader.u64()?,
+                previous_index: reader.u64()?,
+                previous_term: reader.u64()?,
+                stable_index: reader.u64()?,
+                entries: decode_entries(reader)?,
+            },
+            9 => Body::Committed { index: reader.u64()? },
+            tag => return Err(WireError::UnknownTag { what: "chain message", tag }),
+        };
+        Ok(Self { epoch, body })
+    }
+}

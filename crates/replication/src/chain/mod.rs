@@ -1,0 +1,387 @@
+//! Chain replication (van Renesse and Schneider, OSDI'04).
+//!
+//! The problem: a majority protocol makes one replica send every entry to all the others. In a
+//! chain each member sends it once, to the next: writes enter at the head, which orders them, flow
+//! down, and are committed by the tail, which also serves the reads. A chain has no votes: who its
+//! members are is decided elsewhere, epoch by epoch, and every message carries the epoch.
+//!
+//! The naive way passes an entry on only once it is durable; a chain of three then pays three syncs
+//! one after the other. Here a member forwards at once, and says along with it what is *stable*:
+//! durable at itself and at every member before it. The tail commits what is both stable upstream
+//! and durable at the tail, so all syncs run side by side, and what is committed is durable at every
+//! member.
+//!
+//! What that costs: a member that crashed may have forwarded entries that it lost. Then its
+//! successor's log is the longer one, and ordering a new entry at the same index would fork the
+//! chain. So after a start, and in a new epoch, the chain links up from its tail: the tail is
+//! attached by itself; a member asks its successor where its log ends, fetches what it lacks,
+//! sends what the successor lacks, and only then attaches to its own predecessor. The head orders
+//! nothing before it is attached. The longest log thus reaches the head before anything is added.
+//!
+//! Fencing: a member serves nothing in an epoch until every other member confirmed, after this
+//! member's start, that it is in the same epoch. A member that was removed while it was down finds
+//! nobody to confirm its old epoch. A member that is removed while it runs is not fenced by this;
+//! whoever removes it must have stopped it first, and must keep it stopped until every remaining
+//! member is in the new epoch.
+//!
+//! Messages may be late by any time, while an index may be ordered anew in the same epoch after every
+//! member lost it. So whatever a member asks carries a session drawn at random at its start and in
+//! each epoch, whatever it is sent carries the link that it drew when it attached, and answers to
+//! an earlier life are told from answers to this one.
+//!
+//! Left out so far: leases, reads at members other than the tail (CRAQ), adding a member, and log
+//! truncation.
+
+mod link;
+mod message;
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use palisade_wire::{PeerAddress, RangeId, Role, WireError};
+
+pub use message::{Body, Message};
+
+use crate::{
+    After, Effects, Entry, Membership, Protocol, RecoveredGroup, Refusal,
+    codec::{decode_members, encode_members},
+    contract::Name,
+    entry_log::EntryLog,
+};
+
+/// How a chain paces itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Between two questions to a member that has not answered.
+    pub retry_us: u64,
+    /// A member whose entries have not come nearer to being committed for this long asks its
+    /// successor where its log ends.
+    pub stall_us: u64,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { retry_us: 20_000, stall_us: 200_000 }
+    }
+}
+
+/// Payload that may be uncommitted before proposals are refused, in bytes.
+const MAX_UNCOMMITTED_BYTES: usize = 32 * 1024 * 1024;
+
+/// A member of a chain.
+#[derive(Debug)]
+pub struct Chain {
+    name: Name,
+    me: PeerAddress,
+    timing: Timing,
+    random: fastrand::Rng,
+    membership: Membership,
+    /// The write that holds the membership.
+    state_append: u64,
+    log: EntryLog,
+    commit_index: u64,
+    uncommitted_bytes: usize,
+
+    /// Tells answers to this member, in this epoch and since its start, from earlier ones.
+    session: u64,
+    /// What the predecessor sends along with entries; drawn anew for each attach.
+    link: Option<u64>,
+    /// Other members that confirmed the epoch since this member started or entered it.
+    confirmed: BTreeSet<PeerAddress>,
+    /// The link to the successor; `None` at the tail, and until the successor attached.
+    downstream: Option<link::Downstream>,
+    /// Durable at every member before this one, as the predecessor said in this epoch; `None`
+    /// until it said so.
+    upstream_stable: Option<u64>,
+    /// What the predecessor was last told to be committed.
+    reported_commit: u64,
+    retry_due_us: u64,
+    stall_due_us: u64,
+    stall_commit: u64,
+}
+
+impl Chain {
+    /// A member with what it finds in the log. `membership` counts if the log holds no later one.
+    pub fn new(
+        range: RangeId,
+        me: PeerAddress,
+        membership: Membership,
+        recovered: RecoveredGroup,
+        timing: Timing,
+        random_seed: u64,
+    ) -> Result<Self, WireError> {
+        let name = Name { range, me };
+        let membership = match recovered.state {
+            Some((epoch, payload)) if epoch >= membership.epoch => {
+                Membership { epoch, members: decode_members(payload)? }
+            }
+            _ => membership,
+        };
+        let mut random = fastrand::Rng::with_seed(random_seed);
+        Ok(Self {
+            name,
+            me,
+            timing,
+            session: random.u64(..),
+            random,
+            link: None,
+            membership,
+            state_append: 0,
+            log: EntryLog::new(name, recovered.entries),
+            commit_index: 0,
+            uncommitted_bytes: 0,
+            confirmed: BTreeSet::new(),
+            downstream: None,
+            upstream_stable: None,
+            reported_commit: 0,
+            retry_due_us: 0,
+            stall_due_us: 0,
+            stall_commit: 0,
+        })
+    }
+
+    /// Enters a later epoch. Earlier ones are ignored.
+    pub fn install(&mut self, membership: Membership, effects: &mut Effects<Message>) {
+        if membership.epoch <= self.membership.epoch {
+            return;
+        }
+        let payload = encode_members(&membership);
+        self.log.append_state(membership.epoch, payload, effects);
+        self.state_append = self.log.appends();
+        self.membership = membership;
+        self.session = self.random.u64(..);
+        self.link = None;
+        self.confirmed.clear();
+        self.downstream = None;
+        self.upstream_stable = None;
+        self.reported_commit = 0;
+        self.retry_due_us = 0;
+        self.advance_commit(effects);
+    }
+
+    /// What the member does in its chain.
+    pub fn role(&self) -> Role {
+        match (self.place(), self.membership.members.len()) {
+            (None, _) => Role::Removed,
+            (Some(0), 1) => Role::Single,
+            (Some(0), _) => Role::Head,
+            (Some(place), members) if place + 1 == members => Role::Tail,
+            _ => Role::Middle,
+        }
+    }
+
+    /// Who forms the chain, from head to tail.
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    /// Index of the last entry.
+    pub fn last_index(&self) -> u64 {
+        self.log.last_index()
+    }
+
+    /// Index of the last entry known to be committed.
+    pub fn commit_index(&self) -> u64 {
+        self.commit_index
+    }
+
+    /// Whether the member can do its part: its epoch is confirmed, and its links are up.
+    pub fn is_ready(&self) -> bool {
+        self.is_confirmed() && self.is_attached() && (self.is_head() || self.is_fed())
+    }
+
+    fn place(&self) -> Option<usize> {
+        self.membership.members.iter().position(|member| *member == self.me)
+    }
+
+    fn is_head(&self) -> bool {
+        self.place() == Some(0)
+    }
+
+    fn is_tail(&self) -> bool {
+        self.place().is_some_and(|place| place + 1 == self.membership.members.len())
+    }
+
+    fn head(&self) -> Option<PeerAddress> {
+        self.membership.members.first().copied()
+    }
+
+    fn tail(&self) -> Option<PeerAddress> {
+        self.membership.members.last().copied()
+    }
+
+    fn predecessor(&self) -> Option<PeerAddress> {
+        let before = self.place()?.checked_sub(1)?;
+        Some(self.membership.members[before])
+    }
+
+    fn successor(&self) -> Option<PeerAddress> {
+        self.membership.members.get(self.place()? + 1).copied()
+    }
+
+    fn message(&self, body: Body) -> Message {
+        Message { epoch: self.membership.epoch, body }
+    }
+
+    /// Every other member is in this epoch too.
+    fn is_confirmed(&self) -> bool {
+        self.place().is_some() && self.confirmed.len() + 1 == self.membership.members.len()
+    }
+
+    /// This member's log holds everything that any member after it holds.
+    fn is_attached(&self) -> bool {
+        self.is_tail() || self.downstream.is_some()
+    }
+
+    /// The predecessor has said what is stable, in this epoch.
+    fn is_fed(&self) -> bool {
+        self.upstream_stable.is_some()
+    }
+
+    /// Durable at this member and at every one before it, as far as this member knows.
+    fn stable_index(&self) -> u64 {
+        let durable = self.log.durable_index();
+        if self.is_head() { durable } else { durable.min(self.upstream_stable.unwrap_or(0)) }
+    }
+
+    fn commit_to(&mut self, index: u64, effects: &mut Effects<Message>) {
+        assert!(index <= self.log.last_index(), "{}: commits what it does not hold", self.name);
+        while self.commit_index < index {
+            self.commit_index += 1;
+            let entry = self.log.entry(self.commit_index).clone();
+            self.uncommitted_bytes = self.uncommitted_bytes.saturating_sub(entry.payload.len());
+            effects.committed.push(entry);
+        }
+    }
+
+    /// Tail: commits what is durable everywhere.
+    fn advance_commit(&mut self, effects: &mut Effects<Message>) {
+        if self.is_tail() && self.is_confirmed() {
+            self.commit_to(self.stable_index().max(self.commit_index), effects);
+        }
+    }
+}
+
+impl Protocol for Chain {
+    type Message = Message;
+
+    fn tick(&mut self, now_us: u64, effects: &mut Effects<Message>) {
+        if self.place().is_none() || now_us < self.retry_due_us {
+            return;
+        }
+        self.retry_due_us = now_us + self.timing.retry_us;
+        // A chain of one has nobody whose word it could wait for.
+        self.advance_commit(effects);
+        if !self.is_confirmed() {
+            self.ask_for_confirmation(effects);
+        }
+        if !self.is_attached() {
+            self.probe(effects);
+        } else if !self.is_head() && !self.is_fed() {
+            self.ask_for_probe(effects);
+        }
+        self.probe_if_stalled(now_us, effects);
+    }
+
+    fn receive(
+        &mut self,
+        from: PeerAddress,
+        message: Message,
+        _now_us: u64,
+        effects: &mut Effects<Message>,
+    ) {
+        let member = self.membership.members.contains(&from);
+        if message.epoch != self.membership.epoch || from == self.me || !member {
+            return;
+        }
+        let from_predecessor = Some(from) == self.predecessor();
+        let from_successor = Some(from) == self.successor();
+        match message.body {
+            Body::Confirm { session } => {
+                effects.send(from, self.message(Body::Confirmed { session }), After::Appends);
+            }
+            Body::Confirmed { session } if session == self.session => {
+                self.confirmed.insert(from);
+                self.advance_commit(effects);
+            }
+            Body::Hello if from_successor => self.probe(effects),
+            Body::Probe { session } if from_predecessor && self.is_attached() => {
+                self.attach(session, effects);
+            }
+            Body::Attach { session, link, last_index, last_term, commit_index }
+                if from_successor && session == self.session =>
+            {
+                self.attached(
+                    link::Attached { link, last_index, last_term, commit_index },
+                    effects,
+                );
+            }
+            Body::Fetch { session, from_index } if from_predecessor && from_index > 0 => {
+                self.answer_fetch(from, session, from_index, effects);
+            }
+            Body::Fetched { session, entries }
+                if from_successor && session == self.session && self.downstream.is_none() =>
+            {
+                self.fetched(entries, effects);
+            }
+            Body::Forward { link, previous_index, previous_term, stable_index, entries }
+                if from_predecessor && Some(link) == self.link =>
+            {
+                self.accept(previous_index, previous_term, stable_index, entries, effects);
+            }
+            Body::Committed { index } if from_successor && index <= self.log.last_index() => {
+                self.commit_to(index.max(self.commit_index), effects);
+            }
+            // Late, or from a neighbour of an earlier life.
+            _ => {}
+        }
+    }
+
+    fn durable(&mut self, appends: u64, effects: &mut Effects<Message>) {
+        self.log.set_durable(appends);
+        self.advance_commit(effects);
+    }
+
+    fn propose(
+        &mut self,
+        payload: Bytes,
+        effects: &mut Effects<Message>,
+    ) -> Result<(u64, u64), Refusal> {
+        if !self.orders_writes() {
+            let hint = self.head().filter(|head| *head != self.me);
+            return Err(Refusal::NotServing { hint });
+        }
+        if self.uncommitted_bytes + payload.len() > MAX_UNCOMMITTED_BYTES {
+            return Err(Refusal::Overloaded);
+        }
+        self.uncommitted_bytes += payload.len();
+        let (index, term) = (self.log.last_index() + 1, self.membership.epoch);
+        self.log.append(Entry { index, term, payload }, effects);
+        Ok((index, term))
+    }
+
+    fn read(&mut self, token: u64, effects: &mut Effects<Message>) -> Result<(), Refusal> {
+        // A chain of one that has just started holds committed entries that no message or sync
+        // will tell it of.
+        self.advance_commit(effects);
+        if !self.is_tail() || !self.is_ready() {
+            let hint = self.tail().filter(|tail| *tail != self.me);
+            return Err(Refusal::NotServing { hint });
+        }
+        effects.reads.push(token);
+        Ok(())
+    }
+
+    fn flush(&mut self, _now_us: u64, effects: &mut Effects<Message>) {
+        self.send_entries(effects);
+        self.report_commit(effects);
+    }
+
+    fn orders_writes(&self) -> bool {
+        self.is_head() && self.is_ready()
+    }
+
+    fn holds_proposals(&self) -> bool {
+        self.is_head()
+    }
+}

@@ -1,0 +1,50 @@
+//! Encoding of the parts that the messages of both protocols share.
+
+use bytes::{BufMut, BytesMut};
+use palisade_wire::{Decode, Encode, PeerAddress, Reader, WireError};
+
+use crate::{Entry, Membership};
+
+pub(crate) fn encode_entries(entries: &[Entry], out: &mut BytesMut) {
+    out.put_u32_le(u32::try_from(entries.len()).expect("a message holds few entries"));
+    if let Some(first) = entries.first() {
+        out.put_u64_le(first.index);
+    }
+    for entry in entries {
+        out.put_u64_le(entry.term);
+        entry.payload.encode(out);
+    }
+}
+
+pub(crate) fn decode_entries(reader: &mut Reader) -> Result<Vec<Entry>, WireError> {
+    let count = reader.u32()?;
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let first = reader.u64()?;
+    // Nothing is reserved for a count that nobody vouches for.
+    let mut entries = Vec::new();
+    for at in 0..u64::from(count) {
+        let term = reader.u64()?;
+        // A copy of its own, so that one long-lived entry does not keep a whole receive buffer.
+        let payload = bytes::Bytes::copy_from_slice(&reader.bytes()?);
+        entries.push(Entry { index: first.saturating_add(at), term, payload });
+    }
+    Ok(entries)
+}
+
+pub(crate) fn encode_members(membership: &Membership) -> bytes::Bytes {
+    let mut out = BytesMut::new();
+    for member in &membership.members {
+        member.encode(&mut out);
+    }
+    out.freeze()
+}
+
+pub(crate) fn decode_members(bytes: bytes::Bytes) -> Result<Vec<PeerAddress>, WireError> {
+    let count = bytes.len() / 4;
+    let mut reader = Reader::new(bytes);
+    let members = (0..count).map(|_| PeerAddress::decode(&mut reader)).collect::<Result<_, _>>()?;
+    reader.finish()?;
+    Ok(members)
+}

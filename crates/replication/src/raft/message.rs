@@ -1,0 +1,123 @@
+//! What Raft replicas send each other.
+
+use bytes::{BufMut, BytesMut};
+use palisade_wire::{Decode, Encode, Reader, WireError};
+
+use crate::{
+    Entry,
+    codec::{decode_entries, encode_entries},
+};
+
+/// A message between replicas of a Raft group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// The sender's term.
+    pub term: u64,
+    /// The rest.
+    pub body: Body,
+}
+
+/// What a message says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// A candidate asks for a vote.
+    RequestVote {
+        /// Index of its last entry.
+        last_index: u64,
+        /// Term of its last entry.
+        last_term: u64,
+    },
+    /// The vote is given.
+    Vote,
+    /// The leader sends entries, or none to be heard.
+    Append {
+        /// Index of the entry before them.
+        previous_index: u64,
+        /// Its term.
+        previous_term: u64,
+        /// What the leader knows to be committed.
+        commit_index: u64,
+        /// The leader's latest round of asking whether it still leads.
+        round: u64,
+        /// The entries.
+        entries: Vec<Entry>,
+    },
+    /// The follower's log matches the leader's up to an index, durably.
+    Matched {
+        /// That index.
+        index: u64,
+        /// The round of the message that this answers.
+        round: u64,
+    },
+    /// The follower's log does not hold the entry before those sent.
+    Mismatched {
+        /// Index of that entry.
+        previous_index: u64,
+        /// The highest index at which the logs may agree.
+        try_index: u64,
+        /// The round of the message that this answers.
+        round: u64,
+    },
+    /// The sender's term is higher than that of the message which this answers.
+    Outdated,
+}
+
+impl Encode for Message {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_u64_le(self.term);
+        match &self.body {
+            Body::RequestVote { last_index, last_term } => {
+                out.put_u8(1);
+                out.put_u64_le(*last_index);
+                out.put_u64_le(*last_term);
+            }
+            Body::Vote => out.put_u8(2),
+            Body::Append { previous_index, previous_term, commit_index, round, entries } => {
+                out.put_u8(3);
+                out.put_u64_le(*previous_index);
+                out.put_u64_le(*previous_term);
+                out.put_u64_le(*commit_index);
+                out.put_u64_le(*round);
+                encode_entries(entries, out);
+            }
+            Body::Matched { index, round } => {
+                out.put_u8(4);
+                out.put_u64_le(*index);
+                out.put_u64_le(*round);
+            }
+            Body::Mismatched { previous_index, try_index, round } => {
+                out.put_u8(5);
+                out.put_u64_le(*previous_index);
+                out.put_u64_le(*try_index);
+                out.put_u64_le(*round);
+            }
+            Body::Outdated => out.put_u8(6),
+        }
+    }
+}
+
+impl Decode for Message {
+    fn decode(reader: &mut Reader) -> Result<Self, WireError> {
+        let term = reader.u64()?;
+        let body = match reader.u8()? {
+            1 => Body::RequestVote { last_index: reader.u64()?, last_term: reader.u64()? },
+            2 => Body::Vote,
+            3 => Body::Append {
+                previous_index: reader.u64()?,
+                previous_term: reader.u64()?,
+                commit_index: reader.u64()?,
+                round: reader.u64()?,
+                entries: decode_entries(reader)?,
+            },
+            4 => Body::Matched { index: reader.u64()?, round: reader.u64()? },
+            5 => Body::Mismatched {
+                previous_index: reader.u64()?,
+                try_index: reader.u64()?,
+                round: reader.u64()?,
+            },
+            6 => Body::Outdated,
+            tag => return Err(WireError::UnknownTag { what: "raft message", tag }),
+        };
+        Ok(Self { term, body })
+    }
+}

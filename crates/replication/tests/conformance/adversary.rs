@@ -1,0 +1,186 @@
+//! The random adversary, and the healing after it.
+
+use palisade_replication::Membership;
+
+use crate::group::{Group, Subject};
+
+/// Messages kept for later; beyond that the oldest are lost.
+const MAX_NETWORK: usize = 400;
+
+/// What the adversary may do beyond losing and reordering messages.
+#[derive(Clone, Copy)]
+pub(crate) struct Powers {
+    pub(crate) crashes: bool,
+    /// Remove members that are down, epoch by epoch.
+    pub(crate) removals: bool,
+}
+
+/// Torments a group, heals it, and requires progress. Returns how many reads were served.
+pub(crate) fn run<P: Subject>(size: u16, powers: Powers, seed: u64) -> u64
+where
+    P::Message: Clone,
+{
+    let mut group = Group::<P>::new(size, seed);
+    let mut operator = Operator::new(size);
+    let steps = group.random.usize(200..1_200);
+    let loss_percent = group.random.u32(0..30);
+    // Some runs let the group come up first, so that the deeper states are reached as well.
+    if group.random.bool() {
+        group.settle(100_000);
+    }
+    for _ in 0..steps {
+        let at = group.random.usize(0..usize::from(size));
+        match group.random.u32(0..1_000) {
+            0..450 => deliver_any(&mut group, loss_percent),
+            450..600 => group.sync_some(at),
+            600..750 => {
+                group.now_us += group.random.u64(0..10_000);
+                group.tick(at);
+            }
+            750..900 => drop(group.propose(at)),
+            900..980 => group.read(at),
+            980..995 if powers.crashes => {
+                if group.members[at].running.is_some() {
+                    group.crash(at);
+                } else if operator.may_restart(at) {
+                    group.restart(at);
+                }
+            }
+            995.. if powers.removals => operator.act(&mut group),
+            _ => {}
+        }
+    }
+    heal(&mut group, &mut operator);
+    group.reads_served
+}
+
+fn deliver_any<P: Subject>(group: &mut Group<P>, loss_percent: u32)
+where
+    P::Message: Clone,
+{
+    if group.network.is_empty() {
+        return;
+    }
+    while group.network.len() > MAX_NETWORK {
+        group.network.remove(0);
+    }
+    let message = group.random.usize(0..group.network.len());
+    match group.random.u32(0..100) {
+        percent if percent < loss_percent => drop(group.network.swap_remove(message)),
+        percent if percent > 90 => {
+            let again = group.network[message].clone();
+            group.network.push(again);
+            group.deliver(message);
+        }
+        _ => group.deliver(message),
+    }
+}
+
+/// Everybody who still belongs comes back, nothing is lost any more, and a new entry must be
+/// committed at every member.
+fn heal<P: Subject>(group: &mut Group<P>, operator: &mut Operator)
+where
+    P::Message: Clone,
+{
+    operator.finish(group);
+    for at in 0..group.members.len() {
+        if group.members[at].running.is_none() {
+            group.restart(at);
+        }
+    }
+    group.settle(3_000_000);
+    let before = group.committed();
+    let taken = (0..group.members.len()).filter(|at| group.propose(*at).is_none()).count();
+    assert_eq!(taken, 1, "a healed group has one replica that orders writes");
+    group.settle(1_000_000);
+    assert!(group.committed() > before, "a healed group commits nothing");
+    for at in 0..group.members.len() {
+        if operator.is_member(at) {
+            assert_eq!(group.applied(at), group.committed(), "member {at} does not catch up");
+        }
+        group.read(at);
+    }
+    let served = group.reads_served;
+    group.settle(1_000_000);
+    assert!(group.reads_served >= served, "reads are counted");
+    assert!(group.reads_served > 0, "a healed group serves no read");
+}
+
+/// Removes members that are down, and keeps them down until the rest is in the new epoch.
+struct Operator {
+    epoch: u64,
+    members: Vec<usize>,
+    /// Who has yet to enter the present epoch.
+    pending: Vec<usize>,
+    /// Down, and to be kept down until nobody is pending.
+    fenced: Vec<usize>,
+}
+
+impl Operator {
+    fn new(size: u16) -> Self {
+        let members = (0..usize::from(size)).collect();
+        Self { epoch: 1, members, pending: Vec::new(), fenced: Vec::new() }
+    }
+
+    fn is_member(&self, at: usize) -> bool {
+        self.members.contains(&at)
+    }
+
+    fn may_restart(&self, at: usize) -> bool {
+        !self.fenced.contains(&at)
+    }
+
+    fn membership<P: Subject>(&self, group: &Group<P>) -> Membership {
+        let members = self.members.iter().map(|at| group.members[*at].address).collect();
+        Membership { epoch: self.epoch, members }
+    }
+
+    fn act<P: Subject>(&mut self, group: &mut Group<P>)
+    where
+        P::Message: Clone,
+    {
+        if !self.pending.is_empty() {
+            self.install_one(group);
+            return;
+        }
+        let victim = self.members[group.random.usize(0..self.members.len())];
+        let down = group.members[victim].running.is_none();
+        let others_up =
+            self.members.iter().all(|at| *at == victim || group.members[*at].running.is_some());
+        if self.members.len() > 1 && down && others_up {
+            self.members.retain(|at| *at != victim);
+            self.epoch += 1;
+            self.pending.clone_from(&self.members);
+            self.fenced.push(victim);
+        }
+    }
+
+    fn install_one<P: Subject>(&mut self, group: &mut Group<P>)
+    where
+        P::Message: Clone,
+    {
+        let at = *self.pending.last().expect("somebody is pending");
+        if group.members[at].running.is_some() {
+            let membership = self.membership(group);
+            group.install(at, membership);
+            // It counts once it is durable there.
+            group.sync_all(at);
+            self.pending.pop();
+        }
+        if self.pending.is_empty() {
+            self.fenced.clear();
+        }
+    }
+
+    fn finish<P: Subject>(&mut self, group: &mut Group<P>)
+    where
+        P::Message: Clone,
+    {
+        while let Some(at) = self.pending.last() {
+            if group.members[*at].running.is_none() {
+                group.restart(*at);
+            }
+            self.install_one(group);
+        }
+    }
+}

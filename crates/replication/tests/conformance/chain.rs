@@ -1,0 +1,71 @@
+//! Chain replication under the adversary.
+
+use palisade_replication::{
+    Effects, Membership, RecoveredGroup,
+    chain::{Chain, Message, Timing},
+};
+use palisade_wire::{PeerAddress, RangeId};
+
+use crate::{
+    adversary::{Powers, run},
+    group::Subject,
+    seeds,
+};
+
+impl Subject for Chain {
+    fn start(
+        me: PeerAddress,
+        members: &[PeerAddress],
+        recovered: RecoveredGroup,
+        random_seed: u64,
+        _now_us: u64,
+    ) -> Self {
+        let membership = Membership { epoch: 1, members: members.to_vec() };
+        Self::new(RangeId(1), me, membership, recovered, Timing::default(), random_seed)
+            .expect("what was written can be read")
+    }
+
+    fn membership(&self) -> &Membership {
+        self.membership()
+    }
+
+    fn needed_copies(members: usize) -> usize {
+        members
+    }
+
+    fn install(&mut self, membership: Membership, effects: &mut Effects<Message>) {
+        self.install(membership, effects);
+    }
+}
+
+fn torment(size: u16, powers: Powers, count: u64) {
+    for seed in seeds(count) {
+        println!("seed {seed}, {size} members");
+        run::<Chain>(size, powers, seed);
+    }
+}
+
+#[test]
+fn a_chain_of_one_commits_only_what_it_synced() {
+    torment(1, Powers { crashes: true, removals: false }, 100);
+}
+
+#[test]
+fn three_members_agree_over_a_bad_network() {
+    torment(3, Powers { crashes: false, removals: false }, 150);
+}
+
+#[test]
+fn three_members_agree_over_crashes() {
+    torment(3, Powers { crashes: true, removals: false }, 300);
+}
+
+#[test]
+fn three_members_agree_over_crashes_and_removals() {
+    torment(3, Powers { crashes: true, removals: true }, 400);
+}
+
+#[test]
+fn five_members_agree_over_crashes_and_removals() {
+    torment(5, Powers { crashes: true, removals: true }, 150);
+}

@@ -1,0 +1,22 @@
+//! The conformance suite that both protocols pass: whole groups under a random adversary that
+//! loses, repeats, delays and reorders messages, and crashes members, which then forget whatever
+//! they had not synced. Afterwards the group is healed and must make progress.
+//!
+//! `PALISADE_SEED=7 cargo test -p palisade-replication` runs one seed alone;
+//! `PALISADE_SEEDS=100000` runs so many.
+
+mod adversary;
+mod chain;
+mod group;
+mod raft;
+
+use std::{env, ops::Range};
+
+/// The seeds to run: as many as a test asks for, unless the environment says otherwise.
+fn seeds(default_count: u64) -> Range<u64> {
+    let number = |name| env::var(name).ok().map(|value| value.parse::<u64>().expect(name));
+    match (number("PALISADE_SEED"), number("PALISADE_SEEDS")) {
+        (Some(seed), _) => seed..seed + 1,
+        (None, count) => 0..count.unwrap_or(default_count),
+    }
+}

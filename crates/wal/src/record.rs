@@ -1,0 +1,175 @@
+//! One record, byte by byte.
+//!
+//! ```text
+//! offset  bytes  field
+//!      0      4  crc32 over segment sequence, position, and everything after this field
+//!      4      4  length of the payload
+//!      8      4  crc of the record before (the chain)
+//!     12      4  group
+//!     16      1  kind: 1 entry, 2 state, 3 seal
+//!     17      7  zero
+//!     24      8  term (Raft) or epoch (chain)
+//!     32      8  index
+//!     40      8  position known to be durable when this record was written
+//!     48      …  payload, then zeros up to a multiple of 8
+//! ```
+//! All numbers are little-endian. Sequence and position are in the checksum but not in the bytes:
+//! a record that was written to the wrong place, or by the earlier life of a recycled segment,
+//! does not verify. The chain tells a record whose predecessor never landed. The durable position
+//! tells damage of what was acknowledged from a tail that no sync ever covered.
+
+use zerocopy::{
+    FromBytes, Immutable, IntoBytes, KnownLayout,
+    little_endian::{U32, U64},
+};
+
+use crate::Position;
+
+/// Bytes before a payload.
+pub const RECORD_HEADER_BYTES: usize = size_of::<RecordHeader>();
+
+/// The longest payload, in bytes.
+pub const MAX_PAYLOAD_BYTES: usize = 2 * 1024 * 1024;
+
+const CRC_BYTES: usize = 4;
+const ALIGNMENT: usize = 8;
+
+/// What a record holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RecordKind {
+    /// A replicated entry. It replaces any earlier entries of its group from its index on.
+    Entry = 1,
+    /// The protocol's own durable state (term and vote, or epoch and members). The last one counts.
+    State = 2,
+    /// Ends a segment: the log goes on in the next.
+    Seal = 3,
+}
+
+impl RecordKind {
+    fn from_tag(tag: u8) -> Option<Self> {
+        match tag {
+            1 => Some(Self::Entry),
+            2 => Some(Self::State),
+            3 => Some(Self::Seal),
+            _ => None,
+        }
+    }
+}
+
+/// A record, its payload borrowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// What it holds.
+    pub kind: RecordKind,
+    /// Whose it is.
+    pub group: u32,
+    /// Raft term or chain epoch.
+    pub term: u64,
+    /// Index of an entry; 0 for other kinds.
+    pub index: u64,
+    /// What is stored.
+    pub payload: &'a [u8],
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy)]
+#[repr(C)]
+struct RecordHeader {
+    crc: U32,
+    length: U32,
+    previous_crc: U32,
+    group: U32,
+    kind: u8,
+    zero: [u8; 7],
+    term: U64,
+    index: U64,
+    durable: U64,
+}
+
+/// Bytes that a record with such a payload takes in the log.
+pub fn record_bytes(payload_bytes: usize) -> usize {
+    (RECORD_HEADER_BYTES + payload_bytes).next_multiple_of(ALIGNMENT)
+}
+
+/// Where a record is, and what the log knew when it was written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) sequence: u64,
+    pub(crate) position: Position,
+    pub(crate) previous_crc: u32,
+    pub(crate) durable: Position,
+}
+
+fn checksum(sequence: u64, position: Position, after_crc: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    let mut place = [0; 16];
+    place[..8].copy_from_slice(&sequence.to_le_bytes());
+    place[8..].copy_from_slice(&position.to_le_bytes());
+    hasher.update(&place);
+    hasher.update(after_crc);
+    hasher.finalize()
+}
+
+/// Writes a record to the front of `out` and returns its checksum. The padding is left as it is:
+/// a segment's free bytes are zero.
+pub(crate) fn encode(record: &Record<'_>, place: Place, out: &mut [u8]) -> u32 {
+    let header = RecordHeader {
+        crc: U32::ZERO,
+        length: U32::new(u32::try_from(record.payload.len()).expect("payloads are bounded")),
+        previous_crc: U32::new(place.previous_crc),
+        group: U32::new(record.group),
+        kind: record.kind as u8,
+        zero: [0; 7],
+        term: U64::new(record.term),
+        index: U64::new(record.index),
+        durable: U64::new(place.durable),
+    };
+    let end = RECORD_HEADER_BYTES + record.payload.len();
+    out[..RECORD_HEADER_BYTES].copy_from_slice(header.as_bytes());
+    out[RECORD_HEADER_BYTES..end].copy_from_slice(record.payload);
+    let crc = checksum(place.sequence, place.position, &out[CRC_BYTES..end]);
+    out[..CRC_BYTES].copy_from_slice(&crc.to_le_bytes());
+    crc
+}
+
+/// A record that verifies on its own; its place in the chain is for the caller to compare.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Decoded<'a> {
+    pub(crate) record: Record<'a>,
+    pub(crate) crc: u32,
+    pub(crate) previous_crc: u32,
+    pub(crate) durable: Position,
+    pub(crate) bytes: usize,
+}
+
+/// Reads the record at the front of `bytes`, if there is a whole and valid one.
+pub(crate) fn decode(bytes: &[u8], sequence: u64, position: Position) -> Option<Decoded<'_>> {
+    let (header, _) = RecordHeader::read_from_prefix(bytes).ok()?;
+    let length = header.length.get() as usize;
+    if length > MAX_PAYLOAD_BYTES || header.zero != [0; 7] {
+        return None;
+    }
+    let kind = RecordKind::from_tag(header.kind)?;
+    let end = RECORD_HEADER_BYTES + length;
+    if end > bytes.len() {
+        return None;
+    }
+    let crc = header.crc.get();
+    if checksum(sequence, position, &bytes[CRC_BYTES..end]) != crc {
+        return None;
+    }
+    let record = Record {
+        kind,
+        group: header.group.get(),
+        term: header.term.get(),
+        index: header.index.get(),
+        payload: &bytes[RECORD_HEADER_BYTES..end],
+    };
+    Some(Decoded {
+        record,
+        crc,
+        previous_crc: header.previous_crc.get(),
+        durable: header.durable.get(),
+        bytes: record_bytes(length),
+    })
+}

@@ -1,0 +1,25 @@
+//! What travels between processes: frames and messages, versioned, length-limited, checksummed.
+//!
+//! Invariants:
+//! - Whatever bytes arrive, decoding ends in a message or a typed [`WireError`], never in a panic,
+//!   and never reserves memory for a length that the frame limit does not allow.
+//! - A frame is handed on only whole and with its checksum verified.
+//!
+//! Knows nothing of sockets, and nothing of what the messages mean. The messages between replicas
+//! are defined by the protocols that exchange them; this crate gives them their frame.
+
+mod codec;
+mod frame;
+mod handshake;
+mod ids;
+mod limits;
+mod request;
+mod status;
+
+pub use codec::{Decode, Encode, Reader, WireError, decode_exact};
+pub use frame::{FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameKind, PROTOCOL_VERSION, write_frame};
+pub use handshake::{ClientHello, PeerHello, ServerHello};
+pub use ids::{Mode, NodeId, PeerAddress, RangeId, SessionId, ShardId, TxnId};
+pub use limits::{MAX_FRAME_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES, check_key, check_value};
+pub use request::{Operation, Outcome, PutCommand, Rejection, Request, Response};
+pub use status::{NodeStatus, RangeStatus, Role, ShardStatus};

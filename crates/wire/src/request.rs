@@ -1,0 +1,421 @@
+//! What clients ask, and what they are told.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use palisade_clock::Timestamp;
+use thiserror::Error;
+
+use crate::{
+    Decode, Encode, MAX_KEY_BYTES, MAX_VALUE_BYTES, PeerAddress, RangeId, Reader, TxnId, WireError,
+    codec::put_bytes,
+};
+
+/// A request of a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Names the request on its connection; the answer carries it.
+    pub request_id: u64,
+    /// What is asked.
+    pub operation: Operation,
+}
+
+/// What a request asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// A durable write of one key.
+    Put {
+        /// The range that holds the key.
+        range: RangeId,
+        /// The write.
+        command: PutCommand,
+    },
+    /// A linearizable read of one key.
+    Get {
+        /// The range that holds the key.
+        range: RangeId,
+        /// The key.
+        key: Bytes,
+    },
+    /// The range map, as this shard knows it.
+    RangeMap,
+    /// The state of this shard.
+    Status,
+    /// A change of the range map, encoded by the control plane.
+    Control(Bytes),
+}
+
+/// A write of one key, with what makes a retry of it harmless.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PutCommand {
+    /// The idempotency key.
+    pub txn: TxnId,
+    /// Below this sequence the session waits for no answer any more, so that their outcomes may
+    /// be forgotten.
+    pub settled_below: u64,
+    /// The key.
+    pub key: Bytes,
+    /// The value.
+    pub value: Bytes,
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// The request that it answers.
+    pub request_id: u64,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// What became of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The write is durable and replicated.
+    Committed {
+        /// The timestamp of its version.
+        commit_ts: Timestamp,
+    },
+    /// The value of the key, with the timestamp of its version.
+    Value(Option<(Timestamp, Bytes)>),
+    /// The range map, encoded by the control plane.
+    RangeMap(Bytes),
+    /// The state of the shard, in postcard.
+    Status(Bytes),
+    /// The change of the range map is committed.
+    ControlDone,
+    /// The request was not carried out.
+    Rejected(Rejection),
+}
+
+/// Why a request was not carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Rejection {
+    /// This replica does not serve the range now; retry at `hint`, or elsewhere. Nothing happened.
+    #[error("the replica does not lead the range")]
+    NotServing {
+        /// Who serves it, if known.
+        hint: Option<PeerAddress>,
+    },
+    /// The range has no replica on this shard: fetch the range map again. Nothing happened.
+    #[error("the range has no replica on this shard")]
+    NotHere,
+    /// A queue is full; retry later. Nothing happened.
+    #[error("the shard is overloaded: retry later")]
+    Overloaded,
+    /// The node is shutting down; retry at another. Nothing happened.
+    #[error("the node is shutting down")]
+    Draining,
+    /// The proposal lost its place before it was known to be committed. The outcome is unknown;
+    /// a retry under the same id settles it.
+    #[error("the outcome is unknown: leadership changed under the request")]
+    Unknown,
+    /// The log has reached its configured limit. Nothing happened; not retryable until there is
+    /// room.
+    #[error("the shard's log is full: raise log.limit_bytes in the node's config")]
+    LogFull,
+    /// The key is empty or over the limit. Not retryable.
+    #[error("a key of {bytes} bytes is not allowed (1 to {MAX_KEY_BYTES})")]
+    KeySize {
+        /// Its length.
+        bytes: u32,
+    },
+    /// The value is over the limit. Not retryable.
+    #[error("a value of {bytes} bytes is over the limit of {MAX_VALUE_BYTES}")]
+    ValueSize {
+        /// Its length.
+        bytes: u32,
+    },
+    /// The key lies outside the range: fetch the range map again. Nothing happened.
+    #[error("the key is outside the range")]
+    WrongRange,
+    /// The transaction's outcome was settled and forgotten. Not retryable.
+    #[error("the transaction is older than its session's settled ones: it is not run again")]
+    Expired,
+    /// Another request was sent under the same transaction id. Not retryable.
+    #[error("another request has used the same transaction id")]
+    IdReused,
+    /// Too many sessions write to this range; retry later. Nothing happened.
+    #[error("the range remembers the outcomes of too many sessions: retry later")]
+    TooManySessions,
+    /// The change of the range map is not allowed. Not retryable.
+    #[error("the change of the range map is not allowed in its present state")]
+    InvalidChange,
+}
+
+impl Rejection {
+    /// Whether the same request may succeed later or elsewhere.
+    pub fn is_retryable(self) -> bool {
+        match self {
+            Self::NotServing { .. }
+            | Self::NotHere
+            | Self::Overloaded
+            | Self::Draining
+            | Self::Unknown
+            | Self::WrongRange
+            | Self::TooManySessions => true,
+            Self::LogFull
+            | Self::KeySize { .. }
+            | Self::ValueSize { .. }
+            | Self::Expired
+            | Self::IdReused
+            | Self::InvalidChange => false,
+        }
+    }
+
+    /// Whether the request may have taken effect all the same.
+    pub fn is_outcome_unknown(self) -> bool {
+        matches!(self, Self::Unknown | Self::Expired)
+    }
+}
+
+impl Encode for PutCommand {
+    fn encode(&self, out: &mut BytesMut) {
+        self.txn.encode(out);
+        out.put_u64_le(self.settled_below);
+        put_bytes(out, &self.key);
+        put_bytes(out, &self.value);
+    }
+}
+
+impl Decode for PutCommand {
+    fn decode(reader: &mut Reader) -> Result<Self, WireError> {
+        Ok(Self {
+            txn: TxnId::decode(reader)?,
+            settled_below: reader.u64()?,
+            key: reader.bytes()?,
+            value: reader.bytes()?,
+        })
+    }
+}
+
+impl Encode for Request {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_u64_le(self.request_id);
+        match &self.operation {
+            Operation::Put { range, command } => {
+                out.put_u8(1);
+                out.put_u32_le(range.0);
+                command.encode(out);
+            }
+            Operation::Get { range, key } => {
+                out.put_u8(2);
+                out.put_u32_le(range.0);
+                put_bytes(out, key);
+            }
+            Operation::RangeMap => out.put_u8(3),
+            Operation::Status => out.put_u8(4),
+            Operation::Control(change) => {
+                out.put_u8(5);
+                put_bytes(out, change);
+            }
+        }
+    }
+}
+
+impl Decode for Request {
+    fn decode(reader: &mut Reader) -> Result<Self, WireError> {
+        let request_id = reader.u64()?;
+        let operation = match reader.u8()? {
+            1 => Operation::Put {
+                range: RangeId(reader.u32()?),
+                command: PutCommand::decode(reader)?,
+            },
+            2 => Operation::Get { range: RangeId(reader.u32()?), key: reader.bytes()? },
+            3 => Operation::RangeMap,
+            4 => Operation::Status,
+            5 => Operation::Control(reader.bytes()?),
+            tag => return Err(WireError::UnknownTag { what: "operation", tag }),
+        };
+        Ok(Self { request_id, operation })
+    }
+}
+
+impl Encode for Response {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_u64_le(self.request_id);
+        match &self.outcome {
+            Outcome::Committed { commit_ts } => {
+                out.put_u8(1);
+                out.put_u64_le(commit_ts.to_bits());
+            }
+            Outcome::Value(None) => out.put_u8(2),
+            Outcome::Value(Some((version_ts, value))) => {
+                out.put_u8(3);
+                out.put_u64_le(version_ts.to_bits());
+                put_bytes(out, value);
+            }
+            Outcome::RangeMap(map) => {
+                out.put_u8(4);
+                put_bytes(out, map);
+            }
+            Outcome::Status(status) => {
+                out.put_u8(5);
+                put_bytes(out, status);
+            }
+            Outcome::ControlDone => out.put_u8(6),
+            Outcome::Rejected(rejection) => {
+                out.put_u8(7);
+                rejection.encode(out);
+            }
+        }
+    }
+}
+
+impl Decode for Response {
+    fn decode(reader: &mut Reader) -> Result<Self, WireError> {
+        let request_id = reader.u64()?;
+        let outcome = match reader.u8()? {
+            1 => Outcome::Committed { commit_ts: Timestamp::from_bits(reader.u64()?) },
+            2 => Outcome::Value(None),
+            3 => {
+                let version_ts = Timestamp::from_bits(reader.u64()?);
+                Outcome::Value(Some((version_ts, reader.bytes()?)))
+            }
+            4 => Outcome::RangeMap(reader.bytes()?),
+            5 => Outcome::Status(reader.bytes()?),
+            6 => Outcome::ControlDone,
+            7 => Outcome::Rejected(Rejection::decode(reader)?),
+            tag => return Err(WireError::UnknownTag { what: "outcome", tag }),
+        };
+        Ok(Self { request_id, outcome })
+    }
+}
+
+impl Encode for Rejection {
+    fn encode(&self, out: &mut BytesMut) {
+        match *self {
+            Self::NotServing { hint: None } => out.put_u8(1),
+            Self::NotServing { hint: Some(address) } => {
+                out.put_u8(2);
+                address.encode(out);
+            }
+            Self::NotHere => out.put_u8(3),
+            Self::Overloaded => out.put_u8(4),
+            Self::Draining => out.put_u8(5),
+            Self::Unknown => out.put_u8(6),
+            Self::LogFull => out.put_u8(7),
+            Self::KeySize { bytes } => {
+                out.put_u8(8);
+                out.put_u32_le(bytes);
+            }
+            Self::ValueSize { bytes } => {
+                out.put_u8(9);
+                out.put_u32_le(bytes);
+            }
+            Self::WrongRange => out.put_u8(10),
+            Self::Expired => out.put_u8(11),
+            Self::IdReused => out.put_u8(12),
+            Self::TooManySessions => out.put_u8(13),
+            Self::InvalidChange => out.put_u8(14),
+        }
+    }
+}
+
+impl Decode for Rejection {
+    fn decode(reader: &mut Reader) -> Result<Self, WireError> {
+        Ok(match reader.u8()? {
+            1 => Self::NotServing { hint: None },
+            2 => Self::NotServing { hint: Some(PeerAddress::decode(reader)?) },
+            3 => Self::NotHere,
+            4 => Self::Overloaded,
+            5 => Self::Draining,
+            6 => Self::Unknown,
+            7 => Self::LogFull,
+            8 => Self::KeySize { bytes: reader.u32()? },
+            9 => Self::ValueSize { bytes: reader.u32()? },
+            10 => Self::WrongRange,
+            11 => Self::Expired,
+            12 => Self::IdReused,
+            13 => Self::TooManySessions,
+            14 => Self::InvalidChange,
+            tag => return Err(WireError::UnknownTag { what: "rejection", tag }),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{NodeId, SessionId, ShardId, decode_exact};
+
+    fn put() -> Request {
+        Request {
+            request_id: 7,
+            operation: Operation::Put {
+                range: RangeId(3),
+                command: PutCommand {
+                    txn: TxnId { session: SessionId(u64::MAX), sequence: 9 },
+                    settled_below: 4,
+                    key: Bytes::from_static(b"key"),
+                    value: Bytes::from_static(b"value"),
+                },
+            },
+        }
+    }
+
+    fn encoded(message: &impl Encode) -> Bytes {
+        let mut out = BytesMut::new();
+        message.encode(&mut out);
+        out.freeze()
+    }
+
+    #[test]
+    fn requests_come_back_as_they_were() {
+        let get = Operation::Get { range: RangeId(1), key: Bytes::from_static(b"k") };
+        let control = Operation::Control(Bytes::from_static(b"c"));
+        let mut requests = vec![put()];
+        for operation in [get, Operation::RangeMap, Operation::Status, control] {
+            requests.push(Request { request_id: u64::MAX, operation });
+        }
+        for request in requests {
+            assert_eq!(decode_exact::<Request>(encoded(&request)).unwrap(), request);
+        }
+    }
+
+    #[test]
+    fn responses_come_back_as_they_were() {
+        let at = PeerAddress { node: NodeId(2), shard: ShardId(1) };
+        let rejections = [
+            Rejection::NotServing { hint: None },
+            Rejection::NotServing { hint: Some(at) },
+            Rejection::NotHere,
+            Rejection::Overloaded,
+            Rejection::Draining,
+            Rejection::Unknown,
+            Rejection::LogFull,
+            Rejection::KeySize { bytes: 0 },
+            Rejection::ValueSize { bytes: u32::MAX },
+            Rejection::WrongRange,
+            Rejection::Expired,
+            Rejection::IdReused,
+            Rejection::TooManySessions,
+            Rejection::InvalidChange,
+        ];
+        let ts = Timestamp::from_physical_us(5);
+        let outcomes = [
+            Outcome::Committed { commit_ts: ts },
+            Outcome::Value(None),
+            Outcome::Value(Some((ts, Bytes::from_static(b"v")))),
+            Outcome::RangeMap(Bytes::from_static(b"m")),
+            Outcome::Status(Bytes::from_static(b"s")),
+            Outcome::ControlDone,
+        ];
+        for outcome in outcomes.into_iter().chain(rejections.map(Outcome::Rejected)) {
+            let response = Response { request_id: 1, outcome };
+            assert_eq!(decode_exact::<Response>(encoded(&response)).unwrap(), response);
+        }
+    }
+
+    #[test]
+    fn every_cut_and_every_addition_is_refused() {
+        let whole = encoded(&put());
+        for len in 0..whole.len() {
+            assert!(matches!(
+                decode_exact::<Request>(whole.slice(..len)),
+                Err(WireError::Truncated { .. })
+            ));
+        }
+        let mut longer = BytesMut::from(&whole[..]);
+        longer.put_u8(0);
+        assert_eq!(decode_exact::<Request>(longer.freeze()), Err(WireError::TrailingBytes(1)));
+    }
+}

@@ -1,0 +1,42 @@
+//! Recorded histories of register operations, and the check that a history is linearizable.
+//!
+//! A load generator records what each client asked for, when it asked, and what it was told. This
+//! crate holds that record and judges it:
+//!
+//! * [`Operation`] is one put or get of one key, small enough to keep millions in memory;
+//! * [`write_history`] and [`read_history`] store a history as JSON lines, so that a failing run
+//!   can be kept, read by a person and checked again;
+//! * [`check`] decides whether some order of the operations explains every answer, in time
+//!   O(n log n), and on refusal names the operations that no order can explain.
+//!
+//! Left out: transactions over several keys, operations other than put and get (a delete or a
+//! compare-and-set changes what the fast algorithm may assume), and every clock. Times come from
+//! whoever records; they must be read from one clock, or from clocks that agree.
+//!
+//! ```
+//! use palisade_history::{Action, Operation, Outcome, Violation, check};
+//!
+//! let write = |value, start_ns, end_ns| Operation {
+//!     process: 1,
+//!     start_ns,
+//!     end_ns,
+//!     key: 17,
+//!     action: Action::Write(value),
+//!     outcome: Outcome::Ok,
+//! };
+//! let stale = Operation { process: 2, action: Action::Read(Some(5)), ..write(5, 50, 60) };
+//! let history = [write(5, 10, 20), write(6, 30, 40), stale];
+//! assert!(matches!(check(&history), Err(Violation::StaleRead(_))));
+//! assert!(check(&history[..2]).is_ok());
+//! ```
+
+pub mod jsonl;
+pub mod linearizability;
+mod record;
+mod violation;
+mod zone;
+
+pub use jsonl::{HistoryError, read_history, write_history};
+pub use linearizability::{Checked, check};
+pub use record::{Action, Operation, Outcome};
+pub use violation::{Conflict, Span, Violation};

@@ -1,0 +1,103 @@
+//! Histories with nothing wrong in them, many of which look as if there were.
+
+use palisade_history::{Checked, Operation, check};
+
+use crate::script::{absent, fail, info, read, write};
+
+#[track_caller]
+fn accept(history: &[Operation]) -> Checked {
+    match check(history) {
+        Ok(checked) => checked,
+        Err(violation) => panic!("refused: {violation}"),
+    }
+}
+
+#[test]
+fn empty() {
+    assert_eq!(accept(&[]), Checked::default());
+}
+
+#[test]
+fn one_after_another() {
+    accept(&[absent(0, 0), write(1, 1, 2), read(1, 3, 4), write(2, 5, 6), read(2, 7, 8)]);
+}
+
+#[test]
+fn concurrent_writes_settle_in_either_order() {
+    let writes = [write(1, 1, 10), write(2, 1, 10)];
+    for (first, last) in [(1, 2), (2, 1)] {
+        accept(&[writes[0], writes[1], read(first, 2, 3), read(last, 4, 5), read(last, 11, 12)]);
+    }
+}
+
+#[test]
+fn concurrent_reads_see_new_and_old() {
+    accept(&[write(1, 1, 2), write(2, 3, 9), read(2, 4, 7), read(1, 5, 8)]);
+}
+
+#[test]
+fn read_sees_a_write_before_it_is_acknowledged() {
+    accept(&[write(1, 1, 9), read(1, 2, 3), read(1, 4, 5)]);
+}
+
+#[test]
+fn touching_operations_are_concurrent() {
+    accept(&[read(1, 1, 3), write(1, 3, 4)]);
+    accept(&[write(1, 1, 3), absent(3, 4)]);
+    accept(&[write(1, 0, 0), absent(0, 0)]);
+    accept(&[write(1, 1, 2), write(2, 2, 3), read(1, 3, 4)]);
+}
+
+#[test]
+fn unread_value_fits_in_between() {
+    accept(&[write(1, 1, 2), write(2, 3, 20), write(3, 3, 20), read(1, 4, 5), read(3, 21, 22)]);
+}
+
+#[test]
+fn unknown_write_takes_effect_late() {
+    let late = info(write(1, 1, 2));
+    accept(&[late, absent(3, 4), read(1, 5, 6)]);
+    accept(&[late, write(2, 3, 4), read(2, 5, 6), read(1, 7, 8), read(1, 9, 10)]);
+}
+
+#[test]
+fn unknown_write_never_takes_effect() {
+    accept(&[info(write(1, 1, 2)), absent(3, 4), write(2, 5, 6), read(2, 7, 8)]);
+}
+
+#[test]
+fn unknown_and_failed_reads_say_nothing() {
+    accept(&[write(1, 1, 2), info(absent(3, 4)), fail(read(9, 5, 6)), info(read(9, 6, 7))]);
+}
+
+#[test]
+fn unknown_operation_may_carry_any_end() {
+    accept(&[info(write(1, 5, 0)), read(1, 6, 7)]);
+    accept(&[info(write(1, 5, u64::MAX)), read(1, 6, u64::MAX)]);
+}
+
+#[test]
+fn value_written_again_after_a_failure() {
+    accept(&[fail(write(1, 1, 2)), absent(3, 4), write(1, 5, 6), read(1, 7, 8)]);
+}
+
+#[test]
+fn keys_are_independent() {
+    let elsewhere = |operation: Operation| Operation { key: 18, ..operation };
+    let history = [write(1, 1, 2), elsewhere(absent(3, 4)), elsewhere(write(1, 5, 6))];
+    assert_eq!(accept(&history).keys, 2);
+}
+
+#[test]
+fn summary_counts_every_kind() {
+    let history =
+        [write(1, 1, 2), read(1, 3, 4), read(1, 3, 4), info(write(2, 5, 6)), fail(write(3, 7, 8))];
+    let expected = Checked { keys: 1, operations: 5, reads: 2, writes: 1, unknown: 1 };
+    assert_eq!(accept(&history), expected);
+}
+
+#[test]
+fn operation_stays_small() {
+    // A run of an hour records tens of millions.
+    assert!(size_of::<Operation>() <= 48);
+}

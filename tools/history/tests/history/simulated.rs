@@ -1,0 +1,106 @@
+//! Long histories of an atomic register are accepted, and each is refused once a read is falsified.
+
+use fastrand::Rng;
+use palisade_history::{Action, Operation, Outcome, Violation, check};
+
+const KEYS: u32 = 5;
+const OPERATIONS: u64 = 2000;
+
+/// Performs the operations one after another and hides the instants in random intervals.
+fn simulate(seed: u64) -> Vec<Operation> {
+    let mut random = Rng::with_seed(seed);
+    let mut registers = [None::<u64>; KEYS as usize];
+    let mut history = Vec::new();
+    for nth in 0..OPERATIONS {
+        let instant = 100 + nth * 7;
+        let key = random.u32(0..KEYS);
+        let register = &mut registers[key as usize];
+        let value = nth + 1;
+        let (action, outcome) = match random.u32(0..10) {
+            0..5 => (Action::Read(*register), Outcome::Ok),
+            5..8 => {
+                *register = Some(value);
+                (Action::Write(value), Outcome::Ok)
+            }
+            8 => {
+                if random.bool() {
+                    *register = Some(value);
+                }
+                (Action::Write(value), Outcome::Info)
+            }
+            _ => (Action::Write(value), Outcome::Fail),
+        };
+        let start_ns = instant - random.u64(0..100);
+        // A client that stops waiting at once: the effect is seen after the recorded end.
+        let end_ns = if outcome == Outcome::Info { start_ns } else { instant + random.u64(0..100) };
+        let process = random.u32(0..32);
+        history.push(Operation { process, start_ns, end_ns, key, action, outcome });
+    }
+    random.shuffle(&mut history);
+    history
+}
+
+fn acknowledged_write(operation: &Operation) -> Option<u64> {
+    match (operation.action, operation.outcome) {
+        (Action::Write(value), Outcome::Ok) => Some(value),
+        _ => None,
+    }
+}
+
+/// Of the acknowledged writes that ended before the operation started, the one that started last.
+fn latest_before<'a>(history: &'a [Operation], than: &Operation) -> Option<&'a Operation> {
+    history
+        .iter()
+        .filter(|write| write.key == than.key && write.end_ns < than.start_ns)
+        .filter(|write| acknowledged_write(write).is_some())
+        .max_by_key(|write| write.start_ns)
+}
+
+/// A value that was certainly replaced before the read began: its write ended before another one
+/// started, which ended before the read.
+fn replaced_before(history: &[Operation], read: &Operation) -> Option<u64> {
+    let replacing = latest_before(history, read)?;
+    let replaced = latest_before(history, replacing)?;
+    acknowledged_write(replaced)
+}
+
+#[test]
+fn atomic_registers_are_accepted() {
+    for seed in 0..20 {
+        let history = simulate(seed);
+        match check(&history) {
+            Ok(checked) => {
+                assert_eq!((checked.keys, checked.operations), (5, history.len()));
+                assert!(checked.reads > 500 && checked.writes > 300 && checked.unknown > 100);
+            }
+            Err(violation) => panic!("seed {seed}: {violation}"),
+        }
+    }
+}
+
+#[test]
+fn one_stale_read_among_thousands_is_found() {
+    let mut history = simulate(99);
+    let mut falsified = 0;
+    for at in 0..history.len() {
+        let original = history[at];
+        if !matches!((original.action, original.outcome), (Action::Read(_), Outcome::Ok)) {
+            continue;
+        }
+        let Some(stale) = replaced_before(&history, &original) else { continue };
+        history[at].action = Action::Read(Some(stale));
+        let verdict = check(&history);
+        assert!(
+            matches!(verdict, Err(Violation::StaleRead(_) | Violation::TwoValuesAtOnce(_))),
+            "{verdict:?} with {} for {original}",
+            history[at]
+        );
+        history[at] = original;
+        falsified += 1;
+        if falsified == 200 {
+            break;
+        }
+    }
+    assert_eq!(falsified, 200);
+    assert!(check(&history).is_ok());
+}
