@@ -272,7 +272,8 @@ impl Log {
     }
 
     fn keep_spare(&mut self) {
-        if self.blank.is_empty() && !self.ordered && self.sequence + 1 < self.options.max_segments() {
+        if self.blank.is_empty() && !self.ordered && self.sequence + 1 < self.options.max_segments()
+        {
             self.spares.order(slot_path(&self.dir, self.slots));
             self.slots += 1;
             self.ordered = true;

@@ -94,7 +94,10 @@ fn list_slots(dir: &Path) -> Result<Vec<(u64, PathBuf)>, WalError> {
             // Its creation was interrupted: it never was part of the log.
             (Some("tmp"), _) => fs::remove_file(&path).map_err(WalError::io("remove", &path))?,
             _ => {
-                return Err(WalError::Foreign { path, what: "it is not a log segment of Palisade" });
+                return Err(WalError::Foreign {
+                    path,
+                    what: "it is not a log segment of Palisade",
+                });
             }
         }
     }

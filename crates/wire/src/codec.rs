@@ -134,11 +134,7 @@ impl Reader {
 
     /// Fails if anything is left.
     pub fn finish(&self) -> Result<(), WireError> {
-        if self.bytes.is_empty() {
-            Ok(())
-        } else {
-            Err(WireError::TrailingBytes(self.bytes.len()))
-        }
+        if self.bytes.is_empty() { Ok(()) } else { Err(WireError::TrailingBytes(self.bytes.len())) }
     }
 }
 

@@ -17,7 +17,9 @@ mod request;
 mod status;
 
 pub use codec::{Decode, Encode, Reader, WireError, decode_exact};
-pub use frame::{FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameKind, PROTOCOL_VERSION, write_frame};
+pub use frame::{
+    FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameKind, PROTOCOL_VERSION, write_frame,
+};
 pub use handshake::{ClientHello, PeerHello, ServerHello};
 pub use ids::{Mode, NodeId, PeerAddress, RangeId, SessionId, ShardId, TxnId};
 pub use limits::{MAX_FRAME_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES, check_key, check_value};

@@ -3,7 +3,7 @@
 use palisade_wire::PeerAddress;
 
 use super::{Body, Chain, Message};
-use crate::{After, Effects, Entry, contract::Send};
+use crate::{After, Effects, Entry};
 
 /// Payload in one message, in bytes.
 const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
@@ -28,16 +28,6 @@ pub(super) struct Attached {
 }
 
 impl Chain {
-    pub(super) fn ask_for_confirmation(&mut self, effects: &mut Effects<Message>) {
-        let message = self.message(Body::Confirm { session: self.session });
-        for member in &self.membership.members {
-            if *member != self.me && !self.confirmed.contains(member) {
-                let message = message.clone();
-                effects.sends.push(Send { to: *member, message, after: After::Appends });
-            }
-        }
-    }
-
     pub(super) fn probe(&mut self, effects: &mut Effects<Message>) {
         if let Some(successor) = self.successor() {
             let probe = self.message(Body::Probe { session: self.session });

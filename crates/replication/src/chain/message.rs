@@ -20,16 +20,6 @@ pub struct Message {
 /// What a message says. A predecessor is one step nearer to the head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
-    /// To any member: is this still your epoch?
-    Confirm {
-        /// The asker's session.
-        session: u64,
-    },
-    /// The answer, once the epoch is durable at the sender.
-    Confirmed {
-        /// The asker's session.
-        session: u64,
-    },
     /// To the predecessor: probe me.
     Hello,
     /// To the successor: say where your log ends.
@@ -88,21 +78,13 @@ impl Encode for Message {
     fn encode(&self, out: &mut BytesMut) {
         out.put_u64_le(self.epoch);
         match &self.body {
-            Body::Confirm { session } => {
-                out.put_u8(1);
-                out.put_u64_le(*session);
-            }
-            Body::Confirmed { session } => {
+            Body::Hello => out.put_u8(1),
+            Body::Probe { session } => {
                 out.put_u8(2);
                 out.put_u64_le(*session);
             }
-            Body::Hello => out.put_u8(3),
-            Body::Probe { session } => {
-                out.put_u8(4);
-                out.put_u64_le(*session);
-            }
             Body::Attach { session, link, last_index, last_term, commit_index } => {
-                out.put_u8(5);
+                out.put_u8(3);
                 out.put_u64_le(*session);
                 out.put_u64_le(*link);
                 out.put_u64_le(*last_index);
@@ -110,17 +92,17 @@ impl Encode for Message {
                 out.put_u64_le(*commit_index);
             }
             Body::Fetch { session, from_index } => {
-                out.put_u8(6);
+                out.put_u8(4);
                 out.put_u64_le(*session);
                 out.put_u64_le(*from_index);
             }
             Body::Fetched { session, entries } => {
-                out.put_u8(7);
+                out.put_u8(5);
                 out.put_u64_le(*session);
                 encode_entries(entries, out);
             }
             Body::Forward { link, previous_index, previous_term, stable_index, entries } => {
-                out.put_u8(8);
+                out.put_u8(6);
                 out.put_u64_le(*link);
                 out.put_u64_le(*previous_index);
                 out.put_u64_le(*previous_term);
@@ -128,7 +110,7 @@ impl Encode for Message {
                 encode_entries(entries, out);
             }
             Body::Committed { index } => {
-                out.put_u8(9);
+                out.put_u8(7);
                 out.put_u64_le(*index);
             }
         }
@@ -139,27 +121,25 @@ impl Decode for Message {
     fn decode(reader: &mut Reader) -> Result<Self, WireError> {
         let epoch = reader.u64()?;
         let body = match reader.u8()? {
-            1 => Body::Confirm { session: reader.u64()? },
-            2 => Body::Confirmed { session: reader.u64()? },
-            3 => Body::Hello,
-            4 => Body::Probe { session: reader.u64()? },
-            5 => Body::Attach {
+            1 => Body::Hello,
+            2 => Body::Probe { session: reader.u64()? },
+            3 => Body::Attach {
                 session: reader.u64()?,
                 link: reader.u64()?,
                 last_index: reader.u64()?,
                 last_term: reader.u64()?,
                 commit_index: reader.u64()?,
             },
-            6 => Body::Fetch { session: reader.u64()?, from_index: reader.u64()? },
-            7 => Body::Fetched { session: reader.u64()?, entries: decode_entries(reader)? },
-            8 => Body::Forward {
+            4 => Body::Fetch { session: reader.u64()?, from_index: reader.u64()? },
+            5 => Body::Fetched { session: reader.u64()?, entries: decode_entries(reader)? },
+            6 => Body::Forward {
                 link: reader.u64()?,
                 previous_index: reader.u64()?,
                 previous_term: reader.u64()?,
                 stable_index: reader.u64()?,
                 entries: decode_entries(reader)?,
             },
-            9 => Body::Committed { index: reader.u64()? },
+            7 => Body::Committed { index: reader.u64()? },
             tag => return Err(WireError::UnknownTag { what: "chain message", tag }),
         };
         Ok(Self { epoch, body })

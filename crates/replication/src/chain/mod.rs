@@ -18,11 +18,11 @@
 //! sends what the successor lacks, and only then attaches to its own predecessor. The head orders
 //! nothing before it is attached. The longest log thus reaches the head before anything is added.
 //!
-//! Fencing: a member serves nothing in an epoch until every other member confirmed, after this
-//! member's start, that it is in the same epoch. A member that was removed while it was down finds
-//! nobody to confirm its old epoch. A member that is removed while it runs is not fenced by this;
-//! whoever removes it must have stopped it first, and must keep it stopped until every remaining
-//! member is in the new epoch.
+//! Fencing: a member serves nothing before both its links are up in its epoch, since its start; the
+//! links of all members together span the chain. A member that was removed while it was down thus
+//! finds a neighbour that has moved on, or one that lacks a neighbour for the same reason, and never
+//! serves. A member that is removed while it runs is not fenced by this: whoever removes it must
+//! have stopped it first, and must keep it stopped until every remaining member is in the new epoch.
 //!
 //! Messages may be late by any time, while an index may be ordered anew in the same epoch after every
 //! member lost it. So whatever a member asks carries a session drawn at random at its start and in
@@ -34,8 +34,6 @@
 
 mod link;
 mod message;
-
-use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use palisade_wire::{PeerAddress, RangeId, Role, WireError};
@@ -86,8 +84,6 @@ pub struct Chain {
     session: u64,
     /// What the predecessor sends along with entries; drawn anew for each attach.
     link: Option<u64>,
-    /// Other members that confirmed the epoch since this member started or entered it.
-    confirmed: BTreeSet<PeerAddress>,
     /// The link to the successor; `None` at the tail, and until the successor attached.
     downstream: Option<link::Downstream>,
     /// Durable at every member before this one, as the predecessor said in this epoch; `None`
@@ -130,7 +126,6 @@ impl Chain {
             log: EntryLog::new(name, recovered.entries),
             commit_index: 0,
             uncommitted_bytes: 0,
-            confirmed: BTreeSet::new(),
             downstream: None,
             upstream_stable: None,
             reported_commit: 0,
@@ -151,7 +146,6 @@ impl Chain {
         self.membership = membership;
         self.session = self.random.u64(..);
         self.link = None;
-        self.confirmed.clear();
         self.downstream = None;
         self.upstream_stable = None;
         self.reported_commit = 0;
@@ -185,9 +179,9 @@ impl Chain {
         self.commit_index
     }
 
-    /// Whether the member can do its part: its epoch is confirmed, and its links are up.
+    /// Whether the member can do its part: its links are up.
     pub fn is_ready(&self) -> bool {
-        self.is_confirmed() && self.is_attached() && (self.is_head() || self.is_fed())
+        self.is_attached() && (self.is_head() || self.is_fed())
     }
 
     fn place(&self) -> Option<usize> {
@@ -223,11 +217,6 @@ impl Chain {
         Message { epoch: self.membership.epoch, body }
     }
 
-    /// Every other member is in this epoch too.
-    fn is_confirmed(&self) -> bool {
-        self.place().is_some() && self.confirmed.len() + 1 == self.membership.members.len()
-    }
-
     /// This member's log holds everything that any member after it holds.
     fn is_attached(&self) -> bool {
         self.is_tail() || self.downstream.is_some()
@@ -256,7 +245,7 @@ impl Chain {
 
     /// Tail: commits what is durable everywhere.
     fn advance_commit(&mut self, effects: &mut Effects<Message>) {
-        if self.is_tail() && self.is_confirmed() {
+        if self.is_tail() {
             self.commit_to(self.stable_index().max(self.commit_index), effects);
         }
     }
@@ -272,9 +261,6 @@ impl Protocol for Chain {
         self.retry_due_us = now_us + self.timing.retry_us;
         // A chain of one has nobody whose word it could wait for.
         self.advance_commit(effects);
-        if !self.is_confirmed() {
-            self.ask_for_confirmation(effects);
-        }
         if !self.is_attached() {
             self.probe(effects);
         } else if !self.is_head() && !self.is_fed() {
@@ -297,13 +283,6 @@ impl Protocol for Chain {
         let from_predecessor = Some(from) == self.predecessor();
         let from_successor = Some(from) == self.successor();
         match message.body {
-            Body::Confirm { session } => {
-                effects.send(from, self.message(Body::Confirmed { session }), After::Appends);
-            }
-            Body::Confirmed { session } if session == self.session => {
-                self.confirmed.insert(from);
-                self.advance_commit(effects);
-            }
             Body::Hello if from_successor => self.probe(effects),
             Body::Probe { session } if from_predecessor && self.is_attached() => {
                 self.attach(session, effects);

@@ -64,8 +64,7 @@ impl Raft {
         now_us: u64,
         effects: &mut Effects<Message>,
     ) {
-        let complete =
-            (last_term, last_index) >= (self.log.last_term(), self.log.last_index());
+        let complete = (last_term, last_index) >= (self.log.last_term(), self.log.last_index());
         let free = self.vote.is_none_or(|candidate| candidate == from);
         if !complete || !free {
             return;
@@ -96,13 +95,8 @@ impl Raft {
         }
         let next_index = self.log.last_index() + 1;
         let follower = |peer| {
-            let follower = Follower {
-                match_index: 0,
-                next_index,
-                probing: true,
-                paused: false,
-                round: 0,
-            };
+            let follower =
+                Follower { match_index: 0, next_index, probing: true, paused: false, round: 0 };
             (peer, follower)
         };
         let followers: BTreeMap<_, _> = self.peers().into_iter().map(follower).collect();
@@ -122,7 +116,12 @@ impl Raft {
     }
 
     /// Follows the leader of the current term.
-    pub(super) fn follow(&mut self, from: PeerAddress, now_us: u64, effects: &mut Effects<Message>) {
+    pub(super) fn follow(
+        &mut self,
+        from: PeerAddress,
+        now_us: u64,
+        effects: &mut Effects<Message>,
+    ) {
         assert!(
             !matches!(self.role, RoleState::Leader(_)),
             "{}: two leaders in term {}: this one and {from}",

@@ -188,7 +188,8 @@ impl Raft {
         }
         for (peer, follower) in followers.iter_mut() {
             let mut sent = false;
-            while let Some((previous_index, entries)) = follower.next_entries(log, even_empty && !sent)
+            while let Some((previous_index, entries)) =
+                follower.next_entries(log, even_empty && !sent)
             {
                 let previous_term =
                     log.term_at(previous_index).expect("what was sent before is in the log");
@@ -214,8 +215,7 @@ impl Follower {
         even_empty: bool,
     ) -> Option<(u64, Vec<Entry>)> {
         let in_flight = self.next_index - 1 - self.match_index;
-        let held_back =
-            if self.probing { self.paused } else { in_flight >= MAX_IN_FLIGHT_ENTRIES };
+        let held_back = if self.probing { self.paused } else { in_flight >= MAX_IN_FLIGHT_ENTRIES };
         let previous_index = self.next_index - 1;
         let entries =
             if held_back { Vec::new() } else { log.slice(self.next_index, MAX_MESSAGE_BYTES) };

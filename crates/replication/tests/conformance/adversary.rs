@@ -22,7 +22,9 @@ where
 {
     let mut group = Group::<P>::new(size, seed);
     let mut operator = Operator::new(size);
-    let steps = group.random.usize(200..1_200);
+    let steps = group.random.usize(200..2_000);
+    // Where elections matter time must pass; where pipelines matter it must not.
+    let max_pause_us = [10_000, 100_000, 1_000_000][group.random.usize(0..3)];
     let loss_percent = group.random.u32(0..30);
     // Some runs let the group come up first, so that the deeper states are reached as well.
     if group.random.bool() {
@@ -31,10 +33,12 @@ where
     for _ in 0..steps {
         let at = group.random.usize(0..usize::from(size));
         match group.random.u32(0..1_000) {
-            0..450 => deliver_any(&mut group, loss_percent),
+            0..3 => group.isolate_some(),
+            3..6 => group.isolated.clear(),
+            6..450 => deliver_any(&mut group, loss_percent),
             450..600 => group.sync_some(at),
             600..750 => {
-                group.now_us += group.random.u64(0..10_000);
+                group.now_us += group.random.u64(0..max_pause_us);
                 group.tick(at);
             }
             750..900 => drop(group.propose(at)),
@@ -82,6 +86,7 @@ fn heal<P: Subject>(group: &mut Group<P>, operator: &mut Operator)
 where
     P::Message: Clone,
 {
+    group.isolated.clear();
     operator.finish(group);
     for at in 0..group.members.len() {
         if group.members[at].running.is_none() {

@@ -82,6 +82,8 @@ pub(crate) struct Group<P: Subject> {
     pub(crate) random: fastrand::Rng,
     pub(crate) now_us: u64,
     pub(crate) members: Vec<Member<P>>,
+    /// These reach each other, and the rest reach each other, but nothing passes between.
+    pub(crate) isolated: Vec<PeerAddress>,
     pub(crate) network: Vec<(PeerAddress, PeerAddress, P::Message)>,
     /// What was handed out as committed, by index.
     committed: Vec<Entry>,
@@ -110,6 +112,7 @@ where
             random: fastrand::Rng::with_seed(seed),
             now_us: 0,
             members,
+            isolated: Vec::new(),
             network: Vec::new(),
             committed: Vec::new(),
             next_token: 0,
@@ -180,10 +183,16 @@ where
             None => {
                 let replica = self.members[at].running.as_ref().expect("it just committed");
                 let members = &replica.membership().members;
-                let copies =
-                    self.members.iter().filter(|m| members.contains(&m.address)).filter(|m| m.disk.holds(&entry));
+                let copies = self
+                    .members
+                    .iter()
+                    .filter(|m| members.contains(&m.address))
+                    .filter(|m| m.disk.holds(&entry));
                 let (copies, needed) = (copies.count(), P::needed_copies(members.len()));
-                assert!(copies >= needed, "{entry:?} is committed with {copies} of {needed} copies");
+                assert!(
+                    copies >= needed,
+                    "{entry:?} is committed with {copies} of {needed} copies"
+                );
                 assert_eq!(entry.index as usize, self.committed.len() + 1);
                 self.committed.push(entry);
             }
@@ -197,8 +206,18 @@ where
     /// Delivers one message of the network.
     pub(crate) fn deliver(&mut self, message: usize) {
         let (from, to, message) = self.network.swap_remove(message);
+        if self.isolated.contains(&from) != self.isolated.contains(&to) {
+            return;
+        }
         let at = usize::from(to.node.0);
         self.step(at, |replica, now_us, effects| replica.receive(from, message, now_us, effects));
+    }
+
+    /// Parts the group in two.
+    pub(crate) fn isolate_some(&mut self) {
+        let random = &mut self.random;
+        let addresses = self.members.iter().map(|member| member.address);
+        self.isolated = addresses.filter(|_| random.bool()).collect();
     }
 
     /// Syncs the first `writes` writes of a member, and lets go what waited for them.
