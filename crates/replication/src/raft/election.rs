@@ -19,11 +19,15 @@ impl Raft {
     /// Moves to a later term, in which nothing was said or promised yet.
     pub(super) fn enter_term(&mut self, term: u64, now_us: u64, effects: &mut Effects<Message>) {
         assert!(term > self.term, "{}: the term went back", self.name);
+        // Hearing of a term is no reason to wait longer: candidates that can't win would keep those
+        // that can from standing. A leader has no deadline running, and needs one.
+        if matches!(self.role, RoleState::Leader(_)) {
+            self.reset_election_timer(now_us);
+        }
         self.step_down(effects);
         self.term = term;
         self.vote = None;
         self.leader = None;
-        self.reset_election_timer(now_us);
         self.persist_state(effects);
     }
 
@@ -45,6 +49,7 @@ impl Raft {
     /// Stands for election.
     pub(super) fn campaign(&mut self, now_us: u64, effects: &mut Effects<Message>) {
         self.enter_term(self.term + 1, now_us, effects);
+        self.reset_election_timer(now_us);
         self.vote = Some(self.me);
         self.persist_state(effects);
         self.role = RoleState::Candidate(Candidate { votes: BTreeSet::new() });
