@@ -41,7 +41,7 @@ use palisade_wire::{PeerAddress, RangeId, Role, WireError};
 pub use message::{Body, Message};
 
 use crate::{
-    After, Effects, Entry, Membership, Protocol, RecoveredGroup, Refusal,
+    Effects, Entry, Membership, Protocol, RecoveredGroup, Refusal,
     codec::{decode_members, encode_members},
     contract::Name,
     entry_log::EntryLog,

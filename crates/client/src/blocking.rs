@@ -1,0 +1,47 @@
+//! The blocking face, for callers without an executor.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use futures_lite::future::block_on;
+use palisade_clock::Timestamp;
+
+use crate::{Client, ClientError, ClientOptions, Versioned};
+
+/// A [`Client`] whose calls block the calling thread. Not for use inside an executor.
+#[derive(Clone, Debug)]
+pub struct BlockingClient {
+    client: Client,
+}
+
+impl BlockingClient {
+    /// See [`Client::connect`].
+    pub fn connect(addresses: &[SocketAddr], options: ClientOptions) -> Result<Self, ClientError> {
+        Ok(Self { client: block_on(Client::connect(addresses, options))? })
+    }
+
+    /// See [`Client::with_timeout`].
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self { client: self.client.with_timeout(timeout) }
+    }
+
+    /// See [`Client::put`].
+    pub fn put(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<Timestamp, ClientError> {
+        block_on(self.client.put(key, value))
+    }
+
+    /// See [`Client::get`].
+    pub fn get(&self, key: impl Into<Bytes>) -> Result<Option<Versioned>, ClientError> {
+        block_on(self.client.get(key))
+    }
+
+    /// The asynchronous client behind this one.
+    pub fn inner(&self) -> &Client {
+        &self.client
+    }
+}

@@ -1,0 +1,191 @@
+//! The asynchronous face.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use palisade_clock::Timestamp;
+use palisade_control::{Change, Topology};
+use palisade_wire::{
+    NodeStatus, Outcome, PeerAddress, Rejection, ShardId, ShardStatus, check_key, check_value,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    ClientError,
+    driver::{self, Call, Command},
+};
+
+/// Calls that may be under way at a time; further ones wait their turn.
+const MAX_CALLS: usize = 32 * 1024;
+
+/// How a client behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientOptions {
+    /// The cluster to insist on, if any.
+    pub cluster_id: Option<u64>,
+    /// How long a call may take before it ends with [`ClientError::Deadline`].
+    pub timeout: Duration,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self { cluster_id: None, timeout: Duration::from_secs(10) }
+    }
+}
+
+/// A value with the timestamp of its version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Versioned {
+    /// The value.
+    pub value: Bytes,
+    /// When it was written, in the cluster's time.
+    pub version_ts: Timestamp,
+}
+
+/// What a client counted since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientStats {
+    /// Requests that were sent again.
+    pub retries: u64,
+}
+
+/// Counters that the driver and all clones share.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) retries: AtomicU64,
+}
+
+/// A client of a cluster. Clones share its connections and its session.
+#[derive(Clone, Debug)]
+pub struct Client {
+    commands: mpsc::Sender<Command>,
+    counters: Arc<Counters>,
+    timeout: Duration,
+}
+
+impl Client {
+    /// Connects to a cluster of which at least one of the addresses answers.
+    pub async fn connect(
+        addresses: &[SocketAddr],
+        options: ClientOptions,
+    ) -> Result<Self, ClientError> {
+        let (commands, incoming) = mpsc::channel(MAX_CALLS);
+        let counters = Arc::new(Counters::default());
+        let (ready, is_ready) = oneshot::channel();
+        driver::spawn(addresses.to_vec(), options, incoming, counters.clone(), ready)?;
+        is_ready.await.map_err(|_| ClientError::Closed)??;
+        Ok(Self { commands, counters, timeout: options.timeout })
+    }
+
+    /// The same client with another time limit for its calls.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self { timeout, ..self.clone() }
+    }
+
+    /// Writes a key, durably and replicated, and returns the timestamp of the new version.
+    pub async fn put(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<Timestamp, ClientError> {
+        let (key, value) = (key.into(), value.into());
+        check_key(&key).map_err(ClientError::Rejected)?;
+        check_value(&value).map_err(ClientError::Rejected)?;
+        match self.call(Call::Put { key, value }).await? {
+            Outcome::Committed { commit_ts } => Ok(commit_ts),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Reads the latest value of a key (linearizable).
+    pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Versioned>, ClientError> {
+        let key = key.into();
+        check_key(&key).map_err(ClientError::Rejected)?;
+        match self.call(Call::Get { key }).await? {
+            Outcome::Value(found) => {
+                Ok(found.map(|(version_ts, value)| Versioned { value, version_ts }))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The cluster's nodes and ranges, as the client knows them.
+    pub async fn topology(&self) -> Result<Topology, ClientError> {
+        match self.call(Call::Topology).await? {
+            Outcome::RangeMap(bytes) => Topology::from_bytes(&bytes)
+                .map_err(|error| ClientError::Protocol(error.to_string())),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The state of one shard, told by itself.
+    pub async fn shard_status(&self, at: PeerAddress) -> Result<ShardStatus, ClientError> {
+        match self.call(Call::Status { at }).await? {
+            Outcome::Status(bytes) => ShardStatus::from_bytes(&bytes)
+                .map_err(|error| ClientError::Protocol(error.to_string())),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The state of every node; those that don't answer are left out.
+    pub async fn status(&self) -> Result<Vec<NodeStatus>, ClientError> {
+        let topology = self.topology().await?;
+        let mut nodes = Vec::new();
+        for node in &topology.nodes {
+            let mut shards = Vec::new();
+            for shard in 0..node.client.len() {
+                let shard = ShardId(u16::try_from(shard).expect("shards are numbered by u16"));
+                match self.shard_status(PeerAddress { node: node.node, shard }).await {
+                    Ok(status) => shards.push(status),
+                    Err(ClientError::NodeDown | ClientError::Deadline { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if shards.len() == node.client.len() {
+                nodes.push(NodeStatus { node: node.node, shards });
+            }
+        }
+        Ok(nodes)
+    }
+
+    /// Changes the range map. What must hold before a change is written at [`Change`].
+    pub async fn change_ranges(&self, change: &Change) -> Result<(), ClientError> {
+        match self.call(Call::Control { change: change.to_bytes() }).await? {
+            Outcome::ControlDone => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// What the client counted so far, over all clones.
+    pub fn stats(&self) -> ClientStats {
+        ClientStats { retries: self.counters.retries.load(Ordering::Relaxed) }
+    }
+
+    async fn call(&self, call: Call) -> Result<Outcome, ClientError> {
+        let (reply, answer) = oneshot::channel();
+        let deadline = Instant::now() + self.timeout;
+        let command = Command { call, deadline, timeout: self.timeout, reply };
+        self.commands.send(command).await.map_err(|_| ClientError::Closed)?;
+        answer.await.map_err(|_| ClientError::Closed)?
+    }
+}
+
+fn unexpected(outcome: &Outcome) -> ClientError {
+    match outcome {
+        Outcome::Rejected(rejection) => ClientError::Rejected(*rejection),
+        other => ClientError::Protocol(format!("an answer of another kind: {other:?}")),
+    }
+}
+
+/// Refusals that end a call at once.
+pub(crate) fn is_final(rejection: Rejection) -> bool {
+    !rejection.is_retryable()
+}

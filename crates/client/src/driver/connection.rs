@@ -1,0 +1,151 @@
+//! One connection to one shard, kept open.
+
+use std::{
+    cell::{Cell, RefCell},
+    mem,
+    net::SocketAddr,
+    rc::Rc,
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use palisade_control::Topology;
+use palisade_wire::{
+    ClientHello, Encode, Frame, FrameDecoder, FrameKind, Operation, Outcome, PeerAddress, Request,
+    Response, ServerHello, decode_exact, write_frame,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::Notify,
+    time::{sleep, timeout},
+};
+
+use super::router::Router;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+const READ_BYTES: usize = 64 * 1024;
+
+/// Where requests to a shard gather until they are written out.
+#[derive(Debug, Default)]
+pub(super) struct Connection {
+    buffer: RefCell<BytesMut>,
+    filled: Notify,
+    open: Cell<bool>,
+}
+
+impl Connection {
+    /// Adds a request, unless the connection is down.
+    pub(super) fn push(&self, request: &Request) -> bool {
+        if self.open.get() {
+            let mut buffer = self.buffer.borrow_mut();
+            write_frame(&mut buffer, FrameKind::Request, |out| request.encode(out));
+        }
+        self.open.get()
+    }
+
+    /// Lets what has gathered leave.
+    pub(super) fn send(&self) {
+        if !self.buffer.borrow().is_empty() {
+            self.filled.notify_one();
+        }
+    }
+
+    async fn write_out(&self, mut stream: impl tokio::io::AsyncWrite + Unpin) {
+        let mut sending = BytesMut::new();
+        loop {
+            self.filled.notified().await;
+            mem::swap(&mut sending, &mut self.buffer.borrow_mut());
+            if stream.write_all(&sending).await.is_err() {
+                return;
+            }
+            sending.clear();
+        }
+    }
+}
+
+/// Keeps a connection open, and hands every answer to the router, for as long as that lives.
+pub(super) async fn keep_open(
+    router: Rc<Router>,
+    connection: Rc<Connection>,
+    at: PeerAddress,
+    address: SocketAddr,
+    cluster_id: u64,
+) {
+    loop {
+        let opened = timeout(CONNECT_TIMEOUT, open(address, Some(cluster_id))).await;
+        if let Ok(Some((stream, mut decoder, hello))) = opened
+            && hello.at == at
+        {
+            let (mut reader, writer) = tokio::io::split(stream);
+            connection.buffer.borrow_mut().clear();
+            connection.open.set(true);
+            let answers = async {
+                while let Some(frame) = read_frame(&mut reader, &mut decoder).await {
+                    let Ok(response) = decode_exact::<Response>(frame.payload) else { return };
+                    router.answer(response);
+                    // Requests that were sent on at once leave together.
+                    if decoder.buffer().is_empty() {
+                        router.send_all();
+                    }
+                }
+            };
+            tokio::select! {
+                () = answers => {}
+                () = connection.write_out(writer) => {}
+            }
+            connection.open.set(false);
+            router.connection_lost(at);
+        }
+        sleep(RETRY_PAUSE).await;
+    }
+}
+
+/// Asks one address for the topology of its cluster.
+pub(super) async fn fetch_topology(
+    address: SocketAddr,
+    cluster_id: Option<u64>,
+) -> Option<Topology> {
+    let (mut stream, mut decoder, _) = open(address, cluster_id).await?;
+    let request = Request { request_id: 0, operation: Operation::RangeMap };
+    let mut out = BytesMut::new();
+    write_frame(&mut out, FrameKind::Request, |out| request.encode(out));
+    stream.write_all(&out).await.ok()?;
+    let frame = read_frame(&mut stream, &mut decoder).await?;
+    match decode_exact::<Response>(frame.payload).ok()?.outcome {
+        Outcome::RangeMap(bytes) => Topology::from_bytes(&bytes).ok(),
+        _ => None,
+    }
+}
+
+async fn open(
+    address: SocketAddr,
+    cluster_id: Option<u64>,
+) -> Option<(TcpStream, FrameDecoder, ServerHello)> {
+    let mut stream = TcpStream::connect(address).await.ok()?;
+    stream.set_nodelay(true).ok()?;
+    let mut out = BytesMut::new();
+    write_frame(&mut out, FrameKind::ClientHello, |out| ClientHello { cluster_id }.encode(out));
+    stream.write_all(&out).await.ok()?;
+    let mut decoder = FrameDecoder::default();
+    let frame = read_frame(&mut stream, &mut decoder).await?;
+    let hello = decode_exact::<ServerHello>(frame.payload).ok()?;
+    (frame.kind == FrameKind::ServerHello).then_some((stream, decoder, hello))
+}
+
+/// The next frame of a stream, or `None` when it ends or makes no sense.
+async fn read_frame(
+    stream: &mut (impl AsyncRead + Unpin),
+    decoder: &mut FrameDecoder,
+) -> Option<Frame> {
+    loop {
+        if let Some(frame) = decoder.next_frame().ok()? {
+            return Some(frame);
+        }
+        decoder.buffer().reserve(READ_BYTES);
+        if stream.read_buf(decoder.buffer()).await.ok()? == 0 {
+            return None;
+        }
+    }
+}

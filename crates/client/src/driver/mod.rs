@@ -1,0 +1,133 @@
+//! The client's own thread: connections, and the requests under way on them.
+//!
+//! The problem: a request may meet a follower, a node that is gone, or a connection that breaks
+//! after it was sent. The naive way, an error for the caller, makes every caller write the retry
+//! loop, and get the one case wrong where the first try took effect. Here a request keeps its
+//! transaction id over all tries, goes where the last answer pointed, or round the members if it
+//! pointed nowhere, with growing pauses, until it is answered or its deadline passes.
+
+mod connection;
+mod router;
+
+use std::{
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use palisade_control::Topology;
+use palisade_wire::{Outcome, PeerAddress};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::LocalSet,
+    time::{MissedTickBehavior, interval, timeout},
+};
+
+use crate::{ClientError, ClientOptions, client::Counters};
+use router::Router;
+
+/// How often deadlines are looked at.
+const DEADLINE_CHECK: Duration = Duration::from_millis(10);
+
+/// Calls taken in before the connections get their turn.
+const BATCH: usize = 256;
+
+/// A call of the client.
+#[derive(Debug)]
+pub(crate) enum Call {
+    Put { key: Bytes, value: Bytes },
+    Get { key: Bytes },
+    Topology,
+    Status { at: PeerAddress },
+    Control { change: Bytes },
+}
+
+/// A call with its deadline and whoever waits for it.
+#[derive(Debug)]
+pub(crate) struct Command {
+    pub(crate) call: Call,
+    pub(crate) deadline: Instant,
+    pub(crate) timeout: Duration,
+    pub(crate) reply: oneshot::Sender<Result<Outcome, ClientError>>,
+}
+
+/// Starts the thread; it ends when the last client is dropped.
+pub(crate) fn spawn(
+    addresses: Vec<SocketAddr>,
+    options: ClientOptions,
+    commands: mpsc::Receiver<Command>,
+    counters: Arc<Counters>,
+    ready: oneshot::Sender<Result<(), ClientError>>,
+) -> Result<(), ClientError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| ClientError::Protocol(format!("no runtime for the client: {error}")))?;
+    let drive = move || {
+        let local = LocalSet::new();
+        local.block_on(&runtime, async move {
+            match discover(&addresses, options).await {
+                Ok(topology) => {
+                    let router = Router::new(topology, counters);
+                    // Whoever connected may have gone away meanwhile.
+                    let _ = ready.send(Ok(()));
+                    run(router, commands).await;
+                }
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                }
+            }
+        });
+    };
+    thread::Builder::new()
+        .name("palisade-client".to_owned())
+        .spawn(drive)
+        .map(drop)
+        .map_err(|error| ClientError::Protocol(format!("no thread for the client: {error}")))
+}
+
+/// Asks the addresses, one after the other, for the cluster's topology.
+async fn discover(
+    addresses: &[SocketAddr],
+    options: ClientOptions,
+) -> Result<Topology, ClientError> {
+    let search = async {
+        loop {
+            for address in addresses {
+                let asked = connection::fetch_topology(*address, options.cluster_id);
+                if let Ok(Some(topology)) = timeout(Duration::from_secs(1), asked).await {
+                    return topology;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(options.timeout, search).await.map_err(|_| {
+        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        ClientError::Unreachable { addresses: addresses.join(", ") }
+    })
+}
+
+async fn run(router: Rc<Router>, mut commands: mpsc::Receiver<Command>) {
+    router.clone().connect_all();
+    let mut deadlines = interval(DEADLINE_CHECK);
+    deadlines.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut batch = Vec::with_capacity(BATCH);
+    loop {
+        tokio::select! {
+            taken = commands.recv_many(&mut batch, BATCH) => {
+                if taken == 0 {
+                    return;
+                }
+                for command in batch.drain(..) {
+                    router.start(command);
+                }
+                router.send_all();
+            }
+            _ = deadlines.tick() => router.expire(Instant::now()),
+        }
+    }
+}

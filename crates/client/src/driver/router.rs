@@ -1,0 +1,380 @@
+//! Which request goes where, and what becomes of it.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet},
+    rc::{Rc, Weak},
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use palisade_control::{RangeDescriptor, Topology};
+use palisade_wire::{
+    Mode, Operation, Outcome, PeerAddress, PutCommand, RangeId, Rejection, Request, Response,
+    SessionId, TxnId,
+};
+use tokio::{sync::oneshot, task::spawn_local, time::sleep};
+
+use super::{Call, Command, connection};
+use crate::{
+    ClientError,
+    client::{Counters, is_final},
+};
+
+/// The pause before a request is tried again doubles from the first to the last.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LAST_PAUSE: Duration = Duration::from_millis(50);
+
+/// Between two questions for the range map.
+const REFRESH_PAUSE: Duration = Duration::from_millis(200);
+
+type Reply = oneshot::Sender<Result<Outcome, ClientError>>;
+
+/// What a request asks of its range; chains serve the two at different ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Write,
+    Read,
+}
+
+/// A request under way.
+#[derive(Debug)]
+struct Pending {
+    call: Call,
+    /// Of a write.
+    sequence: Option<u64>,
+    deadline: Instant,
+    timeout: Duration,
+    tries: u32,
+    /// Where it was sent last, if it is not waiting to be sent again.
+    at: Option<PeerAddress>,
+    sent: bool,
+    reason: &'static str,
+    reply: Option<Reply>,
+}
+
+/// The requests under way, and what is known of the cluster.
+#[derive(Debug)]
+pub(super) struct Router {
+    itself: Weak<Self>,
+    topology: RefCell<Topology>,
+    connections: BTreeMap<PeerAddress, Rc<connection::Connection>>,
+    /// Who served last, or was said to.
+    serving: RefCell<BTreeMap<(RangeId, Part), PeerAddress>>,
+    pending: RefCell<BTreeMap<u64, Pending>>,
+    next_request: Cell<u64>,
+    session: SessionId,
+    next_sequence: Cell<u64>,
+    /// Sequences whose outcome is not known yet.
+    unsettled: RefCell<BTreeSet<u64>>,
+    refreshed: Cell<Option<Instant>>,
+    counters: Arc<Counters>,
+}
+
+impl Router {
+    pub(super) fn new(topology: Topology, counters: Arc<Counters>) -> Rc<Self> {
+        let connections = topology
+            .nodes
+            .iter()
+            .flat_map(|node| {
+                let shards = (0..node.client.len()).map(|shard| {
+                    palisade_wire::ShardId(u16::try_from(shard).expect("shards fit a u16"))
+                });
+                shards.map(|shard| PeerAddress { node: node.node, shard })
+            })
+            .map(|at| (at, Rc::default()))
+            .collect();
+        Rc::new_cyclic(|itself| Self {
+            itself: itself.clone(),
+            topology: RefCell::new(topology),
+            connections,
+            serving: RefCell::default(),
+            pending: RefCell::default(),
+            next_request: Cell::new(1),
+            // Two clients with one session would take each other's writes for their own.
+            session: SessionId(fastrand::u64(..)),
+            next_sequence: Cell::new(1),
+            unsettled: RefCell::default(),
+            refreshed: Cell::new(None),
+            counters,
+        })
+    }
+
+    pub(super) fn connect_all(self: Rc<Self>) {
+        for (at, connection) in &self.connections {
+            let topology = self.topology.borrow();
+            let address = topology.client_address(*at).expect("connections are made from it");
+            let (router, connection) = (self.clone(), connection.clone());
+            let cluster_id = topology.cluster_id;
+            spawn_local(connection::keep_open(router, connection, *at, address, cluster_id));
+        }
+    }
+
+    pub(super) fn send_all(&self) {
+        for connection in self.connections.values() {
+            connection.send();
+        }
+    }
+
+    /// Begins a call.
+    pub(super) fn start(&self, command: Command) {
+        let Command { call, deadline, timeout, reply } = command;
+        if let Call::Topology = call {
+            let _ = reply.send(Ok(Outcome::RangeMap(self.topology.borrow().to_bytes())));
+            return;
+        }
+        let sequence = matches!(call, Call::Put { .. }).then(|| {
+            let sequence = self.next_sequence.get();
+            self.next_sequence.set(sequence + 1);
+            self.unsettled.borrow_mut().insert(sequence);
+            sequence
+        });
+        self.add(Pending {
+            call,
+            sequence,
+            deadline,
+            timeout,
+            tries: 0,
+            at: None,
+            sent: false,
+            reason: "the cluster was not reached",
+            reply: Some(reply),
+        });
+    }
+
+    fn add(&self, pending: Pending) {
+        let id = self.next_request.get();
+        self.next_request.set(id + 1);
+        self.pending.borrow_mut().insert(id, pending);
+        self.dispatch(id);
+    }
+
+    /// Sends a request to whoever serves it, as far as is known.
+    fn dispatch(&self, id: u64) {
+        let mut requests = self.pending.borrow_mut();
+        let Some(pending) = requests.get_mut(&id) else { return };
+        let at = self.target(&pending.call);
+        let request = Request { request_id: id, operation: self.operation(pending) };
+        pending.at = Some(at);
+        let pushed = self.connections.get(&at).is_some_and(|connection| connection.push(&request));
+        pending.sent |= pushed;
+        drop(requests);
+        if !pushed {
+            self.try_elsewhere(id, "the node does not answer");
+        }
+    }
+
+    fn operation(&self, pending: &Pending) -> Operation {
+        match &pending.call {
+            Call::Put { key, value } => {
+                let sequence = pending.sequence.expect("writes have a sequence");
+                let unsettled = self.unsettled.borrow();
+                let settled_below = unsettled.first().copied().unwrap_or(sequence);
+                let txn = TxnId { session: self.session, sequence };
+                let (key, value) = (key.clone(), value.clone());
+                let command = PutCommand { txn, settled_below, key, value };
+                Operation::Put { range: self.range_of(&command.key).range, command }
+            }
+            Call::Get { key } => {
+                Operation::Get { range: self.range_of(key).range, key: key.clone() }
+            }
+            Call::Topology => Operation::RangeMap,
+            Call::Status { .. } => Operation::Status,
+            Call::Control { change } => Operation::Control(change.clone()),
+        }
+    }
+
+    fn range_of(&self, key: &Bytes) -> RangeDescriptor {
+        self.topology.borrow().ranges.find(key).clone()
+    }
+
+    fn descriptor(&self, call: &Call) -> Option<(RangeDescriptor, Part)> {
+        match call {
+            Call::Put { key, .. } => Some((self.range_of(key), Part::Write)),
+            Call::Get { key } => Some((self.range_of(key), Part::Read)),
+            Call::Control { .. } => {
+                let control = self.topology.borrow().ranges.get(RangeId::CONTROL).cloned();
+                control.map(|control| (control, Part::Write))
+            }
+            Call::Topology | Call::Status { .. } => None,
+        }
+    }
+
+    fn target(&self, call: &Call) -> PeerAddress {
+        if let Call::Status { at } = call {
+            return *at;
+        }
+        let Some((descriptor, part)) = self.descriptor(call) else {
+            // The range map is anybody's to give.
+            let all: Vec<_> = self.connections.keys().copied().collect();
+            return all[fastrand::usize(..all.len())];
+        };
+        let known = self.serving.borrow().get(&(descriptor.range, part)).copied();
+        known.unwrap_or_else(|| first_guess(&descriptor, part))
+    }
+
+    /// An answer came in.
+    pub(super) fn answer(&self, response: Response) {
+        let Response { request_id: id, outcome } = response;
+        match outcome {
+            Outcome::Rejected(rejection) if !is_final(rejection) => {
+                self.counters.retries.fetch_add(1, Ordering::Relaxed);
+                self.rejected(id, rejection);
+            }
+            Outcome::Rejected(rejection) => self.finish(id, Err(ClientError::Rejected(rejection))),
+            Outcome::RangeMap(bytes) => {
+                self.pending.borrow_mut().remove(&id);
+                if let Ok(later) = Topology::from_bytes(&bytes) {
+                    let mut topology = self.topology.borrow_mut();
+                    for descriptor in later.ranges.ranges() {
+                        topology.ranges.install(descriptor);
+                    }
+                }
+            }
+            outcome => self.finish(id, Ok(outcome)),
+        }
+    }
+
+    fn rejected(&self, id: u64, rejection: Rejection) {
+        match rejection {
+            Rejection::NotServing { hint: Some(hint) } => {
+                let mut requests = self.pending.borrow_mut();
+                let Some(pending) = requests.get_mut(&id) else { return };
+                let elsewhere = pending.at != Some(hint);
+                pending.at = None;
+                if let Some((descriptor, part)) = self.descriptor(&pending.call) {
+                    self.serving.borrow_mut().insert((descriptor.range, part), hint);
+                }
+                // The first hint is followed at once; a second one may be going in circles.
+                pending.tries += 1;
+                let at_once = elsewhere && pending.tries == 1;
+                drop(requests);
+                if at_once {
+                    self.dispatch(id);
+                } else {
+                    self.refresh();
+                    self.dispatch_later(id);
+                }
+            }
+            Rejection::Overloaded | Rejection::TooManySessions => {
+                let mut requests = self.pending.borrow_mut();
+                let Some(pending) = requests.get_mut(&id) else { return };
+                pending.at = None;
+                pending.tries += 1;
+                pending.reason = "the shard is overloaded";
+                drop(requests);
+                self.dispatch_later(id);
+            }
+            _ => self.try_elsewhere(id, "no replica serves the range"),
+        }
+    }
+
+    /// Tries the next member of the range, after a pause.
+    fn try_elsewhere(&self, id: u64, reason: &'static str) {
+        let mut requests = self.pending.borrow_mut();
+        let Some(pending) = requests.get_mut(&id) else { return };
+        pending.reason = reason;
+        pending.tries += 1;
+        let tried = pending.at.take();
+        if let Call::Status { .. } = pending.call {
+            drop(requests);
+            self.finish(id, Err(ClientError::NodeDown));
+            return;
+        }
+        if let Some((descriptor, part)) = self.descriptor(&pending.call) {
+            let mut serving = self.serving.borrow_mut();
+            let members = &descriptor.members;
+            let key = (descriptor.range, part);
+            // Another request may have found the way meanwhile.
+            if serving.get(&key).copied().or(Some(first_guess(&descriptor, part))) == tried {
+                let at = members.iter().position(|member| Some(*member) == tried);
+                let next = at.map_or(0, |at| (at + 1) % members.len());
+                serving.insert(key, members[next]);
+            }
+        }
+        drop(requests);
+        self.refresh();
+        self.dispatch_later(id);
+    }
+
+    fn dispatch_later(&self, id: u64) {
+        let requests = self.pending.borrow();
+        let Some(pending) = requests.get(&id) else { return };
+        let doublings = pending.tries.saturating_sub(1).min(10);
+        let pause = (FIRST_PAUSE * 2u32.pow(doublings)).min(LAST_PAUSE);
+        let itself = self.itself.clone();
+        spawn_local(async move {
+            sleep(pause).await;
+            if let Some(router) = itself.upgrade() {
+                router.dispatch(id);
+                router.send_all();
+            }
+        });
+    }
+
+    /// Asks for the range map, now and then.
+    fn refresh(&self) {
+        let now = Instant::now();
+        if self.refreshed.get().is_some_and(|last| now < last + REFRESH_PAUSE) {
+            return;
+        }
+        self.refreshed.set(Some(now));
+        let id = self.next_request.get();
+        self.next_request.set(id + 1);
+        let at = self.target(&Call::Topology);
+        if let Some(connection) = self.connections.get(&at) {
+            // Whether it is sent or not: the next refresh asks somebody else.
+            connection.push(&Request { request_id: id, operation: Operation::RangeMap });
+        }
+    }
+
+    /// Everything that was sent on a connection has to be sent again.
+    pub(super) fn connection_lost(&self, at: PeerAddress) {
+        let requests = self.pending.borrow();
+        let lost: Vec<_> =
+            requests.iter().filter(|(_, p)| p.at == Some(at)).map(|(id, _)| *id).collect();
+        drop(requests);
+        self.counters.retries.fetch_add(lost.len() as u64, Ordering::Relaxed);
+        for id in lost {
+            self.try_elsewhere(id, "the connection broke");
+        }
+    }
+
+    /// Ends the calls whose deadline has passed.
+    pub(super) fn expire(&self, now: Instant) {
+        let requests = self.pending.borrow();
+        let late = requests.iter().filter(|(_, pending)| pending.deadline <= now);
+        let late: Vec<_> = late
+            .map(|(id, pending)| {
+                let outcome_unknown = pending.sent && pending.sequence.is_some();
+                let (after, reason) = (pending.timeout, pending.reason);
+                (*id, ClientError::Deadline { after, reason, outcome_unknown })
+            })
+            .collect();
+        drop(requests);
+        for (id, error) in late {
+            self.finish(id, Err(error));
+        }
+    }
+
+    fn finish(&self, id: u64, result: Result<Outcome, ClientError>) {
+        // An answer to an earlier try may find the request gone.
+        let Some(mut pending) = self.pending.borrow_mut().remove(&id) else { return };
+        if let Some(sequence) = pending.sequence {
+            self.unsettled.borrow_mut().remove(&sequence);
+        }
+        if let Some(reply) = pending.reply.take() {
+            let _ = reply.send(result);
+        }
+    }
+}
+
+/// Who serves a range, as long as nobody has said otherwise.
+fn first_guess(descriptor: &RangeDescriptor, part: Part) -> PeerAddress {
+    let members = &descriptor.members;
+    match (descriptor.mode, part) {
+        (Mode::Chain, Part::Read) => members[members.len() - 1],
+        _ => members[0],
+    }
+}

@@ -1,0 +1,66 @@
+//! How a call can fail.
+
+use std::time::Duration;
+
+use palisade_wire::Rejection;
+use thiserror::Error;
+
+/// Why a call did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ClientError {
+    /// The deadline passed. If the request may have reached a server, its outcome is unknown.
+    #[error(
+        "no answer within {after:?} ({reason}); {}",
+        if *outcome_unknown { "the outcome is unknown" } else { "nothing was done" }
+    )]
+    Deadline {
+        /// How long the call was given.
+        after: Duration,
+        /// What the last attempt met.
+        reason: &'static str,
+        /// Whether the request may have taken effect.
+        outcome_unknown: bool,
+    },
+    /// The cluster refused for good.
+    #[error("the request was refused: {0}")]
+    Rejected(Rejection),
+    /// None of the addresses answers as a node of the cluster. Retryable.
+    #[error(
+        "no node of the cluster answers at {addresses}: check the addresses, and that the nodes run"
+    )]
+    Unreachable {
+        /// What was tried.
+        addresses: String,
+    },
+    /// The one node that can answer does not. Retryable.
+    #[error("the node does not answer")]
+    NodeDown,
+    /// The answer made no sense. Not retryable: the versions don't fit.
+    #[error("the answer of the cluster cannot be understood: {0}")]
+    Protocol(String),
+    /// The client was closed under the call. If it was a write, its outcome is unknown.
+    #[error("the client was closed")]
+    Closed,
+}
+
+impl ClientError {
+    /// Whether the same call may succeed later. A write whose outcome is unknown is not repeated
+    /// safely by calling again: that is a new write.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Deadline { .. } | Self::Unreachable { .. } | Self::NodeDown => true,
+            Self::Rejected(rejection) => rejection.is_retryable(),
+            Self::Protocol(_) | Self::Closed => false,
+        }
+    }
+
+    /// Whether the call may have taken effect all the same.
+    pub fn is_outcome_unknown(&self) -> bool {
+        match self {
+            Self::Deadline { outcome_unknown, .. } => *outcome_unknown,
+            Self::Rejected(rejection) => rejection.is_outcome_unknown(),
+            Self::Closed | Self::Protocol(_) => true,
+            Self::Unreachable { .. } | Self::NodeDown => false,
+        }
+    }
+}

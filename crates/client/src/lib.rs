@@ -1,0 +1,38 @@
+//! The client of a cluster: finds the right shard, follows leadership, retries safely, and ends
+//! every call by its deadline.
+//!
+//! A [`Client`] runs its connections on a thread of its own, so that its futures can be awaited on
+//! any executor, and [`BlockingClient`] needs none. Clones share the connections and the session.
+//!
+//! Invariants:
+//! - A write takes effect at most once, however often it had to be sent.
+//! - An outcome that is not known is reported as unknown, never as a failure.
+//! - Every call ends by its deadline.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), palisade_client::ClientError> {
+//! use palisade_client::{Client, ClientOptions};
+//!
+//! let client = Client::connect(&["127.0.0.1:7000".parse().unwrap()], ClientOptions::default()).await?;
+//! client.put("key", "value").await?;
+//! assert_eq!(client.get("key").await?.unwrap().value, "value");
+//! # Ok(())
+//! # }
+//! ```
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "drives real sockets")]
+
+mod blocking;
+mod client;
+mod driver;
+mod error;
+
+pub use blocking::BlockingClient;
+pub use bytes::Bytes;
+pub use client::{Client, ClientOptions, ClientStats, Versioned};
+pub use error::ClientError;
+pub use palisade_clock::Timestamp;
+pub use palisade_control::{Change, RangeDescriptor, RangeMap, Topology};
+pub use palisade_wire::{
+    MAX_KEY_BYTES, MAX_VALUE_BYTES, Mode, NodeId, NodeStatus, PeerAddress, RangeId, RangeStatus,
+    Rejection, Role, ShardId, ShardStatus,
+};

@@ -1,0 +1,228 @@
+//! One shard's executor: what its tasks share, and the turn of its loop.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    mem,
+    process,
+    rc::Rc,
+    time::Duration,
+};
+
+use palisade_clock::KernelClock;
+use palisade_control::RangeDescriptor;
+use palisade_shard::{
+    ConnectionId, Input, LogCounters, PeerMessage, Shard, ShardEffects, record_of,
+};
+use palisade_sync::Sender;
+use palisade_wal::{Log, Position, RECORD_HEADER_BYTES, SyncPlan, WalError};
+use palisade_wire::{Encode, FrameKind, PeerAddress, Response, write_frame};
+
+use crate::{inbox::Inbox, outbound::Outbound, signal::Signal};
+
+/// Bytes of log that one turn may need at most: what its inputs hold, with headers, and what the
+/// protocols add of their own.
+const TURN_BYTES: usize = 2 * 1024 * 1024;
+
+/// What shards of one node tell each other.
+#[derive(Clone, Debug)]
+pub(crate) enum ShardCommand {
+    /// A range has changed its replicas.
+    Install(RangeDescriptor),
+    /// Answer what is under way, and stop.
+    Drain,
+}
+
+/// What the tasks of a shard's executor share. Nothing is borrowed across an await.
+pub(crate) struct Core {
+    pub(crate) at: PeerAddress,
+    pub(crate) clock: KernelClock,
+    pub(crate) inbox: Inbox,
+    pub(crate) clients: RefCell<BTreeMap<ConnectionId, Rc<Outbound>>>,
+    pub(crate) peers: BTreeMap<PeerAddress, Rc<Outbound>>,
+    /// Raised when the log has grown.
+    pub(crate) appended: Signal,
+    shard: RefCell<Shard>,
+    log: RefCell<Log>,
+    siblings: Vec<Sender<ShardCommand>>,
+    /// Changes that a sibling's mailbox had no room for.
+    unsent: RefCell<Vec<(usize, RangeDescriptor)>>,
+    syncs: Cell<u64>,
+    appends: Cell<u64>,
+    log_start: Position,
+    next_connection: Cell<u64>,
+}
+
+impl Core {
+    pub(crate) fn new(
+        at: PeerAddress,
+        clock: KernelClock,
+        shard: Shard,
+        log: Log,
+        siblings: Vec<Sender<ShardCommand>>,
+        peers: BTreeMap<PeerAddress, Rc<Outbound>>,
+    ) -> Rc<Self> {
+        let log_start = log.end();
+        Rc::new(Self {
+            at,
+            clock,
+            inbox: Inbox::default(),
+            clients: RefCell::default(),
+            peers,
+            appended: Signal::default(),
+            shard: RefCell::new(shard),
+            log: RefCell::new(log),
+            siblings,
+            unsent: RefCell::default(),
+            syncs: Cell::new(0),
+            appends: Cell::new(0),
+            log_start,
+            next_connection: Cell::new(0),
+        })
+    }
+
+    pub(crate) fn new_connection(&self) -> ConnectionId {
+        let id = self.next_connection.get();
+        self.next_connection.set(id + 1);
+        ConnectionId(id)
+    }
+
+    /// Takes in what has gathered, turn after turn, until the shard is drained.
+    pub(crate) async fn run(&self) {
+        let mut inputs = Vec::new();
+        loop {
+            self.inbox.wait().await;
+            // A full log must not stop what needs no room: refusals, reads and status.
+            while let Err(WalError::NotReady) = self.log.borrow_mut().make_room(TURN_BYTES) {
+                glommio::timer::sleep(Duration::from_millis(1)).await;
+            }
+            self.inbox.take(&mut inputs);
+            self.turn(&mut inputs);
+            if self.inbox.draining.get() && self.is_drained() {
+                return;
+            }
+            // The readers get their turn, so that the next one has more to do at once.
+            glommio::executor().yield_task_queue_now().await;
+        }
+    }
+
+    fn turn(&self, inputs: &mut Vec<Input>) {
+        let now = self.clock.now();
+        let mut shard = self.shard.borrow_mut();
+        shard.set_log_counters(self.log_counters());
+        if self.inbox.draining.get() {
+            shard.drain();
+        }
+        for input in inputs.drain(..) {
+            shard.step(input, now);
+        }
+        let effects = shard.end_turn(now);
+        drop(shard);
+        self.carry_out(effects);
+    }
+
+    fn carry_out(&self, effects: ShardEffects) {
+        let ShardEffects { appends, sends, replies, installs } = effects;
+        if !appends.is_empty() {
+            self.append(&appends);
+        }
+        self.send(&sends);
+        self.reply(&replies);
+        for descriptor in installs {
+            self.inbox.push(Input::Install(descriptor.clone()));
+            let all = (0..self.siblings.len()).map(|at| (at, descriptor.clone()));
+            self.unsent.borrow_mut().extend(all);
+        }
+        self.tell_siblings();
+    }
+
+    fn append(&self, appends: &[(palisade_wire::RangeId, palisade_replication::Append)]) {
+        let mut log = self.log.borrow_mut();
+        for (range, append) in appends {
+            if let Err(error) = log.append(&record_of(*range, append)) {
+                // The shard has counted on this write. Nothing that depends on it has left, so
+                // stopping here is like a crash just before.
+                tracing::error!("{}: {error}; the node stops before it breaks a promise", self.at);
+                process::abort();
+            }
+        }
+        self.appends.set(self.appends.get() + appends.len() as u64);
+        drop(log);
+        self.appended.raise();
+    }
+
+    fn send(&self, sends: &[(PeerAddress, PeerMessage)]) {
+        for (to, message) in sends {
+            // A peer that can't be reached, or not fast enough, loses messages: the protocols
+            // expect that of a network.
+            if let Some(peer) = self.peers.get(to) {
+                let frame = |out: &mut _| {
+                    write_frame(out, FrameKind::Peer, |out| message.encode(out));
+                };
+                peer.push(frame);
+            }
+        }
+        for (to, _) in sends {
+            if let Some(peer) = self.peers.get(to) {
+                peer.send();
+            }
+        }
+    }
+
+    fn reply(&self, replies: &[(ConnectionId, Response)]) {
+        let clients = self.clients.borrow();
+        for (connection, response) in replies {
+            let Some(client) = clients.get(connection) else { continue };
+            let frame = |out: &mut _| {
+                write_frame(out, FrameKind::Response, |out| response.encode(out));
+            };
+            if !client.push(frame) {
+                // A client that does not read its answers.
+                client.close();
+            }
+        }
+        for (connection, _) in replies {
+            if let Some(client) = clients.get(connection) {
+                client.send();
+            }
+        }
+    }
+
+    /// Hands changes on to the other shards; a full mailbox gets them with the next turn.
+    fn tell_siblings(&self) {
+        let mut unsent = self.unsent.borrow_mut();
+        for (sibling, descriptor) in mem::take(&mut *unsent) {
+            let command = ShardCommand::Install(descriptor.clone());
+            if let Err(error) = self.siblings[sibling].try_send(command)
+                && error.is_retryable()
+            {
+                unsent.push((sibling, descriptor));
+            }
+        }
+    }
+
+    fn log_counters(&self) -> LogCounters {
+        let log = self.log.borrow();
+        LogCounters {
+            syncs: self.syncs.get(),
+            bytes: log.end() - self.log_start,
+            left_bytes: log.left_bytes().saturating_sub((TURN_BYTES + RECORD_HEADER_BYTES) as u64),
+        }
+    }
+
+    /// What to sync next, and how many writes that makes durable.
+    pub(crate) fn next_sync(&self) -> Option<(SyncPlan, u64)> {
+        Some((self.log.borrow().sync_plan()?, self.appends.get()))
+    }
+
+    pub(crate) fn synced(&self, up_to: Position) {
+        self.syncs.set(self.syncs.get() + 1);
+        self.log.borrow_mut().synced(up_to);
+    }
+
+    fn is_drained(&self) -> bool {
+        self.shard.borrow().is_idle()
+            && self.log.borrow().sync_plan().is_none()
+            && self.clients.borrow().values().all(|client| client.is_empty())
+    }
+}

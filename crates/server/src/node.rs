@@ -1,0 +1,292 @@
+//! A node from start to end: threads, listeners, drain.
+
+use std::{
+    collections::BTreeMap,
+    net::{SocketAddr, TcpListener as Probe},
+    panic, process,
+    rc::Rc,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use glommio::{
+    CpuSet, ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, Shares, net::TcpListener,
+};
+use palisade_clock::KernelClock;
+use palisade_shard::{Input, Replayed, ReplayError, Shard, ShardConfig};
+use palisade_sync::{Receiver, Sender, Watermark, mailbox};
+use palisade_wal::{Log, WalError};
+use palisade_wire::{PeerAddress, ShardId, WireError};
+use signal_hook::{consts::TERM_SIGNALS, iterator::Signals};
+use thiserror::Error;
+
+use crate::{
+    Config, DataDirError,
+    clients::{accept, serve_client},
+    core::{Core, ShardCommand},
+    data_dir::DataDir,
+    log_sync::sync_log,
+    outbound::Outbound,
+    peers::{dial_peer, serve_peer},
+};
+
+/// Between two ticks of a shard.
+const TICK: Duration = Duration::from_millis(10);
+
+/// How long a drain may take before the node stops all the same.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest that a task runs before others of its executor get their turn.
+const PREEMPT_TIMER: Duration = Duration::from_millis(1);
+
+/// Memory that each executor registers for its ring, in bytes: the log does not go through it.
+const RING_MEMORY_BYTES: usize = 1 << 20;
+
+const MAILBOX_CAPACITY: usize = 1024;
+
+/// Why a node did not start. Nothing was served.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The data directory can't be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The log can't be used.
+    #[error(transparent)]
+    Wal(#[from] WalError),
+    /// The log's records make no sense.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    /// A logged command can't be read.
+    #[error("the log holds a command that this build cannot read: {0}")]
+    Command(#[from] WireError),
+    /// An address can't be listened on.
+    #[error("cannot listen on {address}: {source}; stop what uses the port, or configure another")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+    /// The executor did not start.
+    #[error("the executor of a shard cannot start: {0}; `ulimit -l` may be too low for io_uring")]
+    Executor(String),
+}
+
+/// Runs a node until it is told to stop by SIGTERM or SIGINT, and then drains it. `started` is
+/// called once every shard serves.
+pub fn run(config: Config, started: impl FnOnce()) -> Result<(), StartError> {
+    let config = Arc::new(config);
+    // Before the panic hook and any thread: every reason not to start.
+    let data_dir = Arc::new(DataDir::open(&config)?);
+    for shard in 0..config.shards {
+        for address in listen_addresses(&config, ShardId(shard)) {
+            // The executor's listeners share their port with whoever else asks for it; this one
+            // doesn't, and so finds out.
+            Probe::bind(address).map_err(|source| StartError::Listen { address, source })?;
+        }
+    }
+    abort_on_panic();
+    let mut signals = Signals::new(TERM_SIGNALS).expect("signals can be caught");
+
+    let (senders, receivers): (Vec<_>, Vec<_>) =
+        (0..config.shards).map(|_| mailbox::<ShardCommand>(MAILBOX_CAPACITY)).unzip();
+    let mut shards = Vec::new();
+    for (shard, receiver) in receivers.into_iter().enumerate() {
+        let shard = ShardId(u16::try_from(shard).expect("the config allows fewer"));
+        let mut siblings = senders.clone();
+        siblings.remove(usize::from(shard.0));
+        let serving = Arc::new(Watermark::default());
+        let drained = Arc::new(Watermark::default());
+        let thread = spawn_shard(ShardThread {
+            config: config.clone(),
+            data_dir: data_dir.clone(),
+            shard,
+            siblings,
+            commands: receiver,
+            serving: serving.clone(),
+            drained: drained.clone(),
+        })?;
+        shards.push(RunningShard { thread, serving, drained });
+    }
+    for shard in &mut shards {
+        while !shard.serving.wait_for(1, Duration::from_millis(100)) {
+            if shard.drained.get() > 0 {
+                break;
+            }
+        }
+    }
+    if shards.iter().all(|shard| shard.serving.get() > 0) {
+        started();
+        let signal = signals.forever().next();
+        tracing::info!("signal {signal:?}: draining");
+    }
+    for sender in &senders {
+        // A full or closed mailbox belongs to a shard that is beyond draining.
+        let _ = sender.try_send(ShardCommand::Drain);
+    }
+    finish(shards)
+}
+
+struct RunningShard {
+    thread: ExecutorJoinHandle<Result<(), StartError>>,
+    /// 1 once the shard serves.
+    serving: Arc<Watermark>,
+    /// 1 once it has ended.
+    drained: Arc<Watermark>,
+}
+
+fn finish(shards: Vec<RunningShard>) -> Result<(), StartError> {
+    for shard in &shards {
+        if !shard.drained.wait_for(1, DRAIN_TIMEOUT) {
+            tracing::warn!("a shard did not drain in {DRAIN_TIMEOUT:?}: stopping all the same");
+            process::exit(0);
+        }
+    }
+    for shard in shards {
+        shard.thread.join().map_err(|error| StartError::Executor(error.to_string()))??;
+    }
+    Ok(())
+}
+
+/// A panic in a task would kill its executor while the others go on without it.
+fn abort_on_panic() {
+    let default = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        default(info);
+        process::abort();
+    }));
+}
+
+fn listen_addresses(config: &Config, shard: ShardId) -> [SocketAddr; 2] {
+    let own = config.own();
+    let address = |port: u16| SocketAddr::new(own.host, port + shard.0);
+    [address(own.client_port), address(own.peer_port)]
+}
+
+struct ShardThread {
+    config: Arc<Config>,
+    data_dir: Arc<DataDir>,
+    shard: ShardId,
+    siblings: Vec<Sender<ShardCommand>>,
+    commands: Receiver<ShardCommand>,
+    serving: Arc<Watermark>,
+    drained: Arc<Watermark>,
+}
+
+fn spawn_shard(
+    start: ShardThread,
+) -> Result<ExecutorJoinHandle<Result<(), StartError>>, StartError> {
+    // A shard on a core of its own may be pinned; where nodes share cores the kernel knows better.
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let placement = match CpuSet::online() {
+        Ok(_) if usize::from(start.config.shards) == cores && start.config.nodes.len() == 1 => {
+            Placement::Fixed(usize::from(start.shard.0))
+        }
+        _ => Placement::Unbound,
+    };
+    LocalExecutorBuilder::new(placement)
+        .name(&format!("palisade-{}", start.shard.0))
+        .preempt_timer(PREEMPT_TIMER)
+        .io_memory(RING_MEMORY_BYTES)
+        .spawn(move || async move {
+            let drained = start.drained.clone();
+            let result = run_shard(start).await;
+            drained.advance(1);
+            result
+        })
+        .map_err(|error| StartError::Executor(error.to_string()))
+}
+
+async fn run_shard(start: ShardThread) -> Result<(), StartError> {
+    let ShardThread { config, data_dir, shard, siblings, mut commands, serving, .. } = start;
+    let at = PeerAddress { node: config.node, shard };
+    let clock = KernelClock::new(config.clock.bound_us);
+
+    let mut replayed = Replayed::default();
+    let log = Log::open(&data_dir.log_dir(shard), config.log_options(shard), |record| {
+        replayed.visit(record);
+    })?;
+    let groups = replayed.finish(config.fault())?;
+    let now = clock.now();
+    let shard_config = ShardConfig {
+        at,
+        cluster_id: config.cluster_id,
+        nodes: config.client_addresses(),
+        ranges: config.bootstrap().range_map(),
+        max_offset_us: config.clock.max_offset_us,
+        random_seed: now.wall.latest_us ^ u64::from(at.node.0) << 32 ^ u64::from(shard.0) << 48,
+        fault: config.fault(),
+    };
+    let peers: BTreeMap<PeerAddress, Rc<Outbound>> = config
+        .nodes
+        .iter()
+        .filter(|node| node.node != config.node)
+        .map(|node| (PeerAddress { node: node.node, shard }, Outbound::unconnected()))
+        .collect();
+    let core =
+        Core::new(at, clock, Shard::new(shard_config, groups, now)?, log, siblings, peers.clone());
+
+    // On the default class a task gets its turn late when the executor is busy.
+    let tasks = glommio::executor().create_task_queue(
+        Shares::Static(1000),
+        Latency::Matters(PREEMPT_TIMER),
+        "shard",
+    );
+    let spawn = |task: std::pin::Pin<Box<dyn Future<Output = ()>>>| {
+        glommio::spawn_local_into(task, tasks).expect("the task queue was made just now")
+    };
+    let [client_address, peer_address] = listen_addresses(&config, shard);
+    let listen = |address| {
+        TcpListener::bind(address)
+            .map_err(|error| StartError::Listen { address, source: error.into() })
+    };
+    let (client_listener, peer_listener) = (listen(client_address)?, listen(peer_address)?);
+    let cluster_id = config.cluster_id;
+    let for_clients = core.clone();
+    spawn(Box::pin(accept(client_listener, tasks, move |stream| {
+        serve_client(for_clients.clone(), cluster_id, tasks, stream)
+    })))
+    .detach();
+    let for_peers = core.clone();
+    spawn(Box::pin(accept(peer_listener, tasks, move |stream| {
+        serve_peer(for_peers.clone(), cluster_id, stream)
+    })))
+    .detach();
+    for (to, outbound) in peers {
+        let address = config.peer_address(to).expect("peers were made from the config");
+        spawn(Box::pin(dial_peer(core.clone(), cluster_id, to, address, outbound))).detach();
+    }
+    spawn(Box::pin(sync_log(core.clone()))).detach();
+    let ticking = core.clone();
+    spawn(Box::pin(async move {
+        loop {
+            ticking.inbox.push(Input::Tick);
+            glommio::timer::sleep(TICK).await;
+        }
+    }))
+    .detach();
+    let obeying = core.clone();
+    spawn(Box::pin(async move {
+        let mut batch = Vec::new();
+        while commands.recv_batch(&mut batch, MAILBOX_CAPACITY).await > 0 {
+            for command in batch.drain(..) {
+                match command {
+                    ShardCommand::Install(descriptor) => {
+                        obeying.inbox.push(Input::Install(descriptor));
+                    }
+                    ShardCommand::Drain => {
+                        obeying.inbox.draining.set(true);
+                        obeying.inbox.nudge();
+                    }
+                }
+            }
+        }
+    }))
+    .detach();
+    let running = core.clone();
+    let run = spawn(Box::pin(async move { running.run().await }));
+    serving.advance(1);
+    run.await;
+    Ok(())
+}

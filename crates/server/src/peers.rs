@@ -1,0 +1,67 @@
+//! Connections between shards of different nodes. Each side dials its own, to send on.
+
+use std::{net::SocketAddr, rc::Rc, time::Duration};
+
+use glommio::net::TcpStream;
+use palisade_shard::{Input, PeerMessage};
+use palisade_wire::{
+    Encode, FrameDecoder, FrameKind, PeerAddress, PeerHello, decode_exact, write_frame,
+};
+
+use crate::{
+    clients::{read_frame, read_hello, scratch},
+    core::Core,
+    outbound::Outbound,
+};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// Keeps a connection to a peer open, and sends on it what gathers for the peer.
+pub(crate) async fn dial_peer(
+    core: Rc<Core>,
+    cluster_id: u64,
+    to: PeerAddress,
+    address: SocketAddr,
+    outbound: Rc<Outbound>,
+) {
+    loop {
+        if let Ok(mut stream) = TcpStream::connect_timeout(address, CONNECT_TIMEOUT).await
+            && stream.set_nodelay(true).is_ok()
+        {
+            let hello = PeerHello { cluster_id, from: core.at, to };
+            outbound.reopen(|out| {
+                write_frame(out, FrameKind::PeerHello, |out| hello.encode(out));
+            });
+            outbound.drain_into(&mut stream).await;
+        }
+        glommio::timer::sleep(RETRY_PAUSE).await;
+    }
+}
+
+/// Takes in a peer's messages until it leaves or sends what makes no sense.
+pub(crate) async fn serve_peer(core: Rc<Core>, cluster_id: u64, mut stream: TcpStream) {
+    let (mut decoder, mut scratch) = (FrameDecoder::default(), scratch());
+    let hello = read_hello(&mut stream, &mut decoder, &mut scratch, FrameKind::PeerHello).await;
+    let Some(hello) = hello.and_then(|frame| decode_exact::<PeerHello>(frame.payload).ok()) else {
+        return;
+    };
+    let known = core.peers.contains_key(&hello.from);
+    if hello.cluster_id != cluster_id || hello.to != core.at || !known {
+        tracing::warn!("{}: a connection from {} of another cluster is closed", core.at, hello.from);
+        return;
+    }
+    while let Some(frame) = read_frame(&mut stream, &mut decoder, &mut scratch).await {
+        if frame.kind != FrameKind::Peer {
+            return;
+        }
+        match decode_exact::<PeerMessage>(frame.payload) {
+            Ok(message) => core.inbox.push(Input::Peer { from: hello.from, message }),
+            Err(error) => {
+                tracing::warn!("{}: the connection from {} is closed: {error}", core.at, hello.from);
+                return;
+            }
+        }
+        core.inbox.wait_for_room().await;
+    }
+}

@@ -1,0 +1,24 @@
+//! One core's share of a node: many groups over one log.
+//!
+//! [`Shard`] takes inputs (a request, a message, a finished sync, a tick) and answers, at the end of
+//! each turn, with effects (writes, messages, replies). It is synchronous and deterministic: the
+//! node's driver and the simulator run the same code.
+//!
+//! Invariants:
+//! - A reply that acknowledges a write is given only for an entry that came back committed at the
+//!   index and term under which it was ordered.
+//! - A message that depends on a write leaves only after that write is durable.
+//! - Whatever waits for an answer is bounded, and is answered, or refused, exactly once.
+
+mod fault;
+mod group;
+mod peer;
+mod replay;
+mod replica;
+mod shard;
+mod state_machine;
+
+pub use fault::TestFault;
+pub use peer::{PeerBody, PeerMessage};
+pub use replay::{ReplayError, Replayed, record_of};
+pub use shard::{ConnectionId, Input, LogCounters, Shard, ShardConfig, ShardEffects};

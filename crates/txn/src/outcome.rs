@@ -1,0 +1,188 @@
+//! The memory of outcomes.
+//!
+//! The problem: a client whose connection broke does not know whether its write took effect, and
+//! must send it again. The naive way, writing again, undoes whatever another client wrote in
+//! between. So every write carries an id that is known before its first send, and the range
+//! remembers what became of it until the client says that it waits for no answer any more.
+//!
+//! The memory is bounded: a session says below which sequence everything is settled, has so many
+//! writes under way at most, and sessions that wrote nothing for a while make room for new ones.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use palisade_clock::Timestamp;
+use palisade_wire::{SessionId, TxnId};
+
+/// Sessions that one range remembers.
+const MAX_SESSIONS: usize = 4096;
+
+/// Outcomes that are remembered of one session.
+const MAX_OUTCOMES: usize = 64 * 1024;
+
+/// A session that wrote nothing for this long may be forgotten. No client retries for so long.
+const IDLE_US: u64 = 600 * 1_000_000;
+
+/// Outcomes by session.
+#[derive(Debug, Default)]
+pub struct OutcomeTable {
+    sessions: BTreeMap<SessionId, Session>,
+}
+
+#[derive(Debug)]
+struct Session {
+    settled_below: u64,
+    /// By sequence, rising.
+    outcomes: VecDeque<Committed>,
+    last_ts: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Committed {
+    sequence: u64,
+    fingerprint: u32,
+    commit_ts: Timestamp,
+}
+
+/// What is known of a transaction id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing: it may run.
+    New,
+    /// It is committed.
+    Committed(Timestamp),
+    /// Its session had settled it: it must not run again.
+    Expired,
+    /// It was used for another write.
+    Reused,
+    /// It may not run because too much is remembered already.
+    Full,
+}
+
+impl OutcomeTable {
+    /// A memory of nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Looks an id up. `now_ts` decides which sessions are idle.
+    pub fn look_up(&self, txn: TxnId, fingerprint: u32, now_ts: Timestamp) -> Verdict {
+        let Some(session) = self.sessions.get(&txn.session) else {
+            let full = self.sessions.len() >= MAX_SESSIONS && self.idle(now_ts).next().is_none();
+            return if full { Verdict::Full } else { Verdict::New };
+        };
+        match session.find(txn.sequence) {
+            Ok(at) => {
+                let known = session.outcomes[at];
+                if known.fingerprint == fingerprint {
+                    Verdict::Committed(known.commit_ts)
+                } else {
+                    Verdict::Reused
+                }
+            }
+            Err(_) if txn.sequence < session.settled_below => Verdict::Expired,
+            Err(_) if session.outcomes.len() >= MAX_OUTCOMES => Verdict::Full,
+            Err(_) => Verdict::New,
+        }
+    }
+
+    /// Remembers a commit that [`OutcomeTable::look_up`] called new, and forgets what the session
+    /// has settled.
+    pub fn record(
+        &mut self,
+        txn: TxnId,
+        settled_below: u64,
+        fingerprint: u32,
+        commit_ts: Timestamp,
+    ) {
+        if self.sessions.len() >= MAX_SESSIONS && !self.sessions.contains_key(&txn.session) {
+            let idle = self.idle(commit_ts).collect::<Vec<_>>();
+            assert!(!idle.is_empty(), "a commit of a new session was let in while there was no room");
+            for session in idle {
+                self.sessions.remove(&session);
+            }
+        }
+        let session = self.sessions.entry(txn.session).or_insert_with(|| Session {
+            settled_below: 0,
+            outcomes: VecDeque::new(),
+            last_ts: commit_ts,
+        });
+        session.last_ts = commit_ts;
+        session.settled_below = session.settled_below.max(settled_below);
+        let settled = session.outcomes.partition_point(|o| o.sequence < session.settled_below);
+        session.outcomes.drain(..settled);
+        let committed = Committed { sequence: txn.sequence, fingerprint, commit_ts };
+        match session.find(txn.sequence) {
+            Ok(_) => unreachable!("{txn:?} is committed twice"),
+            Err(at) => session.outcomes.insert(at, committed),
+        }
+    }
+
+    fn idle(&self, now_ts: Timestamp) -> impl Iterator<Item = SessionId> + '_ {
+        let horizon = now_ts.saturating_sub_us(IDLE_US);
+        let idle = self.sessions.iter().filter(move |(_, session)| session.last_ts < horizon);
+        idle.map(|(id, _)| *id)
+    }
+}
+
+impl Session {
+    /// Where a sequence is, or where it belongs. Sequences arrive nearly in order.
+    fn find(&self, sequence: u64) -> Result<usize, usize> {
+        match self.outcomes.back() {
+            Some(last) if last.sequence >= sequence => {
+                self.outcomes.binary_search_by_key(&sequence, |outcome| outcome.sequence)
+            }
+            _ => Err(self.outcomes.len()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn txn(session: u64, sequence: u64) -> TxnId {
+        TxnId { session: SessionId(session), sequence }
+    }
+
+    fn ts(us: u64) -> Timestamp {
+        Timestamp::from_physical_us(us)
+    }
+
+    #[test]
+    fn a_retry_gets_the_first_outcome_and_another_body_is_told_apart() {
+        let mut table = OutcomeTable::new();
+        assert_eq!(table.look_up(txn(1, 5), 77, ts(1)), Verdict::New);
+        table.record(txn(1, 5), 5, 77, ts(1));
+        assert_eq!(table.look_up(txn(1, 5), 77, ts(9)), Verdict::Committed(ts(1)));
+        assert_eq!(table.look_up(txn(1, 5), 78, ts(9)), Verdict::Reused);
+        assert_eq!(table.look_up(txn(2, 5), 78, ts(9)), Verdict::New);
+    }
+
+    #[test]
+    fn sequences_may_arrive_out_of_order_and_expire_once_settled() {
+        let mut table = OutcomeTable::new();
+        for sequence in [3, 1, 2] {
+            table.record(txn(1, sequence), 1, 0, ts(sequence));
+        }
+        assert_eq!(table.look_up(txn(1, 1), 0, ts(9)), Verdict::Committed(ts(1)));
+        table.record(txn(1, 4), 3, 0, ts(4));
+        assert_eq!(table.look_up(txn(1, 1), 0, ts(9)), Verdict::Expired);
+        assert_eq!(table.look_up(txn(1, 3), 0, ts(9)), Verdict::Committed(ts(3)));
+        // A late duplicate of something that never reached this range is refused all the same.
+        assert_eq!(table.look_up(txn(1, 0), 0, ts(9)), Verdict::Expired);
+    }
+
+    #[test]
+    fn sessions_are_bounded_and_only_idle_ones_make_room() {
+        let mut table = OutcomeTable::new();
+        for session in 0..MAX_SESSIONS as u64 {
+            table.record(txn(session, 1), 0, 0, ts(1 + session % 2 * IDLE_US));
+        }
+        assert_eq!(table.look_up(txn(u64::MAX, 1), 0, ts(IDLE_US)), Verdict::Full);
+        let later = ts(IDLE_US + 2);
+        assert_eq!(table.look_up(txn(u64::MAX, 1), 0, later), Verdict::New);
+        table.record(txn(u64::MAX, 1), 0, 0, later);
+        assert_eq!(table.look_up(txn(1, 1), 0, later), Verdict::Committed(ts(1 + IDLE_US)));
+        assert_eq!(table.sessions.len(), MAX_SESSIONS / 2 + 1);
+    }
+}
