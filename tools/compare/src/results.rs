@@ -125,8 +125,9 @@ pub struct Run {
     pub unavailable_ms: f64,
     /// The replica that was killed, if one was.
     pub killed: Option<Kill>,
-    /// Processor time (user and system) of all servers per operation, in microseconds.
-    pub server_cpu_us_per_op: f64,
+    /// Processor time (user and system) of all servers per operation, in microseconds; none where
+    /// the servers are not processes of this machine.
+    pub server_cpu_us_per_op: Option<f64>,
     /// Processor time (user and system) of the clients per operation, in microseconds.
     pub client_cpu_us_per_op: f64,
     /// Log syncs by all servers together, a count.
@@ -276,7 +277,7 @@ impl Summary {
             gap_ms: median(
                 runs.iter().filter(|run| run.killed.is_some()).map(|run| run.unavailable_ms),
             ),
-            server_cpu_us_per_op: of(|run| run.server_cpu_us_per_op),
+            server_cpu_us_per_op: of(|run| run.server_cpu_us_per_op.unwrap_or(f64::NAN)),
             syncs_per_s: of(|run| run.log_syncs as f64 / run.seconds),
             entries_per_sync: of(|run| run.entries_per_sync),
             violations: runs
@@ -332,7 +333,7 @@ pub(crate) mod sample {
             get_latency_us: Some(latency),
             unavailable_ms: 340.0,
             killed: (phase == Phase::Kill).then_some(Kill { node: 2, at_s: 1.0 }),
-            server_cpu_us_per_op: 41.5,
+            server_cpu_us_per_op: Some(41.5),
             client_cpu_us_per_op: 12.0,
             log_syncs: 3000,
             log_bytes: 1 << 20,

@@ -1,0 +1,185 @@
+//! `palisade bench`.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, ValueEnum};
+use palisade_client::{Client, ClientOptions, Mode};
+use palisade_cluster::{ClusterOptions, ModeConfig};
+use palisade_compare::{
+    Servers, Trial, check_histories,
+    results::{Phase, Results, Settings},
+    run_trial, write_history_file, write_results,
+};
+use palisade_load::Workload;
+
+use crate::{Failure, failed};
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum ModeArgument {
+    Raft,
+    Chain,
+    Mixed,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum WorkloadArgument {
+    Put,
+    Get,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// What the clients do
+    #[arg(long, value_enum, default_value = "put")]
+    workload: WorkloadArgument,
+    /// The ranges under load; of a cluster that is started, all ranges are in this mode
+    #[arg(long, value_enum, default_value = "raft")]
+    mode: ModeArgument,
+    /// Clients of the closed loop
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    clients: u32,
+    /// Operations per second of an open loop, instead of the closed one
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    rate: Option<u64>,
+    /// Seconds to measure
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    seconds: u64,
+    /// Bytes of a value
+    #[arg(long, default_value_t = 256, value_parser = value_bytes)]
+    value_bytes: usize,
+    /// Keys, written once before the run
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    keys: u32,
+    /// Decides which keys are used
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Use a running cluster: its client addresses, comma-separated
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["nodes", "shards", "data_dir"])]
+    connect: Vec<SocketAddr>,
+    /// Nodes to start
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
+    nodes: u16,
+    /// Shards of each node
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    shards: u16,
+    /// Where to put the data; a directory in it is removed at the end
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+    /// Write the results as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Record every operation, check the history, and write it as JSON lines
+    #[arg(long)]
+    history: Option<PathBuf>,
+}
+
+pub(crate) fn value_bytes(text: &str) -> Result<usize, String> {
+    let bytes: usize = text.parse().map_err(|_| "not a number".to_owned())?;
+    if !(8..=palisade_client::MAX_VALUE_BYTES).contains(&bytes) {
+        return Err(format!("must be from 8 to {}", palisade_client::MAX_VALUE_BYTES));
+    }
+    Ok(bytes)
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let trial = Trial {
+        name: "bench".to_owned(),
+        phase: if arguments.rate.is_some() { Phase::OpenLoop } else { Phase::ClosedLoop },
+        mode: match arguments.mode {
+            ModeArgument::Raft => Some(Mode::Raft),
+            ModeArgument::Chain => Some(Mode::Chain),
+            ModeArgument::Mixed => None,
+        },
+        workload: match arguments.workload {
+            WorkloadArgument::Put => Workload::Put,
+            WorkloadArgument::Get => Workload::Get,
+        },
+        clients: arguments.clients,
+        rate: arguments.rate,
+        value_bytes: arguments.value_bytes,
+        keys: arguments.keys,
+        duration: Duration::from_secs(arguments.seconds),
+        kill: None,
+        seed: arguments.seed,
+        record: arguments.history.is_some(),
+    };
+    let program = std::env::current_exe().map_err(failed)?;
+    let data_dir = arguments.data_dir.clone().unwrap_or_else(std::env::temp_dir);
+    let machine = palisade_compare::machine(&data_dir);
+    let servers = if arguments.connect.is_empty() {
+        Servers::start(ClusterOptions {
+            nodes: arguments.nodes,
+            shards: arguments.shards,
+            mode: match arguments.mode {
+                ModeArgument::Raft => ModeConfig::Raft,
+                ModeArgument::Chain => ModeConfig::Chain,
+                ModeArgument::Mixed => ModeConfig::Mixed,
+            },
+            data_dir: arguments.data_dir,
+            ..ClusterOptions::new(program)
+        })
+        .map_err(failed)?
+    } else {
+        let client = Client::connect(&arguments.connect, ClientOptions::default()).await;
+        Servers::Running(client.map_err(failed)?)
+    };
+    let finished = run_trial(servers, &trial).await.map_err(failed)?;
+    let mut runs = vec![finished.run.clone()];
+    if let Some(path) = &arguments.history {
+        check_histories(&mut runs, std::slice::from_ref(&finished));
+        write_history_file(path, &finished.history).map_err(failed)?;
+    }
+    print(&runs[0]);
+    let failure = (trial.record && !runs[0].check.passed())
+        .then(|| format!("consistency violation: {}", runs[0].check.verdict));
+    if let Some(path) = &arguments.json {
+        let run = &runs[0];
+        let settings = Settings {
+            nodes: run.nodes,
+            shards: run.shards,
+            clients: run.clients,
+            rate: run.rate.unwrap_or(0),
+            value_bytes: run.value_bytes,
+            keys: run.keys,
+            read_percent: if run.workload == "get" { 100 } else { 0 },
+        };
+        let results = Results {
+            tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: None,
+            machine,
+            settings,
+            runs,
+        };
+        write_results(path, &results).map_err(failed)?;
+    }
+    failure.map_or(Ok(()), |message| Err(Failure::Failed(message)))
+}
+
+fn print(run: &palisade_compare::results::Run) {
+    let us = |us: u64| format!("{:.2} ms", us as f64 / 1_000.0);
+    let latency = run.latency_us;
+    println!(
+        "{} on {}: {:.0} operations/s ({} in {:.1} s, {} errors, {} retries)",
+        run.workload, run.mode, run.ops_per_s, run.ops, run.seconds, run.errors, run.retries
+    );
+    println!(
+        "latency: p50 {}, p90 {}, p99 {}, p99.9 {}, max {}",
+        us(latency.p50),
+        us(latency.p90),
+        us(latency.p99),
+        us(latency.p999),
+        us(latency.max)
+    );
+    let server = run.server_cpu_us_per_op.map_or("unknown".to_owned(), |us| format!("{us:.1} µs"));
+    println!(
+        "CPU per operation: servers {server}, clients {:.1} µs; {} syncs, {:.1} entries per sync, \
+         {:.0} log bytes per operation",
+        run.client_cpu_us_per_op,
+        run.log_syncs,
+        run.entries_per_sync,
+        run.log_bytes as f64 / run.ops.max(1) as f64
+    );
+    if run.check.verdict != "not checked" {
+        println!("check: {} {}", run.check.name, run.check.verdict);
+    }
+}

@@ -1,0 +1,64 @@
+//! `palisade status`.
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::Args;
+use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
+use palisade_client::{Client, ClientOptions};
+
+use crate::{Failure, failed};
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Client addresses of the cluster, comma-separated; one that answers is enough
+    #[arg(long, value_delimiter = ',', required = true)]
+    connect: Vec<SocketAddr>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let options = ClientOptions { timeout: Duration::from_secs(3), ..ClientOptions::default() };
+    let client = Client::connect(&arguments.connect, options).await.map_err(failed)?;
+    let known = client.topology().await.map_err(failed)?;
+    // Connections open in the background; a node that is up is reached within that.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let nodes = client.status().await.map_err(failed)?;
+    if arguments.json {
+        let json = serde_json::to_string_pretty(&nodes).expect("a status always encodes");
+        println!("{json}");
+        return Ok(());
+    }
+    let mut table = Table::new();
+    table.load_preset(UTF8_FULL_CONDENSED);
+    table.set_header([
+        "range", "mode", "replica", "role", "term", "epoch", "last", "committed", "ready",
+    ]);
+    let shards: Vec<_> = nodes.iter().flat_map(|node| &node.shards).collect();
+    for descriptor in known.ranges.ranges() {
+        for shard in &shards {
+            let replicas = shard.ranges.iter().filter(|r| r.range == descriptor.range);
+            for replica in replicas {
+                table.add_row([
+                    replica.range.to_string(),
+                    replica.mode.to_string(),
+                    shard.at.to_string(),
+                    format!("{:?}", replica.role).to_lowercase(),
+                    replica.term.to_string(),
+                    replica.epoch.to_string(),
+                    replica.last_index.to_string(),
+                    replica.commit_index.to_string(),
+                    if replica.ready { "yes" } else { "no" }.to_owned(),
+                ]);
+            }
+        }
+    }
+    println!("{table}");
+    for node in known.nodes {
+        if !nodes.iter().any(|answered| answered.node == node.node) {
+            println!("node {} does not answer", node.node.0);
+        }
+    }
+    Ok(())
+}

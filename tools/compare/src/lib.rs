@@ -1,0 +1,18 @@
+//! The comparison of the two replication modes, and single runs of the benchmark.
+//!
+//! Every run has a cluster of real processes of its own, so that no run inherits another's log,
+//! and its history is checked whatever its figures are.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "measures real time")]
+
+mod compare;
+mod machine;
+mod output;
+pub mod report;
+pub mod results;
+pub mod table;
+mod trial;
+
+pub use compare::{CompareOptions, compare};
+pub use machine::machine;
+pub use output::{OutputError, check_histories, write_all, write_history_file, write_results};
+pub use trial::{Finished, Servers, Trial, TrialError, run_trial};

@@ -1,0 +1,257 @@
+//! One run: a load on one mode, with a kill in the middle if asked for.
+
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
+
+use palisade_client::{Change, Client, ClientError, Mode, NodeId, NodeStatus};
+use palisade_cluster::{Cluster, ClusterError, ClusterOptions};
+use palisade_history::Operation;
+use palisade_load::{Keys, LoadError, LoadOptions, Measured, Moment, Percentiles, Workload};
+use thiserror::Error;
+
+use crate::results::{Bucket, Check, Kill, Latency, Phase, Run};
+
+const WARM_UP: Duration = Duration::from_millis(500);
+
+/// How long the repair of a chain is tried.
+const REPAIR_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a run does.
+#[derive(Clone, Debug)]
+pub struct Trial {
+    /// Its name.
+    pub name: String,
+    /// What kind of run it is.
+    pub phase: Phase,
+    /// The mode under load; any if `None`.
+    pub mode: Option<Mode>,
+    /// What the clients do.
+    pub workload: Workload,
+    /// How many clients.
+    pub clients: u32,
+    /// Operations per second of an open loop.
+    pub rate: Option<u64>,
+    /// Size of values.
+    pub value_bytes: usize,
+    /// How many keys.
+    pub keys: u32,
+    /// How long to measure.
+    pub duration: Duration,
+    /// Which node to kill in the middle.
+    pub kill: Option<u16>,
+    /// Decides which keys are used.
+    pub seed: u64,
+    /// Whether to keep the history.
+    pub record: bool,
+}
+
+/// The servers of a run.
+#[derive(Debug)]
+pub enum Servers {
+    /// Processes started for it.
+    Started(Box<Cluster>),
+    /// A cluster that runs already.
+    Running(Client),
+}
+
+/// A run that came to its end.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// What it measured; the check is still to be made.
+    pub run: Run,
+    /// Every operation.
+    pub history: Vec<Operation>,
+}
+
+/// Why a run did not come to its end.
+#[derive(Debug, Error)]
+pub enum TrialError {
+    /// The cluster can't be had.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// The keys could not be written.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The cluster does not answer as it should.
+    #[error("the cluster does not answer: {0}")]
+    Client(#[from] ClientError),
+    /// No range to load.
+    #[error("the cluster has no range in mode {0}, or no keys were asked for")]
+    NoRange(String),
+}
+
+impl Servers {
+    /// Starts a cluster.
+    pub fn start(options: ClusterOptions) -> Result<Self, TrialError> {
+        Ok(Self::Started(Box::new(Cluster::start(options)?)))
+    }
+}
+
+/// Runs a load, and measures it.
+pub async fn run_trial(servers: Servers, trial: &Trial) -> Result<Finished, TrialError> {
+    let (mut cluster, client) = match servers {
+        Servers::Started(mut cluster) => {
+            let client = cluster.wait_until_serving().await?;
+            (Some(cluster), client)
+        }
+        Servers::Running(client) => (None, client),
+    };
+    let topology = client.topology().await?;
+    let mode_name = trial.mode.map_or("mixed".to_owned(), |mode| mode.to_string());
+    let keys = Keys::new(&topology, trial.mode, trial.keys)
+        .ok_or_else(|| TrialError::NoRange(mode_name.clone()))?;
+    let start = Instant::now();
+    let mut preloaded = palisade_load::preload(&client, &keys, trial.value_bytes, start).await?;
+    if !trial.record {
+        preloaded.clear();
+    }
+
+    let options = LoadOptions {
+        workload: trial.workload,
+        clients: trial.clients,
+        rate: trial.rate,
+        value_bytes: trial.value_bytes,
+        warm_up: WARM_UP,
+        duration: trial.duration,
+        seed: trial.seed,
+        record: trial.record,
+    };
+    let before = client.status().await?;
+    let retries_before = client.stats().retries;
+    let meter = cluster.as_ref().map(|cluster| cluster.cpu_meter());
+    let [servers_cpu_us, own_cpu_us] = [Cell::new([0; 2]), Cell::new([0; 2])];
+    let on = |moment| {
+        let at = usize::from(moment == Moment::MeasuringEnds);
+        let note = |cell: &Cell<[u64; 2]>, us| {
+            let mut values = cell.get();
+            values[at] = us;
+            cell.set(values);
+        };
+        if let Some(meter) = &meter {
+            note(&servers_cpu_us, meter.cpu_us());
+        }
+        note(&own_cpu_us, palisade_cluster::own_cpu_us());
+    };
+    let load = palisade_load::run(&client, &keys, options, start, preloaded, on);
+    let killed = Cell::new(None);
+    let kill = async {
+        if let (Some(node), Some(cluster)) = (trial.kill, cluster.as_mut()) {
+            let at = WARM_UP + trial.duration.mul_f64(0.4);
+            tokio::time::sleep(at).await;
+            killed.set(Some(Kill { node: u32::from(node), at_s: (at - WARM_UP).as_secs_f64() }));
+            if let Some(meter) = &meter {
+                // The last reading of the node that is about to go.
+                meter.cpu_us();
+            }
+            cluster.kill(node)?;
+            repair_chains(&client, node).await?;
+        }
+        Ok::<_, TrialError>(())
+    };
+    let (measured, killing) = tokio::join!(load, kill);
+    killing?;
+    let after = client.status().await?;
+    let cpu_us = |cell: &Cell<[u64; 2]>| (cell.get()[1] - cell.get()[0]) as f64;
+    let ops = measured.ops.max(1) as f64;
+    let totals = Totals::between(&before, &after);
+    let run = Run {
+        name: trial.name.clone(),
+        phase: trial.phase,
+        mode: mode_name,
+        workload: trial.workload.name().to_owned(),
+        nodes: u32::try_from(topology.nodes.len()).unwrap_or(u32::MAX),
+        shards: topology.nodes.first().map_or(0, |node| node.client.len() as u32),
+        clients: trial.clients,
+        rate: trial.rate,
+        value_bytes: trial.value_bytes,
+        keys: trial.keys,
+        seconds: measured.seconds,
+        ops: measured.ops,
+        ops_per_s: measured.ops as f64 / measured.seconds,
+        errors: measured.errors,
+        aborts: 0,
+        retries: client.stats().retries - retries_before,
+        latency_us: latency(measured.latency_us),
+        put_latency_us: latency(measured.put_latency_us),
+        get_latency_us: measured.get_latency_us.map(latency),
+        unavailable_ms: measured.longest_gap.map_or(0.0, |gap| gap.as_secs_f64() * 1_000.0),
+        killed: killed.get(),
+        server_cpu_us_per_op: meter.map(|_| cpu_us(&servers_cpu_us) / ops),
+        client_cpu_us_per_op: cpu_us(&own_cpu_us) / ops,
+        log_syncs: totals.syncs,
+        log_bytes: totals.bytes,
+        entries_per_sync: totals.entries as f64 / totals.syncs.max(1) as f64,
+        check: Check { name: "linearizable".to_owned(), verdict: "not checked".to_owned() },
+        series: series(&measured),
+        history: None,
+    };
+    Ok(Finished { run, history: measured.history })
+}
+
+/// The operator's part of a chain's repair, as long as no failure detector does it: takes a node
+/// that is known to be dead out of every chain, and waits until the rest is in the new epoch.
+async fn repair_chains(client: &Client, dead: u16) -> Result<(), ClientError> {
+    let node = NodeId(dead);
+    let deadline = Instant::now() + REPAIR_TIMEOUT;
+    let ranges = client.topology().await?.ranges;
+    let chains = ranges.ranges().iter().filter(|range| {
+        range.mode == Mode::Chain && range.members.iter().any(|member| member.node == node)
+    });
+    let changes: Vec<_> = chains
+        .map(|range| Change::RemoveFromChain { range: range.range, epoch: range.epoch, node })
+        .collect();
+    let mut repairs = tokio::task::JoinSet::new();
+    for change in changes {
+        let client = client.with_timeout(deadline - Instant::now());
+        repairs.spawn(async move { client.change_ranges(&change).await });
+    }
+    while let Some(repaired) = repairs.join_next().await {
+        match repaired.expect("a repair does not panic") {
+            // A retry finds the change made already.
+            Ok(()) | Err(ClientError::Rejected(palisade_client::Rejection::InvalidChange)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+struct Totals {
+    syncs: u64,
+    entries: u64,
+    bytes: u64,
+}
+
+impl Totals {
+    /// What the nodes that answered at the end did since the beginning.
+    fn between(before: &[NodeStatus], after: &[NodeStatus]) -> Self {
+        let mut totals = Self { syncs: 0, entries: 0, bytes: 0 };
+        for node in after {
+            let Some(earlier) = before.iter().find(|earlier| earlier.node == node.node) else {
+                continue;
+            };
+            for (now, then) in node.shards.iter().zip(&earlier.shards) {
+                totals.syncs += now.log_syncs - then.log_syncs;
+                totals.entries += now.log_entries - then.log_entries;
+                totals.bytes += now.log_bytes - then.log_bytes;
+            }
+        }
+        totals
+    }
+}
+
+fn latency(percentiles: Percentiles) -> Latency {
+    let Percentiles { p50, p90, p99, p999, max } = percentiles;
+    Latency { p50, p90, p99, p999, max }
+}
+
+fn series(measured: &Measured) -> Vec<Bucket> {
+    let bucket = |bucket: &palisade_load::TimeBucket| Bucket {
+        at_s: bucket.at_s,
+        ops_per_s: bucket.ops_per_s,
+        p50_us: bucket.latency_us.p50,
+        p99_us: bucket.latency_us.p99,
+    };
+    measured.series.iter().map(bucket).collect()
+}

@@ -1,0 +1,182 @@
+//! What a load measures while it runs.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use palisade_history::Operation;
+
+/// Latencies up to this are told apart; longer ones count as this.
+const MAX_LATENCY_US: u64 = 120_000_000;
+
+/// Length of a bucket of the time series.
+pub(crate) const BUCKET: Duration = Duration::from_millis(100);
+
+/// A point of the run that the caller may want to hear of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// The warm-up is over: what follows counts.
+    MeasuringBegins,
+    /// What follows does not count any more.
+    MeasuringEnds,
+}
+
+/// Percentiles of a latency, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Percentiles {
+    /// The median.
+    pub p50: u64,
+    /// The 90th percentile.
+    pub p90: u64,
+    /// The 99th percentile.
+    pub p99: u64,
+    /// The 99.9th percentile.
+    pub p999: u64,
+    /// The longest.
+    pub max: u64,
+}
+
+/// A tenth of a second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TimeBucket {
+    /// Its beginning, in seconds since measuring began.
+    pub at_s: f64,
+    /// Operations that succeeded in it, per second.
+    pub ops_per_s: f64,
+    /// Their latency.
+    pub latency_us: Percentiles,
+}
+
+/// What a load measured.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// How long it measured.
+    pub seconds: f64,
+    /// Operations that succeeded.
+    pub ops: u64,
+    /// Operations that failed, or whose outcome is unknown.
+    pub errors: u64,
+    /// Latency of all that succeeded.
+    pub latency_us: Percentiles,
+    /// Latency of the puts.
+    pub put_latency_us: Percentiles,
+    /// Latency of the gets, if there were any.
+    pub get_latency_us: Option<Percentiles>,
+    /// The longest time without a successful put on any one range, if there were puts.
+    pub longest_gap: Option<Duration>,
+    /// The run over time.
+    pub series: Vec<TimeBucket>,
+    /// Every operation, warm-up and preload included.
+    pub history: Vec<Operation>,
+}
+
+/// Gathers figures while the load runs.
+pub(crate) struct Recorder {
+    begin_ns: Option<u64>,
+    end_ns: Option<u64>,
+    puts: Histogram<u64>,
+    gets: Histogram<u64>,
+    errors: u64,
+    /// When a put last succeeded on each range, and the longest time that none did.
+    last_put_ns: Vec<u64>,
+    longest_gap_ns: u64,
+    buckets: Vec<Histogram<u32>>,
+    pub(crate) history: Vec<Operation>,
+}
+
+impl Recorder {
+    pub(crate) fn new(ranges: usize, history: Vec<Operation>) -> Self {
+        Self {
+            begin_ns: None,
+            end_ns: None,
+            puts: histogram(),
+            gets: histogram(),
+            errors: 0,
+            last_put_ns: vec![0; ranges],
+            longest_gap_ns: 0,
+            buckets: Vec::new(),
+            history,
+        }
+    }
+
+    pub(crate) fn begin(&mut self, now_ns: u64) {
+        self.begin_ns = Some(now_ns);
+        self.last_put_ns.fill(now_ns);
+    }
+
+    pub(crate) fn end(&mut self, now_ns: u64) {
+        self.end_ns = Some(now_ns);
+        for last_ns in &self.last_put_ns {
+            self.longest_gap_ns = self.longest_gap_ns.max(now_ns.saturating_sub(*last_ns));
+        }
+    }
+
+    /// Notes an operation that ended. `since_ns` is what its latency counts from.
+    pub(crate) fn ended(&mut self, range: usize, put: bool, ok: bool, since_ns: u64, now_ns: u64) {
+        let (Some(begin_ns), None) = (self.begin_ns, self.end_ns) else { return };
+        if !ok {
+            self.errors += 1;
+            return;
+        }
+        let latency_us = (now_ns.saturating_sub(since_ns) / 1_000).clamp(1, MAX_LATENCY_US);
+        if put {
+            self.puts.saturating_record(latency_us);
+            let gap_ns = now_ns.saturating_sub(self.last_put_ns[range]);
+            self.longest_gap_ns = self.longest_gap_ns.max(gap_ns);
+            self.last_put_ns[range] = now_ns;
+        } else {
+            self.gets.saturating_record(latency_us);
+        }
+        let bucket = (u128::from(now_ns - begin_ns) / BUCKET.as_nanos()) as usize;
+        while self.buckets.len() <= bucket {
+            self.buckets.push(
+                Histogram::new_with_bounds(1, MAX_LATENCY_US, 2).expect("the bounds are in order"),
+            );
+        }
+        self.buckets[bucket].saturating_record(latency_us);
+    }
+
+    pub(crate) fn finish(self) -> Measured {
+        let begin_ns = self.begin_ns.expect("measuring began");
+        let end_ns = self.end_ns.expect("measuring ended");
+        let mut all = self.puts.clone();
+        all.add(&self.gets).expect("both have the same bounds");
+        let seconds = Duration::from_nanos(end_ns - begin_ns).as_secs_f64();
+        let whole_buckets = (seconds / BUCKET.as_secs_f64()) as usize;
+        let series = (0..whole_buckets.max(1)).map(|at| TimeBucket {
+            at_s: at as f64 * BUCKET.as_secs_f64(),
+            ops_per_s: self.buckets.get(at).map_or(0.0, |bucket| {
+                bucket.len() as f64 / BUCKET.as_secs_f64()
+            }),
+            latency_us: self.buckets.get(at).map(percentiles).unwrap_or_default(),
+        });
+        Measured {
+            seconds,
+            ops: all.len(),
+            errors: self.errors,
+            latency_us: percentiles(&all),
+            put_latency_us: percentiles(&self.puts),
+            get_latency_us: (!self.gets.is_empty()).then(|| percentiles(&self.gets)),
+            longest_gap: (!self.puts.is_empty())
+                .then(|| Duration::from_nanos(self.longest_gap_ns)),
+            series: series.collect(),
+            history: self.history,
+        }
+    }
+}
+
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, MAX_LATENCY_US, 3).expect("the bounds are in order")
+}
+
+fn percentiles<C: hdrhistogram::Counter>(histogram: &Histogram<C>) -> Percentiles {
+    if histogram.is_empty() {
+        return Percentiles::default();
+    }
+    Percentiles {
+        p50: histogram.value_at_quantile(0.5),
+        p90: histogram.value_at_quantile(0.9),
+        p99: histogram.value_at_quantile(0.99),
+        p999: histogram.value_at_quantile(0.999),
+        max: histogram.max(),
+    }
+}
