@@ -31,7 +31,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         return Ok(());
     }
     let mut table = Table::new();
-    table.load_preset(UTF8_FULL_CONDENSED);
+    table.load_style(UTF8_FULL_CONDENSED);
     table.set_header([
         "range", "mode", "replica", "role", "term", "epoch", "last", "committed", "ready",
     ]);
