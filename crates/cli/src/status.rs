@@ -33,7 +33,15 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);
     table.set_header([
-        "range", "mode", "replica", "role", "term", "epoch", "last", "committed", "ready",
+        "range",
+        "mode",
+        "replica",
+        "role",
+        "term",
+        "epoch",
+        "last",
+        "committed",
+        "ready",
     ]);
     let shards: Vec<_> = nodes.iter().flat_map(|node| &node.shards).collect();
     for descriptor in known.ranges.ranges() {

@@ -48,7 +48,9 @@ pub(crate) async fn accept<F>(
             connection.await;
             open.set(open.get() - 1);
         };
-        glommio::spawn_local_into(task, tasks).expect("the task queue lives as long as we").detach();
+        glommio::spawn_local_into(task, tasks)
+            .expect("the task queue lives as long as we")
+            .detach();
     }
 }
 
@@ -102,7 +104,8 @@ pub(crate) async fn serve_client(
 ) {
     let (mut decoder, mut scratch) = (FrameDecoder::default(), scratch());
     let hello = read_hello(&mut stream, &mut decoder, &mut scratch, FrameKind::ClientHello).await;
-    let Some(hello) = hello.and_then(|frame| decode_exact::<ClientHello>(frame.payload).ok()) else {
+    let Some(hello) = hello.and_then(|frame| decode_exact::<ClientHello>(frame.payload).ok())
+    else {
         return;
     };
     if hello.cluster_id.is_some_and(|expected| expected != cluster_id) {

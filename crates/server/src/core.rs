@@ -3,8 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
-    mem,
-    process,
+    mem, process,
     rc::Rc,
     time::Duration,
 };

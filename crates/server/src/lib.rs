@@ -23,6 +23,8 @@ mod outbound;
 mod peers;
 mod signal;
 
-pub use config::{ClockConfig, Config, ConfigError, FaultConfig, LogConfig, ModeConfig, NodeConfig};
+pub use config::{
+    ClockConfig, Config, ConfigError, FaultConfig, LogConfig, ModeConfig, NodeConfig,
+};
 pub use data_dir::DataDirError;
 pub use node::{StartError, run};

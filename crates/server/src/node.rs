@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    net::{SocketAddr, TcpListener as Probe},
+    io,
+    net::{SocketAddr, TcpListener as Probe, TcpStream},
     panic, process,
     rc::Rc,
     sync::Arc,
@@ -14,7 +15,7 @@ use glommio::{
     CpuSet, ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, Shares, net::TcpListener,
 };
 use palisade_clock::KernelClock;
-use palisade_shard::{Input, Replayed, ReplayError, Shard, ShardConfig};
+use palisade_shard::{Input, ReplayError, Replayed, Shard, ShardConfig};
 use palisade_sync::{Receiver, Sender, Watermark, mailbox};
 use palisade_wal::{Log, WalError};
 use palisade_wire::{PeerAddress, ShardId, WireError};
@@ -43,6 +44,9 @@ const PREEMPT_TIMER: Duration = Duration::from_millis(1);
 /// Memory that each executor registers for its ring, in bytes: the log does not go through it.
 const RING_MEMORY_BYTES: usize = 1 << 20;
 
+/// How long a listener may take to take a connection.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
 const MAILBOX_CAPACITY: usize = 1024;
 
 /// Why a node did not start. Nothing was served.
@@ -66,7 +70,7 @@ pub enum StartError {
         /// The address.
         address: SocketAddr,
         /// The kernel's answer.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The executor did not start.
     #[error("the executor of a shard cannot start: {0}; `ulimit -l` may be too low for io_uring")]
@@ -81,9 +85,7 @@ pub fn run(config: Config, started: impl FnOnce()) -> Result<(), StartError> {
     let data_dir = Arc::new(DataDir::open(&config)?);
     for shard in 0..config.shards {
         for address in listen_addresses(&config, ShardId(shard)) {
-            // The executor's listeners share their port with whoever else asks for it; this one
-            // doesn't, and so finds out.
-            Probe::bind(address).map_err(|source| StartError::Listen { address, source })?;
+            check_free(address).map_err(|source| StartError::Listen { address, source })?;
         }
     }
     abort_on_panic();
@@ -147,6 +149,23 @@ fn finish(shards: Vec<RunningShard>) -> Result<(), StartError> {
         shard.thread.join().map_err(|error| StartError::Executor(error.to_string()))??;
     }
     Ok(())
+}
+
+/// Fails if an address is listened on. The executor's listeners share their port with whoever else
+/// asks for it, and would take connections from the other.
+fn check_free(address: SocketAddr) -> io::Result<()> {
+    match Probe::bind(address) {
+        Ok(_) => Ok(()),
+        // Connections of an earlier life of this node hold on to the port for a while; only somebody
+        // who listens is in the way.
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            match TcpStream::connect_timeout(&address, PROBE_TIMEOUT) {
+                Ok(_) => Err(error),
+                Err(_) => Ok(()),
+            }
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// A panic in a task would kill its executor while the others go on without it.
@@ -215,7 +234,7 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
         nodes: config.client_addresses(),
         ranges: config.bootstrap().range_map(),
         max_offset_us: config.clock.max_offset_us,
-        random_seed: now.wall.latest_us ^ u64::from(at.node.0) << 32 ^ u64::from(shard.0) << 48,
+        random_seed: now.wall.latest_us ^ (u64::from(at.node.0) << 32) ^ (u64::from(shard.0) << 48),
         fault: config.fault(),
     };
     let peers: BTreeMap<PeerAddress, Rc<Outbound>> = config

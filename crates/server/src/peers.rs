@@ -48,7 +48,11 @@ pub(crate) async fn serve_peer(core: Rc<Core>, cluster_id: u64, mut stream: TcpS
     };
     let known = core.peers.contains_key(&hello.from);
     if hello.cluster_id != cluster_id || hello.to != core.at || !known {
-        tracing::warn!("{}: a connection from {} of another cluster is closed", core.at, hello.from);
+        tracing::warn!(
+            "{}: a connection from {} of another cluster is closed",
+            core.at,
+            hello.from
+        );
         return;
     }
     while let Some(frame) = read_frame(&mut stream, &mut decoder, &mut scratch).await {
@@ -58,7 +62,11 @@ pub(crate) async fn serve_peer(core: Rc<Core>, cluster_id: u64, mut stream: TcpS
         match decode_exact::<PeerMessage>(frame.payload) {
             Ok(message) => core.inbox.push(Input::Peer { from: hello.from, message }),
             Err(error) => {
-                tracing::warn!("{}: the connection from {} is closed: {error}", core.at, hello.from);
+                tracing::warn!(
+                    "{}: the connection from {} is closed: {error}",
+                    core.at,
+                    hello.from
+                );
                 return;
             }
         }

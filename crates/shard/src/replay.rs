@@ -82,7 +82,8 @@ impl Replayed {
             return Err(error);
         }
         if let Some(TestFault::ForgetOnRestart { entries }) = fault {
-            for (_, group) in self.groups.iter_mut().filter(|(range, _)| **range != RangeId::CONTROL)
+            for (_, group) in
+                self.groups.iter_mut().filter(|(range, _)| **range != RangeId::CONTROL)
             {
                 group.entries.truncate(group.entries.len().saturating_sub(entries));
             }

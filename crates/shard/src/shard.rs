@@ -126,6 +126,7 @@ impl Shard {
     ) -> Result<Self, WireError> {
         let mut hlc = Hlc::new(config.max_offset_us);
         let mut replicas = BTreeMap::new();
+        let mut seeds = fastrand::Rng::with_seed(config.random_seed);
         for descriptor in config.ranges.ranges() {
             if !descriptor.members.contains(&config.at) {
                 continue;
@@ -138,7 +139,7 @@ impl Shard {
                 recover_clock(&recovered, &mut hlc)?;
                 StateMachine::keys()
             };
-            let seed = config.random_seed.wrapping_add(u64::from(range.0) * 0x9E37_79B9_7F4A_7C15);
+            let seed = seeds.u64(..);
             let group = Group::new(config.at, descriptor, recovered, seed, now.monotonic_us)?;
             replicas.insert(range, Replica::new(descriptor.clone(), group, state, config.fault));
         }
@@ -235,7 +236,8 @@ impl Shard {
 
     /// The state of the shard.
     pub fn status(&self) -> ShardStatus {
-        let ranges = self.replicas.values().map(|replica| replica.group.status(&replica.descriptor));
+        let ranges =
+            self.replicas.values().map(|replica| replica.group.status(&replica.descriptor));
         ShardStatus {
             at: self.config.at,
             log_syncs: self.log.syncs,

@@ -14,10 +14,7 @@ const RETENTION_US: u64 = 1_000_000;
 #[derive(Debug)]
 pub(crate) enum StateMachine {
     /// Keys and values, and what became of the transactions that wrote them.
-    Keys {
-        store: Store,
-        outcomes: OutcomeTable,
-    },
+    Keys { store: Store, outcomes: OutcomeTable },
     /// The range map: the control plane's own range.
     Control(RangeMap),
 }
@@ -37,7 +34,8 @@ impl StateMachine {
         match self {
             Self::Keys { store, outcomes } => (apply_put(store, outcomes, payload, hlc), None),
             Self::Control(map) => {
-                let change = Change::from_bytes(&payload).expect("only checked changes are proposed");
+                let change =
+                    Change::from_bytes(&payload).expect("only checked changes are proposed");
                 match map.apply(&change) {
                     Ok(descriptor) => (Outcome::ControlDone, Some(descriptor.clone())),
                     Err(_) => (Outcome::Rejected(Rejection::InvalidChange), None),

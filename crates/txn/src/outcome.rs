@@ -96,7 +96,10 @@ impl OutcomeTable {
     ) {
         if self.sessions.len() >= MAX_SESSIONS && !self.sessions.contains_key(&txn.session) {
             let idle = self.idle(commit_ts).collect::<Vec<_>>();
-            assert!(!idle.is_empty(), "a commit of a new session was let in while there was no room");
+            assert!(
+                !idle.is_empty(),
+                "a commit of a new session was let in while there was no room"
+            );
             for session in idle {
                 self.sessions.remove(&session);
             }

@@ -158,6 +158,8 @@ impl Cluster {
             .arg("--config")
             .arg(&path)
             .arg("--stop-with-parent")
+            // A node's last words should be what went wrong, not where in the executor.
+            .env_remove("RUST_BACKTRACE")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log)
@@ -239,10 +241,7 @@ impl Cluster {
 
     /// Options of a client that insists on this cluster.
     pub fn client_options(&self) -> ClientOptions {
-        ClientOptions {
-            cluster_id: Some(self.configs[0].cluster_id),
-            ..ClientOptions::default()
-        }
+        ClientOptions { cluster_id: Some(self.configs[0].cluster_id), ..ClientOptions::default() }
     }
 
     /// The file that holds a node's config.

@@ -144,9 +144,10 @@ impl Recorder {
         let whole_buckets = (seconds / BUCKET.as_secs_f64()) as usize;
         let series = (0..whole_buckets.max(1)).map(|at| TimeBucket {
             at_s: at as f64 * BUCKET.as_secs_f64(),
-            ops_per_s: self.buckets.get(at).map_or(0.0, |bucket| {
-                bucket.len() as f64 / BUCKET.as_secs_f64()
-            }),
+            ops_per_s: self
+                .buckets
+                .get(at)
+                .map_or(0.0, |bucket| bucket.len() as f64 / BUCKET.as_secs_f64()),
             latency_us: self.buckets.get(at).map(percentiles).unwrap_or_default(),
         });
         Measured {
@@ -156,8 +157,7 @@ impl Recorder {
             latency_us: percentiles(&all),
             put_latency_us: percentiles(&self.puts),
             get_latency_us: (!self.gets.is_empty()).then(|| percentiles(&self.gets)),
-            longest_gap: (!self.puts.is_empty())
-                .then(|| Duration::from_nanos(self.longest_gap_ns)),
+            longest_gap: (!self.puts.is_empty()).then(|| Duration::from_nanos(self.longest_gap_ns)),
             series: series.collect(),
             history: self.history,
         }

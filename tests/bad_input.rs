@@ -1,0 +1,153 @@
+//! Wrong use gets a clear error and exit status 2; garbage gets a closed connection; nothing is
+//! lost.
+
+mod support;
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
+
+use palisade_cluster::Cluster;
+use support::{options, run};
+
+fn palisade(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_palisade"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn refused(arguments: &[&str], expected: &str) {
+    let output = palisade(arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+    assert!(stderr.contains(expected), "{arguments:?} should name {expected:?}: {stderr}");
+}
+
+fn start(config: &Path, expected: &str) {
+    refused(&["start", "--config", config.to_str().unwrap()], expected);
+}
+
+fn config(dir: &Path, port: u16) -> String {
+    let data_dir = dir.join("data");
+    format!(
+        "cluster_id = 5\nnode = 0\ndata_dir = {data_dir:?}\nshards = 1\n\
+         [log]\nsegment_bytes = 8388608\nlimit_bytes = 33554432\n\
+         [[nodes]]\nnode = 0\nhost = \"127.0.0.1\"\nclient_port = {port}\npeer_port = {}\n",
+        port + 1
+    )
+}
+
+#[test]
+fn wrong_arguments_are_named() {
+    refused(&["compare", "--no-such-flag"], "--no-such-flag");
+    refused(&["compare", "--kill", "7"], "node 7");
+    refused(&["bench", "--mode", "paxos"], "paxos");
+    refused(&["bench", "--value-bytes", "9000000"], "1048576");
+    refused(&["bench", "--clients", "0"], "0");
+    refused(&["nonsense"], "nonsense");
+    refused(&[], "Usage");
+}
+
+#[test]
+fn a_wrong_config_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.toml");
+    start(&path, "cannot read the config file");
+    fs::write(&path, "cluster_id = \"x\"").unwrap();
+    start(&path, "is not valid");
+    let good = config(dir.path(), 9);
+    fs::write(&path, good.replace("shards = 1", "shards = 1\nshard = 2")).unwrap();
+    start(&path, "shard");
+    fs::write(&path, good.replace("node = 0\ndata", "node = 3\ndata")).unwrap();
+    start(&path, "node 3");
+    fs::write(&path, good.replace("[[nodes]]\nnode = 0", "[[nodes]]\nnode = 0\nhots = 1")).unwrap();
+    start(&path, "hots");
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let path = dir.path().join("node.toml");
+    fs::write(&path, config(dir.path(), port)).unwrap();
+    start(&path, &port.to_string());
+}
+
+#[test]
+fn a_data_directory_in_use_or_of_another_cluster_is_named() {
+    run(async {
+        let mut cluster = Cluster::start(options()).unwrap();
+        let client = cluster.wait_until_serving().await.unwrap();
+        client.put("key", "value").await.unwrap();
+        // A second process for the same node.
+        start(&cluster.config_path(1), "in use by another process");
+        cluster.stop(1).unwrap();
+        let text = fs::read_to_string(cluster.config_path(1)).unwrap();
+        let foreign = cluster.dir().join("foreign.toml");
+        let line = text.lines().find(|line| line.starts_with("cluster_id")).unwrap();
+        fs::write(&foreign, text.replace(line, "cluster_id = 99")).unwrap();
+        start(&foreign, "but the config says node 1 of cluster 99");
+        cluster.start_node(1).unwrap();
+        let client = cluster.wait_until_serving().await.unwrap();
+        assert_eq!(client.get("key").await.unwrap().unwrap().value, "value");
+    });
+}
+
+fn is_closed_after(address: SocketAddr, bytes: &[u8]) -> bool {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    // The other side may close before everything is written.
+    let _ = stream.write_all(bytes);
+    let mut answer = [0; 4096];
+    loop {
+        match stream.read(&mut answer) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) => return error.kind() == std::io::ErrorKind::ConnectionReset,
+        }
+    }
+}
+
+#[test]
+fn garbage_on_either_port_closes_the_connection_and_loses_nothing() {
+    run(async {
+        let mut cluster = Cluster::start(options()).unwrap();
+        let client = cluster.wait_until_serving().await.unwrap();
+        client.put("key", "value").await.unwrap();
+        let mut hello = bytes::BytesMut::new();
+        palisade_wire::write_frame(&mut hello, palisade_wire::FrameKind::ClientHello, |out| {
+            palisade_wire::Encode::encode(&palisade_wire::ClientHello { cluster_id: None }, out);
+        });
+        let mut garbage: Vec<Vec<u8>> = vec![
+            b"GET / HTTP/1.1\r\nHost: palisade\r\n\r\n".to_vec(),
+            vec![0xFF; 100_000],
+            vec![0; 64],
+            // A frame that claims to be larger than any may be.
+            [vec![0; 4], vec![0xFF; 4], vec![1, 1, 0, 0]].concat(),
+            // A right beginning, then nonsense; then another cluster.
+            [hello.to_vec(), vec![7; 5_000]].concat(),
+        ];
+        let mut foreign = bytes::BytesMut::new();
+        palisade_wire::write_frame(&mut foreign, palisade_wire::FrameKind::ClientHello, |out| {
+            palisade_wire::Encode::encode(&palisade_wire::ClientHello { cluster_id: Some(1) }, out);
+        });
+        garbage.push(foreign.to_vec());
+        for bytes in &garbage {
+            let ports = [cluster.addresses()[0], cluster.peer_address(0)];
+            for address in ports {
+                assert!(is_closed_after(address, bytes), "{address} keeps {} bytes", bytes.len());
+            }
+        }
+        assert_eq!(client.get("key").await.unwrap().unwrap().value, "value");
+        client.put("key", "other").await.unwrap();
+        assert_eq!(client.get("key").await.unwrap().unwrap().value, "other");
+    });
+}

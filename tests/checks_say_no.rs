@@ -1,0 +1,68 @@
+//! A check that has never said no says nothing: replicas that break their promises are caught.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use palisade_cluster::{Cluster, FaultConfig};
+use palisade_load::Workload;
+use support::{BOTH_MODES, kill_all, load, load_while, options, read_all, run, start_all};
+
+#[test]
+fn a_replica_that_serves_stale_reads_is_caught_in_both_modes() {
+    run(async {
+        let mut cluster = Cluster::start(options()).unwrap();
+        cluster.wait_until_serving().await.unwrap();
+        cluster.stop(0).unwrap();
+        cluster.set_fault(0, Some(FaultConfig::StaleReads));
+        cluster.start_node(0).unwrap();
+        let client = cluster.wait_until_serving().await.unwrap();
+        for mode in BOTH_MODES {
+            let start = Instant::now();
+            // Node 0 is the tail of some chains. It leads Raft ranges again once the others left.
+            let options = load(Workload::Mixed { read_percent: 50 }, Duration::from_secs(1));
+            let mut caught = false;
+            for _ in 0..20 {
+                let history = load_while(&client, mode, options, start, async {}).await;
+                caught = palisade_history::check(&history).is_err();
+                if caught {
+                    break;
+                }
+                for other in [1, 2] {
+                    cluster.stop(other).unwrap();
+                    cluster.start_node(other).unwrap();
+                    cluster.wait_until_serving().await.unwrap();
+                }
+            }
+            assert!(caught, "{mode}: stale reads went unnoticed");
+        }
+    });
+}
+
+#[test]
+fn replicas_that_forget_acknowledged_entries_are_caught_in_both_modes() {
+    run(async {
+        let mut cluster = Cluster::start(options()).unwrap();
+        let client = cluster.wait_until_serving().await.unwrap();
+        let mut histories = Vec::new();
+        let start = Instant::now();
+        for mode in BOTH_MODES {
+            let options = load(Workload::Put, Duration::from_millis(500));
+            histories.push(load_while(&client, mode, options, start, async {}).await);
+        }
+        kill_all(&mut cluster, 3);
+        for node in 0..3 {
+            cluster.set_fault(node, Some(FaultConfig::ForgetOnRestart(50)));
+        }
+        start_all(&mut cluster, 3);
+        cluster.wait_until_serving().await.unwrap();
+        for (mode, mut history) in BOTH_MODES.into_iter().zip(histories) {
+            assert!(palisade_history::check(&history).is_ok(), "{mode}: wrong before the fault");
+            read_all(&client, mode, start, &mut history).await;
+            assert!(
+                palisade_history::check(&history).is_err(),
+                "{mode}: forgotten entries went unnoticed"
+            );
+        }
+    });
+}

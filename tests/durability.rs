@@ -1,0 +1,63 @@
+//! What was acknowledged is there after every process was killed.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use palisade_client::Client;
+use palisade_cluster::Cluster;
+use palisade_load::Workload;
+use support::{BOTH_MODES, kill_all, load, load_while, options, pause, read_all, run, start_all};
+
+#[test]
+fn every_acknowledged_put_survives_the_kill_of_all_nodes_under_load() {
+    run(async {
+        let mut cluster = Cluster::start(options()).unwrap();
+        cluster.wait_until_serving().await.unwrap();
+        for mode in BOTH_MODES {
+            let start = Instant::now();
+            // Calls that the kill interrupts end by this: their outcome is unknown.
+            let client = Client::connect(&cluster.addresses(), cluster.client_options())
+                .await
+                .unwrap()
+                .with_timeout(Duration::from_secs(5));
+            let options = load(Workload::Put, Duration::from_secs(1));
+            let mut history = load_while(&client, mode, options, start, async {
+                pause(Duration::from_millis(700)).await;
+                kill_all(&mut cluster, 3);
+            })
+            .await;
+            let acknowledged =
+                history.iter().filter(|o| o.outcome == palisade_history::Outcome::Ok).count();
+            assert!(acknowledged > 500, "only {acknowledged} puts came before the kill");
+            start_all(&mut cluster, 3);
+            let client = cluster.wait_until_serving().await.unwrap();
+            read_all(&client, mode, start, &mut history).await;
+            let checked = palisade_history::check(&history);
+            assert!(checked.is_ok(), "{mode}: {}", checked.unwrap_err());
+        }
+    });
+}
+
+#[test]
+fn a_drained_node_loses_nothing_and_comes_back() {
+    run(async {
+        let mut cluster = Cluster::start(options()).unwrap();
+        let client = cluster.wait_until_serving().await.unwrap();
+        for mode in BOTH_MODES {
+            let start = Instant::now();
+            let options = load(Workload::Mixed { read_percent: 30 }, Duration::from_secs(2));
+            let mut history = load_while(&client, mode, options, start, async {
+                pause(Duration::from_millis(500)).await;
+                let ended_well = cluster.stop(1).unwrap();
+                assert!(ended_well, "the node did not drain: {}", cluster.last_words(1));
+                cluster.start_node(1).unwrap();
+            })
+            .await;
+            cluster.wait_until_serving().await.unwrap();
+            read_all(&client, mode, start, &mut history).await;
+            let checked = palisade_history::check(&history);
+            assert!(checked.is_ok(), "{mode}: {}", checked.unwrap_err());
+        }
+    });
+}

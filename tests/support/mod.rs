@@ -1,0 +1,105 @@
+//! Clusters of real processes for the whole-system tests.
+#![allow(dead_code, reason = "each test uses a part of this")]
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use palisade_client::{Client, Mode};
+use palisade_cluster::{Cluster, ClusterOptions, LogConfig};
+use palisade_history::Operation;
+use palisade_load::{Keys, LoadOptions, Workload};
+
+/// Small logs, so that many clusters fit one machine.
+const LOG: LogConfig = LogConfig { segment_bytes: 8 << 20, limit_bytes: 1 << 30 };
+
+pub(crate) const KEYS: u32 = 200;
+pub(crate) const BOTH_MODES: [Mode; 2] = [Mode::Raft, Mode::Chain];
+
+pub(crate) fn options() -> ClusterOptions {
+    ClusterOptions {
+        log: LOG,
+        ranges_per_mode: 3,
+        ..ClusterOptions::new(PathBuf::from(env!("CARGO_BIN_EXE_palisade")))
+    }
+}
+
+pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(test)
+}
+
+pub(crate) async fn keys(client: &Client, mode: Mode) -> Keys {
+    Keys::new(&client.topology().await.unwrap(), Some(mode), KEYS).unwrap()
+}
+
+pub(crate) fn load(workload: Workload, duration: Duration) -> LoadOptions {
+    LoadOptions {
+        workload,
+        clients: 16,
+        rate: None,
+        value_bytes: 256,
+        warm_up: Duration::from_millis(100),
+        duration,
+        seed: 7,
+        record: true,
+    }
+}
+
+/// A load, from writing every key to its end, while something is done to the cluster.
+pub(crate) async fn load_while<F: Future<Output = ()>>(
+    client: &Client,
+    mode: Mode,
+    options: LoadOptions,
+    start: Instant,
+    disturb: F,
+) -> Vec<Operation> {
+    let keys = keys(client, mode).await;
+    let history = palisade_load::preload(client, &keys, options.value_bytes, start).await.unwrap();
+    let load = palisade_load::run(client, &keys, options, start, history, |_| {});
+    let (measured, ()) = tokio::join!(load, disturb);
+    assert!(measured.ops > 0, "the load did nothing");
+    measured.history
+}
+
+/// Reads every key once more, as operations that follow the history.
+pub(crate) async fn read_all(
+    client: &Client,
+    mode: Mode,
+    start: Instant,
+    history: &mut Vec<Operation>,
+) {
+    let keys = keys(client, mode).await;
+    let process = history.iter().map(|operation| operation.process).max().unwrap_or(0) + 1;
+    for key in 0..keys.count() {
+        let start_ns = start.elapsed().as_nanos() as u64;
+        let found = client.get(keys.key(key)).await.unwrap();
+        let value = found
+            .map(|found| u64::from_le_bytes(*found.value.first_chunk().expect("a load's value")));
+        history.push(Operation {
+            process,
+            start_ns,
+            end_ns: start.elapsed().as_nanos() as u64,
+            key,
+            action: palisade_history::Action::Read(value),
+            outcome: palisade_history::Outcome::Ok,
+        });
+    }
+}
+
+pub(crate) async fn pause(duration: Duration) {
+    tokio::time::sleep(duration).await;
+}
+
+pub(crate) fn kill_all(cluster: &mut Cluster, nodes: u16) {
+    for node in 0..nodes {
+        cluster.kill(node).unwrap();
+    }
+}
+
+pub(crate) fn start_all(cluster: &mut Cluster, nodes: u16) {
+    for node in 0..nodes {
+        cluster.start_node(node).unwrap();
+    }
+}
