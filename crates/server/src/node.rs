@@ -8,7 +8,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use glommio::{
@@ -44,8 +44,8 @@ const PREEMPT_TIMER: Duration = Duration::from_millis(1);
 /// Memory that each executor registers for its ring, in bytes: the log does not go through it.
 const RING_MEMORY_BYTES: usize = 1 << 20;
 
-/// How long a listener may take to take a connection.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a port may take to become free.
+const PORT_TIMEOUT: Duration = Duration::from_secs(3);
 
 const MAILBOX_CAPACITY: usize = 1024;
 
@@ -152,14 +152,29 @@ fn finish(shards: Vec<RunningShard>) -> Result<(), StartError> {
 }
 
 /// Fails if an address is listened on. The executor's listeners share their port with whoever else
-/// asks for it, and would take connections from the other.
+/// asks for it, and would lose connections to the other.
+///
+/// The listeners of a process that has just ended go away with its rings, which the kernel takes
+/// down in the background: so a taken port gets a moment to become free.
 fn check_free(address: SocketAddr) -> io::Result<()> {
+    let deadline = Instant::now() + PORT_TIMEOUT;
+    loop {
+        match find_listener(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            result => return result,
+        }
+    }
+}
+
+fn find_listener(address: SocketAddr) -> io::Result<()> {
     match Probe::bind(address) {
         Ok(_) => Ok(()),
-        // Connections of an earlier life of this node hold on to the port for a while; only somebody
-        // who listens is in the way.
+        // Connections of an earlier life of this node hold on to the port for a minute; only
+        // somebody who listens is in the way.
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            match TcpStream::connect_timeout(&address, PROBE_TIMEOUT) {
+            match TcpStream::connect_timeout(&address, PORT_TIMEOUT) {
                 Ok(_) => Err(error),
                 Err(_) => Ok(()),
             }
