@@ -1,5 +1,6 @@
 //! Wrong use gets a clear error and exit status 2; garbage gets a closed connection; nothing is
 //! lost.
+#![allow(clippy::disallowed_methods, reason = "tests run on the real machine")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! What was acknowledged is there after every process was killed.
+#![allow(clippy::disallowed_methods, reason = "tests run on the real machine")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! The cluster goes on without a node, and the client finds its way.
+#![allow(clippy::disallowed_methods, reason = "tests run on the real machine")]
 
 mod support;
 

@@ -92,7 +92,7 @@ impl Core {
         loop {
             self.inbox.wait().await;
             // A full log must not stop what needs no room: refusals, reads and status.
-            while let Err(WalError::NotReady) = self.log.borrow_mut().make_room(TURN_BYTES) {
+            while !self.has_room() {
                 glommio::timer::sleep(Duration::from_millis(1)).await;
             }
             self.inbox.take(&mut inputs);
@@ -103,6 +103,11 @@ impl Core {
             // The readers get their turn, so that the next one has more to do at once.
             glommio::executor().yield_task_queue_now().await;
         }
+    }
+
+    /// Whether the log can take a turn's writes, or never will.
+    fn has_room(&self) -> bool {
+        !matches!(self.log.borrow_mut().make_room(TURN_BYTES), Err(WalError::NotReady))
     }
 
     fn turn(&self, inputs: &mut Vec<Input>) {

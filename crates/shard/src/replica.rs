@@ -113,9 +113,9 @@ impl Replica {
     }
 
     /// Begins a read, or says at once why not.
-    pub(crate) fn get(&mut self, asker: Asker, key: Bytes) -> Result<(), Outcome> {
-        check_key(&key).map_err(Outcome::Rejected)?;
-        if !self.descriptor.holds(&key) {
+    pub(crate) fn get(&mut self, asker: Asker, key: &[u8]) -> Result<(), Outcome> {
+        check_key(key).map_err(Outcome::Rejected)?;
+        if !self.descriptor.holds(key) {
             return Err(Outcome::Rejected(Rejection::WrongRange));
         }
         if self.reads.len() >= MAX_WAITING {
@@ -124,7 +124,7 @@ impl Replica {
         self.next_token += 1;
         self.group.read(self.next_token).map_err(refused)?;
         // A copy: the key shares the memory of everything that arrived with it.
-        self.reads.insert(self.next_token, (asker, Bytes::copy_from_slice(&key)));
+        self.reads.insert(self.next_token, (asker, Bytes::copy_from_slice(key)));
         Ok(())
     }
 

@@ -262,7 +262,7 @@ impl Shard {
                 replica.put(asker, command, &mut self.hlc, now)
             }
             Operation::Get { range, key } => {
-                touch(&mut self.replicas, &mut self.touched, range)?.get(asker, key)
+                touch(&mut self.replicas, &mut self.touched, range)?.get(asker, &key)
             }
             Operation::Control(change) => {
                 let parsed = Change::from_bytes(&change);

@@ -20,6 +20,7 @@ pub(super) struct Downstream {
 }
 
 /// What a successor told when it attached.
+#[derive(Clone, Copy)]
 pub(super) struct Attached {
     pub(super) link: u64,
     pub(super) last_index: u64,

@@ -5,6 +5,8 @@
 //! `PALISADE_SEED=7 cargo test -p palisade-replication` runs one seed alone;
 //! `PALISADE_SEEDS=100000` runs so many.
 
+#![allow(clippy::print_stdout, reason = "a failing test shows its seed")]
+
 mod adversary;
 mod chain;
 mod group;
