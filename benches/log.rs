@@ -1,0 +1,89 @@
+//! The log: appends into the mapping, and group commits to the disk.
+#![allow(missing_docs, clippy::disallowed_methods, reason = "a benchmark of the real disk")]
+
+use std::{collections::BTreeMap, fs::File, hint::black_box, path::PathBuf};
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use palisade_wal::{Log, LogOptions, Record, RecordKind, WalError};
+use tempfile::TempDir;
+
+const PAYLOAD: [u8; 256] = [7; 256];
+
+fn open(dir: &TempDir) -> Log {
+    let options = LogOptions {
+        cluster_id: 1,
+        node: 0,
+        shard: 0,
+        segment_bytes: 64 << 20,
+        limit_bytes: 16 << 30,
+    };
+    Log::open(dir.path(), options, |_| {}).expect("a fresh log opens")
+}
+
+fn append(log: &mut Log, index: u64) {
+    let payload = black_box(&PAYLOAD);
+    let record = Record { kind: RecordKind::Entry, group: 1, term: 1, index, payload };
+    loop {
+        match log.append(&record) {
+            Ok(_) => return,
+            Err(WalError::NotReady) => std::thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// A thousand appends, without their sync: the cost on the shard's thread.
+fn appends(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("log/append");
+    group.throughput(Throughput::Elements(1_000));
+    group.sample_size(20);
+    group.bench_function("256 bytes", |bencher| {
+        bencher.iter_batched(
+            || {
+                let dir = TempDir::new().expect("a directory can be made");
+                let log = open(&dir);
+                (dir, log)
+            },
+            |(dir, mut log)| {
+                for index in 1..=1_000 {
+                    append(&mut log, index);
+                }
+                (dir, log)
+            },
+            BatchSize::PerIteration,
+        );
+    });
+    group.finish();
+}
+
+/// One sync for so many records.
+fn commits(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("log/commit");
+    for records in [1, 16, 64] {
+        let dir = TempDir::new().expect("a directory can be made");
+        let mut log = open(&dir);
+        let mut files: BTreeMap<PathBuf, File> = BTreeMap::new();
+        let mut index = 0;
+        group.throughput(Throughput::Elements(records));
+        group.bench_function(format!("{records} records of 256 bytes"), |bencher| {
+            bencher.iter(|| {
+                for _ in 0..records {
+                    index += 1;
+                    append(&mut log, index);
+                }
+                let plan = log.sync_plan().expect("something was appended");
+                for path in &plan.files {
+                    let file = files
+                        .entry(path.clone())
+                        .or_insert_with(|| File::open(path).expect("segments can be opened"));
+                    file.sync_data().expect("the disk syncs");
+                }
+                log.synced(plan.up_to);
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, appends, commits);
+criterion_main!(benches);

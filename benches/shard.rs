@@ -1,0 +1,117 @@
+//! A put's and a get's way through a shard of one replica, without sockets or disk.
+#![allow(missing_docs, reason = "a benchmark")]
+
+use std::{collections::BTreeMap, hint::black_box};
+
+use bytes::Bytes;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use palisade_clock::{Interval, Now};
+use palisade_control::Bootstrap;
+use palisade_shard::{ConnectionId, Input, Shard, ShardConfig};
+use palisade_wire::{
+    Mode, NodeId, Operation, Outcome, PeerAddress, PutCommand, RangeId, Request, SessionId,
+    ShardId, TxnId,
+};
+
+/// Requests that one turn takes in.
+const BATCH: u64 = 64;
+
+struct Bench {
+    shard: Shard,
+    now: Now,
+    appends: u64,
+    sequence: u64,
+}
+
+impl Bench {
+    fn new(mode: Mode) -> Self {
+        let bootstrap =
+            Bootstrap { nodes: vec![NodeId(0)], shards: 1, ranges_per_mode: 1, only: Some(mode) };
+        let config = ShardConfig {
+            at: PeerAddress { node: NodeId(0), shard: ShardId(0) },
+            cluster_id: 1,
+            nodes: Vec::new(),
+            ranges: bootstrap.range_map(),
+            max_offset_us: 1_000,
+            random_seed: 1,
+            fault: None,
+        };
+        let now = Now { monotonic_us: 1, wall: Interval::around(1_000_000, 10) };
+        let shard = Shard::new(config, BTreeMap::new(), now).expect("nothing to recover");
+        let mut bench = Self { shard, now, appends: 0, sequence: 0 };
+        // A tick to stand for election, a sync to win it, a sync to commit the term's first entry.
+        for _ in 0..4 {
+            bench.shard.step(Input::Tick, bench.now);
+            bench.turn();
+        }
+        bench
+    }
+
+    /// Ends a turn, makes its writes durable, and returns how many requests were answered well.
+    fn turn(&mut self) -> usize {
+        let mut answered = 0;
+        for _ in 0..2 {
+            let effects = self.shard.end_turn(self.now);
+            self.appends += effects.appends.len() as u64;
+            self.shard.step(Input::Durable { appends: self.appends }, self.now);
+            answered += effects
+                .replies
+                .iter()
+                .filter(|(_, reply)| !matches!(reply.outcome, Outcome::Rejected(_)))
+                .count();
+        }
+        answered
+    }
+
+    fn request(&mut self, operation: Operation) {
+        let request = Request { request_id: self.sequence, operation };
+        self.shard.step(Input::Request { connection: ConnectionId(1), request }, self.now);
+    }
+
+    fn put_batch(&mut self) {
+        self.now.monotonic_us += 1_000;
+        self.now.wall = Interval::around(1_000_000 + self.now.monotonic_us, 10);
+        for _ in 0..BATCH {
+            self.sequence += 1;
+            let command = PutCommand {
+                txn: TxnId { session: SessionId(1), sequence: self.sequence },
+                settled_below: self.sequence.saturating_sub(BATCH),
+                key: key(self.sequence),
+                value: Bytes::from_static(&[7; 256]),
+            };
+            self.request(Operation::Put { range: RangeId(1), command });
+        }
+        assert_eq!(self.turn(), BATCH as usize);
+    }
+
+    fn get_batch(&mut self) {
+        for _ in 0..BATCH {
+            self.sequence += 1;
+            let key = key(self.sequence);
+            self.request(Operation::Get { range: RangeId(1), key });
+        }
+        assert_eq!(black_box(self.turn()), BATCH as usize);
+    }
+}
+
+fn key(number: u64) -> Bytes {
+    format!("key{:010}", number % 10_000).into()
+}
+
+fn shard(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("shard");
+    group.throughput(Throughput::Elements(BATCH));
+    for mode in [Mode::Raft, Mode::Chain] {
+        let mut bench = Bench::new(mode);
+        group.bench_function(format!("{BATCH} puts on {mode}"), |bencher| {
+            bencher.iter(|| bench.put_batch());
+        });
+        group.bench_function(format!("{BATCH} gets on {mode}"), |bencher| {
+            bencher.iter(|| bench.get_batch());
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, shard);
+criterion_main!(benches);
