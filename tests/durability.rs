@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use palisade_client::Client;
 use palisade_cluster::Cluster;
 use palisade_load::Workload;
-use support::{BOTH_MODES, kill_all, load, load_while, options, pause, read_all, run, start_all};
+use support::{
+    BOTH_MODES, keys, kill_all, load, load_while, options, pause, read_all, run, start_all,
+};
 
 #[test]
 fn every_acknowledged_put_survives_the_kill_of_all_nodes_under_load() {
@@ -59,6 +61,35 @@ fn a_drained_node_loses_nothing_and_comes_back() {
             read_all(&client, mode, start, &mut history).await;
             let checked = palisade_history::check(&history);
             assert!(checked.is_ok(), "{mode}: {}", checked.unwrap_err());
+        }
+    });
+}
+
+/// Turns of many large writes need segments faster than they are prepared; the shard waits for them
+/// between turns, and never in the middle of one.
+#[test]
+fn the_largest_values_come_through_faster_than_segments_are_prepared() {
+    run(async {
+        let mut cluster = Cluster::start(options()).unwrap();
+        let client = cluster.wait_until_serving().await.unwrap();
+        for mode in BOTH_MODES {
+            let keys = keys(&client, mode).await;
+            let mut writers = tokio::task::JoinSet::new();
+            for writer in 0..64 {
+                let (client, key) =
+                    (client.with_timeout(Duration::from_secs(60)), keys.key(writer));
+                writers.spawn(async move {
+                    let value = vec![writer as u8; palisade_client::MAX_VALUE_BYTES];
+                    client.put(key, value).await
+                });
+            }
+            while let Some(written) = writers.join_next().await {
+                assert!(written.unwrap().is_ok(), "{mode}: {}", cluster.last_words(0));
+            }
+            for writer in 0..64 {
+                let found = client.get(keys.key(writer)).await.unwrap().unwrap();
+                assert_eq!(found.value[0], writer as u8);
+            }
         }
     });
 }

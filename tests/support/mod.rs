@@ -20,6 +20,7 @@ pub(crate) const BOTH_MODES: [Mode; 2] = [Mode::Raft, Mode::Chain];
 pub(crate) fn options() -> ClusterOptions {
     ClusterOptions {
         log: LOG,
+        shards: 2,
         ranges_per_mode: 3,
         ..ClusterOptions::new(PathBuf::from(env!("CARGO_BIN_EXE_palisade")))
     }

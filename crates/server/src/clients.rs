@@ -132,8 +132,9 @@ pub(crate) async fn serve_client(
             if frame.kind != FrameKind::Request {
                 return;
             }
+            let bytes = frame.payload.len();
             match decode_exact::<Request>(frame.payload) {
-                Ok(request) => core.inbox.push(Input::Request { connection, request }),
+                Ok(request) => core.inbox.push(Input::Request { connection, request }, bytes),
                 Err(error) => {
                     tracing::debug!("a client's connection is closed: {error}");
                     return;

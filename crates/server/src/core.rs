@@ -14,14 +14,17 @@ use palisade_shard::{
     ConnectionId, Input, LogCounters, PeerMessage, Shard, ShardEffects, record_of,
 };
 use palisade_sync::Sender;
-use palisade_wal::{Log, Position, RECORD_HEADER_BYTES, SyncPlan, WalError};
+use palisade_wal::{Log, Position, SyncPlan, WalError};
 use palisade_wire::{Encode, FrameKind, PeerAddress, Response, write_frame};
 
 use crate::{inbox::Inbox, outbound::Outbound, signal::Signal};
 
-/// Bytes of log that one turn may need at most: what its inputs hold, with headers, and what the
-/// protocols add of their own.
-const TURN_BYTES: usize = 2 * 1024 * 1024;
+/// Bytes that the inputs of one turn hold, but for the last, which may be a frame of the largest.
+const TURN_INPUT_BYTES: usize = 1024 * 1024;
+
+/// Bytes of log that one turn may need: its inputs, of which small ones take about twice their size
+/// with their headers, a last one of two megabytes, and what the protocols add of their own.
+const TURN_LOG_BYTES: usize = 5 * 1024 * 1024;
 
 /// What shards of one node tell each other.
 #[derive(Clone, Debug)]
@@ -95,7 +98,7 @@ impl Core {
             while !self.has_room() {
                 glommio::timer::sleep(Duration::from_millis(1)).await;
             }
-            self.inbox.take(&mut inputs);
+            self.inbox.take(TURN_INPUT_BYTES, &mut inputs);
             self.turn(&mut inputs);
             if self.inbox.draining.get() && self.is_drained() {
                 return;
@@ -107,7 +110,7 @@ impl Core {
 
     /// Whether the log can take a turn's writes, or never will.
     fn has_room(&self) -> bool {
-        !matches!(self.log.borrow_mut().make_room(TURN_BYTES), Err(WalError::NotReady))
+        !matches!(self.log.borrow_mut().make_room(TURN_LOG_BYTES), Err(WalError::NotReady))
     }
 
     fn turn(&self, inputs: &mut Vec<Input>) {
@@ -133,7 +136,7 @@ impl Core {
         self.send(&sends);
         self.reply(&replies);
         for descriptor in installs {
-            self.inbox.push(Input::Install(descriptor.clone()));
+            self.inbox.push(Input::Install(descriptor.clone()), 0);
             let all = (0..self.siblings.len()).map(|at| (at, descriptor.clone()));
             self.unsent.borrow_mut().extend(all);
         }
@@ -210,7 +213,7 @@ impl Core {
         LogCounters {
             syncs: self.syncs.get(),
             bytes: log.end() - self.log_start,
-            left_bytes: log.left_bytes().saturating_sub((TURN_BYTES + RECORD_HEADER_BYTES) as u64),
+            left_bytes: log.left_bytes().saturating_sub(TURN_LOG_BYTES as u64),
         }
     }
 

@@ -44,6 +44,6 @@ pub(crate) async fn sync_log(core: Rc<Core>) {
             }
         }
         core.synced(plan.up_to);
-        core.inbox.push(Input::Durable { appends });
+        core.inbox.push(Input::Durable { appends }, 0);
     }
 }

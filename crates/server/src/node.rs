@@ -295,7 +295,7 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
     let ticking = core.clone();
     spawn(Box::pin(async move {
         loop {
-            ticking.inbox.push(Input::Tick);
+            ticking.inbox.push(Input::Tick, 0);
             glommio::timer::sleep(TICK).await;
         }
     }))
@@ -307,7 +307,7 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
             for command in batch.drain(..) {
                 match command {
                     ShardCommand::Install(descriptor) => {
-                        obeying.inbox.push(Input::Install(descriptor));
+                        obeying.inbox.push(Input::Install(descriptor), 0);
                     }
                     ShardCommand::Drain => {
                         obeying.inbox.draining.set(true);

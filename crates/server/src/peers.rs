@@ -59,8 +59,9 @@ pub(crate) async fn serve_peer(core: Rc<Core>, cluster_id: u64, mut stream: TcpS
         if frame.kind != FrameKind::Peer {
             return;
         }
+        let bytes = frame.payload.len();
         match decode_exact::<PeerMessage>(frame.payload) {
-            Ok(message) => core.inbox.push(Input::Peer { from: hello.from, message }),
+            Ok(message) => core.inbox.push(Input::Peer { from: hello.from, message }, bytes),
             Err(error) => {
                 tracing::warn!(
                     "{}: the connection from {} is closed: {error}",

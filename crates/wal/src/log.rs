@@ -29,8 +29,8 @@ pub struct LogOptions {
 }
 
 impl LogOptions {
-    /// The smallest segment that can be configured, in bytes.
-    pub const MIN_SEGMENT_BYTES: u64 = 2 * MAX_PAYLOAD_BYTES as u64 + 1024 * 1024;
+    /// The smallest segment that can be configured, in bytes: room for a few of the longest records.
+    pub const MIN_SEGMENT_BYTES: u64 = 4 * MAX_PAYLOAD_BYTES as u64;
 
     /// Fails, with what to change, if the sizes don't fit together.
     pub fn check(&self) -> Result<(), String> {
@@ -162,7 +162,7 @@ impl Log {
     }
 
     /// Fails unless the next `bytes` of records, headers included, can be appended without a wait.
-    /// `bytes` is at most half a segment.
+    /// `bytes` is less than the smallest segment.
     pub fn make_room(&mut self, bytes: usize) -> Result<(), WalError> {
         if self.fits(bytes) || !self.blank.is_empty() {
             return Ok(());

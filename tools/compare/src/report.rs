@@ -104,6 +104,11 @@ fn notes() -> Vec<(&'static str, String)> {
             "From sending an operation to its answer. In an open loop, from the time the operation \
              was due: waiting behind slow ones counts.",
         ),
+        (
+            "Repair",
+            "Raft elects by itself. A chain is repaired by this tool, which knows at once that the \
+             node is dead: no failure detector is involved.",
+        ),
         ("Gap", "The longest time without a successful put on any one range, around the kill."),
         (
             "CPU",

@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use palisade_control::{RangeDescriptor, Topology};
 use palisade_wire::{
     Mode, Operation, Outcome, PeerAddress, PutCommand, RangeId, Rejection, Request, Response,
@@ -174,29 +173,25 @@ impl Router {
                 let txn = TxnId { session: self.session, sequence };
                 let (key, value) = (key.clone(), value.clone());
                 let command = PutCommand { txn, settled_below, key, value };
-                Operation::Put { range: self.range_of(&command.key).range, command }
+                Operation::Put { range: self.range_of(&command.key), command }
             }
-            Call::Get { key } => {
-                Operation::Get { range: self.range_of(key).range, key: key.clone() }
-            }
+            Call::Get { key } => Operation::Get { range: self.range_of(key), key: key.clone() },
             Call::Topology => Operation::RangeMap,
             Call::Status { .. } => Operation::Status,
             Call::Control { change } => Operation::Control(change.clone()),
         }
     }
 
-    fn range_of(&self, key: &Bytes) -> RangeDescriptor {
-        self.topology.borrow().ranges.find(key).clone()
+    fn range_of(&self, key: &[u8]) -> RangeId {
+        self.topology.borrow().ranges.find(key).range
     }
 
-    fn descriptor(&self, call: &Call) -> Option<(RangeDescriptor, Part)> {
+    /// The range that a call goes to, and what it asks of it.
+    fn range_and_part(&self, call: &Call) -> Option<(RangeId, Part)> {
         match call {
             Call::Put { key, .. } => Some((self.range_of(key), Part::Write)),
             Call::Get { key } => Some((self.range_of(key), Part::Read)),
-            Call::Control { .. } => {
-                let control = self.topology.borrow().ranges.get(RangeId::CONTROL).cloned();
-                control.map(|control| (control, Part::Write))
-            }
+            Call::Control { .. } => Some((RangeId::CONTROL, Part::Write)),
             Call::Topology | Call::Status { .. } => None,
         }
     }
@@ -205,13 +200,18 @@ impl Router {
         if let Call::Status { at } = call {
             return *at;
         }
-        let Some((descriptor, part)) = self.descriptor(call) else {
+        let Some(key) = self.range_and_part(call) else {
             // The range map is anybody's to give.
-            let all: Vec<_> = self.connections.keys().copied().collect();
-            return all[fastrand::usize(..all.len())];
+            let at = fastrand::usize(..self.connections.len());
+            return *self.connections.keys().nth(at).expect("it is below their number");
         };
-        let known = self.serving.borrow().get(&(descriptor.range, part)).copied();
-        known.unwrap_or_else(|| first_guess(&descriptor, part))
+        let mut serving = self.serving.borrow_mut();
+        *serving.entry(key).or_insert_with(|| first_guess(&self.descriptor(key.0), key.1))
+    }
+
+    fn descriptor(&self, range: RangeId) -> RangeDescriptor {
+        let topology = self.topology.borrow();
+        topology.ranges.get(range).expect("ranges are never removed").clone()
     }
 
     /// An answer came in.
@@ -243,8 +243,8 @@ impl Router {
                 let Some(pending) = requests.get_mut(&id) else { return };
                 let elsewhere = pending.at != Some(hint);
                 pending.at = None;
-                if let Some((descriptor, part)) = self.descriptor(&pending.call) {
-                    self.serving.borrow_mut().insert((descriptor.range, part), hint);
+                if let Some(key) = self.range_and_part(&pending.call) {
+                    self.serving.borrow_mut().insert(key, hint);
                 }
                 // The first hint is followed at once; a second one may be going in circles.
                 pending.tries += 1;
@@ -282,15 +282,15 @@ impl Router {
             self.finish(id, Err(ClientError::NodeDown));
             return;
         }
-        if let Some((descriptor, part)) = self.descriptor(&pending.call) {
-            let mut serving = self.serving.borrow_mut();
+        if let Some(key) = self.range_and_part(&pending.call) {
+            let descriptor = self.descriptor(key.0);
             let members = &descriptor.members;
-            let key = (descriptor.range, part);
+            let mut serving = self.serving.borrow_mut();
+            let known = serving.entry(key).or_insert_with(|| first_guess(&descriptor, key.1));
             // Another request may have found the way meanwhile.
-            if serving.get(&key).copied().or(Some(first_guess(&descriptor, part))) == tried {
-                let at = members.iter().position(|member| Some(*member) == tried);
-                let next = at.map_or(0, |at| (at + 1) % members.len());
-                serving.insert(key, members[next]);
+            if Some(*known) == tried {
+                let at = members.iter().position(|member| member == known);
+                *known = members[at.map_or(0, |at| (at + 1) % members.len())];
             }
         }
         drop(requests);
