@@ -38,8 +38,17 @@ const TICK: Duration = Duration::from_millis(10);
 /// How long a drain may take before the node stops all the same.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest that a task runs before others of its executor get their turn.
-const PREEMPT_TIMER: Duration = Duration::from_millis(1);
+/// How long the tasks of a shard run before its executor looks after sockets and disk again.
+const LATENCY: Duration = Duration::from_millis(1);
+
+/// The same until the shard's own task queue is made. An executor of glommio 0.9.0 that loses its
+/// core for longer than this, just before it would run what is runnable, takes itself for idle and
+/// sleeps until some event wakes it; at its start there is none. So this is out of reach.
+const LATENCY_AT_START: Duration = Duration::from_secs(60);
+
+/// How often every shard is woken from outside, for the same reason: later there are events, but
+/// none that is sure to come soon.
+const NUDGE: Duration = Duration::from_millis(50);
 
 /// Memory that each executor registers for its ring, in bytes: the log does not go through it.
 const RING_MEMORY_BYTES: usize = 1 << 20;
@@ -119,6 +128,7 @@ pub fn run(config: Config, started: impl FnOnce()) -> Result<(), StartError> {
         }
     }
     if shards.iter().all(|shard| shard.serving.get() > 0) {
+        nudge_for_ever(senders.clone());
         started();
         let signal = signals.forever().next();
         tracing::info!("signal {signal:?}: draining");
@@ -128,6 +138,19 @@ pub fn run(config: Config, started: impl FnOnce()) -> Result<(), StartError> {
         let _ = sender.try_send(ShardCommand::Drain);
     }
     finish(shards)
+}
+
+/// Wakes every shard now and then: see [`LATENCY_AT_START`].
+fn nudge_for_ever(shards: Vec<Sender<ShardCommand>>) {
+    thread::spawn(move || {
+        while !shards.iter().all(Sender::is_closed) {
+            for shard in &shards {
+                // A full mailbox has woken its shard already.
+                let _ = shard.try_send(ShardCommand::Nudge);
+            }
+            thread::sleep(NUDGE);
+        }
+    });
 }
 
 struct RunningShard {
@@ -221,7 +244,7 @@ fn spawn_shard(
     };
     LocalExecutorBuilder::new(placement)
         .name(&format!("palisade-{}", start.shard.0))
-        .preempt_timer(PREEMPT_TIMER)
+        .preempt_timer(LATENCY_AT_START)
         .io_memory(RING_MEMORY_BYTES)
         .spawn(move || async move {
             let drained = start.drained.clone();
@@ -264,7 +287,7 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
     // On the default class a task gets its turn late when the executor is busy.
     let tasks = glommio::executor().create_task_queue(
         Shares::Static(1000),
-        Latency::Matters(PREEMPT_TIMER),
+        Latency::Matters(LATENCY),
         "shard",
     );
     let spawn = |task: std::pin::Pin<Box<dyn Future<Output = ()>>>| {
@@ -309,6 +332,8 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
                     ShardCommand::Install(descriptor) => {
                         obeying.inbox.push(Input::Install(descriptor), 0);
                     }
+                    // Having been woken is all.
+                    ShardCommand::Nudge => {}
                     ShardCommand::Drain => {
                         obeying.inbox.draining.set(true);
                         obeying.inbox.nudge();
