@@ -17,6 +17,10 @@ use crate::signal::Signal;
 /// Bytes that may wait for a slow receiver.
 const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
 
+/// Bytes of one write. A write that can't finish at once is copied to the ring, all of it and each
+/// time anew.
+const MAX_WRITE_BYTES: usize = 128 * 1024;
+
 /// Frames on their way out.
 #[derive(Debug, Default)]
 pub(crate) struct Outbound {
@@ -89,9 +93,11 @@ impl Outbound {
                 return;
             }
             std::mem::swap(&mut sending, &mut self.buffer.borrow_mut());
-            if stream.write_all(&sending).await.is_err() {
-                self.close();
-                return;
+            for piece in sending.chunks(MAX_WRITE_BYTES) {
+                if stream.write_all(piece).await.is_err() {
+                    self.close();
+                    return;
+                }
             }
             sending.clear();
             if !self.is_empty() {
