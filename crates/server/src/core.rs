@@ -33,8 +33,6 @@ pub(crate) enum ShardCommand {
     Install(RangeDescriptor),
     /// Answer what is under way, and stop.
     Drain,
-    /// Wake up.
-    Nudge,
 }
 
 /// What the tasks of a shard's executor share. Nothing is borrowed across an await.

@@ -38,17 +38,15 @@ const TICK: Duration = Duration::from_millis(10);
 /// How long a drain may take before the node stops all the same.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the tasks of a shard run before its executor looks after sockets and disk again.
-const LATENCY: Duration = Duration::from_millis(1);
-
-/// The same until the shard's own task queue is made. An executor of glommio 0.9.0 that loses its
-/// core for longer than this, just before it would run what is runnable, takes itself for idle and
-/// sleeps until some event wakes it; at its start there is none. So this is out of reach.
-const LATENCY_AT_START: Duration = Duration::from_secs(60);
-
-/// How often every shard is woken from outside, for the same reason: later there are events, but
-/// none that is sure to come soon.
-const NUDGE: Duration = Duration::from_millis(50);
+/// The preempt timer of a shard's executor, far out of reach on purpose.
+///
+/// An executor of glommio 0.9.0 that loses its core for longer than its preempt timer, just before
+/// it would run what is runnable, runs nothing, takes that for having nothing to run, and sleeps
+/// until some event wakes it. When everything that could wake it has happened already, that is for
+/// ever: seen at a start, and under load on a machine with fewer cores than threads. Tasks of a
+/// latency class have their completions in a ring that interrupts long runs by itself, and no task
+/// here runs long, so nothing is lost without the timer.
+const PREEMPT_TIMER: Duration = Duration::from_secs(3600);
 
 /// Memory that each executor registers for its ring, in bytes: the log does not go through it.
 const RING_MEMORY_BYTES: usize = 1 << 20;
@@ -128,7 +126,6 @@ pub fn run(config: Config, started: impl FnOnce()) -> Result<(), StartError> {
         }
     }
     if shards.iter().all(|shard| shard.serving.get() > 0) {
-        nudge_for_ever(senders.clone());
         started();
         let signal = signals.forever().next();
         tracing::info!("signal {signal:?}: draining");
@@ -138,19 +135,6 @@ pub fn run(config: Config, started: impl FnOnce()) -> Result<(), StartError> {
         let _ = sender.try_send(ShardCommand::Drain);
     }
     finish(shards)
-}
-
-/// Wakes every shard now and then: see [`LATENCY_AT_START`].
-fn nudge_for_ever(shards: Vec<Sender<ShardCommand>>) {
-    thread::spawn(move || {
-        while !shards.iter().all(Sender::is_closed) {
-            for shard in &shards {
-                // A full mailbox has woken its shard already.
-                let _ = shard.try_send(ShardCommand::Nudge);
-            }
-            thread::sleep(NUDGE);
-        }
-    });
 }
 
 struct RunningShard {
@@ -244,7 +228,7 @@ fn spawn_shard(
     };
     LocalExecutorBuilder::new(placement)
         .name(&format!("palisade-{}", start.shard.0))
-        .preempt_timer(LATENCY_AT_START)
+        .preempt_timer(PREEMPT_TIMER)
         .io_memory(RING_MEMORY_BYTES)
         .spawn(move || async move {
             let drained = start.drained.clone();
@@ -287,7 +271,7 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
     // On the default class a task gets its turn late when the executor is busy.
     let tasks = glommio::executor().create_task_queue(
         Shares::Static(1000),
-        Latency::Matters(LATENCY),
+        Latency::Matters(PREEMPT_TIMER),
         "shard",
     );
     let spawn = |task: std::pin::Pin<Box<dyn Future<Output = ()>>>| {
@@ -332,8 +316,6 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
                     ShardCommand::Install(descriptor) => {
                         obeying.inbox.push(Input::Install(descriptor), 0);
                     }
-                    // Having been woken is all.
-                    ShardCommand::Nudge => {}
                     ShardCommand::Drain => {
                         obeying.inbox.draining.set(true);
                         obeying.inbox.nudge();
