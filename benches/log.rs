@@ -22,7 +22,7 @@ fn open(dir: &TempDir) -> Log {
 
 fn append(log: &mut Log, index: u64) {
     let payload = black_box(&PAYLOAD);
-    let record = Record { kind: RecordKind::Entry, group: 1, term: 1, index, payload };
+    let record = Record { kind: RecordKind::Entry, group: 1, term: 1, index, part: 0, payload };
     loop {
         match log.append(&record) {
             Ok(_) => return,

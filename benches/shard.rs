@@ -1,13 +1,13 @@
 //! A put's and a get's way through a shard of one replica, without sockets or disk.
 #![allow(missing_docs, reason = "a benchmark")]
 
-use std::{collections::BTreeMap, hint::black_box};
+use std::hint::black_box;
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use palisade_clock::{Interval, Now};
 use palisade_control::Bootstrap;
-use palisade_shard::{ConnectionId, Input, Shard, ShardConfig};
+use palisade_shard::{ConnectionId, Input, Recovered, Shard, ShardConfig};
 use palisade_wire::{
     Mode, NodeId, Operation, Outcome, PeerAddress, PutCommand, RangeId, Request, SessionId,
     ShardId, TxnId,
@@ -34,10 +34,11 @@ impl Bench {
             ranges: bootstrap.range_map(),
             max_offset_us: 1_000,
             random_seed: 1,
+            checkpoint_bytes: u64::MAX,
             fault: None,
         };
         let now = Now { monotonic_us: 1, wall: Interval::around(1_000_000, 10) };
-        let shard = Shard::new(config, BTreeMap::new(), now).expect("nothing to recover");
+        let shard = Shard::new(config, Recovered::default(), now).expect("nothing to recover");
         let mut bench = Self { shard, now, appends: 0, sequence: 0 };
         // A tick to stand for election, a sync to win it, a sync to commit the term's first entry.
         for _ in 0..4 {

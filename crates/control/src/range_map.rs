@@ -87,7 +87,11 @@ impl RangeMap {
 
     /// A range by name.
     pub fn get(&self, range: RangeId) -> Option<&RangeDescriptor> {
-        self.ranges.iter().find(|descriptor| descriptor.range == range)
+        Some(&self.ranges[self.place(range)?])
+    }
+
+    fn place(&self, range: RangeId) -> Option<usize> {
+        self.ranges.binary_search_by_key(&range, |descriptor| descriptor.range).ok()
     }
 
     /// The range that holds a key.
@@ -100,8 +104,9 @@ impl RangeMap {
     /// Makes a change, and returns the range as it is now.
     pub fn apply(&mut self, change: &Change) -> Result<&RangeDescriptor, InvalidChange> {
         let Change::RemoveFromChain { range, epoch, node } = *change;
-        let found = self.ranges.iter_mut().find(|d| d.range == range && d.mode == Mode::Chain);
-        let descriptor = found.ok_or(InvalidChange::NoSuchChain)?;
+        let found = self.place(range).map(|place| &mut self.ranges[place]);
+        let chain = found.filter(|descriptor| descriptor.mode == Mode::Chain);
+        let descriptor = chain.ok_or(InvalidChange::NoSuchChain)?;
         if descriptor.epoch != epoch {
             return Err(InvalidChange::OtherEpoch);
         }
@@ -117,11 +122,23 @@ impl RangeMap {
 
     /// Takes in a later state of one range, as another shard told it. Earlier ones are ignored.
     pub fn install(&mut self, later: &RangeDescriptor) {
-        for descriptor in &mut self.ranges {
-            if descriptor.range == later.range && descriptor.epoch < later.epoch {
-                descriptor.clone_from(later);
-            }
+        if let Some(place) = self.place(later.range)
+            && self.ranges[place].epoch < later.epoch
+        {
+            self.ranges[place].clone_from(later);
         }
+    }
+}
+
+impl RangeMap {
+    /// The encoding in a snapshot.
+    pub fn to_bytes(&self) -> Bytes {
+        postcard::to_stdvec(self).expect("a range map always encodes").into()
+    }
+
+    /// Reads what [`RangeMap::to_bytes`] wrote.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, WireError> {
+        Ok(postcard::from_bytes(bytes)?)
     }
 }
 

@@ -3,7 +3,7 @@
 use bytes::{BufMut, BytesMut};
 use palisade_wire::{Decode, Encode, PeerAddress, Reader, WireError};
 
-use crate::{Entry, Membership};
+use crate::{Entry, EntryKind, Membership};
 
 pub(crate) fn encode_entries(entries: &[Entry], out: &mut BytesMut) {
     out.put_u32_le(u32::try_from(entries.len()).expect("a message holds few entries"));
@@ -12,6 +12,10 @@ pub(crate) fn encode_entries(entries: &[Entry], out: &mut BytesMut) {
     }
     for entry in entries {
         out.put_u64_le(entry.term);
+        out.put_u8(match entry.kind {
+            EntryKind::Command => 0,
+            EntryKind::Members => 1,
+        });
         entry.payload.encode(out);
     }
 }
@@ -26,9 +30,14 @@ pub(crate) fn decode_entries(reader: &mut Reader) -> Result<Vec<Entry>, WireErro
     let mut entries = Vec::new();
     for at in 0..u64::from(count) {
         let term = reader.u64()?;
+        let kind = match reader.u8()? {
+            0 => EntryKind::Command,
+            1 => EntryKind::Members,
+            tag => return Err(WireError::UnknownTag { what: "entry", tag }),
+        };
         // A copy of its own, so that one long-lived entry does not keep a whole receive buffer.
         let payload = bytes::Bytes::copy_from_slice(&reader.bytes()?);
-        entries.push(Entry { index: first.saturating_add(at), term, payload });
+        entries.push(Entry { index: first.saturating_add(at), term, kind, payload });
     }
     Ok(entries)
 }

@@ -9,6 +9,8 @@
 use bytes::Bytes;
 use palisade_wire::{PeerAddress, RangeId};
 
+use crate::{Peers, Revocation};
+
 /// A replicated command, at its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -16,17 +18,43 @@ pub struct Entry {
     pub index: u64,
     /// The Raft term, or the chain epoch, in which it was ordered.
     pub term: u64,
-    /// The command; empty for an entry that only marks the beginning of a term.
+    /// Whom it is for.
+    pub kind: EntryKind,
+    /// The rest; empty for a command that only marks the beginning of a term.
     pub payload: Bytes,
 }
 
-/// Who replicates a group.
+/// Whom an entry is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    /// The state machine.
+    Command,
+    /// The protocol itself: who replicates the group from here on.
+    Members,
+}
+
+/// Who replicates a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Membership {
     /// Rises with every change of the members.
     pub epoch: u64,
-    /// The replicas; in chain mode from the head to the tail.
+    /// The members, from the head to the tail.
     pub members: Vec<PeerAddress>,
+}
+
+/// The state of a group up to an index, in parts of bounded size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotPart {
+    /// Everything up to this entry is in the snapshot.
+    pub index: u64,
+    /// The term of that entry.
+    pub term: u64,
+    /// Which part this is. Part 0 is the protocol's own, the others are the state machine's.
+    pub part: u32,
+    /// Whether no other part follows. Never true of part 0.
+    pub last: bool,
+    /// The part's bytes.
+    pub payload: Bytes,
 }
 
 /// A durable write that a protocol asks for.
@@ -41,6 +69,9 @@ pub enum Append {
         /// The rest, as the protocol encodes it.
         payload: Bytes,
     },
+    /// A part of a snapshot. With the last one, the snapshot replaces the group's entries up to
+    /// its index, and all of them if there is no such entry of its term.
+    Snapshot(SnapshotPart),
 }
 
 /// What must be durable before a message may leave.
@@ -76,6 +107,10 @@ pub struct Effects<M> {
     pub reads: Vec<u64>,
     /// Reads that this replica can't serve any more.
     pub refused_reads: Vec<u64>,
+    /// Members whose logs end before this one begins: they need a snapshot.
+    pub lagging: Vec<PeerAddress>,
+    /// What peers must not count on any more: see [`Peers::revoke`].
+    pub revoked: Vec<(PeerAddress, Revocation)>,
 }
 
 impl<M> Default for Effects<M> {
@@ -86,6 +121,8 @@ impl<M> Default for Effects<M> {
             committed: Vec::new(),
             reads: Vec::new(),
             refused_reads: Vec::new(),
+            lagging: Vec::new(),
+            revoked: Vec::new(),
         }
     }
 }
@@ -96,7 +133,7 @@ impl<M> Effects<M> {
     }
 }
 
-/// Why a replica does not take a proposal or a read. Nothing happened; both are retryable.
+/// Why a replica does not take a proposal, a read or a change. Nothing happened; all are retryable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// It is not the replica's part to serve this, or it can't yet; `hint` may.
@@ -106,6 +143,8 @@ pub enum Refusal {
     },
     /// Too much is uncommitted already.
     Overloaded,
+    /// A change of the members or of the leader is under way, or its preconditions do not hold yet.
+    NotNow,
 }
 
 /// What a group finds in the log at a restart.
@@ -113,38 +152,73 @@ pub enum Refusal {
 pub struct RecoveredGroup {
     /// The last durable state: the term or epoch, and the rest.
     pub state: Option<(u64, Bytes)>,
-    /// The entries, from index 1 on.
+    /// The last whole snapshot.
+    pub snapshot: Option<RecoveredSnapshot>,
+    /// The entries after the snapshot, or from index 1 on.
     pub entries: Vec<Entry>,
+}
+
+/// A whole snapshot, as found in the log.
+#[derive(Clone, Debug, Default)]
+pub struct RecoveredSnapshot {
+    /// Everything up to this entry is in it.
+    pub index: u64,
+    /// The term of that entry.
+    pub term: u64,
+    /// Its parts; part 0 is the protocol's own.
+    pub parts: Vec<Bytes>,
+}
+
+impl RecoveredGroup {
+    /// Whether the log held nothing of the group.
+    pub fn is_empty(&self) -> bool {
+        self.state.is_none() && self.snapshot.is_none() && self.entries.is_empty()
+    }
+}
+
+/// What a protocol is told of its surroundings with every call.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// Microseconds of this replica's monotonic clock.
+    pub now_us: u64,
+    /// What is known of the shards that the other replicas live on.
+    pub peers: &'a Peers,
 }
 
 /// A replication protocol of one group at one replica.
 ///
-/// Times are microseconds of one monotonic clock. Every call may add to the effects; what the
-/// effects ask for is done after the call, writes first.
+/// Every call may add to the effects; what the effects ask for is done after the call, writes
+/// first.
 pub trait Protocol {
     /// What the replicas of a group send each other.
     type Message;
 
-    /// Time has passed. Called every few milliseconds.
-    fn tick(&mut self, now_us: u64, effects: &mut Effects<Self::Message>);
+    /// Time has passed, or something about a peer has changed. Called every few milliseconds while
+    /// [`Protocol::wants_ticks`].
+    fn tick(&mut self, cx: Context<'_>, effects: &mut Effects<Self::Message>);
+
+    /// Whether time must be told to this replica. Changes only with a call, or with what
+    /// [`Peers`] says of a peer.
+    fn wants_ticks(&self, cx: Context<'_>) -> bool;
 
     /// A message arrived. Messages may be lost, late, duplicated or out of order.
     fn receive(
         &mut self,
         from: PeerAddress,
         message: Self::Message,
-        now_us: u64,
+        cx: Context<'_>,
         effects: &mut Effects<Self::Message>,
     );
 
     /// The first `appends` writes that this replica asked for since it was made are durable.
-    fn durable(&mut self, appends: u64, effects: &mut Effects<Self::Message>);
+    fn durable(&mut self, appends: u64, cx: Context<'_>, effects: &mut Effects<Self::Message>);
 
     /// Orders a command. The index and term name it; it is committed only if just that entry comes
     /// back in [`Effects::committed`].
     fn propose(
         &mut self,
         payload: Bytes,
+        cx: Context<'_>,
         effects: &mut Effects<Self::Message>,
     ) -> Result<(u64, u64), Refusal>;
 
@@ -154,7 +228,20 @@ pub trait Protocol {
 
     /// Ends a turn of the driver: what the calls since the last one have gathered goes out, in as
     /// few messages as possible.
-    fn flush(&mut self, now_us: u64, effects: &mut Effects<Self::Message>);
+    fn flush(&mut self, cx: Context<'_>, effects: &mut Effects<Self::Message>);
+
+    /// Part 0 of a snapshot that is taken now, at the last entry handed out as committed.
+    fn snapshot_head(&self) -> SnapshotPart;
+
+    /// Writes the next part of a snapshot, of this replica's own state or as received. With the
+    /// last part, entries up to its index are forgotten, but for the last ones up to `keep_bytes`.
+    fn write_snapshot(
+        &mut self,
+        part: SnapshotPart,
+        keep_bytes: usize,
+        cx: Context<'_>,
+        effects: &mut Effects<Self::Message>,
+    );
 
     /// Whether a proposal would be taken now.
     fn orders_writes(&self) -> bool;

@@ -2,118 +2,189 @@
 
 use std::collections::VecDeque;
 
-use crate::{Append, Effects, Entry, contract::Name};
+use bytes::Bytes;
 
-/// The entries of a group from index 1 on.
-///
-/// Nothing is cut from the front yet: the log on disk, and so this, is bounded by the log's limit.
+use crate::{Append, Effects, Entry, SnapshotPart, contract::Name};
+
+/// The entries of a group after those that a snapshot holds.
 #[derive(Debug)]
 pub(crate) struct EntryLog {
     name: Name,
-    entries: Vec<Entry>,
-    /// Writes asked for since the start, states included.
+    /// The last entry that was forgotten: its index and term.
+    base: (u64, u64),
+    entries: VecDeque<Entry>,
+    /// Payload and overhead of the entries, in bytes.
+    bytes: usize,
+    /// Writes asked for since the start, states and snapshots included.
     appends: u64,
-    /// Writes not known to be durable: how many there were with this one, and the last index that
-    /// is durable with it.
-    pending: VecDeque<(u64, u64)>,
+    /// Writes not known to be durable.
+    pending: VecDeque<Pending>,
     durable_index: u64,
     durable_appends: u64,
 }
 
+#[derive(Debug)]
+struct Pending {
+    /// How many writes there were with this one.
+    appends: u64,
+    /// The last index that is durable with it.
+    index: u64,
+    asked_us: u64,
+}
+
 impl EntryLog {
-    /// A log with what recovery found, which is durable.
-    pub(crate) fn new(name: Name, entries: Vec<Entry>) -> Self {
+    /// A log with what recovery found, which is durable: what the snapshot ends with, and the
+    /// entries after it.
+    pub(crate) fn new(name: Name, base: (u64, u64), entries: Vec<Entry>) -> Self {
         for (at, entry) in entries.iter().enumerate() {
-            let expected = at as u64 + 1;
+            let expected = base.0 + at as u64 + 1;
             assert_eq!(entry.index, expected, "{name}: the recovered log has a gap");
         }
-        let durable_index = entries.len() as u64;
         Self {
             name,
-            entries,
+            base,
+            durable_index: base.0 + entries.len() as u64,
+            bytes: entries.iter().map(bytes_of).sum(),
+            entries: entries.into(),
             appends: 0,
             pending: VecDeque::new(),
-            durable_index,
             durable_appends: 0,
         }
     }
 
+    /// Index of the first entry that is still here.
+    pub(crate) fn first_index(&self) -> u64 {
+        self.base.0 + 1
+    }
+
     pub(crate) fn last_index(&self) -> u64 {
-        self.entries.len() as u64
+        self.base.0 + self.entries.len() as u64
     }
 
     /// Term of the last entry, or 0.
     pub(crate) fn last_term(&self) -> u64 {
-        self.entries.last().map_or(0, |entry| entry.term)
+        self.entries.back().map_or(self.base.1, |entry| entry.term)
     }
 
-    /// Term of an entry; 0 before the first, `None` after the last.
+    /// Index and term of the last entry that was forgotten.
+    pub(crate) fn base(&self) -> (u64, u64) {
+        self.base
+    }
+
+    /// Term of an entry; `None` after the last, and before the last that was forgotten.
     pub(crate) fn term_at(&self, index: u64) -> Option<u64> {
-        match index {
-            0 => Some(0),
-            index => self.entries.get(slot(index)).map(|entry| entry.term),
-        }
+        if index == self.base.0 { Some(self.base.1) } else { Some(self.entry(index)?.term) }
     }
 
-    pub(crate) fn entry(&self, index: u64) -> &Entry {
-        &self.entries[slot(index)]
+    pub(crate) fn entry(&self, index: u64) -> Option<&Entry> {
+        self.entries.get(self.slot(index)?)
     }
 
     /// Entries from `from` on: at least one, if there is any, and no more than `max_bytes` of
     /// payload beyond that.
     pub(crate) fn slice(&self, from: u64, max_bytes: usize) -> Vec<Entry> {
+        let Some(slot) = self.slot(from).filter(|slot| *slot < self.entries.len()) else {
+            return Vec::new();
+        };
         let mut bytes = 0;
-        let tail = self.entries.get(slot(from)..).unwrap_or_default();
-        tail.iter()
-            .take_while(|entry| {
-                let first = bytes == 0;
-                bytes += entry.payload.len() + ENTRY_OVERHEAD_BYTES;
-                first || bytes <= max_bytes
-            })
-            .cloned()
-            .collect()
+        let within = |entry: &&Entry| {
+            let first = bytes == 0;
+            bytes += bytes_of(entry);
+            first || bytes <= max_bytes
+        };
+        self.entries.range(slot..).take_while(within).cloned().collect()
     }
 
     /// Adds an entry at the end, in memory and to the writes.
-    pub(crate) fn append<M>(&mut self, entry: Entry, effects: &mut Effects<M>) {
+    pub(crate) fn append<M>(&mut self, entry: Entry, now_us: u64, effects: &mut Effects<M>) {
         assert_eq!(entry.index, self.last_index() + 1, "{}: an append leaves a gap", self.name);
         assert!(entry.term >= self.last_term(), "{}: an append goes back in term", self.name);
         effects.appends.push(Append::Entry(entry.clone()));
-        self.entries.push(entry);
-        self.appends += 1;
-        self.pending.push_back((self.appends, self.last_index()));
+        self.bytes += bytes_of(&entry);
+        self.entries.push_back(entry);
+        self.count_append(now_us);
     }
 
     /// Adds a state to the writes.
     pub(crate) fn append_state<M>(
         &mut self,
         term: u64,
-        payload: bytes::Bytes,
+        payload: Bytes,
+        now_us: u64,
         effects: &mut Effects<M>,
     ) {
         effects.appends.push(Append::State { term, payload });
+        self.count_append(now_us);
+    }
+
+    /// Adds a part of a snapshot to the writes. With the last part, entries up to its index are
+    /// forgotten, but for the last ones up to `keep_bytes`; tells whether the snapshot reaches
+    /// beyond this log, or differs from it, so that the log is now just the snapshot.
+    pub(crate) fn append_snapshot<M>(
+        &mut self,
+        part: SnapshotPart,
+        keep_bytes: usize,
+        now_us: u64,
+        effects: &mut Effects<M>,
+    ) -> bool {
+        let SnapshotPart { index, term, last, .. } = part;
+        effects.appends.push(Append::Snapshot(part));
+        let replaces = last && index > self.base.0 && self.term_at(index) != Some(term);
+        if replaces {
+            self.entries.clear();
+            self.bytes = 0;
+            // Of what the snapshot holds, nothing is durable before the snapshot is.
+            self.durable_index = self.durable_index.min(self.base.0);
+            self.base = (index, term);
+            for pending in &mut self.pending {
+                pending.index = pending.index.min(self.durable_index);
+            }
+        }
+        self.count_append(now_us);
+        if last && !replaces {
+            self.forget(index, keep_bytes);
+        }
+        replaces
+    }
+
+    /// Forgets entries up to `index`, but for the last ones up to `keep_bytes`.
+    fn forget(&mut self, index: u64, keep_bytes: usize) {
+        while let Some(first) = self.entries.front()
+            && first.index <= index
+            && self.bytes > keep_bytes
+        {
+            self.base = (first.index, first.term);
+            self.bytes -= bytes_of(first);
+            self.entries.pop_front();
+        }
+    }
+
+    fn count_append(&mut self, asked_us: u64) {
         self.appends += 1;
-        self.pending.push_back((self.appends, self.last_index()));
+        let (appends, index) = (self.appends, self.last_index());
+        self.pending.push_back(Pending { appends, index, asked_us });
     }
 
     /// Removes the entries from `index` on. They vanish from the disk with the append that
     /// replaces them.
     pub(crate) fn truncate(&mut self, index: u64) {
-        self.entries.truncate(slot(index));
+        let keep = self.slot(index).expect("only entries that are here are removed");
+        self.bytes -= self.entries.range(keep..).map(bytes_of).sum::<usize>();
+        self.entries.truncate(keep);
         let last = self.last_index();
         self.durable_index = self.durable_index.min(last);
-        for (_, durable_with) in &mut self.pending {
-            *durable_with = (*durable_with).min(last);
+        for pending in &mut self.pending {
+            pending.index = pending.index.min(last);
         }
     }
 
     /// Takes note that the first `appends` writes are durable.
     pub(crate) fn set_durable(&mut self, appends: u64) {
         assert!(appends <= self.appends, "{}: more is durable than was written", self.name);
-        while let Some((number, index)) = self.pending.front().copied()
-            && number <= appends
+        while let Some(pending) = self.pending.front()
+            && pending.appends <= appends
         {
-            self.durable_index = index;
+            self.durable_index = pending.index;
             self.pending.pop_front();
         }
         self.durable_appends = self.durable_appends.max(appends);
@@ -122,6 +193,11 @@ impl EntryLog {
     /// The last entry that is durable here with all before it.
     pub(crate) fn durable_index(&self) -> u64 {
         self.durable_index
+    }
+
+    /// When the oldest write that is not durable was asked for.
+    pub(crate) fn oldest_pending_us(&self) -> Option<u64> {
+        Some(self.pending.front()?.asked_us)
     }
 
     /// Writes asked for since the start.
@@ -133,29 +209,45 @@ impl EntryLog {
     pub(crate) fn is_durable(&self, appends: u64) -> bool {
         self.durable_appends >= appends
     }
+
+    /// Bytes of payload after an index.
+    pub(crate) fn payload_bytes_after(&self, index: u64) -> usize {
+        let after = self.entries.iter().rev().take_while(|entry| entry.index > index);
+        after.map(|entry| entry.payload.len()).sum()
+    }
+
+    fn slot(&self, index: u64) -> Option<usize> {
+        let slot = index.checked_sub(self.base.0 + 1)?;
+        Some(usize::try_from(slot).expect("a log in memory is indexable"))
+    }
 }
 
 /// What an entry takes in a message beside its payload.
-pub(crate) const ENTRY_OVERHEAD_BYTES: usize = 20;
+const ENTRY_OVERHEAD_BYTES: usize = 20;
 
-fn slot(index: u64) -> usize {
-    let slot = index.checked_sub(1).expect("indexes start at 1");
-    usize::try_from(slot).expect("a log in memory is indexable")
+/// What an entry takes in a message, about.
+pub(crate) fn bytes_of(entry: &Entry) -> usize {
+    entry.payload.len() + ENTRY_OVERHEAD_BYTES
 }
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use palisade_wire::{PeerAddress, RangeId};
 
     use super::*;
+    use crate::EntryKind;
 
     fn log() -> EntryLog {
-        EntryLog::new(Name { range: RangeId(1), me: PeerAddress::default() }, Vec::new())
+        EntryLog::new(Name { range: RangeId(1), me: PeerAddress::default() }, (0, 0), Vec::new())
     }
 
     fn entry(index: u64, term: u64) -> Entry {
-        Entry { index, term, payload: Bytes::from_static(b"12345") }
+        let payload = Bytes::from_static(b"12345");
+        Entry { index, term, kind: EntryKind::Command, payload }
+    }
+
+    fn last_part(index: u64, term: u64) -> SnapshotPart {
+        SnapshotPart { index, term, part: 1, last: true, payload: Bytes::new() }
     }
 
     #[test]
@@ -163,12 +255,12 @@ mod tests {
         let mut log = log();
         let effects = &mut Effects::<()>::default();
         for index in 1..=3 {
-            log.append(entry(index, 1), effects);
+            log.append(entry(index, 1), 0, effects);
         }
         log.set_durable(1);
         assert_eq!(log.durable_index(), 1);
         log.truncate(2);
-        log.append(entry(2, 2), effects);
+        log.append(entry(2, 2), 0, effects);
         // The two replaced entries landed, their replacement did not.
         log.set_durable(3);
         assert_eq!(log.durable_index(), 1);
@@ -182,10 +274,45 @@ mod tests {
         let mut log = log();
         let effects = &mut Effects::<()>::default();
         for index in 1..=4 {
-            log.append(entry(index, 1), effects);
+            log.append(entry(index, 1), 0, effects);
         }
         let lens = [1, 25, 49, 50, 1000].map(|max_bytes| log.slice(2, max_bytes).len());
         assert_eq!(lens, [1, 1, 1, 2, 3]);
         assert!(log.slice(5, 1000).is_empty());
+    }
+
+    #[test]
+    fn a_snapshot_of_what_is_here_forgets_the_front_and_keeps_some() {
+        let mut log = log();
+        let effects = &mut Effects::<()>::default();
+        for index in 1..=6 {
+            log.append(entry(index, 1), 0, effects);
+        }
+        assert!(!log.append_snapshot(last_part(4, 1), 3 * 25, 0, effects));
+        assert_eq!((log.first_index(), log.last_index()), (4, 6));
+        assert_eq!(log.term_at(3), Some(1));
+        assert_eq!(log.term_at(2), None);
+        assert!(!log.append_snapshot(last_part(5, 1), 0, 0, effects));
+        assert_eq!((log.first_index(), log.last_index()), (6, 6));
+        log.set_durable(8);
+        assert_eq!(log.durable_index(), 6);
+        assert!(log.slice(5, 100).is_empty());
+        assert_eq!(log.slice(6, 100), [entry(6, 1)]);
+    }
+
+    #[test]
+    fn a_snapshot_beyond_the_log_replaces_it_and_is_durable_when_written() {
+        let mut log = log();
+        let effects = &mut Effects::<()>::default();
+        for index in 1..=3 {
+            log.append(entry(index, 1), 0, effects);
+        }
+        log.set_durable(2);
+        assert!(log.append_snapshot(last_part(10, 2), 1000, 0, effects));
+        assert_eq!((log.first_index(), log.last_index(), log.last_term()), (11, 10, 2));
+        log.set_durable(3);
+        assert!(log.durable_index() < 10);
+        log.set_durable(4);
+        assert_eq!(log.durable_index(), 10);
     }
 }

@@ -5,9 +5,11 @@ pub(crate) fn majority(voters: usize) -> usize {
     voters / 2 + 1
 }
 
-/// The largest value that a majority has reached.
+/// The largest value that a majority has reached; of nobody, any value at all.
 pub(crate) fn reached_by_majority(values: &mut [u64]) -> u64 {
-    assert!(!values.is_empty(), "a group has at least one voter");
+    if values.is_empty() {
+        return u64::MAX;
+    }
     values.sort_unstable_by(|a, b| b.cmp(a));
     values[majority(values.len()) - 1]
 }
@@ -26,7 +28,8 @@ mod tests {
 
     #[test]
     fn what_a_majority_has_reached() {
-        let table: [(&[u64], u64); 7] = [
+        let table: [(&[u64], u64); 8] = [
+            (&[], u64::MAX),
             (&[5], 5),
             (&[5, 3], 3),
             (&[0, 0, 9], 0),

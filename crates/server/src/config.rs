@@ -78,11 +78,14 @@ pub struct LogConfig {
     pub segment_bytes: u64,
     /// Bytes that the log of one shard may take. At that point writes are refused.
     pub limit_bytes: u64,
+    /// A range's state is written to the log as a checkpoint, and the entries that it holds are
+    /// forgotten in memory, once the range's entries since the last one take so many bytes.
+    pub checkpoint_bytes: u64,
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { segment_bytes: 32 << 20, limit_bytes: 8 << 30 }
+        Self { segment_bytes: 32 << 20, limit_bytes: 8 << 30, checkpoint_bytes: 64 << 20 }
     }
 }
 

@@ -23,8 +23,9 @@ use crate::{inbox::Inbox, outbound::Outbound, signal::Signal};
 const TURN_INPUT_BYTES: usize = 1024 * 1024;
 
 /// Bytes of log that one turn may need: its inputs, of which small ones take about twice their size
-/// with their headers, a last one of two megabytes, and what the protocols add of their own.
-const TURN_LOG_BYTES: usize = 5 * 1024 * 1024;
+/// with their headers, a last one of two megabytes, a part of a checkpoint, and what the protocols
+/// add of their own.
+const TURN_LOG_BYTES: usize = 7 * 1024 * 1024;
 
 /// What shards of one node tell each other.
 #[derive(Clone, Debug)]

@@ -257,6 +257,7 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
         ranges: config.bootstrap().range_map(),
         max_offset_us: config.clock.max_offset_us,
         random_seed: now.wall.latest_us ^ (u64::from(at.node.0) << 32) ^ (u64::from(shard.0) << 48),
+        checkpoint_bytes: config.log.checkpoint_bytes,
         fault: config.fault(),
     };
     let peers: BTreeMap<PeerAddress, Rc<Outbound>> = config

@@ -1,5 +1,7 @@
 //! Deliberate faults, so that tests can see the checks say no.
 
+use palisade_replication::ProtocolFault;
+
 /// A way in which a shard breaks its promises on purpose. Never set outside tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TestFault {
@@ -10,4 +12,21 @@ pub enum TestFault {
         /// How many.
         entries: usize,
     },
+    /// A restart forgets for whom each group has voted.
+    ForgetVotes,
+    /// Snapshots leave out what became of transactions.
+    ForgetOutcomes,
+    /// A shard whose log was lost takes part at once, as if it had never voted or confirmed.
+    TrustEmptyLog,
+    /// A rule of a replication protocol is broken.
+    Protocol(ProtocolFault),
+}
+
+impl TestFault {
+    pub(crate) fn of_protocol(fault: Option<Self>) -> Option<ProtocolFault> {
+        match fault {
+            Some(Self::Protocol(fault)) => Some(fault),
+            _ => None,
+        }
+    }
 }

@@ -3,11 +3,12 @@
 use bytes::Bytes;
 use palisade_control::RangeDescriptor;
 use palisade_replication::{
-    Effects, Membership, Protocol, RecoveredGroup, Refusal, Send,
+    Context, Effects, Entry, Members, Membership, Protocol, ProtocolFault, RecoveredGroup, Refusal,
+    Revocation, Send, SnapshotPart,
     chain::{self, Chain},
     raft::{self, Raft},
 };
-use palisade_wire::{Mode, PeerAddress, RangeStatus, WireError};
+use palisade_wire::{Mode, PeerAddress, RangeId, RangeStatus, ReplicaChange, Role, WireError};
 
 use crate::PeerBody;
 
@@ -42,50 +43,120 @@ impl Group {
         recovered: RecoveredGroup,
         random_seed: u64,
         now_us: u64,
+        fault: Option<ProtocolFault>,
     ) -> Result<Self, WireError> {
         let (range, membership) = (descriptor.range, descriptor.membership());
         Ok(match descriptor.mode {
             Mode::Raft => {
-                let timing = raft::Timing::default();
-                let protocol =
-                    Raft::new(range, me, membership, recovered, timing, random_seed, now_us)?;
+                // A replica that was added later learns from its leader who the members are.
+                let initial = membership.members.contains(&me);
+                let members =
+                    if initial { Members::of(membership.members) } else { Members::default() };
+                let setup = raft::Setup { range, me, members, recovered, random_seed, fault };
+                let protocol = Raft::new(setup, raft::Timing::default(), now_us)?;
                 Self::Raft(Running { protocol, effects: Effects::default() })
             }
             Mode::Chain => {
                 let timing = chain::Timing::default();
-                let protocol = Chain::new(range, me, membership, recovered, timing, random_seed)?;
+                let protocol =
+                    Chain::new(range, me, membership, recovered, timing, random_seed, fault)?;
                 Self::Chain(Running { protocol, effects: Effects::default() })
             }
         })
     }
 
-    pub(crate) fn tick(&mut self, now_us: u64) {
-        either!(self, running => running.protocol.tick(now_us, &mut running.effects));
+    pub(crate) fn tick(&mut self, cx: Context<'_>) {
+        either!(self, running => running.protocol.tick(cx, &mut running.effects));
     }
 
-    /// Hands on a message; one of the other protocol is from another life of the range.
-    pub(crate) fn receive(&mut self, from: PeerAddress, body: PeerBody, now_us: u64) {
-        match (self, body) {
-            (Self::Raft(running), PeerBody::Raft(message)) => {
-                running.protocol.receive(from, message, now_us, &mut running.effects);
-            }
-            (Self::Chain(running), PeerBody::Chain(message)) => {
-                running.protocol.receive(from, message, now_us, &mut running.effects);
-            }
-            _ => {}
+    pub(crate) fn wants_ticks(&self, cx: Context<'_>) -> bool {
+        either!(self, running => running.protocol.wants_ticks(cx))
+    }
+
+    /// Hands on a message of the right protocol.
+    pub(crate) fn receive_raft(
+        &mut self,
+        from: PeerAddress,
+        message: raft::Message,
+        cx: Context<'_>,
+    ) {
+        if let Self::Raft(running) = self {
+            running.protocol.receive(from, message, cx, &mut running.effects);
         }
     }
 
-    pub(crate) fn durable(&mut self, appends: u64) {
-        either!(self, running => running.protocol.durable(appends, &mut running.effects));
+    /// Hands on a message of the right protocol.
+    pub(crate) fn receive_chain(
+        &mut self,
+        from: PeerAddress,
+        message: chain::Message,
+        cx: Context<'_>,
+    ) {
+        if let Self::Chain(running) = self {
+            running.protocol.receive(from, message, cx, &mut running.effects);
+        }
     }
 
-    pub(crate) fn propose(&mut self, payload: Bytes) -> Result<(u64, u64), Refusal> {
-        either!(self, running => running.protocol.propose(payload, &mut running.effects))
+    /// Something of a peer is not to be counted on any more.
+    pub(crate) fn revoked(&mut self, from: PeerAddress, revocation: Revocation, cx: Context<'_>) {
+        if let Self::Raft(running) = self {
+            running.protocol.revoked(from, revocation, cx, &mut running.effects);
+        }
+    }
+
+    pub(crate) fn durable(&mut self, appends: u64, cx: Context<'_>) {
+        either!(self, running => running.protocol.durable(appends, cx, &mut running.effects));
+    }
+
+    pub(crate) fn propose(
+        &mut self,
+        payload: Bytes,
+        cx: Context<'_>,
+    ) -> Result<(u64, u64), Refusal> {
+        either!(self, running => running.protocol.propose(payload, cx, &mut running.effects))
     }
 
     pub(crate) fn read(&mut self, token: u64) -> Result<(), Refusal> {
         either!(self, running => running.protocol.read(token, &mut running.effects))
+    }
+
+    /// Changes who leads or replicates a group in Raft mode; tells which entry it waits for.
+    pub(crate) fn change(
+        &mut self,
+        change: ReplicaChange,
+        cx: Context<'_>,
+    ) -> Result<Option<(u64, u64)>, Refusal> {
+        let Self::Raft(Running { protocol, effects }) = self else {
+            return Err(Refusal::NotNow);
+        };
+        match change {
+            ReplicaChange::Transfer { to } => protocol.transfer(to, cx, effects).map(|()| None),
+            ReplicaChange::Members { voters, learners } => {
+                protocol.change_members(voters, learners, cx, effects).map(Some)
+            }
+        }
+    }
+
+    pub(crate) fn snapshot_head(&self) -> SnapshotPart {
+        either!(self, running => running.protocol.snapshot_head())
+    }
+
+    pub(crate) fn write_snapshot(
+        &mut self,
+        part: SnapshotPart,
+        keep_bytes: usize,
+        cx: Context<'_>,
+    ) {
+        either!(self, running => {
+            running.protocol.write_snapshot(part, keep_bytes, cx, &mut running.effects);
+        });
+    }
+
+    /// A member has installed a snapshot.
+    pub(crate) fn snapshot_installed(&mut self, at: PeerAddress, index: u64, cx: Context<'_>) {
+        if let Self::Raft(running) = self {
+            running.protocol.snapshot_installed(at, index, cx, &mut running.effects);
+        }
     }
 
     pub(crate) fn orders_writes(&self) -> bool {
@@ -96,58 +167,123 @@ impl Group {
         either!(self, running => running.protocol.holds_proposals())
     }
 
-    pub(crate) fn install(&mut self, membership: Membership) {
+    pub(crate) fn install(&mut self, membership: Membership, cx: Context<'_>) {
         if let Self::Chain(running) = self {
-            running.protocol.install(membership, &mut running.effects);
+            running.protocol.install(membership, cx, &mut running.effects);
         }
     }
 
     /// Ends the turn: everything that was asked for since the last one.
-    pub(crate) fn flush(&mut self, now_us: u64) -> Effects<PeerBody> {
+    pub(crate) fn flush(&mut self, range: RangeId, cx: Context<'_>) -> Effects<PeerBody> {
         match self {
-            Self::Raft(running) => running.flush(now_us, PeerBody::Raft),
-            Self::Chain(running) => running.flush(now_us, PeerBody::Chain),
+            Self::Raft(running) => running.flush(cx, |message| PeerBody::Raft { range, message }),
+            Self::Chain(running) => running.flush(cx, |message| PeerBody::Chain { range, message }),
         }
     }
 
-    pub(crate) fn status(&self, descriptor: &RangeDescriptor) -> RangeStatus {
-        let (mode, range) = (descriptor.mode, descriptor.range);
+    pub(crate) fn role(&self) -> Role {
+        either!(self, running => running.protocol.role())
+    }
+
+    /// The Raft term, or the chain epoch.
+    pub(crate) fn term(&self) -> u64 {
         match self {
-            Self::Raft(Running { protocol, .. }) => RangeStatus {
-                range,
-                mode,
-                role: protocol.role(),
-                term: protocol.term(),
-                epoch: protocol.membership().epoch,
-                last_index: protocol.last_index(),
-                commit_index: protocol.commit_index(),
-                ready: protocol.leader().is_some(),
-            },
-            Self::Chain(Running { protocol, .. }) => RangeStatus {
-                range,
-                mode,
-                role: protocol.role(),
-                term: protocol.membership().epoch,
-                epoch: protocol.membership().epoch,
-                last_index: protocol.last_index(),
-                commit_index: protocol.commit_index(),
-                ready: protocol.is_ready(),
-            },
+            Self::Raft(running) => running.protocol.term(),
+            Self::Chain(running) => running.protocol.membership().epoch,
+        }
+    }
+
+    /// The chain's epoch; 0 in Raft mode.
+    pub(crate) fn epoch(&self) -> u64 {
+        match self {
+            Self::Raft(_) => 0,
+            Self::Chain(running) => running.protocol.membership().epoch,
+        }
+    }
+
+    pub(crate) fn leader(&self) -> Option<PeerAddress> {
+        match self {
+            Self::Raft(running) => running.protocol.leader(),
+            Self::Chain(running) => running.protocol.membership().members.first().copied(),
+        }
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        match self {
+            Self::Raft(running) => running.protocol.leader().is_some(),
+            Self::Chain(running) => running.protocol.is_ready(),
+        }
+    }
+
+    /// Who votes, or forms the chain; and who only learns.
+    pub(crate) fn members(&self) -> (Vec<PeerAddress>, Vec<PeerAddress>) {
+        match self {
+            Self::Raft(running) => {
+                let Members { voters, outgoing, learners } = running.protocol.members();
+                let mut all: Vec<_> = voters.iter().chain(outgoing).copied().collect();
+                all.sort_unstable();
+                all.dedup();
+                (all, learners.clone())
+            }
+            Self::Chain(running) => (running.protocol.membership().members.clone(), Vec::new()),
+        }
+    }
+
+    pub(crate) fn commit_index(&self) -> u64 {
+        either!(self, running => running.protocol.commit_index())
+    }
+
+    pub(crate) fn first_index(&self) -> u64 {
+        either!(self, running => running.protocol.first_index())
+    }
+
+    pub(crate) fn last_index(&self) -> u64 {
+        either!(self, running => running.protocol.last_index())
+    }
+
+    pub(crate) fn durable_index(&self) -> u64 {
+        either!(self, running => running.protocol.durable_index())
+    }
+
+    pub(crate) fn entry(&self, index: u64) -> Option<&Entry> {
+        either!(self, running => running.protocol.entry(index))
+    }
+
+    pub(crate) fn status(&self, descriptor: &RangeDescriptor) -> RangeStatus {
+        RangeStatus {
+            range: descriptor.range,
+            mode: descriptor.mode,
+            role: self.role(),
+            term: self.term(),
+            epoch: self.epoch().max(descriptor.epoch),
+            last_index: self.last_index(),
+            commit_index: self.commit_index(),
+            ready: self.is_ready(),
         }
     }
 }
 
 impl<P: Protocol> Running<P> {
-    fn flush(&mut self, now_us: u64, wrap: impl Fn(P::Message) -> PeerBody) -> Effects<PeerBody> {
-        self.protocol.flush(now_us, &mut self.effects);
-        let Effects { appends, sends, committed, reads, refused_reads } =
-            std::mem::take(&mut self.effects);
+    fn flush(
+        &mut self,
+        cx: Context<'_>,
+        wrap: impl Fn(P::Message) -> PeerBody,
+    ) -> Effects<PeerBody> {
+        self.protocol.flush(cx, &mut self.effects);
+        let effects = std::mem::take(&mut self.effects);
         let wrap = |send: Send<P::Message>| Send {
             to: send.to,
             message: wrap(send.message),
             after: send.after,
         };
-        let sends = sends.into_iter().map(wrap).collect();
-        Effects { appends, sends, committed, reads, refused_reads }
+        Effects {
+            appends: effects.appends,
+            sends: effects.sends.into_iter().map(wrap).collect(),
+            committed: effects.committed,
+            reads: effects.reads,
+            refused_reads: effects.refused_reads,
+            lagging: effects.lagging,
+            revoked: effects.revoked,
+        }
     }
 }

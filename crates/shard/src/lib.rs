@@ -10,15 +10,21 @@
 //! - A message that depends on a write leaves only after that write is durable.
 //! - Whatever waits for an answer is bounded, and is answered, or refused, exactly once.
 
+mod admission;
 mod fault;
 mod group;
 mod peer;
+mod recovery;
 mod replay;
 mod replica;
 mod shard;
+mod snapshot_state;
+mod snapshots;
 mod state_machine;
+mod view;
 
 pub use fault::TestFault;
-pub use peer::{PeerBody, PeerMessage};
-pub use replay::{ReplayError, Replayed, record_of};
+pub use peer::{Hello, PeerBody, PeerMessage, SnapshotMessage};
+pub use replay::{Recovered, ReplayError, Replayed, record_of};
 pub use shard::{ConnectionId, Input, LogCounters, Shard, ShardConfig, ShardEffects};
+pub use view::ReplicaView;

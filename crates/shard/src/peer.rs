@@ -2,40 +2,104 @@
 
 use bytes::{BufMut, BytesMut};
 use palisade_clock::Timestamp;
-use palisade_replication::{chain, raft};
+use palisade_replication::{Heartbeat, SnapshotPart, chain, raft};
 use palisade_wire::{Decode, Encode, RangeId, Reader, WireError};
 
-/// A message from replica to replica.
+/// A message from shard to shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerMessage {
-    /// The range of both replicas.
-    pub range: RangeId,
+    /// Which life of the sender this is from.
+    pub session: u64,
     /// The sender's hybrid clock.
     pub sent_ts: Timestamp,
     /// The rest.
     pub body: PeerBody,
 }
 
-/// A message of either protocol.
+/// What a message is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerBody {
-    /// Of a Raft group.
-    Raft(raft::Message),
-    /// Of a chain.
-    Chain(chain::Message),
+    /// The shards themselves.
+    Hello(Hello),
+    /// A Raft group.
+    Raft {
+        /// The range of both replicas.
+        range: RangeId,
+        /// What the protocol says.
+        message: raft::Message,
+    },
+    /// A chain.
+    Chain {
+        /// The range of both replicas.
+        range: RangeId,
+        /// What the protocol says.
+        message: chain::Message,
+    },
+    /// A snapshot on its way.
+    Snapshot {
+        /// The range of both replicas.
+        range: RangeId,
+        /// Where it stands.
+        message: SnapshotMessage,
+    },
+}
+
+/// What two shards tell each other over and over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// Drawn when the sender's log was made.
+    pub incarnation: u64,
+    /// The incarnation under which the sender knows the receiver, durably; or 0.
+    pub registered: u64,
+    /// For all groups that the two share.
+    pub heartbeat: Heartbeat,
+}
+
+/// A snapshot on its way from one replica to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SnapshotMessage {
+    /// The next part.
+    Part {
+        /// Tells one transfer from another.
+        stream: u64,
+        /// The part.
+        part: SnapshotPart,
+    },
+    /// So many parts have arrived, in order.
+    Received {
+        /// The stream that this answers.
+        stream: u64,
+        /// How many.
+        parts: u32,
+        /// Whether the whole is installed, durably, or was not needed.
+        done: bool,
+    },
 }
 
 impl Encode for PeerMessage {
     fn encode(&self, out: &mut BytesMut) {
-        out.put_u32_le(self.range.0);
+        out.put_u64_le(self.session);
         out.put_u64_le(self.sent_ts.to_bits());
         match &self.body {
-            PeerBody::Raft(message) => {
+            PeerBody::Raft { range, message } => {
                 out.put_u8(1);
+                out.put_u32_le(range.0);
                 message.encode(out);
             }
-            PeerBody::Chain(message) => {
+            PeerBody::Chain { range, message } => {
                 out.put_u8(2);
+                out.put_u32_le(range.0);
+                message.encode(out);
+            }
+            PeerBody::Hello(hello) => {
+                out.put_u8(3);
+                out.put_u64_le(hello.incarnation);
+                out.put_u64_le(hello.registered);
+                hello.heartbeat.encode(out);
+            }
+            PeerBody::Snapshot { range, message } => {
+                out.put_u8(4);
+                out.put_u32_le(range.0);
                 message.encode(out);
             }
         }
@@ -44,13 +108,72 @@ impl Encode for PeerMessage {
 
 impl Decode for PeerMessage {
     fn decode(reader: &mut Reader) -> Result<Self, WireError> {
-        let range = RangeId(reader.u32()?);
+        let session = reader.u64()?;
         let sent_ts = Timestamp::from_bits(reader.u64()?);
         let body = match reader.u8()? {
-            1 => PeerBody::Raft(raft::Message::decode(reader)?),
-            2 => PeerBody::Chain(chain::Message::decode(reader)?),
-            tag => return Err(WireError::UnknownTag { what: "replication protocol", tag }),
+            1 => PeerBody::Raft {
+                range: RangeId(reader.u32()?),
+                message: raft::Message::decode(reader)?,
+            },
+            2 => PeerBody::Chain {
+                range: RangeId(reader.u32()?),
+                message: chain::Message::decode(reader)?,
+            },
+            3 => PeerBody::Hello(Hello {
+                incarnation: reader.u64()?,
+                registered: reader.u64()?,
+                heartbeat: Heartbeat::decode(reader)?,
+            }),
+            4 => PeerBody::Snapshot {
+                range: RangeId(reader.u32()?),
+                message: SnapshotMessage::decode(reader)?,
+            },
+            tag => return Err(WireError::UnknownTag { what: "peer message", tag }),
         };
-        Ok(Self { range, sent_ts, body })
+        Ok(Self { session, sent_ts, body })
+    }
+}
+
+impl Encode for SnapshotMessage {
+    fn encode(&self, out: &mut BytesMut) {
+        match self {
+            Self::Part { stream, part } => {
+                out.put_u8(1);
+                out.put_u64_le(*stream);
+                out.put_u64_le(part.index);
+                out.put_u64_le(part.term);
+                out.put_u32_le(part.part);
+                out.put_u8(u8::from(part.last));
+                part.payload.encode(out);
+            }
+            Self::Received { stream, parts, done } => {
+                out.put_u8(2);
+                out.put_u64_le(*stream);
+                out.put_u32_le(*parts);
+                out.put_u8(u8::from(*done));
+            }
+        }
+    }
+}
+
+impl Decode for SnapshotMessage {
+    fn decode(reader: &mut Reader) -> Result<Self, WireError> {
+        let tag = reader.u8()?;
+        let stream = reader.u64()?;
+        match tag {
+            1 => {
+                let part = SnapshotPart {
+                    index: reader.u64()?,
+                    term: reader.u64()?,
+                    part: reader.u32()?,
+                    last: reader.u8()? != 0,
+                    // A copy: it outlives the buffer that everything arrived in.
+                    payload: bytes::Bytes::copy_from_slice(&reader.bytes()?),
+                };
+                Ok(Self::Part { stream, part })
+            }
+            2 => Ok(Self::Received { stream, parts: reader.u32()?, done: reader.u8()? != 0 }),
+            tag => Err(WireError::UnknownTag { what: "snapshot message", tag }),
+        }
     }
 }

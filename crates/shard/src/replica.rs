@@ -5,18 +5,27 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use palisade_clock::{Hlc, Now};
 use palisade_control::RangeDescriptor;
-use palisade_replication::{Append, Effects, Entry, Refusal, Send};
+use palisade_replication::{
+    After, Append, Context, Effects, Entry, EntryKind, Refusal, Revocation, Send, SnapshotPart,
+};
 use palisade_txn::CommitCommand;
-use palisade_wire::{Outcome, PutCommand, Rejection, Response, check_key, check_value};
+use palisade_wire::{
+    Outcome, PeerAddress, PutCommand, Rejection, ReplicaChange, Response, check_key, check_value,
+};
 
 use crate::{
-    ConnectionId, PeerBody, ShardEffects, TestFault,
+    ConnectionId, PeerBody, ShardEffects, SnapshotMessage, TestFault,
     group::Group,
+    snapshot_state::{StateBuilder, StateReader},
+    snapshots::{Arrived, Snapshots, Taking},
     state_machine::{StateMachine, settled},
 };
 
 /// Requests that may wait at one replica.
 const MAX_WAITING: usize = 64 * 1024;
+
+/// What a record takes in the log beside its payload, about.
+const RECORD_OVERHEAD_BYTES: u64 = 48;
 
 /// Who asked.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +47,10 @@ pub(crate) struct Replica {
     pub(crate) descriptor: RangeDescriptor,
     pub(crate) group: Group,
     state: StateMachine,
+    /// The last entry that is in the state.
+    applied_index: u64,
+    /// Of every entry applied so far.
+    digest: u32,
     writes: VecDeque<WaitingWrite>,
     reads: BTreeMap<u64, (Asker, Bytes)>,
     next_token: u64,
@@ -46,34 +59,65 @@ pub(crate) struct Replica {
     /// how many of the group's.
     pending: VecDeque<(u64, u64)>,
     appends: u64,
+
+    snapshots: Snapshots,
+    /// What the snapshots have to say in this turn.
+    snapshot_sends: Vec<Send<PeerBody>>,
+    /// A checkpoint is due once the log has grown by this much, and by its own size.
+    checkpoint_bytes: u64,
+    log_bytes: u64,
+    last_checkpoint_bytes: u64,
+}
+
+/// What a replica begins with.
+pub(crate) struct Start {
+    pub(crate) descriptor: RangeDescriptor,
+    pub(crate) group: Group,
+    pub(crate) state: StateMachine,
+    pub(crate) applied_index: u64,
+    pub(crate) digest: u32,
+    pub(crate) log_bytes: u64,
+    pub(crate) checkpoint_bytes: u64,
+    pub(crate) first_stream: u64,
+    pub(crate) fault: Option<TestFault>,
 }
 
 /// What the shard has to do for a replica at the end of a turn.
 pub(crate) struct Outbox {
     pub(crate) appends: Vec<Append>,
     pub(crate) sends: Vec<Send<PeerBody>>,
+    /// Peers that must not count on this replica any more.
+    pub(crate) revoked: Vec<(PeerAddress, Revocation)>,
     /// The writes of the shard up to this one hold everything that the group has asked for.
     pub(crate) written: u64,
 }
 
 impl Replica {
-    pub(crate) fn new(
-        descriptor: RangeDescriptor,
-        group: Group,
-        state: StateMachine,
-        fault: Option<TestFault>,
-    ) -> Self {
+    pub(crate) fn new(start: Start) -> Self {
+        let Start { descriptor, group, state, applied_index, digest, .. } = start;
+        let Start { log_bytes, checkpoint_bytes, first_stream, fault, .. } = start;
         Self {
             descriptor,
             group,
             state,
+            applied_index,
+            digest,
             writes: VecDeque::new(),
             reads: BTreeMap::new(),
             next_token: 0,
             fault,
             pending: VecDeque::new(),
             appends: 0,
+            snapshots: Snapshots::new(first_stream),
+            snapshot_sends: Vec::new(),
+            checkpoint_bytes,
+            log_bytes,
+            last_checkpoint_bytes: 0,
         }
+    }
+
+    pub(crate) fn digest(&self) -> u32 {
+        self.digest
     }
 
     /// Orders a write, or says at once why not.
@@ -83,6 +127,7 @@ impl Replica {
         put: PutCommand,
         hlc: &mut Hlc,
         now: Now,
+        cx: Context<'_>,
     ) -> Result<(), Outcome> {
         check_key(&put.key).map_err(Outcome::Rejected)?;
         check_value(&put.value).map_err(Outcome::Rejected)?;
@@ -95,7 +140,7 @@ impl Replica {
         {
             return Err(outcome);
         }
-        self.propose(asker, || CommitCommand { proposed_ts, put }.to_payload())
+        self.propose(asker, || CommitCommand { proposed_ts, put }.to_payload(), cx)
     }
 
     /// Orders a payload, or says at once why not.
@@ -103,13 +148,30 @@ impl Replica {
         &mut self,
         asker: Asker,
         payload: impl FnOnce() -> Bytes,
+        cx: Context<'_>,
     ) -> Result<(), Outcome> {
         if self.writes.len() >= MAX_WAITING {
             return Err(Outcome::Rejected(Rejection::Overloaded));
         }
-        let (index, term) = self.group.propose(payload()).map_err(refused)?;
+        let (index, term) = self.group.propose(payload(), cx).map_err(refused)?;
         self.writes.push_back(WaitingWrite { index, term, asker });
         Ok(())
+    }
+
+    /// Begins a change of the leader or the members, or says at once what becomes of it.
+    pub(crate) fn change(
+        &mut self,
+        asker: Asker,
+        change: ReplicaChange,
+        cx: Context<'_>,
+    ) -> Result<(), Outcome> {
+        match self.group.change(change, cx).map_err(refused)? {
+            None => Err(Outcome::ControlDone),
+            Some((index, term)) => {
+                self.writes.push_back(WaitingWrite { index, term, asker });
+                Ok(())
+            }
+        }
     }
 
     /// Begins a read, or says at once why not.
@@ -128,8 +190,118 @@ impl Replica {
         Ok(())
     }
 
+    /// Time has passed.
+    pub(crate) fn tick(&mut self, cx: Context<'_>) {
+        self.group.tick(cx);
+        for (to, message) in self.snapshots.tick(cx.now_us) {
+            self.send_snapshot(to, message, After::Nothing);
+        }
+    }
+
+    /// Whether time must be told.
+    pub(crate) fn wants_ticks(&self, cx: Context<'_>) -> bool {
+        self.wants_checkpoint() || self.snapshots.is_sending() || self.group.wants_ticks(cx)
+    }
+
+    /// Whether a part of a checkpoint is to be written.
+    pub(crate) fn wants_checkpoint(&self) -> bool {
+        self.snapshots.is_taking_checkpoint() || self.is_checkpoint_due()
+    }
+
+    fn is_checkpoint_due(&self) -> bool {
+        self.log_bytes >= self.checkpoint_bytes.max(self.last_checkpoint_bytes)
+            && self.group.commit_index() >= self.group.first_index()
+    }
+
+    /// Writes the next part of a checkpoint.
+    pub(crate) fn advance_checkpoint(&mut self, cx: Context<'_>) {
+        if !self.snapshots.is_taking_checkpoint() {
+            // What was committed in this turn is not in the state before the turn ends.
+            if !self.is_checkpoint_due() || self.applied_index < self.group.commit_index() {
+                return;
+            }
+            let (head, taking) = self.begin_snapshot();
+            self.log_bytes = 0;
+            self.last_checkpoint_bytes = 0;
+            self.snapshots.begin_checkpoint(taking);
+            self.write_snapshot(head, cx);
+        }
+        if let Some(part) = self.snapshots.next_of_checkpoint(&self.state) {
+            self.last_checkpoint_bytes += part.payload.len() as u64;
+            self.write_snapshot(part, cx);
+        }
+    }
+
+    fn begin_snapshot(&self) -> (SnapshotPart, Taking) {
+        let head = self.group.snapshot_head();
+        let forget_outcomes = self.fault == Some(TestFault::ForgetOutcomes);
+        let reader = StateReader::new(&self.state, self.digest, forget_outcomes);
+        let taking = Taking::new(&head, reader);
+        (head, taking)
+    }
+
+    fn write_snapshot(&mut self, part: SnapshotPart, cx: Context<'_>) {
+        let keep_bytes = usize::try_from(self.checkpoint_bytes / 2).unwrap_or(usize::MAX);
+        self.group.write_snapshot(part, keep_bytes, cx);
+    }
+
+    /// A message about a snapshot arrived.
+    pub(crate) fn receive_snapshot(
+        &mut self,
+        from: PeerAddress,
+        message: SnapshotMessage,
+        hlc: &mut Hlc,
+        cx: Context<'_>,
+    ) {
+        match message {
+            SnapshotMessage::Part { stream, part } => {
+                let commit_index = self.group.commit_index();
+                match self.snapshots.arrived(from, stream, &part, commit_index) {
+                    Ok(Arrived::Known(answer)) => {
+                        self.send_snapshot(from, answer, After::Appends);
+                    }
+                    Ok(Arrived::Next(answer, whole)) => {
+                        let index = part.index;
+                        self.write_snapshot(part, cx);
+                        if let Some(builder) = whole {
+                            self.install_state(*builder, index, hlc);
+                        }
+                        self.send_snapshot(from, answer, After::Appends);
+                    }
+                    // Bytes that make no sense are as good as lost.
+                    Ok(Arrived::Ignored) | Err(_) => {}
+                }
+            }
+            SnapshotMessage::Received { stream, parts, done } => {
+                let known = self.snapshots.index_of(from, stream);
+                let (state, now_us) = (&self.state, cx.now_us);
+                let next = self.snapshots.confirmed(from, stream, parts, done, state, now_us);
+                for message in next {
+                    self.send_snapshot(from, message, After::Nothing);
+                }
+                if done && let Some(index) = known {
+                    self.group.snapshot_installed(from, index, cx);
+                }
+            }
+        }
+    }
+
+    fn install_state(&mut self, builder: StateBuilder, index: u64, hlc: &mut Hlc) {
+        let (state, digest, last_ts) = builder.finish();
+        self.state = state;
+        self.applied_index = index;
+        self.digest = digest;
+        hlc.recover(last_ts);
+    }
+
+    fn send_snapshot(&mut self, to: PeerAddress, message: SnapshotMessage, after: After) {
+        let range = self.descriptor.range;
+        let message = PeerBody::Snapshot { range, message };
+        self.snapshot_sends.push(Send { to, message, after });
+    }
+
     /// The shard's first `shard_appends` writes are durable.
-    pub(crate) fn durable(&mut self, shard_appends: u64) -> bool {
+    pub(crate) fn durable(&mut self, shard_appends: u64, cx: Context<'_>) {
         let mut durable = None;
         while let Some((shard, group)) = self.pending.front().copied()
             && shard <= shard_appends
@@ -138,31 +310,33 @@ impl Replica {
             self.pending.pop_front();
         }
         if let Some(appends) = durable {
-            self.group.durable(appends);
+            self.group.durable(appends, cx);
         }
-        durable.is_some()
     }
 
     /// Enters a later epoch of the range.
-    pub(crate) fn install(&mut self, descriptor: &RangeDescriptor) {
+    pub(crate) fn install(&mut self, descriptor: &RangeDescriptor, cx: Context<'_>) {
         if descriptor.epoch > self.descriptor.epoch {
             self.descriptor.clone_from(descriptor);
-            self.group.install(descriptor.membership());
+            self.group.install(descriptor.membership(), cx);
         }
     }
 
     /// Ends the turn: applies what was committed, answers whom it can, and returns the rest.
     pub(crate) fn flush(
         &mut self,
-        now: Now,
+        cx: Context<'_>,
         hlc: &mut Hlc,
         shard_appends: u64,
         out: &mut ShardEffects,
     ) -> Outbox {
-        let Effects { appends, sends, committed, reads, refused_reads } =
-            self.group.flush(now.monotonic_us);
+        let Effects { appends, mut sends, committed, reads, refused_reads, lagging, revoked } =
+            self.group.flush(self.descriptor.range, cx);
         for entry in committed {
-            self.apply(entry, hlc, out);
+            // A snapshot may have overtaken what was committed earlier in the turn.
+            if entry.index > self.applied_index {
+                self.apply(entry, hlc, out);
+            }
         }
         for token in reads {
             let (asker, key) = self.reads.remove(&token).expect("a read is let through once");
@@ -178,12 +352,21 @@ impl Replica {
                 out.reply(write.asker, Outcome::Rejected(Rejection::Unknown));
             }
         }
+        for to in
+            lagging.into_iter().filter(|to| self.snapshots.can_send_to(*to)).collect::<Vec<_>>()
+        {
+            let (head, taking) = self.begin_snapshot();
+            let message = self.snapshots.send_to(to, head, taking, cx.now_us);
+            self.send_snapshot(to, message, After::Nothing);
+        }
+        sends.append(&mut self.snapshot_sends);
         if !appends.is_empty() {
+            self.log_bytes += appends.iter().map(bytes_of).sum::<u64>();
             self.appends += appends.len() as u64;
             self.pending.push_back((shard_appends + appends.len() as u64, self.appends));
         }
         let written = self.pending.back().map_or(0, |(shard_appends, _)| *shard_appends);
-        Outbox { appends, sends, written }
+        Outbox { appends, sends, revoked, written }
     }
 
     /// Whether nobody waits for an answer.
@@ -192,12 +375,23 @@ impl Replica {
     }
 
     fn apply(&mut self, entry: Entry, hlc: &mut Hlc, out: &mut ShardEffects) {
-        let Entry { index, term, payload } = entry;
-        // An empty entry only marks the beginning of a term.
-        let outcome = if payload.is_empty() {
+        let Entry { index, term, kind, payload } = entry;
+        assert_eq!(
+            index,
+            self.applied_index + 1,
+            "{}: applies out of order",
+            self.descriptor.range
+        );
+        self.applied_index = index;
+        self.digest = digest(self.digest, index, term, &payload);
+        let outcome = if kind == EntryKind::Members {
+            Some(Outcome::ControlDone)
+        } else if payload.is_empty() {
+            // It only marks the beginning of a term.
             None
         } else {
-            let (outcome, changed) = self.state.apply(payload, hlc);
+            let protected_ts = self.snapshots.protected_ts();
+            let (outcome, changed) = self.state.apply(payload, hlc, protected_ts);
             out.installs.extend(changed);
             Some(outcome)
         };
@@ -217,9 +411,27 @@ impl ShardEffects {
     }
 }
 
+fn digest(before: u32, index: u64, term: u64, payload: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new_with_initial(before);
+    hasher.update(&index.to_le_bytes());
+    hasher.update(&term.to_le_bytes());
+    hasher.update(payload);
+    hasher.finalize()
+}
+
+/// What a write takes in the log, checkpoints not counted.
+fn bytes_of(append: &Append) -> u64 {
+    match append {
+        Append::Entry(entry) => entry.payload.len() as u64 + RECORD_OVERHEAD_BYTES,
+        Append::State { .. } => RECORD_OVERHEAD_BYTES,
+        Append::Snapshot(_) => 0,
+    }
+}
+
 fn refused(refusal: Refusal) -> Outcome {
     Outcome::Rejected(match refusal {
         Refusal::NotServing { hint } => Rejection::NotServing { hint },
         Refusal::Overloaded => Rejection::Overloaded,
+        Refusal::NotNow => Rejection::NotNow,
     })
 }

@@ -1,20 +1,24 @@
 //! The composition: requests and messages to replicas, their writes to one log.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Bound,
+};
 
 use palisade_clock::{Hlc, Now};
 use palisade_control::{Change, NodeAddress, RangeDescriptor, RangeMap, Topology};
-use palisade_replication::{After, Append, RecoveredGroup};
-use palisade_txn::CommitCommand;
+use palisade_replication::{After, Append, Context, PeerTiming, Peers, RecoveredGroup, raft};
 use palisade_wire::{
-    Operation, Outcome, PeerAddress, RangeId, Rejection, Request, Response, ShardStatus, WireError,
+    Mode, Operation, Outcome, PeerAddress, RangeId, Rejection, Request, Response, ShardStatus,
+    WireError,
 };
 
 use crate::{
-    PeerBody, PeerMessage, TestFault,
-    group::Group,
+    Hello, PeerBody, PeerMessage, Recovered, ReplicaView, TestFault,
+    admission::Admission,
+    recovery::Surroundings,
+    replay::SHARD_RECORD,
     replica::{Asker, Outbox, Replica},
-    state_machine::StateMachine,
 };
 
 /// Bytes that the log keeps free for what replication itself must write when writes of clients are
@@ -32,14 +36,17 @@ pub struct ShardConfig {
     pub at: PeerAddress,
     /// The cluster.
     pub cluster_id: u64,
-    /// Where clients connect, for the range map that they are given.
+    /// Its nodes, and where clients connect, for the range map that they are given.
     pub nodes: Vec<NodeAddress>,
     /// The cluster's first range map.
     pub ranges: RangeMap,
     /// How far ahead a remote clock may be, in microseconds.
     pub max_offset_us: u64,
-    /// Decides election timeouts and the like.
+    /// Decides who stands for election first, and the like; and the shard's incarnation, if its
+    /// log is new.
     pub random_seed: u64,
+    /// A group's state is written as a checkpoint once its log has grown by this much.
+    pub checkpoint_bytes: u64,
     /// A promise to break, in tests.
     pub fault: Option<TestFault>,
 }
@@ -101,61 +108,85 @@ pub struct ShardEffects {
 pub struct Shard {
     config: ShardConfig,
     hlc: Hlc,
+    random: fastrand::Rng,
+    admission: Admission,
+    peers: Peers,
     replicas: BTreeMap<RangeId, Replica>,
     /// Replicas that something happened to in this turn.
     touched: BTreeSet<RangeId>,
+    /// Replicas that must be told the time. The others are idle, and cost nothing.
+    active: BTreeSet<RangeId>,
+    was_admitted: bool,
+    /// Whose checkpoint was written on last: the others get their turn first.
+    last_checkpoint: RangeId,
     /// Writes asked for since the start, and how many of them are durable.
     appends: u64,
     durable_appends: u64,
+    /// Whose writes are not durable yet, with how many of the shard's there were with them.
+    unsynced: VecDeque<(u64, RangeId)>,
     /// Messages that wait for the first so many writes, roughly in that order: one that could go
     /// may stand behind one that can't, but not for longer than a sync.
-    held: VecDeque<(u64, PeerAddress, RangeId, PeerBody)>,
+    held: VecDeque<(u64, PeerAddress, PeerBody)>,
     log: LogCounters,
     draining: bool,
     requests: u64,
     clock_rejections: u64,
     effects: ShardEffects,
+    /// Messages of the shard itself, of this turn.
+    hellos: Vec<(PeerAddress, PeerBody)>,
 }
 
 impl Shard {
-    /// A shard with what its log held. Only the ranges with a replica here are run.
-    pub fn new(
-        config: ShardConfig,
-        mut recovered: BTreeMap<RangeId, RecoveredGroup>,
-        now: Now,
-    ) -> Result<Self, WireError> {
+    /// A shard with what its log held.
+    pub fn new(config: ShardConfig, recovered: Recovered, now: Now) -> Result<Self, WireError> {
+        let Recovered { mut groups, shard } = recovered;
         let mut hlc = Hlc::new(config.max_offset_us);
+        let mut random = fastrand::Rng::with_seed(config.random_seed);
+        let others = config.nodes.iter().map(|node| node.node).filter(|n| *n != config.at.node);
+        let others: Vec<_> =
+            others.map(|node| PeerAddress { node, shard: config.at.shard }).collect();
+        let trust_empty_log = config.fault == Some(TestFault::TrustEmptyLog);
+        let admission = Admission::new(shard, random.u64(..), others.len(), trust_empty_log)?;
+        let timing = PeerTiming::default();
+        let peers = Peers::new(timing, admission.session(), others, now.monotonic_us);
+        let surroundings = surroundings(&config, now);
         let mut replicas = BTreeMap::new();
-        let mut seeds = fastrand::Rng::with_seed(config.random_seed);
         for descriptor in config.ranges.ranges() {
-            if !descriptor.members.contains(&config.at) {
-                continue;
+            let recovered = groups.remove(&descriptor.range);
+            let added = recovered.is_some() && descriptor.mode == Mode::Raft;
+            if descriptor.members.contains(&config.at) || added {
+                let recovered = recovered.unwrap_or_default();
+                let replica = surroundings.replica(
+                    descriptor,
+                    &config.ranges,
+                    recovered,
+                    &mut random,
+                    &mut hlc,
+                )?;
+                replicas.insert(descriptor.range, replica);
             }
-            let range = descriptor.range;
-            let recovered = recovered.remove(&range).unwrap_or_default();
-            let state = if range == RangeId::CONTROL {
-                StateMachine::Control(config.ranges.clone())
-            } else {
-                recover_clock(&recovered, &mut hlc)?;
-                StateMachine::keys()
-            };
-            let seed = seeds.u64(..);
-            let group = Group::new(config.at, descriptor, recovered, seed, now.monotonic_us)?;
-            replicas.insert(range, Replica::new(descriptor.clone(), group, state, config.fault));
         }
         Ok(Self {
             config,
             hlc,
+            random,
+            admission,
+            peers,
             replicas,
             touched: BTreeSet::new(),
+            active: BTreeSet::new(),
+            was_admitted: false,
+            last_checkpoint: RangeId::CONTROL,
             appends: 0,
             durable_appends: 0,
+            unsynced: VecDeque::new(),
             held: VecDeque::new(),
             log: LogCounters { left_bytes: u64::MAX, ..LogCounters::default() },
             draining: false,
             requests: 0,
             clock_rejections: 0,
             effects: ShardEffects::default(),
+            hellos: Vec::new(),
         })
     }
 
@@ -174,6 +205,21 @@ impl Shard {
         self.replicas.values().all(Replica::is_idle)
     }
 
+    /// A replica, as an observer may see it.
+    pub fn view(&self, range: RangeId) -> Option<ReplicaView<'_>> {
+        self.replicas.get(&range).map(ReplicaView::new)
+    }
+
+    /// All replicas, by range.
+    pub fn views(&self) -> impl Iterator<Item = ReplicaView<'_>> {
+        self.replicas.values().map(ReplicaView::new)
+    }
+
+    /// How many replicas must be told the time at present.
+    pub fn active_replicas(&self) -> usize {
+        self.active.len()
+    }
+
     /// Takes in one input. What it asks for comes with [`Shard::end_turn`].
     pub fn step(&mut self, input: Input, now: Now) {
         match input {
@@ -186,19 +232,63 @@ impl Shard {
                 }
             }
             Input::Peer { from, message } => self.receive(from, message, now),
-            Input::Durable { appends } => self.durable(appends),
+            Input::Durable { appends } => self.durable(appends, now),
             Input::Install(descriptor) => {
                 self.config.ranges.install(&descriptor);
-                if let Some(replica) = self.replicas.get_mut(&descriptor.range) {
-                    replica.install(&descriptor);
-                    self.touched.insert(descriptor.range);
-                }
+                self.with_replica(descriptor.range, now, |replica, _, cx| {
+                    replica.install(&descriptor, cx);
+                });
             }
-            Input::Tick => {
-                for (range, replica) in &mut self.replicas {
-                    replica.group.tick(now.monotonic_us);
-                    self.touched.insert(*range);
-                }
+            Input::Tick => self.tick(now),
+        }
+    }
+
+    /// Runs a call on a replica, which is then touched.
+    fn with_replica<T>(
+        &mut self,
+        range: RangeId,
+        now: Now,
+        call: impl FnOnce(&mut Replica, &mut Hlc, Context<'_>) -> T,
+    ) -> Option<T> {
+        let replica = self.replicas.get_mut(&range)?;
+        self.touched.insert(range);
+        let cx = Context { now_us: now.monotonic_us, peers: &self.peers };
+        Some(call(replica, &mut self.hlc, cx))
+    }
+
+    fn tick(&mut self, now: Now) {
+        if !self.admission.has_begun() {
+            return;
+        }
+        let (heartbeats, changed) = self.peers.tick(now.monotonic_us);
+        for (to, heartbeat) in heartbeats {
+            let (incarnation, registered) = self.admission.introduction(to);
+            let hello = Hello { incarnation, registered, heartbeat };
+            self.hellos.push((to, PeerBody::Hello(hello)));
+        }
+        if !self.admission.is_admitted() {
+            return;
+        }
+        if changed.is_empty() && self.was_admitted {
+            self.touched.extend(&self.active);
+        } else {
+            // Who leads or follows whom may hang on it.
+            self.touched.extend(self.replicas.keys());
+        }
+        self.was_admitted = true;
+        let cx = Context { now_us: now.monotonic_us, peers: &self.peers };
+        for range in &self.touched {
+            self.replicas.get_mut(range).expect("only replicas are touched").tick(cx);
+        }
+        // One part for the whole shard: a turn writes a bounded amount.
+        let after = (Bound::Excluded(self.last_checkpoint), Bound::Unbounded);
+        let in_turn = self.touched.range(after).chain(&self.touched).copied();
+        for range in in_turn {
+            let replica = self.replicas.get_mut(&range).expect("only replicas are touched");
+            if replica.wants_checkpoint() {
+                replica.advance_checkpoint(cx);
+                self.last_checkpoint = range;
+                break;
             }
         }
     }
@@ -206,32 +296,60 @@ impl Shard {
     /// Ends a turn: everything that its inputs asked for.
     pub fn end_turn(&mut self, now: Now) -> ShardEffects {
         let mut out = std::mem::take(&mut self.effects);
-        let mut sends = Vec::new();
+        let mut sends = std::mem::take(&mut self.hellos);
+        if let Some(record) = self.admission.record(self.appends) {
+            out.appends.push((SHARD_RECORD, record));
+            self.appends += 1;
+            self.unsynced.push_back((self.appends, SHARD_RECORD));
+        }
         for range in std::mem::take(&mut self.touched) {
-            let replica = self.replicas.get_mut(&range).expect("only replicas are touched");
-            let Outbox { appends, sends: replica_sends, written } =
-                replica.flush(now, &mut self.hlc, self.appends, &mut out);
-            self.appends += appends.len() as u64;
-            out.appends.extend(appends.into_iter().map(|append| (range, append)));
-            for send in replica_sends {
-                match send.after {
-                    After::Appends if self.durable_appends < written => {
-                        self.held.push_back((written, send.to, range, send.message));
-                    }
-                    After::Appends | After::Nothing => sends.push((send.to, range, send.message)),
-                }
-            }
+            self.flush(range, now, &mut out, &mut sends);
         }
         while self.held.front().is_some_and(|(appends, ..)| *appends <= self.durable_appends) {
-            let (_, to, range, body) = self.held.pop_front().expect("it was looked at just now");
-            sends.push((to, range, body));
+            let (_, to, body) = self.held.pop_front().expect("it was looked at just now");
+            sends.push((to, body));
         }
         if !sends.is_empty() {
             let sent_ts = self.hlc.tick(now.wall);
-            let message = |(to, range, body)| (to, PeerMessage { range, sent_ts, body });
+            let session = self.admission.session();
+            let message = |(to, body)| (to, PeerMessage { session, sent_ts, body });
             out.sends.extend(sends.into_iter().map(message));
         }
         out
+    }
+
+    fn flush(
+        &mut self,
+        range: RangeId,
+        now: Now,
+        out: &mut ShardEffects,
+        sends: &mut Vec<(PeerAddress, PeerBody)>,
+    ) {
+        let replica = self.replicas.get_mut(&range).expect("only replicas are touched");
+        let cx = Context { now_us: now.monotonic_us, peers: &self.peers };
+        let Outbox { appends, sends: of_replica, revoked, written } =
+            replica.flush(cx, &mut self.hlc, self.appends, out);
+        if replica.wants_ticks(cx) {
+            self.active.insert(range);
+        } else {
+            self.active.remove(&range);
+        }
+        for (peer, revocation) in revoked {
+            self.peers.revoke(peer, revocation);
+        }
+        if !appends.is_empty() {
+            self.appends += appends.len() as u64;
+            self.unsynced.push_back((self.appends, range));
+            out.appends.extend(appends.into_iter().map(|append| (range, append)));
+        }
+        for send in of_replica {
+            match send.after {
+                After::Appends if self.durable_appends < written => {
+                    self.held.push_back((written, send.to, send.message));
+                }
+                After::Appends | After::Nothing => sends.push((send.to, send.message)),
+            }
+        }
     }
 
     /// The state of the shard.
@@ -240,6 +358,7 @@ impl Shard {
             self.replicas.values().map(|replica| replica.group.status(&replica.descriptor));
         ShardStatus {
             at: self.config.at,
+            admission: self.admission.stage(),
             log_syncs: self.log.syncs,
             log_entries: self.appends,
             log_bytes: self.log.bytes,
@@ -252,35 +371,47 @@ impl Shard {
 
     /// Carries out a request, or says at once what becomes of it.
     fn serve(&mut self, asker: Asker, operation: Operation, now: Now) -> Result<(), Outcome> {
-        if self.draining && !matches!(operation, Operation::Status) {
-            return Err(Outcome::Rejected(Rejection::Draining));
-        }
         match operation {
-            Operation::Put { range, command } => {
-                self.check_log_room()?;
-                let replica = touch(&mut self.replicas, &mut self.touched, range)?;
-                replica.put(asker, command, &mut self.hlc, now)
-            }
-            Operation::Get { range, key } => {
-                touch(&mut self.replicas, &mut self.touched, range)?.get(asker, &key)
-            }
-            Operation::Control(change) => {
-                let parsed = Change::from_bytes(&change);
-                parsed.map_err(|_| Outcome::Rejected(Rejection::InvalidChange))?;
-                self.check_log_room()?;
-                let replica = touch(&mut self.replicas, &mut self.touched, RangeId::CONTROL)?;
-                replica.propose(asker, || change)
-            }
+            Operation::Status => return Err(Outcome::Status(self.status().to_bytes())),
+            _ if self.draining => return Err(Outcome::Rejected(Rejection::Draining)),
             Operation::RangeMap => {
                 let topology = Topology {
                     cluster_id: self.config.cluster_id,
                     nodes: self.config.nodes.clone(),
                     ranges: self.config.ranges.clone(),
                 };
-                Err(Outcome::RangeMap(topology.to_bytes()))
+                return Err(Outcome::RangeMap(topology.to_bytes()));
             }
-            Operation::Status => Err(Outcome::Status(self.status().to_bytes())),
+            _ if !self.admission.is_admitted() => {
+                return Err(Outcome::Rejected(Rejection::NotServing { hint: None }));
+            }
+            _ => {}
         }
+        if !matches!(operation, Operation::Get { .. }) {
+            self.check_log_room()?;
+        }
+        let served = match operation {
+            Operation::Put { range, command } => {
+                self.with_replica(range, now, |replica, hlc, cx| {
+                    replica.put(asker, command, hlc, now, cx)
+                })
+            }
+            Operation::Get { range, key } => {
+                self.with_replica(range, now, |replica, _, _| replica.get(asker, &key))
+            }
+            Operation::Control(change) => {
+                let parsed = Change::from_bytes(&change);
+                parsed.map_err(|_| Outcome::Rejected(Rejection::InvalidChange))?;
+                self.with_replica(RangeId::CONTROL, now, |replica, _, cx| {
+                    replica.propose(asker, || change, cx)
+                })
+            }
+            Operation::Replicas { range, change } => {
+                self.with_replica(range, now, |replica, _, cx| replica.change(asker, change, cx))
+            }
+            Operation::RangeMap | Operation::Status => unreachable!("they were answered above"),
+        };
+        served.unwrap_or(Err(Outcome::Rejected(Rejection::NotHere)))
     }
 
     fn check_log_room(&self) -> Result<(), Outcome> {
@@ -291,42 +422,90 @@ impl Shard {
     }
 
     fn receive(&mut self, from: PeerAddress, message: PeerMessage, now: Now) {
-        let PeerMessage { range, sent_ts, body } = message;
+        let PeerMessage { session, sent_ts, body } = message;
         if self.hlc.observe(sent_ts, now.wall).is_err() {
             self.clock_rejections += 1;
             return;
         }
-        if let Some(replica) = self.replicas.get_mut(&range) {
-            replica.group.receive(from, body, now.monotonic_us);
-            self.touched.insert(range);
+        if let PeerBody::Hello(hello) = &body
+            && !self.admission.receive(from, hello.incarnation, hello.registered)
+        {
+            // Another log at the address of one that was lost.
+            return;
         }
-    }
-
-    fn durable(&mut self, appends: u64) {
-        assert!(appends <= self.appends, "more writes are durable than there were");
-        self.durable_appends = self.durable_appends.max(appends);
-        for (range, replica) in &mut self.replicas {
-            if replica.durable(appends) {
-                self.touched.insert(*range);
+        let Some(restarted) = self.peers.observe(from, session) else { return };
+        if restarted {
+            self.active.extend(self.replicas.keys());
+        }
+        match body {
+            PeerBody::Hello(hello) => self.hear(from, &hello, now),
+            _ if !self.admission.is_admitted() => {}
+            PeerBody::Raft { range, message } => {
+                self.add_replica_if_asked(range, &message.body, now);
+                self.with_replica(range, now, |replica, _, cx| {
+                    replica.group.receive_raft(from, message, cx);
+                });
+            }
+            PeerBody::Chain { range, message } => {
+                self.with_replica(range, now, |replica, _, cx| {
+                    replica.group.receive_chain(from, message, cx);
+                });
+            }
+            PeerBody::Snapshot { range, message } => {
+                self.with_replica(range, now, |replica, hlc, cx| {
+                    replica.receive_snapshot(from, message, hlc, cx);
+                });
             }
         }
     }
-}
 
-fn touch<'a>(
-    replicas: &'a mut BTreeMap<RangeId, Replica>,
-    touched: &mut BTreeSet<RangeId>,
-    range: RangeId,
-) -> Result<&'a mut Replica, Outcome> {
-    let replica = replicas.get_mut(&range).ok_or(Outcome::Rejected(Rejection::NotHere))?;
-    touched.insert(range);
-    Ok(replica)
-}
-
-/// The clock must not go back behind anything that this shard ordered or accepted.
-fn recover_clock(recovered: &RecoveredGroup, hlc: &mut Hlc) -> Result<(), WireError> {
-    for entry in recovered.entries.iter().filter(|entry| !entry.payload.is_empty()) {
-        hlc.recover(CommitCommand::from_payload(entry.payload.clone())?.proposed_ts);
+    fn hear(&mut self, from: PeerAddress, hello: &Hello, now: Now) {
+        let revocations = self.peers.receive(from, &hello.heartbeat, now.monotonic_us);
+        if !self.admission.is_admitted() {
+            return;
+        }
+        for revocation in revocations {
+            self.with_replica(revocation.range, now, |replica, _, cx| {
+                replica.group.revoked(from, revocation, cx);
+            });
+        }
     }
-    Ok(())
+
+    /// A leader that sends entries to a replica which is not here has added it to its group.
+    fn add_replica_if_asked(&mut self, range: RangeId, body: &raft::Body, now: Now) {
+        let asked = matches!(body, raft::Body::Append { .. });
+        if !asked || self.replicas.contains_key(&range) {
+            return;
+        }
+        let Some(descriptor) = self.config.ranges.get(range) else { return };
+        if descriptor.mode == Mode::Raft {
+            let surroundings = surroundings(&self.config, now);
+            let recovered = RecoveredGroup::default();
+            let (random, hlc) = (&mut self.random, &mut self.hlc);
+            let made =
+                surroundings.replica(descriptor, &self.config.ranges, recovered, random, hlc);
+            self.replicas.insert(range, made.expect("nothing recovered, nothing to misread"));
+        }
+    }
+
+    fn durable(&mut self, appends: u64, now: Now) {
+        assert!(appends <= self.appends, "more writes are durable than there were");
+        self.durable_appends = self.durable_appends.max(appends);
+        self.admission.durable(appends);
+        while let Some((written, range)) = self.unsynced.front().copied()
+            && written <= appends
+        {
+            self.unsynced.pop_front();
+            self.with_replica(range, now, |replica, _, cx| replica.durable(appends, cx));
+        }
+    }
+}
+
+fn surroundings(config: &ShardConfig, now: Now) -> Surroundings {
+    Surroundings {
+        me: config.at,
+        now_us: now.monotonic_us,
+        checkpoint_bytes: config.checkpoint_bytes,
+        fault: config.fault,
+    }
 }

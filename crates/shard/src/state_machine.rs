@@ -25,14 +25,17 @@ impl StateMachine {
     }
 
     /// Applies a committed payload; tells what to answer whoever proposed it, and which range
-    /// changed its replicas.
+    /// changed its replicas. Versions that a read at `protected_ts` sees are kept.
     pub(crate) fn apply(
         &mut self,
         payload: Bytes,
         hlc: &mut Hlc,
+        protected_ts: Timestamp,
     ) -> (Outcome, Option<RangeDescriptor>) {
         match self {
-            Self::Keys { store, outcomes } => (apply_put(store, outcomes, payload, hlc), None),
+            Self::Keys { store, outcomes } => {
+                (apply_put(store, outcomes, payload, hlc, protected_ts), None)
+            }
             Self::Control(map) => {
                 let change =
                     Change::from_bytes(&payload).expect("only checked changes are proposed");
@@ -87,6 +90,7 @@ fn apply_put(
     outcomes: &mut OutcomeTable,
     payload: Bytes,
     hlc: &mut Hlc,
+    protected_ts: Timestamp,
 ) -> Outcome {
     let command = CommitCommand::from_payload(payload).expect("only whole commands are proposed");
     let CommitCommand { proposed_ts, put } = command;
@@ -99,6 +103,7 @@ fn apply_put(
     // What is committed was accepted by a majority's clocks, or by the whole chain's.
     hlc.recover(commit_ts);
     outcomes.record(put.txn, put.settled_below, fingerprint, commit_ts);
-    store.put(put.key, commit_ts, put.value, commit_ts.saturating_sub_us(RETENTION_US));
+    let keep_from_ts = commit_ts.saturating_sub_us(RETENTION_US).min(protected_ts);
+    store.put(put.key, commit_ts, put.value, keep_from_ts);
     Outcome::Committed { commit_ts }
 }

@@ -1,6 +1,9 @@
 //! Keys and their versions.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Bound,
+};
 
 use bytes::Bytes;
 use palisade_clock::Timestamp;
@@ -56,6 +59,36 @@ impl Store {
                 versions.drop_before(keep_from_ts);
             }
         }
+    }
+
+    /// Adds a version found in a snapshot, which lists those of a key from the oldest on.
+    pub fn restore(&mut self, key: Bytes, ts: Timestamp, value: Bytes) {
+        self.last_ts = self.last_ts.max(ts);
+        match self.keys.get_mut(&key) {
+            None => {
+                self.keys.insert(key, Versions { newest: (ts, value), older: VecDeque::new() });
+            }
+            Some(versions) => {
+                assert!(ts > versions.newest.0, "a snapshot lists versions out of order");
+                versions.older.push_back(std::mem::replace(&mut versions.newest, (ts, value)));
+            }
+        }
+    }
+
+    /// Keys after `after`, or all, in order, each with its versions at or below a timestamp, from
+    /// the oldest on.
+    pub fn keys_after(
+        &self,
+        after: Option<&[u8]>,
+        at_ts: Timestamp,
+    ) -> impl Iterator<Item = (&Bytes, impl Iterator<Item = (Timestamp, &Bytes)>)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let keys = self.keys.range::<[u8], _>((from, Bound::Unbounded));
+        keys.map(move |(key, versions)| {
+            let all = versions.older.iter().chain([&versions.newest]);
+            let seen = all.filter(move |(ts, _)| *ts <= at_ts);
+            (key, seen.map(|(ts, value)| (*ts, value)))
+        })
     }
 
     /// The newest version at or below a timestamp.

@@ -10,8 +10,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use bytes::{BufMut, Bytes, BytesMut};
 use palisade_clock::Timestamp;
-use palisade_wire::{SessionId, TxnId};
+use palisade_wire::{Reader, SessionId, TxnId, WireError};
 
 /// Sessions that one range remembers.
 const MAX_SESSIONS: usize = 4096;
@@ -120,6 +121,44 @@ impl OutcomeTable {
         }
     }
 
+    /// Everything that is remembered, one piece for each session: part of a range's snapshot.
+    pub fn to_pieces(&self) -> impl Iterator<Item = Bytes> + '_ {
+        self.sessions.iter().map(|(id, session)| {
+            let mut out = BytesMut::new();
+            out.put_u64_le(id.0);
+            out.put_u64_le(session.settled_below);
+            out.put_u64_le(session.last_ts.to_bits());
+            for outcome in &session.outcomes {
+                out.put_u64_le(outcome.sequence);
+                out.put_u32_le(outcome.fingerprint);
+                out.put_u64_le(outcome.commit_ts.to_bits());
+            }
+            out.freeze()
+        })
+    }
+
+    /// Takes in a piece that [`OutcomeTable::to_pieces`] made.
+    pub fn restore(&mut self, piece: Bytes) -> Result<(), WireError> {
+        const HEAD_BYTES: usize = 24;
+        const OUTCOME_BYTES: usize = 20;
+        let outcomes = piece.len().saturating_sub(HEAD_BYTES) / OUTCOME_BYTES;
+        let mut reader = Reader::new(piece);
+        let id = SessionId(reader.u64()?);
+        let settled_below = reader.u64()?;
+        let last_ts = Timestamp::from_bits(reader.u64()?);
+        let outcome = |_| {
+            Ok(Committed {
+                sequence: reader.u64()?,
+                fingerprint: reader.u32()?,
+                commit_ts: Timestamp::from_bits(reader.u64()?),
+            })
+        };
+        let outcomes = (0..outcomes).map(outcome).collect::<Result<_, WireError>>()?;
+        reader.finish()?;
+        self.sessions.insert(id, Session { settled_below, outcomes, last_ts });
+        Ok(())
+    }
+
     fn idle(&self, now_ts: Timestamp) -> impl Iterator<Item = SessionId> + '_ {
         let horizon = now_ts.saturating_sub_us(IDLE_US);
         let idle = self.sessions.iter().filter(move |(_, session)| session.last_ts < horizon);
@@ -173,6 +212,24 @@ mod tests {
         assert_eq!(table.look_up(txn(1, 3), 0, ts(9)), Verdict::Committed(ts(3)));
         // A late duplicate of something that never reached this range is refused all the same.
         assert_eq!(table.look_up(txn(1, 0), 0, ts(9)), Verdict::Expired);
+    }
+
+    #[test]
+    fn pieces_hold_everything() {
+        let mut table = OutcomeTable::new();
+        for sequence in 1..4 {
+            table.record(txn(1, sequence), 2, 7, ts(sequence));
+            table.record(txn(2, sequence), 0, 7, ts(sequence));
+        }
+        let mut restored = OutcomeTable::new();
+        for piece in table.to_pieces() {
+            assert!(restored.restore(piece.slice(..piece.len() - 1)).is_err());
+            restored.restore(piece).unwrap();
+        }
+        for (session, sequence) in [(1, 0), (1, 1), (1, 3), (2, 1), (2, 3), (2, 4)] {
+            let look_up = |table: &OutcomeTable| table.look_up(txn(session, sequence), 7, ts(9));
+            assert_eq!(look_up(&restored), look_up(&table), "{session} {sequence}");
+        }
     }
 
     #[test]

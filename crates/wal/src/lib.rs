@@ -24,6 +24,7 @@
 #![allow(clippy::disallowed_methods, reason = "this crate is the disk that is handed to others")]
 
 mod error;
+mod image;
 mod log;
 mod open;
 mod record;
@@ -32,6 +33,7 @@ mod segment;
 mod spare;
 
 pub use error::WalError;
+pub use image::{Image, ImageDamage};
 pub use log::{Log, LogOptions, SyncPlan};
 pub use record::{MAX_PAYLOAD_BYTES, RECORD_HEADER_BYTES, Record, RecordKind, record_bytes};
 

@@ -240,6 +240,7 @@ impl Log {
                 group: 0,
                 term: 0,
                 index: 0,
+                part: 0,
                 payload: &[],
             });
         }

@@ -6,8 +6,9 @@
 //!      4      4  length of the payload
 //!      8      4  crc of the record before (the chain)
 //!     12      4  group
-//!     16      1  kind: 1 entry, 2 state, 3 seal
-//!     17      7  zero
+//!     16      1  kind: 1 entry, 2 state, 3 seal, 4 members, 5 snapshot, 6 end of a snapshot
+//!     17      3  zero
+//!     20      4  part of a snapshot
 //!     24      8  term (Raft) or epoch (chain)
 //!     32      8  index
 //!     40      8  position known to be durable when this record was written
@@ -44,6 +45,12 @@ pub enum RecordKind {
     State = 2,
     /// Ends a segment: the log goes on in the next.
     Seal = 3,
+    /// An entry that changes who replicates the group.
+    Members = 4,
+    /// A part of a snapshot of the group.
+    Snapshot = 5,
+    /// The last part: the snapshot is whole, and replaces what came before it.
+    SnapshotEnd = 6,
 }
 
 impl RecordKind {
@@ -52,6 +59,9 @@ impl RecordKind {
             1 => Some(Self::Entry),
             2 => Some(Self::State),
             3 => Some(Self::Seal),
+            4 => Some(Self::Members),
+            5 => Some(Self::Snapshot),
+            6 => Some(Self::SnapshotEnd),
             _ => None,
         }
     }
@@ -66,8 +76,10 @@ pub struct Record<'a> {
     pub group: u32,
     /// Raft term or chain epoch.
     pub term: u64,
-    /// Index of an entry; 0 for other kinds.
+    /// Index of an entry, or the last that a snapshot holds; 0 for other kinds.
     pub index: u64,
+    /// Which part of a snapshot; 0 for other kinds.
+    pub part: u32,
     /// What is stored.
     pub payload: &'a [u8],
 }
@@ -80,7 +92,8 @@ struct RecordHeader {
     previous_crc: U32,
     group: U32,
     kind: u8,
-    zero: [u8; 7],
+    zero: [u8; 3],
+    part: U32,
     term: U64,
     index: U64,
     durable: U64,
@@ -119,7 +132,8 @@ pub(crate) fn encode(record: &Record<'_>, place: Place, out: &mut [u8]) -> u32 {
         previous_crc: U32::new(place.previous_crc),
         group: U32::new(record.group),
         kind: record.kind as u8,
-        zero: [0; 7],
+        zero: [0; 3],
+        part: U32::new(record.part),
         term: U64::new(record.term),
         index: U64::new(record.index),
         durable: U64::new(place.durable),
@@ -146,7 +160,7 @@ pub(crate) struct Decoded<'a> {
 pub(crate) fn decode(bytes: &[u8], sequence: u64, position: Position) -> Option<Decoded<'_>> {
     let (header, _) = RecordHeader::read_from_prefix(bytes).ok()?;
     let length = header.length.get() as usize;
-    if length > MAX_PAYLOAD_BYTES || header.zero != [0; 7] {
+    if length > MAX_PAYLOAD_BYTES || header.zero != [0; 3] {
         return None;
     }
     let kind = RecordKind::from_tag(header.kind)?;
@@ -163,6 +177,7 @@ pub(crate) fn decode(bytes: &[u8], sequence: u64, position: Position) -> Option<
         group: header.group.get(),
         term: header.term.get(),
         index: header.index.get(),
+        part: header.part.get(),
         payload: &bytes[RECORD_HEADER_BYTES..end],
     };
     Some(Decoded {

@@ -34,7 +34,7 @@ use crate::{LogOptions, Position, WalError};
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 4096;
 
 const MAGIC: [u8; 8] = *b"PALISWAL";
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 
 /// Steps in which a segment is pre-written. The page cache keeps a file in folios as large as the
 /// writes that filled it, and a store through the mapping dirties the whole folio: with large

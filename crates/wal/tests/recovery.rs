@@ -38,7 +38,14 @@ fn payload(index: u64, bytes: usize) -> Vec<u8> {
 
 fn append(log: &mut Log, index: u64, bytes: usize) -> Result<u64, WalError> {
     let payload = payload(index, bytes);
-    log.append(&Record { kind: RecordKind::Entry, group: 3, term: 2, index, payload: &payload })
+    log.append(&Record {
+        kind: RecordKind::Entry,
+        group: 3,
+        term: 2,
+        index,
+        part: 0,
+        payload: &payload,
+    })
 }
 
 fn append_all(log: &mut Log, indexes: std::ops::RangeInclusive<u64>, bytes: usize) {

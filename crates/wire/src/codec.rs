@@ -132,6 +132,11 @@ impl Reader {
         self.bytes.split_to(self.bytes.len())
     }
 
+    /// Bytes that were not read yet.
+    pub fn remaining(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Fails if anything is left.
     pub fn finish(&self) -> Result<(), WireError> {
         if self.bytes.is_empty() { Ok(()) } else { Err(WireError::TrailingBytes(self.bytes.len())) }

@@ -23,5 +23,5 @@ pub use frame::{
 pub use handshake::{ClientHello, PeerHello, ServerHello};
 pub use ids::{Mode, NodeId, PeerAddress, RangeId, SessionId, ShardId, TxnId};
 pub use limits::{MAX_FRAME_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES, check_key, check_value};
-pub use request::{Operation, Outcome, PutCommand, Rejection, Request, Response};
-pub use status::{NodeStatus, RangeStatus, Role, ShardStatus};
+pub use request::{Operation, Outcome, PutCommand, Rejection, ReplicaChange, Request, Response};
+pub use status::{Admission, NodeStatus, RangeStatus, Role, ShardStatus};

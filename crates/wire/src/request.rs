@@ -41,6 +41,31 @@ pub enum Operation {
     Status,
     /// A change of the range map, encoded by the control plane.
     Control(Bytes),
+    /// A change of who leads or replicates a range in Raft mode.
+    Replicas {
+        /// The range.
+        range: RangeId,
+        /// The change.
+        change: ReplicaChange,
+    },
+}
+
+/// A change of who leads or replicates a range in Raft mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReplicaChange {
+    /// The leader hands over.
+    Transfer {
+        /// To whom: one of the voters.
+        to: PeerAddress,
+    },
+    /// These are the voters and learners from now on. A new voter must be a learner that has
+    /// caught up.
+    Members {
+        /// Who votes.
+        voters: Vec<PeerAddress>,
+        /// Who gets the entries without a vote.
+        learners: Vec<PeerAddress>,
+    },
 }
 
 /// A write of one key, with what makes a retry of it harmless.
@@ -80,7 +105,8 @@ pub enum Outcome {
     RangeMap(Bytes),
     /// The state of the shard, in postcard.
     Status(Bytes),
-    /// The change of the range map is committed.
+    /// The change is made: of the range map and of members once it is committed, of the leader
+    /// once it has begun.
     ControlDone,
     /// The request was not carried out.
     Rejected(Rejection),
@@ -139,6 +165,10 @@ pub enum Rejection {
     /// The change of the range map is not allowed. Not retryable.
     #[error("the change of the range map is not allowed in its present state")]
     InvalidChange,
+    /// The change of the replicas can't be made yet: another is under way, or a new voter has not
+    /// caught up. Nothing happened; retry later.
+    #[error("the replicas can't be changed now: another change is under way, or one lags behind")]
+    NotNow,
 }
 
 impl Rejection {
@@ -151,6 +181,7 @@ impl Rejection {
             | Self::Draining
             | Self::Unknown
             | Self::WrongRange
+            | Self::NotNow
             | Self::TooManySessions => true,
             Self::LogFull
             | Self::KeySize { .. }
@@ -207,6 +238,11 @@ impl Encode for Request {
                 out.put_u8(5);
                 put_bytes(out, change);
             }
+            Operation::Replicas { range, change } => {
+                out.put_u8(6);
+                out.put_u32_le(range.0);
+                change.encode(out);
+            }
         }
     }
 }
@@ -223,9 +259,49 @@ impl Decode for Request {
             3 => Operation::RangeMap,
             4 => Operation::Status,
             5 => Operation::Control(reader.bytes()?),
+            6 => Operation::Replicas {
+                range: RangeId(reader.u32()?),
+                change: ReplicaChange::decode(reader)?,
+            },
             tag => return Err(WireError::UnknownTag { what: "operation", tag }),
         };
         Ok(Self { request_id, operation })
+    }
+}
+
+impl Encode for ReplicaChange {
+    fn encode(&self, out: &mut BytesMut) {
+        match self {
+            Self::Transfer { to } => {
+                out.put_u8(1);
+                to.encode(out);
+            }
+            Self::Members { voters, learners } => {
+                out.put_u8(2);
+                for list in [voters, learners] {
+                    out.put_u16_le(u16::try_from(list.len()).expect("members are few"));
+                    for member in list {
+                        member.encode(out);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Decode for ReplicaChange {
+    fn decode(reader: &mut Reader) -> Result<Self, WireError> {
+        match reader.u8()? {
+            1 => Ok(Self::Transfer { to: PeerAddress::decode(reader)? }),
+            2 => {
+                let mut list = || {
+                    let count = reader.u16()?;
+                    (0..count).map(|_| PeerAddress::decode(reader)).collect::<Result<Vec<_>, _>>()
+                };
+                Ok(Self::Members { voters: list()?, learners: list()? })
+            }
+            tag => Err(WireError::UnknownTag { what: "replica change", tag }),
+        }
     }
 }
 
@@ -306,6 +382,7 @@ impl Encode for Rejection {
             Self::IdReused => out.put_u8(12),
             Self::TooManySessions => out.put_u8(13),
             Self::InvalidChange => out.put_u8(14),
+            Self::NotNow => out.put_u8(15),
         }
     }
 }
@@ -327,6 +404,7 @@ impl Decode for Rejection {
             12 => Self::IdReused,
             13 => Self::TooManySessions,
             14 => Self::InvalidChange,
+            15 => Self::NotNow,
             tag => return Err(WireError::UnknownTag { what: "rejection", tag }),
         })
     }
@@ -362,8 +440,15 @@ mod tests {
     fn requests_come_back_as_they_were() {
         let get = Operation::Get { range: RangeId(1), key: Bytes::from_static(b"k") };
         let control = Operation::Control(Bytes::from_static(b"c"));
+        let at = |node| PeerAddress { node: NodeId(node), shard: ShardId(1) };
+        let range = RangeId(9);
+        let transfer = Operation::Replicas { range, change: ReplicaChange::Transfer { to: at(4) } };
+        let (voters, learners) = (vec![at(1), at(2)], vec![at(3)]);
+        let members =
+            Operation::Replicas { range, change: ReplicaChange::Members { voters, learners } };
         let mut requests = vec![put()];
-        for operation in [get, Operation::RangeMap, Operation::Status, control] {
+        let others = [get, Operation::RangeMap, Operation::Status, control, transfer, members];
+        for operation in others {
             requests.push(Request { request_id: u64::MAX, operation });
         }
         for request in requests {
@@ -389,6 +474,7 @@ mod tests {
             Rejection::IdReused,
             Rejection::TooManySessions,
             Rejection::InvalidChange,
+            Rejection::NotNow,
         ];
         let ts = Timestamp::from_physical_us(5);
         let outcomes = [

@@ -19,6 +19,8 @@ pub struct NodeStatus {
 pub struct ShardStatus {
     /// Where.
     pub at: PeerAddress,
+    /// Whether its replicas take part.
+    pub admission: Admission,
     /// Syncs of the log since the start.
     pub log_syncs: u64,
     /// Entries written to the log since the start.
@@ -33,6 +35,18 @@ pub struct ShardStatus {
     pub clock_rejections: u64,
     /// The replicas on this shard.
     pub ranges: Vec<RangeStatus>,
+}
+
+/// Whether a shard's replicas take part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Admission {
+    /// Not yet: its start, or its first contact with its peers, is under way.
+    Joining,
+    /// They do.
+    Admitted,
+    /// They never will: its peers know another log at this address, which was lost.
+    Refused,
 }
 
 /// The state of one replica.
@@ -62,6 +76,8 @@ pub struct RangeStatus {
 pub enum Role {
     /// Raft: follows a leader, or waits for one.
     Follower,
+    /// Raft: gets the entries, and has no vote.
+    Learner,
     /// Raft: asks for votes.
     Candidate,
     /// Raft: orders the writes and serves the reads.
@@ -74,7 +90,7 @@ pub enum Role {
     Tail,
     /// Chain: head and tail in one.
     Single,
-    /// Chain: no member of the present epoch.
+    /// No member any more, or not yet.
     Removed,
 }
 

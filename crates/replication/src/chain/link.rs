@@ -107,10 +107,15 @@ impl Chain {
     }
 
     /// Takes in what the successor held beyond this log, and asks again where it ends.
-    pub(super) fn fetched(&mut self, entries: Vec<Entry>, effects: &mut Effects<Message>) {
+    pub(super) fn fetched(
+        &mut self,
+        entries: Vec<Entry>,
+        now_us: u64,
+        effects: &mut Effects<Message>,
+    ) {
         for entry in entries {
             if entry.index == self.log.last_index() + 1 && entry.term >= self.log.last_term() {
-                self.log.append(entry, effects);
+                self.log.append(entry, now_us, effects);
             }
         }
         self.probe(effects);
@@ -119,10 +124,10 @@ impl Chain {
     /// Takes in what the predecessor sent.
     pub(super) fn accept(
         &mut self,
-        previous_index: u64,
-        previous_term: u64,
+        (previous_index, previous_term): (u64, u64),
         stable_index: u64,
         entries: Vec<Entry>,
+        now_us: u64,
         effects: &mut Effects<Message>,
     ) {
         if self.log.term_at(previous_index) != Some(previous_term) {
@@ -132,7 +137,8 @@ impl Chain {
             }
             return;
         }
-        for entry in entries {
+        let first_index = self.log.first_index();
+        for entry in entries.into_iter().filter(|entry| entry.index >= first_index) {
             match self.log.term_at(entry.index) {
                 // Sent again: the index tells.
                 Some(term) => {
@@ -145,7 +151,7 @@ impl Chain {
                 None if entry.index == self.log.last_index() + 1
                     && entry.term >= self.log.last_term() =>
                 {
-                    self.log.append(entry, effects);
+                    self.log.append(entry, now_us, effects);
                 }
                 // No member sends entries with gaps: these bytes are not to be trusted.
                 None => return,

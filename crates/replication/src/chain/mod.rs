@@ -29,8 +29,7 @@
 //! each epoch, whatever it is sent carries the link that it drew when it attached, and answers to
 //! an earlier life are told from answers to this one.
 //!
-//! Left out so far: leases, reads at members other than the tail (CRAQ), adding a member, and log
-//! truncation.
+//! Left out so far: leases, reads at members other than the tail (CRAQ), and adding a member.
 
 mod link;
 mod message;
@@ -41,7 +40,8 @@ use palisade_wire::{PeerAddress, RangeId, Role, WireError};
 pub use message::{Body, Message};
 
 use crate::{
-    Effects, Entry, Membership, Protocol, RecoveredGroup, Refusal,
+    Context, Effects, Entry, EntryKind, Membership, Protocol, ProtocolFault, RecoveredGroup,
+    Refusal, SnapshotPart,
     codec::{decode_members, encode_members},
     contract::Name,
     entry_log::EntryLog,
@@ -73,9 +73,8 @@ pub struct Chain {
     me: PeerAddress,
     timing: Timing,
     random: fastrand::Rng,
+    fault: Option<ProtocolFault>,
     membership: Membership,
-    /// The write that holds the membership.
-    state_append: u64,
     log: EntryLog,
     commit_index: u64,
     uncommitted_bytes: usize,
@@ -105,6 +104,7 @@ impl Chain {
         recovered: RecoveredGroup,
         timing: Timing,
         random_seed: u64,
+        fault: Option<ProtocolFault>,
     ) -> Result<Self, WireError> {
         let name = Name { range, me };
         let membership = match recovered.state {
@@ -114,6 +114,7 @@ impl Chain {
             _ => membership,
         };
         let mut random = fastrand::Rng::with_seed(random_seed);
+        let base = recovered.snapshot.map_or((0, 0), |snapshot| (snapshot.index, snapshot.term));
         Ok(Self {
             name,
             me,
@@ -121,10 +122,10 @@ impl Chain {
             session: random.u64(..),
             random,
             link: None,
+            fault,
             membership,
-            state_append: 0,
-            log: EntryLog::new(name, recovered.entries),
-            commit_index: 0,
+            log: EntryLog::new(name, base, recovered.entries),
+            commit_index: base.0,
             uncommitted_bytes: 0,
             downstream: None,
             upstream_stable: None,
@@ -136,13 +137,17 @@ impl Chain {
     }
 
     /// Enters a later epoch. Earlier ones are ignored.
-    pub fn install(&mut self, membership: Membership, effects: &mut Effects<Message>) {
+    pub fn install(
+        &mut self,
+        membership: Membership,
+        cx: Context<'_>,
+        effects: &mut Effects<Message>,
+    ) {
         if membership.epoch <= self.membership.epoch {
             return;
         }
         let payload = encode_members(&membership);
-        self.log.append_state(membership.epoch, payload, effects);
-        self.state_append = self.log.appends();
+        self.log.append_state(membership.epoch, payload, cx.now_us, effects);
         self.membership = membership;
         self.session = self.random.u64(..);
         self.link = None;
@@ -169,9 +174,24 @@ impl Chain {
         &self.membership
     }
 
+    /// Index of the first entry in memory.
+    pub fn first_index(&self) -> u64 {
+        self.log.first_index()
+    }
+
     /// Index of the last entry.
     pub fn last_index(&self) -> u64 {
         self.log.last_index()
+    }
+
+    /// Index of the last entry that is durable here with all before it.
+    pub fn durable_index(&self) -> u64 {
+        self.log.durable_index()
+    }
+
+    /// An entry, if it is in memory.
+    pub fn entry(&self, index: u64) -> Option<&Entry> {
+        self.log.entry(index)
     }
 
     /// Index of the last entry known to be committed.
@@ -230,16 +250,21 @@ impl Chain {
     /// Durable at this member and at every one before it, as far as this member knows.
     fn stable_index(&self) -> u64 {
         let durable = self.log.durable_index();
-        if self.is_head() { durable } else { durable.min(self.upstream_stable.unwrap_or(0)) }
+        let alone = self.is_tail() && self.fault == Some(ProtocolFault::EagerTail);
+        if alone || self.is_head() {
+            durable
+        } else {
+            durable.min(self.upstream_stable.unwrap_or(0))
+        }
     }
 
     fn commit_to(&mut self, index: u64, effects: &mut Effects<Message>) {
         assert!(index <= self.log.last_index(), "{}: commits what it does not hold", self.name);
         while self.commit_index < index {
             self.commit_index += 1;
-            let entry = self.log.entry(self.commit_index).clone();
+            let entry = self.log.entry(self.commit_index).expect("it is not forgotten before");
             self.uncommitted_bytes = self.uncommitted_bytes.saturating_sub(entry.payload.len());
-            effects.committed.push(entry);
+            effects.committed.push(entry.clone());
         }
     }
 
@@ -254,11 +279,11 @@ impl Chain {
 impl Protocol for Chain {
     type Message = Message;
 
-    fn tick(&mut self, now_us: u64, effects: &mut Effects<Message>) {
-        if self.place().is_none() || now_us < self.retry_due_us {
+    fn tick(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
+        if self.place().is_none() || cx.now_us < self.retry_due_us {
             return;
         }
-        self.retry_due_us = now_us + self.timing.retry_us;
+        self.retry_due_us = cx.now_us + self.timing.retry_us;
         // A chain of one has nobody whose word it could wait for.
         self.advance_commit(effects);
         if !self.is_attached() {
@@ -266,14 +291,19 @@ impl Protocol for Chain {
         } else if !self.is_head() && !self.is_fed() {
             self.ask_for_probe(effects);
         }
-        self.probe_if_stalled(now_us, effects);
+        self.probe_if_stalled(cx.now_us, effects);
+    }
+
+    fn wants_ticks(&self, _cx: Context<'_>) -> bool {
+        let at_work = !self.is_ready() || self.commit_index < self.log.last_index();
+        at_work && self.place().is_some()
     }
 
     fn receive(
         &mut self,
         from: PeerAddress,
         message: Message,
-        _now_us: u64,
+        cx: Context<'_>,
         effects: &mut Effects<Message>,
     ) {
         let member = self.membership.members.contains(&from);
@@ -301,12 +331,13 @@ impl Protocol for Chain {
             Body::Fetched { session, entries }
                 if from_successor && session == self.session && self.downstream.is_none() =>
             {
-                self.fetched(entries, effects);
+                self.fetched(entries, cx.now_us, effects);
             }
             Body::Forward { link, previous_index, previous_term, stable_index, entries }
                 if from_predecessor && Some(link) == self.link =>
             {
-                self.accept(previous_index, previous_term, stable_index, entries, effects);
+                let previous = (previous_index, previous_term);
+                self.accept(previous, stable_index, entries, cx.now_us, effects);
             }
             Body::Committed { index } if from_successor && index <= self.log.last_index() => {
                 self.commit_to(index.max(self.commit_index), effects);
@@ -316,7 +347,7 @@ impl Protocol for Chain {
         }
     }
 
-    fn durable(&mut self, appends: u64, effects: &mut Effects<Message>) {
+    fn durable(&mut self, appends: u64, _cx: Context<'_>, effects: &mut Effects<Message>) {
         self.log.set_durable(appends);
         self.advance_commit(effects);
     }
@@ -324,6 +355,7 @@ impl Protocol for Chain {
     fn propose(
         &mut self,
         payload: Bytes,
+        cx: Context<'_>,
         effects: &mut Effects<Message>,
     ) -> Result<(u64, u64), Refusal> {
         if !self.orders_writes() {
@@ -335,7 +367,8 @@ impl Protocol for Chain {
         }
         self.uncommitted_bytes += payload.len();
         let (index, term) = (self.log.last_index() + 1, self.membership.epoch);
-        self.log.append(Entry { index, term, payload }, effects);
+        let entry = Entry { index, term, kind: EntryKind::Command, payload };
+        self.log.append(entry, cx.now_us, effects);
         Ok((index, term))
     }
 
@@ -351,9 +384,28 @@ impl Protocol for Chain {
         Ok(())
     }
 
-    fn flush(&mut self, _now_us: u64, effects: &mut Effects<Message>) {
+    fn flush(&mut self, _cx: Context<'_>, effects: &mut Effects<Message>) {
         self.send_entries(effects);
         self.report_commit(effects);
+    }
+
+    fn snapshot_head(&self) -> SnapshotPart {
+        let index = self.commit_index;
+        let term = self.log.term_at(index).expect("what was committed last is not forgotten");
+        SnapshotPart { index, term, part: 0, last: false, payload: Bytes::new() }
+    }
+
+    fn write_snapshot(
+        &mut self,
+        part: SnapshotPart,
+        keep_bytes: usize,
+        cx: Context<'_>,
+        effects: &mut Effects<Message>,
+    ) {
+        // Every member holds what is committed: no other one will ask for what is forgotten.
+        assert!(part.index <= self.commit_index, "{}: a snapshot from elsewhere", self.name);
+        let replaced = self.log.append_snapshot(part, keep_bytes, cx.now_us, effects);
+        assert!(!replaced, "{}: a snapshot of its own state differs from its log", self.name);
     }
 
     fn orders_writes(&self) -> bool {

@@ -1,130 +1,275 @@
-//! Terms and votes (thesis §3.4).
+//! Terms and votes (thesis §3.4), pre-votes (§9.6), and handing leadership over (§3.10).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use palisade_wire::PeerAddress;
 
-use super::{Body, Candidate, Follower, Leader, Message, Raft, RoleState, encode_vote};
-use crate::{After, Effects, Entry, quorum::majority};
+use super::{Body, Leader, Message, Raft, RoleState, Transfer, progress::Progress};
+use crate::{
+    After, Context, Effects, Entry, EntryKind, ProtocolFault, Refusal, Revocation, Revoked,
+};
 
 impl Raft {
-    /// Draws the next election deadline: timeouts that differ let one candidate win before the
-    /// next one stands.
-    pub(super) fn reset_election_timer(&mut self, now_us: u64) {
-        let election_us = self.timing.election_us;
-        self.election_due_us = now_us + self.random.u64(election_us..2 * election_us);
+    /// Follower: stands for election once its leader is gone. Voters wait in line, so that one can
+    /// win before the next one stands.
+    pub(super) fn tick_follower(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
+        if !self.is_voter() || self.leader_is_there(cx) {
+            self.election_due_us = None;
+            return;
+        }
+        match self.election_due_us {
+            None => {
+                let stagger_us = self.timing.stagger_us;
+                let wait_us = self.place_in_line() * stagger_us + self.random.u64(0..stagger_us);
+                self.election_due_us = Some(cx.now_us + wait_us);
+            }
+            Some(due_us) if cx.now_us >= due_us => self.ask_whether_to_stand(cx, effects),
+            Some(_) => {}
+        }
+    }
+
+    /// How many voters stand for election before this one. Ranges differ in whom they begin with.
+    fn place_in_line(&self) -> u64 {
+        let gone = self.leader();
+        let mut line = self.members().voters.clone();
+        line.retain(|voter| Some(*voter) != gone);
+        let first = self.name.range.0 as usize % line.len().max(1);
+        line.rotate_left(first);
+        line.iter().position(|voter| *voter == self.me).unwrap_or(line.len()) as u64
+    }
+
+    /// Whether the leader of the term is there, as far as its shard's heartbeats tell.
+    pub(super) fn leader_is_there(&self, cx: Context<'_>) -> bool {
+        self.leader.is_some_and(|(leader, session)| {
+            cx.peers.session_of(leader) == session && cx.peers.is_heard(leader)
+        })
+    }
+
+    /// Whether this replica must not vote for `candidate`, because a leader may count on it.
+    pub(super) fn has_promised(&self, candidate: PeerAddress, cx: Context<'_>) -> bool {
+        if self.has_fault(ProtocolFault::BrokenPromise) {
+            return false;
+        }
+        let to_leader_us = match self.leader {
+            Some((leader, session)) if leader != candidate => {
+                cx.peers.promised_until_us(leader, session)
+            }
+            _ => 0,
+        };
+        let inherited_us = if self.has_past { cx.peers.inherited_promises_until_us() } else { 0 };
+        let until_us = to_leader_us.max(self.promised_until_us).max(inherited_us);
+        matches!(self.role, RoleState::Leader(_)) || until_us > cx.now_us
     }
 
     /// Moves to a later term, in which nothing was said or promised yet.
-    pub(super) fn enter_term(&mut self, term: u64, now_us: u64, effects: &mut Effects<Message>) {
+    pub(super) fn enter_term(
+        &mut self,
+        term: u64,
+        vote: Option<PeerAddress>,
+        cx: Context<'_>,
+        effects: &mut Effects<Message>,
+    ) {
         assert!(term > self.term, "{}: the term went back", self.name);
-        // Hearing of a term is no reason to wait longer: candidates that can't win would keep those
-        // that can from standing. A leader has no deadline running, and needs one.
-        if matches!(self.role, RoleState::Leader(_)) {
-            self.reset_election_timer(now_us);
+        if let Some((leader, session)) = self.leader.filter(|(leader, _)| *leader != self.me) {
+            // What was promised to it holds beyond its term.
+            let promised_us = cx.peers.promised_until_us(leader, session);
+            self.promised_until_us = self.promised_until_us.max(promised_us);
+            let (range, what) = (self.name.range, Revoked::Support);
+            effects.revoked.push((leader, Revocation { range, term, what }));
         }
         self.step_down(effects);
         self.term = term;
-        self.vote = None;
-        self.leader = None;
-        self.persist_state(effects);
+        self.vote = vote;
+        self.persist_state(cx.now_us, effects);
     }
 
-    fn step_down(&mut self, effects: &mut Effects<Message>) {
+    /// Ends whatever this replica was in its term. Hearing of a term is no reason to wait longer
+    /// for one's own election: candidates that can't win would keep those that can from standing.
+    pub(super) fn step_down(&mut self, effects: &mut Effects<Message>) {
         let role = std::mem::replace(&mut self.role, RoleState::Follower);
         if let RoleState::Leader(leader) = role {
             let waiting = leader.rounds.into_iter().flat_map(|round| round.tokens);
             effects.refused_reads.extend(waiting.chain(leader.new_reads));
+            let (range, term, what) = (self.name.range, self.term, Revoked::Leadership);
+            let revocation = Revocation { range, term, what };
+            effects.revoked.extend(leader.progress.into_keys().map(|peer| (peer, revocation)));
         }
+        self.leader = None;
         self.uncommitted_bytes = 0;
     }
 
-    fn persist_state(&mut self, effects: &mut Effects<Message>) {
-        let payload: Bytes = encode_vote(self.vote);
-        self.log.append_state(self.term, payload, effects);
-        self.state_append = self.log.appends();
+    /// Something of a peer is not to be counted on any more.
+    pub fn revoked(
+        &mut self,
+        from: PeerAddress,
+        revocation: Revocation,
+        cx: Context<'_>,
+        effects: &mut Effects<Message>,
+    ) {
+        let Revocation { term, what, .. } = revocation;
+        match what {
+            // It may have been elected in that same term since: its leadership stands.
+            Revoked::Support if term > self.term => self.enter_term(term, None, cx, effects),
+            Revoked::Leadership if term == self.term && self.leader() == Some(from) => {
+                self.leader = None;
+            }
+            Revoked::Support | Revoked::Leadership => {}
+        }
+    }
+
+    /// Asks whether this replica could win before it disturbs anybody with a new term.
+    pub(super) fn ask_whether_to_stand(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
+        let retry_us = self.timing.retry_us;
+        self.election_due_us = Some(cx.now_us + self.random.u64(retry_us..2 * retry_us));
+        self.role = RoleState::Follower;
+        if self.leader_is_there(cx) || !self.is_voter() || self.has_promised(self.me, cx) {
+            return;
+        }
+        self.role = RoleState::PreCandidate { votes: BTreeSet::from([self.me]) };
+        let (last_index, last_term) = (self.log.last_index(), self.log.last_term());
+        for peer in self.peers() {
+            let request = self.message(Body::RequestPreVote { last_index, last_term });
+            effects.send(peer, request, After::Nothing);
+        }
+        self.stand_if_it_could_win(cx, effects);
+    }
+
+    pub(super) fn consider_pre_vote(
+        &mut self,
+        from: PeerAddress,
+        term: u64,
+        last: (u64, u64),
+        cx: Context<'_>,
+        effects: &mut Effects<Message>,
+    ) {
+        if term < self.term {
+            self.tell_term(from, effects);
+        } else if self.is_complete(last) && !self.has_promised(from, cx) {
+            effects.send(from, self.message(Body::PreVote { asked_in: term }), After::Nothing);
+        }
+    }
+
+    pub(super) fn count_pre_vote(
+        &mut self,
+        from: PeerAddress,
+        asked_in: u64,
+        cx: Context<'_>,
+        effects: &mut Effects<Message>,
+    ) {
+        if let RoleState::PreCandidate { votes } = &mut self.role
+            && asked_in == self.term
+        {
+            votes.insert(from);
+            self.stand_if_it_could_win(cx, effects);
+        }
+    }
+
+    fn stand_if_it_could_win(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
+        if let RoleState::PreCandidate { votes } = &self.role
+            && self.reached(|voter| u64::from(votes.contains(&voter))) > 0
+        {
+            self.campaign(false, cx, effects);
+        }
     }
 
     /// Stands for election.
-    pub(super) fn campaign(&mut self, now_us: u64, effects: &mut Effects<Message>) {
-        self.enter_term(self.term + 1, now_us, effects);
-        self.reset_election_timer(now_us);
-        self.vote = Some(self.me);
-        self.persist_state(effects);
-        self.role = RoleState::Candidate(Candidate { votes: BTreeSet::new() });
+    fn campaign(&mut self, transfer: bool, cx: Context<'_>, effects: &mut Effects<Message>) {
+        self.enter_term(self.term + 1, Some(self.me), cx, effects);
+        let retry_us = self.timing.retry_us;
+        self.election_due_us = Some(cx.now_us + self.random.u64(retry_us..2 * retry_us));
+        self.role = RoleState::Candidate { votes: BTreeSet::new() };
         let (last_index, last_term) = (self.log.last_index(), self.log.last_term());
         for peer in self.peers() {
-            let request = self.message(Body::RequestVote { last_index, last_term });
-            effects.send(peer, request, After::Appends);
+            let request = self.message(Body::RequestVote { last_index, last_term, transfer });
+            effects.send(peer, request, self.after_vote());
         }
+    }
+
+    fn after_vote(&self) -> After {
+        if self.has_fault(ProtocolFault::UnsyncedVote) { After::Nothing } else { After::Appends }
+    }
+
+    /// Whether a log that ends with this term and index holds everything that this one may have
+    /// committed.
+    fn is_complete(&self, last: (u64, u64)) -> bool {
+        last >= (self.log.last_term(), self.log.last_index())
+            || self.has_fault(ProtocolFault::IncompleteLeader)
     }
 
     /// Votes, once a term, for a candidate whose log is at least as complete as this one.
     pub(super) fn consider_vote(
         &mut self,
         from: PeerAddress,
-        last_index: u64,
-        last_term: u64,
-        now_us: u64,
+        last: (u64, u64),
+        transfer: bool,
+        cx: Context<'_>,
         effects: &mut Effects<Message>,
     ) {
-        let complete = (last_term, last_index) >= (self.log.last_term(), self.log.last_index());
         let free = self.vote.is_none_or(|candidate| candidate == from);
-        if !complete || !free {
+        let promised = !transfer && self.has_promised(from, cx);
+        if !free || promised || !self.is_complete(last) {
             return;
         }
         if self.vote.is_none() {
             self.vote = Some(from);
-            self.persist_state(effects);
+            self.persist_state(cx.now_us, effects);
         }
-        self.reset_election_timer(now_us);
-        effects.send(from, self.message(Body::Vote), After::Appends);
+        self.election_due_us = Some(cx.now_us + 2 * self.timing.retry_us);
+        effects.send(from, self.message(Body::Vote), self.after_vote());
     }
 
-    pub(super) fn count_vote(&mut self, from: PeerAddress, effects: &mut Effects<Message>) {
-        if let RoleState::Candidate(candidate) = &mut self.role {
-            candidate.votes.insert(from);
-            self.try_to_win(effects);
+    pub(super) fn count_vote(
+        &mut self,
+        from: PeerAddress,
+        cx: Context<'_>,
+        effects: &mut Effects<Message>,
+    ) {
+        if let RoleState::Candidate { votes } = &mut self.role {
+            votes.insert(from);
+            self.try_to_win(cx, effects);
         }
     }
 
     /// Becomes the leader once a majority voted for it, itself included once that is durable.
-    pub(super) fn try_to_win(&mut self, effects: &mut Effects<Message>) {
-        let RoleState::Candidate(candidate) = &mut self.role else { return };
+    pub(super) fn try_to_win(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
+        let RoleState::Candidate { votes } = &mut self.role else { return };
         if self.log.is_durable(self.state_append) {
-            candidate.votes.insert(self.me);
+            votes.insert(self.me);
         }
-        if candidate.votes.len() < majority(self.membership.members.len()) {
+        let votes = votes.clone();
+        if self.reached(|voter| u64::from(votes.contains(&voter))) == 0 {
             return;
         }
         let next_index = self.log.last_index() + 1;
-        let follower = |peer| {
-            let follower =
-                Follower { match_index: 0, next_index, probing: true, paused: false, round: 0 };
-            (peer, follower)
-        };
-        let followers: BTreeMap<_, _> = self.peers().into_iter().map(follower).collect();
-        self.leader = Some(self.me);
-        self.role = RoleState::Leader(Leader {
-            followers,
+        let progress: BTreeMap<_, _> =
+            self.peers().into_iter().map(|peer| (peer, Progress::new(next_index))).collect();
+        self.leader = Some((self.me, cx.peers.session()));
+        self.election_due_us = None;
+        self.uncommitted_bytes = self.log.payload_bytes_after(self.commit_index);
+        self.role = RoleState::Leader(Box::new(Leader {
+            progress,
             first_index: next_index,
             heartbeat_due_us: 0,
             round: 0,
             new_reads: Vec::new(),
             rounds: VecDeque::new(),
-        });
+            transfer: None,
+            gave_up_lease: false,
+            slow_disk_due_us: 0,
+        }));
         // An entry of the new term: with it, and only with it, those of earlier terms are
         // committed (thesis §3.6.2).
-        let entry = Entry { index: next_index, term: self.term, payload: Bytes::new() };
-        self.log.append(entry, effects);
+        let (term, kind) = (self.term, EntryKind::Command);
+        let entry = Entry { index: next_index, term, kind, payload: Bytes::new() };
+        self.append(entry, cx.now_us, effects);
     }
 
     /// Follows the leader of the current term.
     pub(super) fn follow(
         &mut self,
         from: PeerAddress,
-        now_us: u64,
+        cx: Context<'_>,
         effects: &mut Effects<Message>,
     ) {
         assert!(
@@ -134,7 +279,84 @@ impl Raft {
             self.term
         );
         self.step_down(effects);
-        self.leader = Some(from);
-        self.reset_election_timer(now_us);
+        self.leader = Some((from, cx.peers.session_of(from)));
+        self.election_due_us = None;
+    }
+
+    /// Hands leadership over to a voter, as soon as it has everything.
+    pub fn transfer(
+        &mut self,
+        to: PeerAddress,
+        cx: Context<'_>,
+        effects: &mut Effects<Message>,
+    ) -> Result<(), Refusal> {
+        let hint = self.leader();
+        let can_lead = self.members().voters.contains(&to) && to != self.me;
+        let RoleState::Leader(leader) = &mut self.role else {
+            return Err(Refusal::NotServing { hint });
+        };
+        if !can_lead || leader.transfer.is_some() || !cx.peers.is_heard(to) {
+            return Err(Refusal::NotNow);
+        }
+        let deadline_us = cx.now_us + self.timing.transfer_us;
+        leader.transfer = Some(Transfer { to, deadline_us, told: false });
+        self.advance_transfer(cx, effects);
+        Ok(())
+    }
+
+    /// Tells the next leader to stand for election once it has everything, or gives up.
+    pub(super) fn advance_transfer(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
+        let last_index = self.log.last_index();
+        let message = self.message(Body::Transfer);
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        let Some(transfer) = &mut leader.transfer else { return };
+        let caught_up =
+            leader.progress.get(&transfer.to).is_some_and(|p| p.match_index == last_index);
+        if cx.now_us >= transfer.deadline_us {
+            leader.transfer = None;
+        } else if caught_up && !transfer.told {
+            transfer.told = true;
+            // It asks for votes whatever was promised to this leader: from here on, for the rest
+            // of the term, this leader counts on no promise. The message may be late by any time.
+            leader.gave_up_lease = true;
+            effects.send(transfer.to, message, After::Nothing);
+        }
+    }
+
+    /// The leader of this term hands over to this replica.
+    pub(super) fn take_over(
+        &mut self,
+        from: PeerAddress,
+        cx: Context<'_>,
+        effects: &mut Effects<Message>,
+    ) {
+        if self.leader() == Some(from) && self.is_voter() {
+            self.campaign(true, cx, effects);
+        }
+    }
+
+    /// Leader: hands over to whoever is furthest if its own disk holds it back, while others
+    /// commit without it.
+    pub(super) fn flee_a_slow_disk(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
+        let slow_disk_us = self.timing.slow_disk_us;
+        let oldest_us = self.log.oldest_pending_us();
+        let slow = oldest_us.is_some_and(|asked_us| asked_us + slow_disk_us < cx.now_us);
+        let others_commit = self.commit_index > self.log.durable_index();
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        if !slow || !others_commit || cx.now_us < leader.slow_disk_due_us {
+            return;
+        }
+        leader.slow_disk_due_us = cx.now_us + self.timing.transfer_us;
+        let furthest = leader.progress.iter().max_by_key(|(_, progress)| progress.match_index);
+        if let Some((to, _)) = furthest {
+            let to = *to;
+            // A learner can't take over; the next try comes in a while.
+            let _ = self.transfer(to, cx, effects);
+        }
+    }
+
+    /// Answers a message of an earlier term.
+    pub(super) fn tell_term(&self, to: PeerAddress, effects: &mut Effects<Message>) {
+        effects.send(to, self.message(Body::Outdated), After::Appends);
     }
 }

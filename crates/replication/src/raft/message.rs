@@ -20,12 +20,26 @@ pub struct Message {
 /// What a message says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
+    /// Somebody who would stand for election in the next term asks whether it could win.
+    RequestPreVote {
+        /// Index of its last entry.
+        last_index: u64,
+        /// Term of its last entry.
+        last_term: u64,
+    },
+    /// It would get this vote.
+    PreVote {
+        /// The term of the question.
+        asked_in: u64,
+    },
     /// A candidate asks for a vote.
     RequestVote {
         /// Index of its last entry.
         last_index: u64,
         /// Term of its last entry.
         last_term: u64,
+        /// The leader has asked it to stand, and counts on nobody's promise any more.
+        transfer: bool,
     },
     /// The vote is given.
     Vote,
@@ -46,6 +60,8 @@ pub enum Body {
     Matched {
         /// That index.
         index: u64,
+        /// What the follower knows to be committed.
+        commit_index: u64,
         /// The round of the message that this answers.
         round: u64,
     },
@@ -60,16 +76,19 @@ pub enum Body {
     },
     /// The sender's term is higher than that of the message which this answers.
     Outdated,
+    /// The leader hands over: stand for election now.
+    Transfer,
 }
 
 impl Encode for Message {
     fn encode(&self, out: &mut BytesMut) {
         out.put_u64_le(self.term);
         match &self.body {
-            Body::RequestVote { last_index, last_term } => {
+            Body::RequestVote { last_index, last_term, transfer } => {
                 out.put_u8(1);
                 out.put_u64_le(*last_index);
                 out.put_u64_le(*last_term);
+                out.put_u8(u8::from(*transfer));
             }
             Body::Vote => out.put_u8(2),
             Body::Append { previous_index, previous_term, commit_index, round, entries } => {
@@ -80,9 +99,10 @@ impl Encode for Message {
                 out.put_u64_le(*round);
                 encode_entries(entries, out);
             }
-            Body::Matched { index, round } => {
+            Body::Matched { index, commit_index, round } => {
                 out.put_u8(4);
                 out.put_u64_le(*index);
+                out.put_u64_le(*commit_index);
                 out.put_u64_le(*round);
             }
             Body::Mismatched { previous_index, try_index, round } => {
@@ -92,6 +112,16 @@ impl Encode for Message {
                 out.put_u64_le(*round);
             }
             Body::Outdated => out.put_u8(6),
+            Body::RequestPreVote { last_index, last_term } => {
+                out.put_u8(7);
+                out.put_u64_le(*last_index);
+                out.put_u64_le(*last_term);
+            }
+            Body::PreVote { asked_in } => {
+                out.put_u8(8);
+                out.put_u64_le(*asked_in);
+            }
+            Body::Transfer => out.put_u8(9),
         }
     }
 }
@@ -100,7 +130,11 @@ impl Decode for Message {
     fn decode(reader: &mut Reader) -> Result<Self, WireError> {
         let term = reader.u64()?;
         let body = match reader.u8()? {
-            1 => Body::RequestVote { last_index: reader.u64()?, last_term: reader.u64()? },
+            1 => Body::RequestVote {
+                last_index: reader.u64()?,
+                last_term: reader.u64()?,
+                transfer: reader.u8()? != 0,
+            },
             2 => Body::Vote,
             3 => Body::Append {
                 previous_index: reader.u64()?,
@@ -109,13 +143,20 @@ impl Decode for Message {
                 round: reader.u64()?,
                 entries: decode_entries(reader)?,
             },
-            4 => Body::Matched { index: reader.u64()?, round: reader.u64()? },
+            4 => Body::Matched {
+                index: reader.u64()?,
+                commit_index: reader.u64()?,
+                round: reader.u64()?,
+            },
             5 => Body::Mismatched {
                 previous_index: reader.u64()?,
                 try_index: reader.u64()?,
                 round: reader.u64()?,
             },
             6 => Body::Outdated,
+            7 => Body::RequestPreVote { last_index: reader.u64()?, last_term: reader.u64()? },
+            8 => Body::PreVote { asked_in: reader.u64()? },
+            9 => Body::Transfer,
             tag => return Err(WireError::UnknownTag { what: "raft message", tag }),
         };
         Ok(Self { term, body })

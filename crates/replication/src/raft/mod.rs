@@ -1,4 +1,4 @@
-//! Raft (Ongaro's thesis, chapter 3, with the linearizable reads of §6.4).
+//! Raft (Ongaro's thesis, chapters 3, 4, 6 and 9).
 //!
 //! The problem: several replicas must agree on one order of commands although any minority of them
 //! may be down or unreachable, and although each forgets, at a crash, whatever it had not synced.
@@ -10,88 +10,117 @@
 //! Where the disk comes in: a replica that asks for votes, votes, or confirms entries does so only
 //! after the write behind it is durable ([`After::Appends`]). The leader sends entries before its
 //! own sync and counts itself only after it (thesis §10.2.1), so a majority of followers may commit
-//! first.
+//! first. A leader whose disk is so slow that they keep doing so hands over to one of them.
 //!
-//! Reads: the leader notes its commit index, asks all followers in one round whether it still
-//! leads, and lets every read of the batch through once a majority answered and the noted index is
-//! applied. Before the first entry of its own term is committed it lets nothing through: it may not
-//! know yet what is committed.
+//! What the files hold:
+//! - `election`: who leads, with pre-votes, promises and handing over;
+//! - `replicate`: entries and what is committed; `progress`: flow control for one follower;
+//! - `lease`: reads, under a lease or after a round, and a leader that has lost its majority;
+//! - `change`: learners, and voters by joint consensus.
 //!
-//! Left out so far: pre-vote, leader leases, leadership transfer, membership change, snapshots and
-//! log truncation.
+//! Time: a replica has no timer of its own while all is well. Whether its leader's shard, or its
+//! followers' shards, are there is what [`Peers`](crate::Peers) knows, for all groups at once; an
+//! idle group gets no ticks and sends nothing. See there for what keeps leases safe.
+//!
+//! Left out: witnesses, and reads at followers (safe timestamps serve those without Raft's help).
 
+mod change;
 mod election;
+mod lease;
 mod message;
+mod progress;
 mod replicate;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use palisade_wire::{Decode, Encode, PeerAddress, RangeId, Reader, Role, WireError};
 
 pub use message::{Body, Message};
 
 use crate::{
-    After, Effects, Entry, Membership, Protocol, RecoveredGroup, Refusal, contract::Name,
-    entry_log::EntryLog,
+    Context, Effects, Entry, EntryKind, Members, Protocol, ProtocolFault, RecoveredGroup, Refusal,
+    SnapshotPart, contract::Name, entry_log::EntryLog, members::Configurations,
+    raft::progress::Progress,
 };
 
 /// How a Raft group paces itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// Between two messages of a leader that has nothing to send.
+    /// Between two messages to a follower that has yet to answer.
     pub heartbeat_us: u64,
-    /// A follower that has heard nothing for this long, plus up to as much again at random, stands
-    /// for election.
-    pub election_us: u64,
+    /// How much later each next voter in line stands for election, once the leader is gone.
+    pub stagger_us: u64,
+    /// After an election without a winner, the next try comes after this, plus up to as much again.
+    pub retry_us: u64,
+    /// A leader whose writes take longer than this, while others commit, hands over.
+    pub slow_disk_us: u64,
+    /// How long a leader that hands over waits for the other to catch up.
+    pub transfer_us: u64,
 }
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { heartbeat_us: 50_000, election_us: 300_000 }
+        Self {
+            heartbeat_us: 50_000,
+            stagger_us: 40_000,
+            retry_us: 100_000,
+            slow_disk_us: 300_000,
+            transfer_us: 1_000_000,
+        }
     }
 }
 
 /// Payload that may be uncommitted before proposals are refused, in bytes.
 const MAX_UNCOMMITTED_BYTES: usize = 32 * 1024 * 1024;
 
+/// How long the other voters of a new group leave it to the first one to stand for election.
+const FIRST_LEAD_US: u64 = 300_000;
+
 /// A replica of a Raft group.
 #[derive(Debug)]
 pub struct Raft {
     name: Name,
     me: PeerAddress,
-    membership: Membership,
     timing: Timing,
     random: fastrand::Rng,
+    fault: Option<ProtocolFault>,
 
     term: u64,
     vote: Option<PeerAddress>,
     /// The write that holds the term and vote.
     state_append: u64,
     log: EntryLog,
+    configurations: Configurations,
     commit_index: u64,
+    /// What was committed before the restart; handed out with the first tick.
+    recovered_commit: u64,
     uncommitted_bytes: usize,
+    /// The members that part 0 of a snapshot being received brought.
+    incoming_members: Option<Members>,
 
     role: RoleState,
-    leader: Option<PeerAddress>,
-    election_due_us: u64,
+    /// Who leads the current term, and in which session of its shard.
+    leader: Option<(PeerAddress, u64)>,
+    /// Until when a promise holds that was given to the leader of an earlier term.
+    promised_until_us: u64,
+    /// Whether an earlier life may have given promises.
+    has_past: bool,
+    /// When to stand for election; `None` while there is a leader.
+    election_due_us: Option<u64>,
 }
 
 #[derive(Debug)]
 enum RoleState {
     Follower,
-    Candidate(Candidate),
-    Leader(Leader),
-}
-
-#[derive(Debug)]
-struct Candidate {
-    votes: BTreeSet<PeerAddress>,
+    PreCandidate { votes: BTreeSet<PeerAddress> },
+    Candidate { votes: BTreeSet<PeerAddress> },
+    Leader(Box<Leader>),
 }
 
 #[derive(Debug)]
 struct Leader {
-    followers: BTreeMap<PeerAddress, Follower>,
+    progress: BTreeMap<PeerAddress, Progress>,
     /// Index of the first entry of this term.
     first_index: u64,
     heartbeat_due_us: u64,
@@ -101,6 +130,11 @@ struct Leader {
     new_reads: Vec<u64>,
     /// Reads that wait for a round to be answered, oldest first.
     rounds: VecDeque<ReadRound>,
+    transfer: Option<Transfer>,
+    /// Somebody was told to stand for election: promises may be broken from now on.
+    gave_up_lease: bool,
+    /// When leadership may next be handed over because of a slow disk.
+    slow_disk_due_us: u64,
 }
 
 #[derive(Debug)]
@@ -111,72 +145,89 @@ struct ReadRound {
     tokens: Vec<u64>,
 }
 
-/// What a leader knows of a follower.
 #[derive(Debug)]
-struct Follower {
-    /// Durable there, and equal to the leader's log.
-    match_index: u64,
-    /// The next entry to send.
-    next_index: u64,
-    /// Where the logs meet is not known: one message at a time, until one matches.
-    probing: bool,
-    /// While probing: a message is under way.
-    paused: bool,
-    /// The latest round that it answered.
-    round: u64,
+struct Transfer {
+    to: PeerAddress,
+    deadline_us: u64,
+    told: bool,
+}
+
+/// What a replica is made from.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The group.
+    pub range: RangeId,
+    /// Where the replica lives.
+    pub me: PeerAddress,
+    /// Who replicates the group if the log does not say.
+    pub members: Members,
+    /// What the log holds.
+    pub recovered: RecoveredGroup,
+    /// Decides who stands for election first, and the like.
+    pub random_seed: u64,
+    /// A rule to break, in tests.
+    pub fault: Option<ProtocolFault>,
 }
 
 impl Raft {
     /// A replica with what it finds in the log.
     ///
-    /// A group that has never had a term elects its first member at once, so that fresh clusters
-    /// don't sit out an election timeout and leaders spread over the nodes.
-    pub fn new(
-        range: RangeId,
-        me: PeerAddress,
-        membership: Membership,
-        recovered: RecoveredGroup,
-        timing: Timing,
-        random_seed: u64,
-        now_us: u64,
-    ) -> Result<Self, WireError> {
+    /// A group that has never had a term elects its first voter at once, so that fresh clusters
+    /// don't sit out a timeout and leaders spread over the nodes.
+    pub fn new(setup: Setup, timing: Timing, now_us: u64) -> Result<Self, WireError> {
+        let Setup { range, me, members, recovered, random_seed, fault } = setup;
         let name = Name { range, me };
-        assert!(membership.members.contains(&me), "{name}: not a member of its own group");
-        let fresh = recovered.state.is_none() && recovered.entries.is_empty();
-        let (term, vote) = match recovered.state {
-            None => (0, None),
-            Some((term, payload)) => (term, decode_vote(payload)?),
+        let has_past = !recovered.is_empty();
+        let (term, (vote, committed)) = match recovered.state {
+            None => (0, (None, 0)),
+            Some((term, payload)) => (term, decode_state(payload)?),
         };
-        let log = EntryLog::new(name, recovered.entries);
-        assert!(log.last_term() <= term, "{name}: an entry is of a later term than the state");
-        let mut raft = Self {
+        let (base, members) = match recovered.snapshot {
+            None => ((0, 0), members),
+            Some(snapshot) => {
+                let head = snapshot.parts.into_iter().next().unwrap_or_default();
+                ((snapshot.index, snapshot.term), Members::from_bytes(head)?)
+            }
+        };
+        let mut configurations = Configurations::new(base.0, members);
+        for entry in &recovered.entries {
+            if entry.kind == EntryKind::Members {
+                configurations.push(entry.index, Members::from_bytes(entry.payload.clone())?);
+            }
+        }
+        let log = EntryLog::new(name, base, recovered.entries);
+        let first = configurations.current().voters.first() == Some(&me);
+        Ok(Self {
             name,
             me,
             timing,
             random: fastrand::Rng::with_seed(random_seed),
-            term,
-            vote,
+            fault,
+            // A snapshot can be of a later term than any that was voted in here.
+            term: term.max(log.last_term()),
+            vote: vote.filter(|_| term >= log.last_term()),
             state_append: 0,
+            recovered_commit: committed.min(log.last_index()),
             log,
-            commit_index: 0,
+            configurations,
+            commit_index: base.0,
             uncommitted_bytes: 0,
+            incoming_members: None,
             role: RoleState::Follower,
             leader: None,
-            election_due_us: 0,
-            membership,
-        };
-        raft.reset_election_timer(now_us);
-        if fresh && raft.membership.members.first() == Some(&me) {
-            raft.election_due_us = now_us;
-        }
-        Ok(raft)
+            promised_until_us: 0,
+            has_past,
+            election_due_us: (!has_past).then_some(now_us + if first { 0 } else { FIRST_LEAD_US }),
+        })
     }
 
     /// What the replica does in its group.
     pub fn role(&self) -> Role {
         match self.role {
-            RoleState::Follower => Role::Follower,
-            RoleState::Candidate(_) => Role::Candidate,
+            RoleState::Follower if self.is_voter() => Role::Follower,
+            RoleState::Follower if self.members().contains(self.me) => Role::Learner,
+            RoleState::Follower => Role::Removed,
+            RoleState::PreCandidate { .. } | RoleState::Candidate { .. } => Role::Candidate,
             RoleState::Leader(_) => Role::Leader,
         }
     }
@@ -188,12 +239,17 @@ impl Raft {
 
     /// Who leads the current term, if that is known.
     pub fn leader(&self) -> Option<PeerAddress> {
-        self.leader
+        self.leader.map(|(leader, _)| leader)
     }
 
-    /// Who replicates the group.
-    pub fn membership(&self) -> &Membership {
-        &self.membership
+    /// Who replicates the group, as the log ends.
+    pub fn members(&self) -> &Members {
+        self.configurations.current()
+    }
+
+    /// Index of the first entry in memory.
+    pub fn first_index(&self) -> u64 {
+        self.log.first_index()
     }
 
     /// Index of the last entry.
@@ -201,13 +257,40 @@ impl Raft {
         self.log.last_index()
     }
 
+    /// Index of the last entry that is durable here with all before it.
+    pub fn durable_index(&self) -> u64 {
+        self.log.durable_index()
+    }
+
     /// Index of the last entry known to be committed.
     pub fn commit_index(&self) -> u64 {
         self.commit_index
     }
 
+    /// An entry, if it is in memory.
+    pub fn entry(&self, index: u64) -> Option<&Entry> {
+        self.log.entry(index)
+    }
+
+    fn is_voter(&self) -> bool {
+        self.members().is_voter(self.me)
+    }
+
+    fn has_fault(&self, fault: ProtocolFault) -> bool {
+        self.fault == Some(fault)
+    }
+
     fn peers(&self) -> Vec<PeerAddress> {
-        self.membership.members.iter().copied().filter(|member| *member != self.me).collect()
+        self.members().all().into_iter().filter(|member| *member != self.me).collect()
+    }
+
+    /// The largest value that a majority of the voters have reached.
+    fn reached(&self, value_of: impl Fn(PeerAddress) -> u64) -> u64 {
+        let members = self.members();
+        if self.has_fault(ProtocolFault::CountLearners) {
+            return Members::of(members.all()).reached(value_of);
+        }
+        members.reached(value_of)
     }
 
     fn message(&self, body: Body) -> Message {
@@ -219,9 +302,27 @@ impl Raft {
         assert!(index <= self.log.last_index(), "{}: commits what it does not hold", self.name);
         while self.commit_index < index {
             self.commit_index += 1;
-            let entry = self.log.entry(self.commit_index).clone();
+            let entry = self.log.entry(self.commit_index).expect("it is not forgotten before");
             self.uncommitted_bytes = self.uncommitted_bytes.saturating_sub(entry.payload.len());
-            effects.committed.push(entry);
+            effects.committed.push(entry.clone());
+        }
+    }
+
+    fn persist_state(&mut self, now_us: u64, effects: &mut Effects<Message>) {
+        let payload = encode_state(self.vote, self.commit_index);
+        self.log.append_state(self.term, payload, now_us, effects);
+        self.state_append = self.log.appends();
+    }
+
+    /// Adds an entry to the log, and what it changes at once.
+    fn append(&mut self, entry: Entry, now_us: u64, effects: &mut Effects<Message>) {
+        let index = entry.index;
+        let members = (entry.kind == EntryKind::Members).then(|| entry.payload.clone());
+        self.log.append(entry, now_us, effects);
+        if let Some(members) = members {
+            let members = Members::from_bytes(members).expect("only whole ones are let in");
+            self.configurations.push(index, members);
+            self.members_changed();
         }
     }
 }
@@ -229,18 +330,27 @@ impl Raft {
 impl Protocol for Raft {
     type Message = Message;
 
-    fn tick(&mut self, now_us: u64, effects: &mut Effects<Message>) {
+    fn tick(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
+        self.commit_to(self.recovered_commit.max(self.commit_index), effects);
         match &self.role {
-            RoleState::Leader(leader) => {
-                if now_us >= leader.heartbeat_due_us {
-                    self.heartbeat(now_us, effects);
+            RoleState::Leader(_) => self.tick_leader(cx, effects),
+            RoleState::Follower => self.tick_follower(cx, effects),
+            RoleState::PreCandidate { .. } | RoleState::Candidate { .. } => {
+                if self.election_due_us.is_none_or(|due_us| cx.now_us >= due_us) {
+                    self.ask_whether_to_stand(cx, effects);
                 }
             }
-            RoleState::Follower | RoleState::Candidate(_) => {
-                if now_us >= self.election_due_us {
-                    self.campaign(now_us, effects);
-                }
-            }
+        }
+    }
+
+    fn wants_ticks(&self, cx: Context<'_>) -> bool {
+        if self.commit_index < self.recovered_commit {
+            return true;
+        }
+        match &self.role {
+            RoleState::Leader(leader) => self.leader_wants_ticks(leader, cx),
+            RoleState::Follower => self.is_voter() && !self.leader_is_there(cx),
+            RoleState::PreCandidate { .. } | RoleState::Candidate { .. } => true,
         }
     }
 
@@ -248,89 +358,150 @@ impl Protocol for Raft {
         &mut self,
         from: PeerAddress,
         message: Message,
-        now_us: u64,
+        cx: Context<'_>,
         effects: &mut Effects<Message>,
     ) {
-        // A replica that is not a member has no say, not even over the term.
-        if from == self.me || !self.membership.members.contains(&from) {
+        if from == self.me {
             return;
         }
-        if message.term > self.term {
-            self.enter_term(message.term, now_us, effects);
+        let Message { term, body } = message;
+        let member = self.members().contains(from);
+        match &body {
+            // Whoever asks may be a member of a configuration that has not arrived here.
+            Body::RequestPreVote { last_index, last_term } => {
+                return self.consider_pre_vote(from, term, (*last_term, *last_index), cx, effects);
+            }
+            Body::PreVote { asked_in } => {
+                return self.count_pre_vote(from, *asked_in, cx, effects);
+            }
+            Body::RequestVote { transfer, .. } => {
+                // Not even its term counts: this replica has promised to stay with its leader.
+                if term > self.term && !transfer && self.has_promised(from, cx) {
+                    return;
+                }
+            }
+            Body::Append { .. } => {}
+            // Answers count from members only.
+            _ if !member => return,
+            _ => {}
         }
-        if message.term < self.term {
-            if matches!(message.body, Body::Append { .. } | Body::RequestVote { .. }) {
-                effects.send(from, self.message(Body::Outdated), After::Appends);
+        if term > self.term {
+            self.enter_term(term, None, cx, effects);
+        }
+        if term < self.term {
+            if matches!(body, Body::Append { .. } | Body::RequestVote { .. }) {
+                self.tell_term(from, effects);
             }
             return;
         }
-        match message.body {
-            Body::RequestVote { last_index, last_term } => {
-                self.consider_vote(from, last_index, last_term, now_us, effects);
+        match body {
+            Body::RequestVote { last_index, last_term, transfer } => {
+                self.consider_vote(from, (last_term, last_index), transfer, cx, effects);
             }
-            Body::Vote => self.count_vote(from, effects),
+            Body::Vote => self.count_vote(from, cx, effects),
             Body::Append { previous_index, previous_term, commit_index, round, entries } => {
-                self.follow(from, now_us, effects);
-                self.accept(
-                    replicate::Incoming {
-                        from,
-                        previous_index,
-                        previous_term,
-                        commit_index,
-                        round,
-                        entries,
-                    },
-                    effects,
-                );
+                self.follow(from, cx, effects);
+                let previous = (previous_index, previous_term);
+                let incoming = replicate::Incoming { from, previous, commit_index, round, entries };
+                self.accept(incoming, cx, effects);
             }
-            Body::Matched { index, round } => self.matched(from, index, round, effects),
+            Body::Matched { index, commit_index, round } => {
+                self.matched(from, index, commit_index, round, cx, effects);
+            }
             Body::Mismatched { previous_index, try_index, round } => {
-                self.mismatched(from, previous_index, try_index, round, effects);
+                self.mismatched(from, previous_index, try_index, round, cx, effects);
             }
-            // Its term told everything.
-            Body::Outdated => {}
+            Body::Transfer => self.take_over(from, cx, effects),
+            // Its term told everything; the others were dealt with above.
+            Body::Outdated | Body::RequestPreVote { .. } | Body::PreVote { .. } => {}
         }
     }
 
-    fn durable(&mut self, appends: u64, effects: &mut Effects<Message>) {
+    fn durable(&mut self, appends: u64, cx: Context<'_>, effects: &mut Effects<Message>) {
         self.log.set_durable(appends);
         match &self.role {
-            RoleState::Leader(_) => self.advance_commit(effects),
-            RoleState::Candidate(_) => self.try_to_win(effects),
-            RoleState::Follower => {}
+            RoleState::Leader(_) => self.advance_commit(cx, effects),
+            RoleState::Candidate { .. } => self.try_to_win(cx, effects),
+            RoleState::Follower | RoleState::PreCandidate { .. } => {}
         }
     }
 
     fn propose(
         &mut self,
         payload: Bytes,
+        cx: Context<'_>,
         effects: &mut Effects<Message>,
     ) -> Result<(u64, u64), Refusal> {
-        let RoleState::Leader(_) = self.role else {
-            return Err(Refusal::NotServing { hint: self.leader });
+        let RoleState::Leader(leader) = &self.role else {
+            return Err(Refusal::NotServing { hint: self.leader() });
         };
+        if let Some(transfer) = &leader.transfer {
+            return Err(Refusal::NotServing { hint: Some(transfer.to) });
+        }
         if self.uncommitted_bytes + payload.len() > MAX_UNCOMMITTED_BYTES {
             return Err(Refusal::Overloaded);
         }
         self.uncommitted_bytes += payload.len();
         let (index, term) = (self.log.last_index() + 1, self.term);
-        self.log.append(Entry { index, term, payload }, effects);
+        self.append(Entry { index, term, kind: EntryKind::Command, payload }, cx.now_us, effects);
         Ok((index, term))
     }
 
     fn read(&mut self, token: u64, _effects: &mut Effects<Message>) -> Result<(), Refusal> {
+        let hint = self.leader();
         let RoleState::Leader(leader) = &mut self.role else {
-            return Err(Refusal::NotServing { hint: self.leader });
+            return Err(Refusal::NotServing { hint });
         };
         leader.new_reads.push(token);
         Ok(())
     }
 
-    fn flush(&mut self, now_us: u64, effects: &mut Effects<Message>) {
+    fn flush(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
         if let RoleState::Leader(_) = self.role {
-            self.begin_read_round(now_us, effects);
-            self.send_entries(now_us, effects);
+            self.begin_reads(cx, effects);
+            self.send_entries(cx, effects);
             self.release_reads(effects);
+        }
+    }
+
+    fn snapshot_head(&self) -> SnapshotPart {
+        let index = self.commit_index;
+        let term = self.log.term_at(index).expect("what was committed last is not forgotten");
+        let payload = self.configurations.at(index).to_bytes();
+        SnapshotPart { index, term, part: 0, last: false, payload }
+    }
+
+    fn write_snapshot(
+        &mut self,
+        part: SnapshotPart,
+        keep_bytes: usize,
+        cx: Context<'_>,
+        effects: &mut Effects<Message>,
+    ) {
+        let SnapshotPart { index, term, last, .. } = part;
+        if term > self.term {
+            self.enter_term(term, None, cx, effects);
+        }
+        if part.part == 0 {
+            self.incoming_members = Members::from_bytes(part.payload.clone()).ok();
+        }
+        let members = if last { self.incoming_members.take() } else { None };
+        let replaced = self.log.append_snapshot(part, keep_bytes, cx.now_us, effects);
+        if replaced {
+            assert!(
+                !matches!(self.role, RoleState::Leader(_)),
+                "{}: a leader lacks what a snapshot holds",
+                self.name
+            );
+            let members = members.expect("a snapshot begins with the members");
+            self.configurations = Configurations::new(index, members);
+            self.uncommitted_bytes = 0;
+        } else if last {
+            self.configurations.forget_before(self.log.first_index() - 1);
+        }
+        if last {
+            // Everything in a snapshot is committed, and its receiver has it all at once.
+            self.commit_index = self.commit_index.max(index);
         }
     }
 
@@ -343,20 +514,20 @@ impl Protocol for Raft {
     }
 }
 
-fn encode_vote(vote: Option<PeerAddress>) -> Bytes {
+fn encode_state(vote: Option<PeerAddress>, commit_index: u64) -> Bytes {
     let mut out = BytesMut::new();
+    out.put_u64_le(commit_index);
     if let Some(candidate) = vote {
         candidate.encode(&mut out);
     }
     out.freeze()
 }
 
-fn decode_vote(payload: Bytes) -> Result<Option<PeerAddress>, WireError> {
-    if payload.is_empty() {
-        return Ok(None);
-    }
+fn decode_state(payload: Bytes) -> Result<(Option<PeerAddress>, u64), WireError> {
+    let has_vote = payload.len() > size_of::<u64>();
     let mut reader = Reader::new(payload);
-    let vote = PeerAddress::decode(&mut reader)?;
+    let commit_index = reader.u64()?;
+    let vote = if has_vote { Some(PeerAddress::decode(&mut reader)?) } else { None };
     reader.finish()?;
-    Ok(Some(vote))
+    Ok((vote, commit_index))
 }

@@ -1,35 +1,45 @@
-//! Replicating entries (thesis §3.5) and confirming leadership for reads (§6.4).
+//! Replicating entries (thesis §3.5), and what that commits (§3.6).
 
 use palisade_wire::PeerAddress;
 
-use super::{Body, Follower, Leader, Message, Raft, ReadRound, RoleState};
-use crate::{
-    After, Effects, Entry,
-    quorum::{majority, reached_by_majority},
-};
-
-/// Payload in one message, in bytes.
-const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
-
-/// Entries under way to a follower, beyond which the leader waits for its answers.
-const MAX_IN_FLIGHT_ENTRIES: u64 = 16 * 1024;
+use super::{Body, Leader, Message, Raft, RoleState};
+use crate::{After, Context, Effects, Entry, EntryKind, Members, ProtocolFault};
 
 /// The entries that a leader sent.
 pub(super) struct Incoming {
     pub(super) from: PeerAddress,
-    pub(super) previous_index: u64,
-    pub(super) previous_term: u64,
+    /// Index and term of the entry before them.
+    pub(super) previous: (u64, u64),
     pub(super) commit_index: u64,
     pub(super) round: u64,
     pub(super) entries: Vec<Entry>,
 }
 
+/// Whom a leader sends messages without entries as well.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum EvenEmpty {
+    ToNobody,
+    /// To those who lack something, or have not said that they have it.
+    ToUnsettled,
+    ToAll,
+}
+
 impl Raft {
     /// Follower: takes in what the leader sent, and answers.
-    pub(super) fn accept(&mut self, incoming: Incoming, effects: &mut Effects<Message>) {
-        let Incoming { from, previous_index, previous_term, commit_index, round, entries } =
-            incoming;
-        if self.log.term_at(previous_index) != Some(previous_term) {
+    pub(super) fn accept(
+        &mut self,
+        incoming: Incoming,
+        cx: Context<'_>,
+        effects: &mut Effects<Message>,
+    ) {
+        let Incoming { from, previous, commit_index, round, mut entries } = incoming;
+        let (mut previous_index, previous_term) = previous;
+        let (base_index, _) = self.log.base();
+        if previous_index < base_index {
+            // What a snapshot holds here is committed, and so the leader has the same.
+            entries.retain(|entry| entry.index > base_index);
+            previous_index = base_index;
+        } else if self.log.term_at(previous_index) != Some(previous_term) {
             let try_index = self.last_possible_agreement(previous_index, previous_term);
             let body = Body::Mismatched { previous_index, try_index, round };
             effects.send(from, self.message(body), After::Appends);
@@ -37,42 +47,52 @@ impl Raft {
         }
         let heartbeat = entries.is_empty();
         let mut matched = previous_index;
+        let mut terms = self.log.term_at(previous_index).unwrap_or(0)..=self.term;
         for entry in entries {
-            if entry.index != matched + 1 {
-                // No leader sends entries with gaps: these bytes are not to be trusted.
+            let readable = entry.kind != EntryKind::Members
+                || Members::from_bytes(entry.payload.clone()).is_ok();
+            if entry.index != matched + 1 || !terms.contains(&entry.term) || !readable {
+                // No leader sends such entries: these bytes are not to be trusted.
                 return;
             }
             matched = entry.index;
+            terms = entry.term..=self.term;
             match self.log.term_at(entry.index) {
                 Some(term) if term == entry.term => continue,
-                Some(_) => {
-                    assert!(
-                        entry.index > self.commit_index,
-                        "{}: {from} replaces the committed entry {}",
-                        self.name,
-                        entry.index
-                    );
-                    self.log.truncate(entry.index);
-                }
+                Some(_) => self.truncate(from, entry.index),
                 None => {}
             }
-            self.log.append(entry, effects);
+            self.append(entry, cx.now_us, effects);
         }
         self.commit_to(commit_index.min(matched).max(self.commit_index), effects);
         let (index, after) = if heartbeat && self.log.is_durable(self.state_append) {
             // Nothing new was sent: what is durable can be confirmed without waiting for a sync.
             (matched.min(self.log.durable_index()), After::Nothing)
+        } else if self.has_fault(ProtocolFault::UnsyncedConfirmation) {
+            (matched, After::Nothing)
         } else {
             (matched, After::Appends)
         };
-        effects.send(from, self.message(Body::Matched { index, round }), after);
+        let body = Body::Matched { index, commit_index: self.commit_index, round };
+        effects.send(from, self.message(body), after);
+    }
+
+    fn truncate(&mut self, leader: PeerAddress, index: u64) {
+        assert!(
+            index > self.commit_index,
+            "{}: {leader} replaces the committed entry {index}",
+            self.name
+        );
+        self.log.truncate(index);
+        self.configurations.truncate(index);
     }
 
     /// The highest index before `previous_index` at which this log may agree with that of a leader
     /// whose entry there has `previous_term`: skips a whole term at a time (thesis §3.5, end).
     fn last_possible_agreement(&self, previous_index: u64, previous_term: u64) -> u64 {
         let mut index = self.log.last_index().min(previous_index.saturating_sub(1));
-        while self.log.term_at(index).is_some_and(|term| term > previous_term) {
+        let (base_index, _) = self.log.base();
+        while index > base_index && self.log.term_at(index).is_some_and(|t| t > previous_term) {
             index -= 1;
         }
         index
@@ -83,21 +103,23 @@ impl Raft {
         &mut self,
         from: PeerAddress,
         index: u64,
+        commit_index: u64,
         round: u64,
+        cx: Context<'_>,
         effects: &mut Effects<Message>,
     ) {
         let last_index = self.log.last_index();
         let RoleState::Leader(leader) = &mut self.role else { return };
-        let Some(follower) = leader.followers.get_mut(&from) else { return };
+        let Some(progress) = leader.progress.get_mut(&from) else { return };
         if index > last_index {
             return;
         }
-        follower.round = follower.round.max(round);
-        follower.match_index = follower.match_index.max(index);
-        follower.next_index = follower.next_index.max(follower.match_index + 1);
-        follower.probing = false;
-        follower.paused = false;
-        self.advance_commit(effects);
+        progress.follows_in = Some(cx.peers.session_of(from));
+        progress.round = progress.round.max(round);
+        progress.commit_index = progress.commit_index.max(commit_index);
+        progress.matched(index);
+        self.advance_commit(cx, effects);
+        self.advance_transfer(cx, effects);
     }
 
     /// Leader: a follower does not hold the entry before those sent.
@@ -107,128 +129,112 @@ impl Raft {
         previous_index: u64,
         try_index: u64,
         round: u64,
+        cx: Context<'_>,
         effects: &mut Effects<Message>,
     ) {
         let RoleState::Leader(leader) = &mut self.role else { return };
-        let Some(follower) = leader.followers.get_mut(&from) else { return };
-        follower.round = follower.round.max(round);
-        // An answer to something older than what was confirmed since tells nothing new.
-        if previous_index > follower.match_index && previous_index < follower.next_index {
-            follower.next_index = (try_index + 1).min(previous_index).max(follower.match_index + 1);
-            follower.probing = true;
-            follower.paused = false;
-        }
+        let Some(progress) = leader.progress.get_mut(&from) else { return };
+        progress.follows_in = Some(cx.peers.session_of(from));
+        progress.round = progress.round.max(round);
+        progress.mismatched(previous_index, try_index);
         self.release_reads(effects);
+    }
+
+    /// Leader: a member has installed a snapshot up to `index`, durably.
+    pub fn snapshot_installed(
+        &mut self,
+        at: PeerAddress,
+        index: u64,
+        cx: Context<'_>,
+        effects: &mut Effects<Message>,
+    ) {
+        let known = index <= self.commit_index;
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        if let Some(progress) = leader.progress.get_mut(&at).filter(|_| known) {
+            progress.matched(index);
+            self.advance_commit(cx, effects);
+        }
     }
 
     /// Leader: commits what a majority holds durably, if it is of this term.
-    pub(super) fn advance_commit(&mut self, effects: &mut Effects<Message>) {
+    pub(super) fn advance_commit(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
         let RoleState::Leader(leader) = &self.role else { return };
-        let mut matches: Vec<u64> = leader.followers.values().map(|f| f.match_index).collect();
-        matches.push(self.log.durable_index());
-        let index = reached_by_majority(&mut matches);
+        let index = self.reached(|voter| {
+            if voter == self.me {
+                return self.log.durable_index();
+            }
+            leader.progress.get(&voter).map_or(0, |progress| progress.match_index)
+        });
         // Counting replicas says nothing of an entry of an earlier term (thesis, figure 3.7).
-        if index > self.commit_index && self.log.term_at(index) == Some(self.term) {
+        let of_this_term = self.log.term_at(index) == Some(self.term)
+            || self.has_fault(ProtocolFault::CommitByCounting);
+        if index > self.commit_index && of_this_term {
             self.commit_to(index, effects);
+            self.settle_members(cx, effects);
         }
         self.release_reads(effects);
     }
 
-    /// Leader: begins a round for the reads that came in since the last one.
-    pub(super) fn begin_read_round(&mut self, now_us: u64, effects: &mut Effects<Message>) {
-        let commit_index = self.commit_index;
+    /// Leader: what time asks of it.
+    pub(super) fn tick_leader(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
+        self.step_down_if_lost(cx, effects);
+        self.settle_members(cx, effects);
+        self.advance_transfer(cx, effects);
+        self.flee_a_slow_disk(cx, effects);
         let RoleState::Leader(leader) = &mut self.role else { return };
-        if leader.new_reads.is_empty() {
-            return;
-        }
-        leader.round += 1;
-        leader.rounds.push_back(ReadRound {
-            round: leader.round,
-            index: commit_index.max(leader.first_index),
-            tokens: std::mem::take(&mut leader.new_reads),
-        });
-        self.heartbeat(now_us, effects);
-    }
-
-    /// Leader: lets the reads through whose round a majority answered.
-    pub(super) fn release_reads(&mut self, effects: &mut Effects<Message>) {
-        let RoleState::Leader(leader) = &mut self.role else { return };
-        while let Some(oldest) = leader.rounds.front() {
-            let answers = leader.followers.values().filter(|f| f.round >= oldest.round).count();
-            if answers + 1 < majority(self.membership.members.len())
-                || self.commit_index < oldest.index
-            {
-                return;
+        if cx.now_us >= leader.heartbeat_due_us {
+            leader.heartbeat_due_us = cx.now_us + self.timing.heartbeat_us;
+            for progress in leader.progress.values_mut() {
+                progress.unpause();
             }
-            let oldest = leader.rounds.pop_front().expect("it was looked at just now");
-            effects.reads.extend(oldest.tokens);
+            let whom =
+                if leader.rounds.is_empty() { EvenEmpty::ToUnsettled } else { EvenEmpty::ToAll };
+            self.send_to_all(whom, cx, effects);
         }
     }
 
-    /// Leader: sends every follower what it lacks, or nothing at all, so as to be heard.
-    pub(super) fn heartbeat(&mut self, now_us: u64, effects: &mut Effects<Message>) {
-        self.send_to_all(now_us, true, effects);
+    /// Leader: asks everybody whether it still leads.
+    pub(super) fn send_round(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
+        self.send_to_all(EvenEmpty::ToAll, cx, effects);
     }
 
     /// Leader: sends the followers what they lack.
-    pub(super) fn send_entries(&mut self, now_us: u64, effects: &mut Effects<Message>) {
-        let RoleState::Leader(leader) = &self.role else { return };
-        let fresh = leader.heartbeat_due_us == 0;
-        self.send_to_all(now_us, fresh, effects);
+    pub(super) fn send_entries(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
+        self.send_to_all(EvenEmpty::ToNobody, cx, effects);
     }
 
-    fn send_to_all(&mut self, now_us: u64, even_empty: bool, effects: &mut Effects<Message>) {
+    fn send_to_all(&mut self, whom: EvenEmpty, cx: Context<'_>, effects: &mut Effects<Message>) {
         let (term, commit_index) = (self.term, self.commit_index);
-        let heartbeat_us = self.timing.heartbeat_us;
         let log = &self.log;
+        let last_index = log.last_index();
         let RoleState::Leader(leader) = &mut self.role else { return };
-        let Leader { followers, round, heartbeat_due_us, .. } = leader;
-        if even_empty {
-            *heartbeat_due_us = now_us + heartbeat_us;
-        }
-        for (peer, follower) in followers.iter_mut() {
-            let mut sent = false;
-            while let Some((previous_index, entries)) =
-                follower.next_entries(log, even_empty && !sent)
-            {
+        let Leader { progress, round, .. } = &mut **leader;
+        for (peer, progress) in progress.iter_mut() {
+            // Whoever is away gets everything once it is back; what was on the way then is lost.
+            if !cx.peers.is_heard(*peer) {
+                progress.probe_anew();
+                continue;
+            }
+            let mut even_empty = match whom {
+                EvenEmpty::ToNobody => false,
+                EvenEmpty::ToUnsettled => {
+                    !Self::is_at_rest(*peer, progress, last_index, commit_index, cx)
+                }
+                EvenEmpty::ToAll => true,
+            };
+            let heartbeat = even_empty;
+            while let Some((previous_index, entries)) = progress.next_entries(log, even_empty) {
                 let previous_term =
                     log.term_at(previous_index).expect("what was sent before is in the log");
-                let body = Body::Append {
-                    previous_index,
-                    previous_term,
-                    commit_index,
-                    round: *round,
-                    entries,
-                };
+                let round = *round;
+                let body =
+                    Body::Append { previous_index, previous_term, commit_index, round, entries };
                 effects.send(*peer, Message { term, body }, After::Nothing);
-                sent = true;
+                even_empty = false;
+            }
+            if heartbeat && progress.is_lagging() {
+                effects.lagging.push(*peer);
             }
         }
-    }
-}
-
-impl Follower {
-    /// What to send next, after which index: an empty batch only if `even_empty`.
-    fn next_entries(
-        &mut self,
-        log: &crate::entry_log::EntryLog,
-        even_empty: bool,
-    ) -> Option<(u64, Vec<Entry>)> {
-        let in_flight = self.next_index - 1 - self.match_index;
-        let held_back = if self.probing { self.paused } else { in_flight >= MAX_IN_FLIGHT_ENTRIES };
-        let previous_index = self.next_index - 1;
-        let entries =
-            if held_back { Vec::new() } else { log.slice(self.next_index, MAX_MESSAGE_BYTES) };
-        if entries.is_empty() && !even_empty {
-            return None;
-        }
-        if self.probing {
-            // The next message waits for an answer or the next heartbeat; should the answer be
-            // lost, `next_index` has not moved and the heartbeat asks again.
-            self.paused = true;
-        } else {
-            self.next_index += entries.len() as u64;
-        }
-        Some((previous_index, entries))
     }
 }

@@ -94,6 +94,10 @@ where
         }
     }
     group.settle(3_000_000);
+    for at in (0..group.members.len()).filter(|at| operator.is_member(*at)) {
+        let replica = group.members[at].running.as_ref().expect("all were started");
+        assert!(replica.is_ready(), "member {at} is left alone: {replica:?}");
+    }
     let before = group.committed();
     let taken = (0..group.members.len()).filter(|at| group.propose(*at).is_none()).count();
     assert_eq!(taken, 1, "a healed group has one replica that orders writes");

@@ -1,7 +1,7 @@
 //! Chain replication under the adversary.
 
 use palisade_replication::{
-    Effects, Membership, RecoveredGroup,
+    Context, Effects, Membership, RecoveredGroup, Revocation,
     chain::{Chain, Message, Timing},
 };
 use palisade_wire::{PeerAddress, RangeId};
@@ -21,20 +21,28 @@ impl Subject for Chain {
         _now_us: u64,
     ) -> Self {
         let membership = Membership { epoch: 1, members: members.to_vec() };
-        Self::new(RangeId(1), me, membership, recovered, Timing::default(), random_seed)
+        Self::new(RangeId(1), me, membership, recovered, Timing::default(), random_seed, None)
             .expect("what was written can be read")
     }
 
-    fn membership(&self) -> &Membership {
-        self.membership()
+    fn members(&self) -> Vec<PeerAddress> {
+        self.membership().members.clone()
     }
 
     fn needed_copies(members: usize) -> usize {
         members
     }
 
-    fn install(&mut self, membership: Membership, effects: &mut Effects<Message>) {
-        self.install(membership, effects);
+    fn install(&mut self, membership: Membership, cx: Context<'_>, effects: &mut Effects<Message>) {
+        self.install(membership, cx, effects);
+    }
+
+    fn revoked(&mut self, _: PeerAddress, _: Revocation, _: Context<'_>, _: &mut Effects<Message>) {
+        unreachable!("nobody counts on peers in a chain");
+    }
+
+    fn is_ready(&self) -> bool {
+        self.is_ready()
     }
 }
 

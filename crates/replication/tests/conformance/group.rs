@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use palisade_replication::{
-    After, Append, Effects, Entry, Membership, Protocol, RecoveredGroup, Refusal,
+    After, Append, Context, Effects, Entry, Heartbeat, Membership, PeerTiming, Peers, Protocol,
+    RecoveredGroup, Refusal, Revocation,
 };
 use palisade_wire::{NodeId, PeerAddress, ShardId};
 
 /// A protocol, with what the suite needs beyond the contract.
-pub(crate) trait Subject: Protocol + Sized {
+pub(crate) trait Subject: Protocol + Sized + std::fmt::Debug {
     fn start(
         me: PeerAddress,
         members: &[PeerAddress],
@@ -17,11 +18,42 @@ pub(crate) trait Subject: Protocol + Sized {
         random_seed: u64,
         now_us: u64,
     ) -> Self;
-    fn membership(&self) -> &Membership;
+    fn members(&self) -> Vec<PeerAddress>;
     /// How many members must hold an entry durably before it may count as committed.
     fn needed_copies(members: usize) -> usize;
     /// Enters a new epoch, in the mode that has them.
-    fn install(&mut self, membership: Membership, effects: &mut Effects<Self::Message>);
+    fn install(
+        &mut self,
+        membership: Membership,
+        cx: Context<'_>,
+        effects: &mut Effects<Self::Message>,
+    );
+    /// A peer's shard has revoked what this replica may count on, in the mode that counts on peers.
+    fn revoked(
+        &mut self,
+        from: PeerAddress,
+        revocation: Revocation,
+        cx: Context<'_>,
+        effects: &mut Effects<Self::Message>,
+    );
+    /// Whether the replica can do its part: it knows its leader, or its links are up.
+    fn is_ready(&self) -> bool;
+}
+
+/// What passes between members.
+#[derive(Clone)]
+pub(crate) enum Packet<M> {
+    Group(M),
+    Heartbeat(Heartbeat),
+}
+
+/// A packet under way, with the session of its sender.
+#[derive(Clone)]
+pub(crate) struct UnderWay<M> {
+    from: PeerAddress,
+    to: PeerAddress,
+    session: u64,
+    packet: Packet<M>,
 }
 
 pub(crate) fn address(node: u16) -> PeerAddress {
@@ -47,6 +79,7 @@ impl Disk {
                 Append::State { term, payload } => {
                     recovered.state = Some((*term, payload.clone()));
                 }
+                Append::Snapshot(_) => unreachable!("nobody here takes snapshots"),
             }
         }
         recovered
@@ -68,6 +101,7 @@ impl Disk {
 pub(crate) struct Member<P: Subject> {
     pub(crate) address: PeerAddress,
     pub(crate) running: Option<P>,
+    peers: Peers,
     disk: Disk,
     /// Writes on the disk when the member started: the protocol counts from there.
     writes_at_start: usize,
@@ -84,7 +118,7 @@ pub(crate) struct Group<P: Subject> {
     pub(crate) members: Vec<Member<P>>,
     /// These reach each other, and the rest reach each other, but nothing passes between.
     pub(crate) isolated: Vec<PeerAddress>,
-    pub(crate) network: Vec<(PeerAddress, PeerAddress, P::Message)>,
+    pub(crate) network: Vec<UnderWay<P::Message>>,
     /// What was handed out as committed, by index.
     committed: Vec<Entry>,
     next_token: u64,
@@ -101,6 +135,7 @@ where
             .map(|node| Member {
                 address: address(node),
                 running: None,
+                peers: peers_of(node, size, 0, 0),
                 disk: Disk::default(),
                 writes_at_start: 0,
                 held: Vec::new(),
@@ -134,13 +169,26 @@ where
     }
 
     /// Runs one call on a member, then one turn's end, and carries out the effects.
-    fn step(&mut self, at: usize, call: impl FnOnce(&mut P, u64, &mut Effects<P::Message>)) {
-        let now_us = self.now_us;
-        let Some(replica) = &mut self.members[at].running else { return };
+    fn step(
+        &mut self,
+        at: usize,
+        call: impl FnOnce(&mut P, Context<'_>, &mut Effects<P::Message>),
+    ) {
+        let member = &mut self.members[at];
+        let Some(replica) = &mut member.running else { return };
+        let cx = Context { now_us: self.now_us, peers: &member.peers };
         let mut effects = Effects::default();
-        call(replica, now_us, &mut effects);
-        replica.flush(now_us, &mut effects);
+        call(replica, cx, &mut effects);
+        replica.flush(cx, &mut effects);
+        for (peer, revocation) in effects.revoked.drain(..) {
+            member.peers.revoke(peer, revocation);
+        }
         self.carry_out(at, effects);
+    }
+
+    fn post(&mut self, at: usize, to: PeerAddress, packet: Packet<P::Message>) {
+        let Member { address: from, peers, .. } = &self.members[at];
+        self.network.push(UnderWay { from: *from, to, session: peers.session(), packet });
     }
 
     fn carry_out(&mut self, at: usize, effects: Effects<P::Message>) {
@@ -152,7 +200,7 @@ where
             if send.after == After::Appends && member.disk.durable < written {
                 member.held.push((written, send.to, send.message));
             } else {
-                self.network.push((from, send.to, send.message));
+                self.post(at, send.to, Packet::Group(send.message));
             }
         }
         for entry in effects.committed {
@@ -182,7 +230,7 @@ where
             Some(known) => assert_eq!(*known, entry, "two entries are committed at one index"),
             None => {
                 let replica = self.members[at].running.as_ref().expect("it just committed");
-                let members = &replica.membership().members;
+                let members = replica.members();
                 let copies = self
                     .members
                     .iter()
@@ -200,17 +248,49 @@ where
     }
 
     pub(crate) fn tick(&mut self, at: usize) {
-        self.step(at, |replica, now_us, effects| replica.tick(now_us, effects));
+        if self.members[at].running.is_none() {
+            return;
+        }
+        let (heartbeats, _) = self.members[at].peers.tick(self.now_us);
+        for (to, heartbeat) in heartbeats {
+            self.post(at, to, Packet::Heartbeat(heartbeat));
+        }
+        self.step(at, |replica, cx, effects| {
+            // Idle replicas are not told the time.
+            if replica.wants_ticks(cx) {
+                replica.tick(cx, effects);
+            }
+        });
     }
 
     /// Delivers one message of the network.
     pub(crate) fn deliver(&mut self, message: usize) {
-        let (from, to, message) = self.network.swap_remove(message);
-        if self.isolated.contains(&from) != self.isolated.contains(&to) {
+        let under_way = self.network.swap_remove(message);
+        let (from, to) = (under_way.from, under_way.to);
+        if self.isolated.contains(&from) == self.isolated.contains(&to) {
+            self.arrive(under_way);
+        }
+    }
+
+    fn arrive(&mut self, under_way: UnderWay<P::Message>) {
+        let UnderWay { from, to, session, packet } = under_way;
+        let at = usize::from(to.node.0);
+        let member = &mut self.members[at];
+        if member.running.is_none() || member.peers.observe(from, session).is_none() {
             return;
         }
-        let at = usize::from(to.node.0);
-        self.step(at, |replica, now_us, effects| replica.receive(from, message, now_us, effects));
+        match packet {
+            Packet::Group(message) => {
+                self.step(at, |replica, cx, effects| replica.receive(from, message, cx, effects));
+            }
+            Packet::Heartbeat(heartbeat) => {
+                for revocation in member.peers.receive(from, &heartbeat, self.now_us) {
+                    self.step(at, |replica, cx, effects| {
+                        replica.revoked(from, revocation, cx, effects);
+                    });
+                }
+            }
+        }
     }
 
     /// Parts the group in two.
@@ -228,15 +308,15 @@ where
         }
         member.disk.durable = writes;
         let appends = writes.saturating_sub(member.writes_at_start) as u64;
-        let (from, held) = (member.address, std::mem::take(&mut member.held));
+        let held = std::mem::take(&mut member.held);
         for (needs, to, message) in held {
             if needs <= writes {
-                self.network.push((from, to, message));
+                self.post(at, to, Packet::Group(message));
             } else {
                 self.members[at].held.push((needs, to, message));
             }
         }
-        self.step(at, |replica, _, effects| replica.durable(appends, effects));
+        self.step(at, |replica, cx, effects| replica.durable(appends, cx, effects));
     }
 
     pub(crate) fn sync_some(&mut self, at: usize) {
@@ -255,7 +335,9 @@ where
         self.next_payload += 1;
         let payload = Bytes::from(self.next_payload.to_string());
         let mut refusal = None;
-        self.step(at, |replica, _, effects| refusal = replica.propose(payload, effects).err());
+        self.step(at, |replica, cx, effects| {
+            refusal = replica.propose(payload, cx, effects).err();
+        });
         refusal
     }
 
@@ -269,10 +351,8 @@ where
         if replica.read(token, &mut effects).is_ok() {
             self.members[at].reads.insert(token, acknowledged);
         }
-        let now_us = self.now_us;
-        let replica = self.members[at].running.as_mut().expect("it is running");
-        replica.flush(now_us, &mut effects);
         self.carry_out(at, effects);
+        self.step(at, |_, _, _| {});
     }
 
     /// Stops a member; of what it had not synced, a beginning may have reached the disk.
@@ -295,11 +375,13 @@ where
         assert!(member.running.is_none(), "it is running already");
         member.writes_at_start = member.disk.writes.len();
         let recovered = member.disk.recover();
+        let session = member.peers.session() + 1;
+        member.peers = peers_of(member.address.node.0, members.len() as u16, session, now_us);
         member.running = Some(P::start(member.address, &members, recovered, random_seed, now_us));
     }
 
     pub(crate) fn install(&mut self, at: usize, membership: Membership) {
-        self.step(at, |replica, _, effects| replica.install(membership, effects));
+        self.step(at, |replica, cx, effects| replica.install(membership, cx, effects));
     }
 
     /// Lets everybody run undisturbed for a while.
@@ -328,11 +410,13 @@ where
 
     fn deliver_oldest(&mut self) {
         if !self.network.is_empty() {
-            let (from, to, message) = self.network.remove(0);
-            let at = usize::from(to.node.0);
-            self.step(at, |replica, now_us, effects| {
-                replica.receive(from, message, now_us, effects);
-            });
+            let oldest = self.network.remove(0);
+            self.arrive(oldest);
         }
     }
+}
+
+fn peers_of(node: u16, size: u16, session: u64, now_us: u64) -> Peers {
+    let others = (0..size).filter(|other| *other != node).map(address);
+    Peers::new(PeerTiming::default(), session, others, now_us)
 }

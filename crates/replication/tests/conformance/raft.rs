@@ -1,8 +1,8 @@
 //! Raft under the adversary.
 
 use palisade_replication::{
-    Effects, Membership, RecoveredGroup,
-    raft::{Message, Raft, Timing},
+    Context, Effects, Members, Membership, RecoveredGroup, Revocation,
+    raft::{Message, Raft, Setup, Timing},
 };
 use palisade_wire::{PeerAddress, RangeId};
 
@@ -20,21 +20,41 @@ impl Subject for Raft {
         random_seed: u64,
         now_us: u64,
     ) -> Self {
-        let membership = Membership { epoch: 1, members: members.to_vec() };
-        Self::new(RangeId(1), me, membership, recovered, Timing::default(), random_seed, now_us)
-            .expect("what was written can be read")
+        let setup = Setup {
+            range: RangeId(1),
+            me,
+            members: Members::of(members.to_vec()),
+            recovered,
+            random_seed,
+            fault: None,
+        };
+        Self::new(setup, Timing::default(), now_us).expect("what was written can be read")
     }
 
-    fn membership(&self) -> &Membership {
-        self.membership()
+    fn members(&self) -> Vec<PeerAddress> {
+        self.members().all()
     }
 
     fn needed_copies(members: usize) -> usize {
         members / 2 + 1
     }
 
-    fn install(&mut self, _: Membership, _: &mut Effects<Message>) {
+    fn install(&mut self, _: Membership, _: Context<'_>, _: &mut Effects<Message>) {
         unreachable!("the members of a Raft group don't change by epochs");
+    }
+
+    fn revoked(
+        &mut self,
+        from: PeerAddress,
+        revocation: Revocation,
+        cx: Context<'_>,
+        effects: &mut Effects<Message>,
+    ) {
+        self.revoked(from, revocation, cx, effects);
+    }
+
+    fn is_ready(&self) -> bool {
+        self.leader().is_some()
     }
 }
 

@@ -1,0 +1,93 @@
+//! Changing the members (thesis §4): learners at once, voters by joint consensus.
+//!
+//! A replacement goes: add the new replica as a learner; once it has caught up, propose it as a
+//! voter in place of the old one. The leader writes the joint configuration, which counts from
+//! when it is in a log; when it is committed, the leader writes the final one by itself. A leader
+//! that is no voter of the final configuration steps down once that is committed.
+
+use super::{Message, Raft, RoleState, progress::Progress};
+use crate::{Context, Effects, Entry, EntryKind, Members, ProtocolFault, Refusal};
+
+/// How far a learner may be behind to become a voter, in entries.
+const MAX_BEHIND_ENTRIES: u64 = 1_000;
+
+impl Raft {
+    /// Makes the given replicas the voters and learners. The index and term name the entry that
+    /// begins the change; a change of the voters ends with another one, which comes by itself.
+    ///
+    /// Refused with [`Refusal::NotNow`] while another change is under way, and if a new voter is
+    /// no learner that has nearly caught up.
+    pub fn change_members(
+        &mut self,
+        voters: Vec<palisade_wire::PeerAddress>,
+        learners: Vec<palisade_wire::PeerAddress>,
+        cx: Context<'_>,
+        effects: &mut Effects<Message>,
+    ) -> Result<(u64, u64), Refusal> {
+        let hint = self.leader();
+        let RoleState::Leader(leader) = &self.role else {
+            return Err(Refusal::NotServing { hint });
+        };
+        let current = self.members();
+        let under_way = current.is_joint() || self.configurations.index() > self.commit_index;
+        // Until an entry of this term is committed, a change of an earlier term may yet be undone
+        // while this one goes on from it (the single-server bug of 2015, in another guise).
+        let settled = self.commit_index >= leader.first_index;
+        let caught_up = |peer| {
+            let match_index = leader.progress.get(&peer).map_or(0, |p| p.match_index);
+            match_index + MAX_BEHIND_ENTRIES >= self.log.last_index() && match_index > 0
+        };
+        let ready = voters.iter().all(|voter| {
+            current.voters.contains(voter) || current.learners.contains(voter) && caught_up(*voter)
+        });
+        let mut target = Members { voters, outgoing: Vec::new(), learners };
+        if !target.is_sound() || !ready || under_way || !settled || leader.transfer.is_some() {
+            return Err(Refusal::NotNow);
+        }
+        let same_voters = target.voters.len() == current.voters.len()
+            && target.voters.iter().all(|voter| current.voters.contains(voter));
+        if !same_voters && !self.has_fault(ProtocolFault::NoJointConsensus) {
+            target.outgoing.clone_from(&current.voters);
+        }
+        Ok(self.append_members(&target, cx, effects))
+    }
+
+    fn append_members(
+        &mut self,
+        members: &Members,
+        cx: Context<'_>,
+        effects: &mut Effects<Message>,
+    ) -> (u64, u64) {
+        let (index, term) = (self.log.last_index() + 1, self.term);
+        let (kind, payload) = (EntryKind::Members, members.to_bytes());
+        self.append(Entry { index, term, kind, payload }, cx.now_us, effects);
+        (index, term)
+    }
+
+    /// Leader: does what a committed configuration asks for.
+    pub(super) fn settle_members(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
+        let RoleState::Leader(_) = self.role else { return };
+        if self.configurations.index() > self.commit_index {
+            return;
+        }
+        if self.members().is_joint() {
+            let mut last = self.members().clone();
+            last.outgoing.clear();
+            self.append_members(&last, cx, effects);
+        } else if !self.is_voter() {
+            self.step_down(effects);
+        }
+    }
+
+    /// The configuration that counts is another one: whoever is new is sent everything, whoever is
+    /// gone nothing.
+    pub(super) fn members_changed(&mut self) {
+        let peers = self.peers();
+        let last_index = self.log.last_index();
+        let RoleState::Leader(leader) = &mut self.role else { return };
+        leader.progress.retain(|peer, _| peers.contains(peer));
+        for peer in peers {
+            leader.progress.entry(peer).or_insert_with(|| Progress::new(last_index));
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! A replica from what its shard's log held.
+
+use palisade_clock::{Hlc, Timestamp};
+use palisade_control::{RangeDescriptor, RangeMap};
+use palisade_replication::{EntryKind, RecoveredGroup};
+use palisade_txn::CommitCommand;
+use palisade_wire::{PeerAddress, RangeId, WireError};
+
+use crate::{
+    TestFault,
+    group::Group,
+    replica::{Replica, Start},
+    snapshot_state::StateBuilder,
+    state_machine::StateMachine,
+};
+
+/// What all replicas of a shard have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Surroundings {
+    pub(crate) me: PeerAddress,
+    pub(crate) now_us: u64,
+    pub(crate) checkpoint_bytes: u64,
+    pub(crate) fault: Option<TestFault>,
+}
+
+impl Surroundings {
+    /// Makes a replica with what was recovered; the clock must not go back behind anything that it
+    /// ordered or accepted. `ranges` is the first range map, for the control plane's own range.
+    pub(crate) fn replica(
+        &self,
+        descriptor: &RangeDescriptor,
+        ranges: &RangeMap,
+        mut recovered: RecoveredGroup,
+        random: &mut fastrand::Rng,
+        hlc: &mut Hlc,
+    ) -> Result<Replica, WireError> {
+        let is_control = descriptor.range == RangeId::CONTROL;
+        let mut state =
+            if is_control { StateMachine::Control(ranges.clone()) } else { StateMachine::keys() };
+        let (mut applied_index, mut digest) = (0, 0);
+        if let Some(snapshot) = &mut recovered.snapshot {
+            let mut builder = StateBuilder::new();
+            // Part 0 is the protocol's own.
+            for part in snapshot.parts.drain(1..) {
+                builder.push(part)?;
+            }
+            let last_ts;
+            (state, digest, last_ts) = builder.finish();
+            applied_index = snapshot.index;
+            hlc.recover(last_ts);
+        }
+        if !is_control {
+            recover_clock(&recovered, hlc)?;
+        }
+        let log_bytes = recovered.entries.iter().map(|entry| entry.payload.len() as u64).sum();
+        let group = Group::new(
+            self.me,
+            descriptor,
+            recovered,
+            random.u64(..),
+            self.now_us,
+            TestFault::of_protocol(self.fault),
+        )?;
+        Ok(Replica::new(Start {
+            descriptor: descriptor.clone(),
+            group,
+            state,
+            applied_index,
+            digest,
+            log_bytes,
+            checkpoint_bytes: self.checkpoint_bytes,
+            first_stream: random.u64(..),
+            fault: self.fault,
+        }))
+    }
+}
+
+fn recover_clock(recovered: &RecoveredGroup, hlc: &mut Hlc) -> Result<(), WireError> {
+    let mut latest = Timestamp::ZERO;
+    for entry in &recovered.entries {
+        if entry.kind == EntryKind::Command && !entry.payload.is_empty() {
+            let command = CommitCommand::from_payload(entry.payload.clone())?;
+            latest = latest.max(command.proposed_ts);
+        }
+    }
+    hlc.recover(latest);
+    Ok(())
+}

@@ -1,0 +1,220 @@
+//! The state of a range as bytes, in parts: read while it changes, and built anew.
+//!
+//! The problem: a snapshot must be of one moment, but writing it takes many turns, in which entries
+//! are applied. The naive way, copying everything at once, stops the core for as long as that
+//! takes. Here the reader notes the timestamp of the last version at its start and reads, some keys
+//! each turn, what was there at that timestamp; versions are kept for it meanwhile. What is not
+//! versioned (the outcomes) is small, and copied at the start.
+
+use std::collections::VecDeque;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use palisade_clock::Timestamp;
+use palisade_control::RangeMap;
+use palisade_storage::Store;
+use palisade_txn::OutcomeTable;
+use palisade_wire::{Encode, Reader, WireError};
+
+use crate::state_machine::StateMachine;
+
+/// About so many bytes make a part.
+const PART_BYTES: usize = 256 * 1024;
+
+const DIGEST: u8 = 1;
+const OUTCOMES: u8 = 2;
+const VERSION: u8 = 3;
+const RANGE_MAP: u8 = 4;
+const LAST_TS: u8 = 5;
+
+/// Reads a state, part by part, as it was when the reader was made.
+#[derive(Debug)]
+pub(crate) struct StateReader {
+    at_ts: Timestamp,
+    /// Whole items that come before the keys.
+    items: VecDeque<Bytes>,
+    /// The last key read.
+    after: Option<Bytes>,
+    keys_left: bool,
+}
+
+impl StateReader {
+    /// A reader of a state whose commands have the given digest.
+    pub(crate) fn new(state: &StateMachine, digest: u32, forget_outcomes: bool) -> Self {
+        let mut items = VecDeque::from([item(DIGEST, |out| out.put_u32_le(digest))]);
+        let mut at_ts = Timestamp::ZERO;
+        match state {
+            StateMachine::Keys { store, outcomes } => {
+                at_ts = store.last_ts();
+                items.push_back(item(LAST_TS, |out| out.put_u64_le(at_ts.to_bits())));
+                if !forget_outcomes {
+                    let pieces = outcomes.to_pieces();
+                    items.extend(pieces.map(|piece| item(OUTCOMES, |out| piece.encode(out))));
+                }
+            }
+            StateMachine::Control(map) => {
+                items.push_back(item(RANGE_MAP, |out| map.to_bytes().encode(out)));
+            }
+        }
+        let keys_left = matches!(state, StateMachine::Keys { .. });
+        Self { at_ts, items, after: None, keys_left }
+    }
+
+    /// Versions that a read at this timestamp sees must be kept.
+    pub(crate) fn protected_ts(&self) -> Timestamp {
+        self.at_ts
+    }
+
+    /// The next part, and whether it is the last.
+    pub(crate) fn next_part(&mut self, state: &StateMachine) -> (Bytes, bool) {
+        let mut part = BytesMut::new();
+        while part.len() < PART_BYTES
+            && let Some(item) = self.items.pop_front()
+        {
+            part.extend_from_slice(&item);
+        }
+        if let StateMachine::Keys { store, .. } = state
+            && self.keys_left
+            && part.len() < PART_BYTES
+        {
+            self.read_keys(store, &mut part);
+        }
+        (part.freeze(), self.items.is_empty() && !self.keys_left)
+    }
+
+    fn read_keys(&mut self, store: &Store, part: &mut BytesMut) {
+        let after = self.after.clone();
+        let mut last = after.clone();
+        for (key, versions) in store.keys_after(after.as_deref(), self.at_ts) {
+            if part.len() >= PART_BYTES {
+                self.after = last;
+                return;
+            }
+            for (ts, value) in versions {
+                part.put_u8(VERSION);
+                key.encode(part);
+                part.put_u64_le(ts.to_bits());
+                value.encode(part);
+            }
+            last = Some(key.clone());
+        }
+        self.keys_left = false;
+    }
+}
+
+fn item(tag: u8, write: impl FnOnce(&mut BytesMut)) -> Bytes {
+    let mut out = BytesMut::new();
+    out.put_u8(tag);
+    write(&mut out);
+    out.freeze()
+}
+
+/// Builds a state from its parts.
+#[derive(Debug)]
+pub(crate) struct StateBuilder {
+    store: Store,
+    outcomes: OutcomeTable,
+    map: Option<RangeMap>,
+    digest: u32,
+    last_ts: Timestamp,
+}
+
+impl StateBuilder {
+    pub(crate) fn new() -> Self {
+        Self {
+            store: Store::new(),
+            outcomes: OutcomeTable::new(),
+            map: None,
+            digest: 0,
+            last_ts: Timestamp::ZERO,
+        }
+    }
+
+    /// Takes in the next part.
+    pub(crate) fn push(&mut self, part: Bytes) -> Result<(), WireError> {
+        let mut left = part.len();
+        let mut reader = Reader::new(part);
+        while left > 0 {
+            match reader.u8()? {
+                DIGEST => self.digest = reader.u32()?,
+                LAST_TS => self.last_ts = Timestamp::from_bits(reader.u64()?),
+                OUTCOMES => self.outcomes.restore(reader.bytes()?)?,
+                RANGE_MAP => self.map = Some(RangeMap::from_bytes(&reader.bytes()?)?),
+                VERSION => {
+                    // Copies: they outlive the part by far.
+                    let key = Bytes::copy_from_slice(&reader.bytes()?);
+                    let ts = Timestamp::from_bits(reader.u64()?);
+                    let value = Bytes::copy_from_slice(&reader.bytes()?);
+                    self.store.restore(key, ts, value);
+                }
+                tag => return Err(WireError::UnknownTag { what: "part of a snapshot", tag }),
+            }
+            left = reader.remaining();
+        }
+        Ok(())
+    }
+
+    /// The state, the digest of its commands, and the timestamp of its last version.
+    pub(crate) fn finish(self) -> (StateMachine, u32, Timestamp) {
+        let Self { store, outcomes, map, digest, last_ts } = self;
+        let state = match map {
+            Some(map) => StateMachine::Control(map),
+            None => StateMachine::Keys { store, outcomes },
+        };
+        (state, digest, last_ts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use palisade_clock::{Hlc, Interval};
+    use palisade_txn::CommitCommand;
+    use palisade_wire::{PutCommand, SessionId, TxnId};
+
+    use super::*;
+
+    fn put(state: &mut StateMachine, hlc: &mut Hlc, sequence: u64, protected_ts: Timestamp) {
+        let put = PutCommand {
+            txn: TxnId { session: SessionId(sequence % 5), sequence },
+            settled_below: 0,
+            key: Bytes::from(format!("key {:03}", sequence % 300)),
+            value: Bytes::from(vec![sequence as u8; 3_000]),
+        };
+        let proposed_ts = hlc.tick(Interval::around(sequence * 100_000, 0));
+        state.apply(CommitCommand { proposed_ts, put }.to_payload(), hlc, protected_ts);
+    }
+
+    fn values(state: &StateMachine) -> Vec<palisade_wire::Outcome> {
+        (0..300).map(|key| state.get(format!("key {key:03}").as_bytes(), false)).collect()
+    }
+
+    #[test]
+    fn a_snapshot_is_of_one_moment_although_the_state_goes_on() {
+        let (mut state, mut hlc) = (StateMachine::keys(), Hlc::new(0));
+        for sequence in 1..400 {
+            put(&mut state, &mut hlc, sequence, Timestamp::MAX);
+        }
+        let expected = values(&state);
+        let mut reader = StateReader::new(&state, 77, false);
+        let mut builder = StateBuilder::new();
+        let (mut sequence, mut parts) = (400, 0);
+        loop {
+            let (part, last) = reader.next_part(&state);
+            builder.push(part).unwrap();
+            parts += 1;
+            if last {
+                break;
+            }
+            for _ in 0..100 {
+                put(&mut state, &mut hlc, sequence, reader.protected_ts());
+                sequence += 1;
+            }
+        }
+        assert!(parts > 2, "{parts} parts");
+        let (built, digest, last_ts) = builder.finish();
+        assert_eq!((digest, last_ts), (77, reader.protected_ts()));
+        assert_eq!(values(&built), expected);
+        assert_ne!(values(&state), expected);
+        let StateMachine::Keys { outcomes, .. } = built else { panic!("it holds keys") };
+        assert_eq!(outcomes.to_pieces().count(), 5);
+    }
+}

@@ -1,0 +1,255 @@
+//! A replica's snapshots: taken of its own state, sent to those that lag behind, and received.
+//!
+//! A *checkpoint* is a snapshot of a replica's own state in its own log; with it, the entries that
+//! it holds are forgotten. It is taken whenever the log has grown by a set size and by as much as
+//! the last checkpoint took, so that at most half of what is written is checkpoints.
+//!
+//! A snapshot for another replica is read while it is sent: a few parts are under way at a time,
+//! and sent again if nothing is heard of them. Its receiver writes the parts to its log as they
+//! come, and installs the whole with the last one.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use palisade_clock::Timestamp;
+use palisade_replication::SnapshotPart;
+use palisade_wire::{PeerAddress, WireError};
+
+use crate::{
+    SnapshotMessage,
+    snapshot_state::{StateBuilder, StateReader},
+    state_machine::StateMachine,
+};
+
+/// Parts under way to one replica.
+const WINDOW_PARTS: usize = 4;
+
+/// Parts of which nothing is heard for this long are sent again.
+const RESEND_US: u64 = 200_000;
+
+/// After so many times in vain, a transfer is given up.
+const MAX_RESENDS: u32 = 10;
+
+/// What a replica has under way.
+#[derive(Debug)]
+pub(crate) struct Snapshots {
+    outgoing: BTreeMap<PeerAddress, Outgoing>,
+    incoming: Option<Incoming>,
+    checkpoint: Option<Taking>,
+    next_stream: u64,
+}
+
+/// A snapshot that is being read.
+#[derive(Debug)]
+pub(crate) struct Taking {
+    index: u64,
+    term: u64,
+    next_part: u32,
+    reader: StateReader,
+    finished: bool,
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    stream: u64,
+    taking: Taking,
+    /// Sent and not confirmed.
+    under_way: VecDeque<SnapshotPart>,
+    resend_due_us: u64,
+    resends: u32,
+}
+
+#[derive(Debug)]
+struct Incoming {
+    from: PeerAddress,
+    stream: u64,
+    next_part: u32,
+    builder: StateBuilder,
+}
+
+/// What a replica does with a part that it received.
+pub(crate) enum Arrived {
+    /// Nothing: it is not the next one.
+    Ignored,
+    /// It was known; this is what to say.
+    Known(SnapshotMessage),
+    /// It is to be written; then this is what to say. With the last part comes the whole state.
+    Next(SnapshotMessage, Option<Box<StateBuilder>>),
+}
+
+impl Taking {
+    /// Begins with what the protocol says of itself.
+    pub(crate) fn new(head: &SnapshotPart, reader: StateReader) -> Self {
+        let SnapshotPart { index, term, .. } = *head;
+        Self { index, term, next_part: 1, reader, finished: false }
+    }
+
+    fn next(&mut self, state: &StateMachine) -> SnapshotPart {
+        let (payload, last) = self.reader.next_part(state);
+        let part = self.next_part;
+        self.next_part += 1;
+        self.finished = last;
+        SnapshotPart { index: self.index, term: self.term, part, last, payload }
+    }
+}
+
+impl Snapshots {
+    /// Nothing under way. Streams are numbered from `first_stream` on, which is drawn at random:
+    /// a receiver must not take one of this life for one of an earlier.
+    pub(crate) fn new(first_stream: u64) -> Self {
+        Self {
+            outgoing: BTreeMap::new(),
+            incoming: None,
+            checkpoint: None,
+            next_stream: first_stream,
+        }
+    }
+
+    /// Whether something is under way to another replica.
+    pub(crate) fn is_sending(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    pub(crate) fn is_taking_checkpoint(&self) -> bool {
+        self.checkpoint.is_some()
+    }
+
+    /// Versions that a read at this timestamp sees are still needed.
+    pub(crate) fn protected_ts(&self) -> Timestamp {
+        let outgoing = self.outgoing.values().map(|outgoing| &outgoing.taking);
+        let all = outgoing.chain(&self.checkpoint).map(|taking| taking.reader.protected_ts());
+        all.min().unwrap_or(Timestamp::MAX)
+    }
+
+    /// Begins a checkpoint. A log holds the parts of one snapshot at a time.
+    pub(crate) fn begin_checkpoint(&mut self, taking: Taking) {
+        self.incoming = None;
+        self.checkpoint = Some(taking);
+    }
+
+    /// The next part of the checkpoint.
+    pub(crate) fn next_of_checkpoint(&mut self, state: &StateMachine) -> Option<SnapshotPart> {
+        let taking = self.checkpoint.as_mut()?;
+        let part = taking.next(state);
+        if part.last {
+            self.checkpoint = None;
+        }
+        Some(part)
+    }
+
+    /// Whether nothing is under way to a replica.
+    pub(crate) fn can_send_to(&self, to: PeerAddress) -> bool {
+        !self.outgoing.contains_key(&to)
+    }
+
+    /// Begins to send a snapshot.
+    pub(crate) fn send_to(
+        &mut self,
+        to: PeerAddress,
+        head: SnapshotPart,
+        taking: Taking,
+        now_us: u64,
+    ) -> SnapshotMessage {
+        self.next_stream = self.next_stream.wrapping_add(1);
+        let stream = self.next_stream;
+        let under_way = VecDeque::from([head.clone()]);
+        let resend_due_us = now_us + RESEND_US;
+        let outgoing = Outgoing { stream, taking, under_way, resend_due_us, resends: 0 };
+        self.outgoing.insert(to, outgoing);
+        SnapshotMessage::Part { stream, part: head }
+    }
+
+    /// The last index that a transfer to a replica holds.
+    pub(crate) fn index_of(&self, to: PeerAddress, stream: u64) -> Option<u64> {
+        let outgoing = self.outgoing.get(&to).filter(|outgoing| outgoing.stream == stream)?;
+        Some(outgoing.taking.index)
+    }
+
+    /// A receiver confirmed parts: what to send it next.
+    pub(crate) fn confirmed(
+        &mut self,
+        from: PeerAddress,
+        stream: u64,
+        parts: u32,
+        done: bool,
+        state: &StateMachine,
+        now_us: u64,
+    ) -> Vec<SnapshotMessage> {
+        let mut next = Vec::new();
+        let outgoing = self.outgoing.get_mut(&from).filter(|o| o.stream == stream);
+        let Some(outgoing) = outgoing else { return next };
+        if done {
+            self.outgoing.remove(&from);
+            return next;
+        }
+        while outgoing.under_way.front().is_some_and(|part| part.part < parts) {
+            outgoing.under_way.pop_front();
+            outgoing.resends = 0;
+            outgoing.resend_due_us = now_us + RESEND_US;
+        }
+        while outgoing.under_way.len() < WINDOW_PARTS && !outgoing.taking.finished {
+            let part = outgoing.taking.next(state);
+            outgoing.under_way.push_back(part.clone());
+            next.push(SnapshotMessage::Part { stream, part });
+        }
+        next
+    }
+
+    /// What to send again, and transfers to give up.
+    pub(crate) fn tick(&mut self, now_us: u64) -> Vec<(PeerAddress, SnapshotMessage)> {
+        let mut again = Vec::new();
+        self.outgoing.retain(|to, outgoing| {
+            if now_us < outgoing.resend_due_us {
+                return true;
+            }
+            outgoing.resend_due_us = now_us + RESEND_US;
+            outgoing.resends += 1;
+            let stream = outgoing.stream;
+            let parts = outgoing.under_way.iter().cloned();
+            again.extend(parts.map(|part| (*to, SnapshotMessage::Part { stream, part })));
+            outgoing.resends < MAX_RESENDS
+        });
+        again
+    }
+
+    /// A part arrived at a replica that has committed everything up to `commit_index`.
+    pub(crate) fn arrived(
+        &mut self,
+        from: PeerAddress,
+        stream: u64,
+        part: &SnapshotPart,
+        commit_index: u64,
+    ) -> Result<Arrived, WireError> {
+        let received = |parts, done| SnapshotMessage::Received { stream, parts, done };
+        if part.index <= commit_index {
+            return Ok(Arrived::Known(received(0, true)));
+        }
+        let known = self.incoming.as_ref().is_some_and(|i| i.from == from && i.stream == stream);
+        if !known {
+            if part.part != 0 {
+                return Ok(Arrived::Ignored);
+            }
+            let builder = StateBuilder::new();
+            self.checkpoint = None;
+            self.incoming = Some(Incoming { from, stream, next_part: 0, builder });
+        }
+        let incoming = self.incoming.as_mut().expect("it is there, or was made just now");
+        if part.part < incoming.next_part {
+            return Ok(Arrived::Known(received(incoming.next_part, false)));
+        }
+        if part.part > incoming.next_part {
+            return Ok(Arrived::Ignored);
+        }
+        if part.part > 0 {
+            incoming.builder.push(part.payload.clone())?;
+        }
+        incoming.next_part += 1;
+        let answer = received(incoming.next_part, part.last);
+        let whole = if part.last { self.incoming.take() } else { None };
+        if whole.is_some() {
+            // What was being read is not the state any more.
+            self.checkpoint = None;
+            self.outgoing.clear();
+        }
+        Ok(Arrived::Next(answer, whole.map(|incoming| Box::new(incoming.builder))))
+    }
+}
