@@ -6,6 +6,7 @@
 
 mod bench;
 mod compare;
+mod sim;
 mod start;
 mod status;
 
@@ -29,6 +30,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Run one node from a config file, until SIGTERM
     Start(start::Arguments),
+    /// Simulate whole clusters under faults, in virtual time
+    Sim(sim::Arguments),
     /// Show the state of a running cluster
     Status(status::Arguments),
 }
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::Compare(arguments) => interruptible(compare::run(arguments)),
         Command::Bench(arguments) => interruptible(bench::run(arguments)),
         Command::Start(arguments) => start::run(&arguments),
+        Command::Sim(arguments) => sim::run(&arguments),
         Command::Status(arguments) => interruptible(status::run(arguments)),
     };
     match result {

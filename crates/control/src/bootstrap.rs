@@ -2,7 +2,7 @@
 
 use palisade_wire::{Mode, NodeId, PeerAddress, RangeId, ShardId};
 
-use crate::{RangeDescriptor, RangeMap};
+use crate::{RangeDescriptor, RangeMap, range_map::FIRST_EPOCH};
 
 /// Ranges that a cluster can begin with.
 pub const MAX_RANGES: usize = 256;
@@ -32,7 +32,7 @@ impl Bootstrap {
         let control = RangeDescriptor {
             range: RangeId::CONTROL,
             mode: Mode::Raft,
-            epoch: 1,
+            epoch: FIRST_EPOCH,
             start: Vec::new(),
             end: Some(Vec::new()),
             members: self.members(0, ShardId(0)),
@@ -49,7 +49,7 @@ impl Bootstrap {
             RangeDescriptor {
                 range: RangeId(u32::try_from(at + 1).expect("ranges are few")),
                 mode: self.only.unwrap_or(alternating),
-                epoch: 1,
+                epoch: FIRST_EPOCH,
                 start: split(at),
                 end: (at + 1 < ranges).then(|| split(at + 1)),
                 members: self.members(of_its_mode, shard),

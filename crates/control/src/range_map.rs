@@ -43,6 +43,9 @@ pub struct RangeMap {
     ranges: Vec<RangeDescriptor>,
 }
 
+/// The epoch in which every range begins.
+pub(crate) const FIRST_EPOCH: u64 = 1;
+
 /// A change of the map.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
@@ -120,6 +123,17 @@ impl RangeMap {
         Ok(descriptor)
     }
 
+    /// Ranges that are not as they were in the cluster's first map.
+    pub fn changed(&self) -> impl Iterator<Item = &RangeDescriptor> {
+        self.ranges.iter().filter(|descriptor| descriptor.epoch > FIRST_EPOCH)
+    }
+
+    /// How many changes this map has seen: of two maps of a cluster, one that has seen more has
+    /// something that the other lacks.
+    pub fn version(&self) -> u64 {
+        self.changed().map(|descriptor| descriptor.epoch - FIRST_EPOCH).sum()
+    }
+
     /// Takes in a later state of one range, as another shard told it. Earlier ones are ignored.
     pub fn install(&mut self, later: &RangeDescriptor) {
         if let Some(place) = self.place(later.range)
@@ -138,6 +152,19 @@ impl RangeMap {
 
     /// Reads what [`RangeMap::to_bytes`] wrote.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, WireError> {
+        Ok(postcard::from_bytes(bytes)?)
+    }
+}
+
+impl RangeDescriptor {
+    /// The encoding of several, in messages.
+    pub fn to_bytes<'a>(descriptors: impl Iterator<Item = &'a Self>) -> Bytes {
+        let all: Vec<_> = descriptors.collect();
+        postcard::to_stdvec(&all).expect("a descriptor always encodes").into()
+    }
+
+    /// Reads what [`RangeDescriptor::to_bytes`] wrote.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Vec<Self>, WireError> {
         Ok(postcard::from_bytes(bytes)?)
     }
 }

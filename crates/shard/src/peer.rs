@@ -1,6 +1,6 @@
 //! What shards of different nodes send each other.
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use palisade_clock::Timestamp;
 use palisade_replication::{Heartbeat, SnapshotPart, chain, raft};
 use palisade_wire::{Decode, Encode, RangeId, Reader, WireError};
@@ -42,6 +42,8 @@ pub enum PeerBody {
         /// Where it stands.
         message: SnapshotMessage,
     },
+    /// Ranges that have changed, encoded by the control plane: the receiver's map lacks something.
+    Ranges(Bytes),
 }
 
 /// What two shards tell each other over and over.
@@ -51,6 +53,8 @@ pub struct Hello {
     pub incarnation: u64,
     /// The incarnation under which the sender knows the receiver, durably; or 0.
     pub registered: u64,
+    /// How many changes the sender's range map has seen.
+    pub ranges_version: u64,
     /// For all groups that the two share.
     pub heartbeat: Heartbeat,
 }
@@ -95,12 +99,17 @@ impl Encode for PeerMessage {
                 out.put_u8(3);
                 out.put_u64_le(hello.incarnation);
                 out.put_u64_le(hello.registered);
+                out.put_u64_le(hello.ranges_version);
                 hello.heartbeat.encode(out);
             }
             PeerBody::Snapshot { range, message } => {
                 out.put_u8(4);
                 out.put_u32_le(range.0);
                 message.encode(out);
+            }
+            PeerBody::Ranges(descriptors) => {
+                out.put_u8(5);
+                descriptors.encode(out);
             }
         }
     }
@@ -122,12 +131,14 @@ impl Decode for PeerMessage {
             3 => PeerBody::Hello(Hello {
                 incarnation: reader.u64()?,
                 registered: reader.u64()?,
+                ranges_version: reader.u64()?,
                 heartbeat: Heartbeat::decode(reader)?,
             }),
             4 => PeerBody::Snapshot {
                 range: RangeId(reader.u32()?),
                 message: SnapshotMessage::decode(reader)?,
             },
+            5 => PeerBody::Ranges(reader.bytes()?),
             tag => return Err(WireError::UnknownTag { what: "peer message", tag }),
         };
         Ok(Self { session, sent_ts, body })
@@ -168,7 +179,7 @@ impl Decode for SnapshotMessage {
                     part: reader.u32()?,
                     last: reader.u8()? != 0,
                     // A copy: it outlives the buffer that everything arrived in.
-                    payload: bytes::Bytes::copy_from_slice(&reader.bytes()?),
+                    payload: Bytes::copy_from_slice(&reader.bytes()?),
                 };
                 Ok(Self::Part { stream, part })
             }

@@ -60,6 +60,8 @@ pub(crate) struct Replica {
     pending: VecDeque<(u64, u64)>,
     appends: u64,
 
+    /// What a snapshot tells of ranges that have changed.
+    changed_ranges: Vec<RangeDescriptor>,
     snapshots: Snapshots,
     /// What the snapshots have to say in this turn.
     snapshot_sends: Vec<Send<PeerBody>>,
@@ -95,6 +97,7 @@ pub(crate) struct Outbox {
 impl Replica {
     pub(crate) fn new(start: Start) -> Self {
         let Start { descriptor, group, state, applied_index, digest, .. } = start;
+        let changed_ranges = state.changed_ranges();
         let Start { log_bytes, checkpoint_bytes, first_stream, fault, .. } = start;
         Self {
             descriptor,
@@ -108,6 +111,7 @@ impl Replica {
             fault,
             pending: VecDeque::new(),
             appends: 0,
+            changed_ranges,
             snapshots: Snapshots::new(first_stream),
             snapshot_sends: Vec::new(),
             checkpoint_bytes,
@@ -288,6 +292,7 @@ impl Replica {
 
     fn install_state(&mut self, builder: StateBuilder, index: u64, hlc: &mut Hlc) {
         let (state, digest, last_ts) = builder.finish();
+        self.changed_ranges = state.changed_ranges();
         self.state = state;
         self.applied_index = index;
         self.digest = digest;
@@ -332,6 +337,7 @@ impl Replica {
     ) -> Outbox {
         let Effects { appends, mut sends, committed, reads, refused_reads, lagging, revoked } =
             self.group.flush(self.descriptor.range, cx);
+        out.installs.append(&mut self.changed_ranges);
         for entry in committed {
             // A snapshot may have overtaken what was committed earlier in the turn.
             if entry.index > self.applied_index {

@@ -108,6 +108,8 @@ pub struct ShardEffects {
 pub struct Shard {
     config: ShardConfig,
     hlc: Hlc,
+    /// How many changes the range map has seen.
+    ranges_version: u64,
     random: fastrand::Rng,
     admission: Admission,
     peers: Peers,
@@ -169,6 +171,7 @@ impl Shard {
         Ok(Self {
             config,
             hlc,
+            ranges_version: 0,
             random,
             admission,
             peers,
@@ -205,6 +208,11 @@ impl Shard {
         self.replicas.values().all(Replica::is_idle)
     }
 
+    /// Whether the shard's replicas take part.
+    pub fn is_admitted(&self) -> bool {
+        self.admission.is_admitted()
+    }
+
     /// A replica, as an observer may see it.
     pub fn view(&self, range: RangeId) -> Option<ReplicaView<'_>> {
         self.replicas.get(&range).map(ReplicaView::new)
@@ -235,6 +243,7 @@ impl Shard {
             Input::Durable { appends } => self.durable(appends, now),
             Input::Install(descriptor) => {
                 self.config.ranges.install(&descriptor);
+                self.ranges_version = self.config.ranges.version();
                 self.with_replica(descriptor.range, now, |replica, _, cx| {
                     replica.install(&descriptor, cx);
                 });
@@ -263,7 +272,8 @@ impl Shard {
         let (heartbeats, changed) = self.peers.tick(now.monotonic_us);
         for (to, heartbeat) in heartbeats {
             let (incarnation, registered) = self.admission.introduction(to);
-            let hello = Hello { incarnation, registered, heartbeat };
+            let ranges_version = self.ranges_version;
+            let hello = Hello { incarnation, registered, ranges_version, heartbeat };
             self.hellos.push((to, PeerBody::Hello(hello)));
         }
         if !self.admission.is_admitted() {
@@ -439,6 +449,11 @@ impl Shard {
         }
         match body {
             PeerBody::Hello(hello) => self.hear(from, &hello, now),
+            PeerBody::Ranges(descriptors) => {
+                // For every shard of this node, this one included.
+                let changed = RangeDescriptor::from_bytes(&descriptors).unwrap_or_default();
+                self.effects.installs.extend(changed);
+            }
             _ if !self.admission.is_admitted() => {}
             PeerBody::Raft { range, message } => {
                 self.add_replica_if_asked(range, &message.body, now);
@@ -461,6 +476,10 @@ impl Shard {
 
     fn hear(&mut self, from: PeerAddress, hello: &Hello, now: Now) {
         let revocations = self.peers.receive(from, &hello.heartbeat, now.monotonic_us);
+        if hello.ranges_version < self.ranges_version {
+            let changed = RangeDescriptor::to_bytes(self.config.ranges.changed());
+            self.hellos.push((from, PeerBody::Ranges(changed)));
+        }
         if !self.admission.is_admitted() {
             return;
         }

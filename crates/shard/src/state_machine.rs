@@ -47,6 +47,14 @@ impl StateMachine {
         }
     }
 
+    /// Ranges that the control plane has changed since the cluster's first map.
+    pub(crate) fn changed_ranges(&self) -> Vec<RangeDescriptor> {
+        match self {
+            Self::Keys { .. } => Vec::new(),
+            Self::Control(map) => map.changed().cloned().collect(),
+        }
+    }
+
     /// What is known already of a write that is about to be proposed.
     pub(crate) fn look_up(&self, put: &PutCommand, now_ts: Timestamp) -> Verdict {
         match self {

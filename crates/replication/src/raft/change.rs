@@ -5,8 +5,12 @@
 //! when it is in a log; when it is committed, the leader writes the final one by itself. A leader
 //! that is no voter of the final configuration steps down once that is committed.
 
+use palisade_wire::PeerAddress;
+
 use super::{Message, Raft, RoleState, progress::Progress};
-use crate::{Context, Effects, Entry, EntryKind, Members, ProtocolFault, Refusal};
+use crate::{
+    Context, Effects, Entry, EntryKind, Members, ProtocolFault, Refusal, quorum::majority,
+};
 
 /// How far a learner may be behind to become a voter, in entries.
 const MAX_BEHIND_ENTRIES: u64 = 1_000;
@@ -15,12 +19,12 @@ impl Raft {
     /// Makes the given replicas the voters and learners. The index and term name the entry that
     /// begins the change; a change of the voters ends with another one, which comes by itself.
     ///
-    /// Refused with [`Refusal::NotNow`] while another change is under way, and if a new voter is
-    /// no learner that has nearly caught up.
+    /// Refused with [`Refusal::NotNow`] while another change is under way, if a new voter is no
+    /// learner that has nearly caught up, and if less than a majority of the new voters is there.
     pub fn change_members(
         &mut self,
-        voters: Vec<palisade_wire::PeerAddress>,
-        learners: Vec<palisade_wire::PeerAddress>,
+        voters: Vec<PeerAddress>,
+        learners: Vec<PeerAddress>,
         cx: Context<'_>,
         effects: &mut Effects<Message>,
     ) -> Result<(u64, u64), Refusal> {
@@ -40,8 +44,12 @@ impl Raft {
         let ready = voters.iter().all(|voter| {
             current.voters.contains(voter) || current.learners.contains(voter) && caught_up(*voter)
         });
+        // Without a majority of the new voters the change could never be ended.
+        let there = |voter: &&PeerAddress| **voter == self.me || cx.peers.is_heard(**voter);
+        let can_go_on = voters.iter().filter(there).count() >= majority(voters.len());
         let mut target = Members { voters, outgoing: Vec::new(), learners };
-        if !target.is_sound() || !ready || under_way || !settled || leader.transfer.is_some() {
+        let allowed = target.is_sound() && ready && can_go_on && settled;
+        if !allowed || under_way || leader.transfer.is_some() {
             return Err(Refusal::NotNow);
         }
         let same_voters = target.voters.len() == current.voters.len()

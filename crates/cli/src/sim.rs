@@ -1,0 +1,167 @@
+//! `palisade sim`: seeds, one or many.
+
+use std::{
+    num::NonZero,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::Instant,
+};
+
+use clap::Args;
+use palisade_simulator::{Failure, Parameters, Summary, Trace, explain, simulate};
+
+use crate::Failure as CommandFailure;
+
+/// Lines of a failed run that are shown.
+const TRACE_LINES: usize = 200;
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Run one seed, and say what it was made of
+    #[arg(long, value_name = "N", required_unless_present = "seeds", conflicts_with = "seeds")]
+    seed: Option<u64>,
+    /// Run so many seeds, on all cores
+    #[arg(long, value_name = "N")]
+    seeds: Option<u64>,
+    /// The first of many
+    #[arg(long, value_name = "S", default_value_t = 0, requires = "seeds")]
+    first: u64,
+    /// Lines of the trace to show of a run that fails
+    #[arg(long, value_name = "LINES", default_value_t = TRACE_LINES)]
+    trace: usize,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<(), CommandFailure> {
+    match arguments.seed {
+        Some(seed) => run_one(seed, arguments.trace),
+        None => run_many(arguments.first, arguments.seeds.unwrap_or(1), arguments.trace),
+    }
+}
+
+fn run_one(seed: u64, lines: usize) -> Result<(), CommandFailure> {
+    let parameters = Parameters::draw(seed);
+    println!("{parameters}");
+    let start = Instant::now();
+    match simulate(&parameters, Trace::Off) {
+        Ok(summary) => {
+            println!("{}", told(&summary));
+            println!("took {:.2?}; everything held", start.elapsed());
+            Ok(())
+        }
+        Err(failure) => Err(shown(&failure, lines)),
+    }
+}
+
+fn run_many(first: u64, count: u64, lines: usize) -> Result<(), CommandFailure> {
+    let (start, next, failed) = (Instant::now(), AtomicU64::new(first), AtomicBool::new(false));
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let worker = || {
+        let mut total = Total::default();
+        while !failed.load(Ordering::Relaxed) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= first.saturating_add(count) {
+                break;
+            }
+            match simulate(&Parameters::draw(seed), Trace::Off) {
+                Ok(summary) => total.add(&summary),
+                Err(failure) => {
+                    failed.store(true, Ordering::Relaxed);
+                    return Err(failure);
+                }
+            }
+        }
+        Ok(total)
+    };
+    let results: Vec<_> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().map(|worker| worker.join().expect("runs catch panics")).collect()
+    });
+    let mut total = Total::default();
+    for result in results {
+        match result {
+            Ok(part) => total.merge(&part),
+            Err(failure) => return Err(shown(&failure, lines)),
+        }
+    }
+    println!(
+        "{} seeds from {first} on: {} simulated hours, {} operations, {} crashes, {} elections, \
+         hash {:016x}",
+        total.runs,
+        total.simulated_us / 3_600_000_000,
+        total.operations,
+        total.crashes,
+        total.elections,
+        total.hash
+    );
+    println!("took {:.1?}; everything held", start.elapsed());
+    Ok(())
+}
+
+#[derive(Default)]
+struct Total {
+    runs: u64,
+    simulated_us: u64,
+    operations: u64,
+    crashes: u64,
+    elections: u64,
+    /// Of all runs' hashes, whatever their order.
+    hash: u64,
+}
+
+impl Total {
+    fn add(&mut self, summary: &Summary) {
+        self.merge(&Self {
+            runs: 1,
+            simulated_us: summary.simulated_us,
+            operations: summary.operations,
+            crashes: summary.crashes,
+            elections: summary.elections,
+            hash: summary.hash,
+        });
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.runs += other.runs;
+        self.simulated_us += other.simulated_us;
+        self.operations += other.operations;
+        self.crashes += other.crashes;
+        self.elections += other.elections;
+        self.hash = self.hash.wrapping_add(other.hash);
+    }
+}
+
+fn told(summary: &Summary) -> String {
+    let Summary { hash, events, simulated_us, operations, crashes, elections, .. } = summary;
+    let seconds = simulated_us / 1_000_000;
+    format!(
+        "{seconds} s of virtual time: {events} events, {operations} operations, {crashes} crashes, \
+         {elections} elections\nhash {hash:016x}"
+    )
+}
+
+/// Runs a failed seed again, to show how it came about.
+fn shown(failure: &Failure, lines: usize) -> CommandFailure {
+    match explain(&failure.parameters, lines) {
+        Some(again) => eprintln!("{again}"),
+        None => {
+            eprintln!("{failure}\nbut a second run of the seed did not fail: not deterministic")
+        }
+    }
+    let Failure { parameters, violation, .. } = failure;
+    CommandFailure::Failed(format!(
+        "seed {}, commit {}: {violation}; replay with `palisade sim --seed {}`",
+        parameters.seed,
+        commit(),
+        parameters.seed
+    ))
+}
+
+/// The commit of the working directory, if it is a checkout.
+fn commit() -> String {
+    let output = std::process::Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
+    let known = output.ok().filter(|output| output.status.success());
+    known.map_or_else(
+        || "unknown".to_owned(),
+        |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+    )
+}

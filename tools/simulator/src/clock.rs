@@ -1,0 +1,47 @@
+//! A node's clocks: a monotonic one that drifts, and a wall clock that is wrong within its bound.
+
+use palisade_clock::{Interval, Now};
+
+/// True time 0 is this wall time, in microseconds since the Unix epoch.
+const EPOCH_US: u64 = 1_700_000_000_000_000;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    bound_us: u64,
+    /// Parts of a million by which the monotonic clock runs fast (or slow, if negative).
+    drift_ppm: i64,
+    /// What the monotonic clock showed at true time 0.
+    start_us: u64,
+    /// What the wall clock is ahead by.
+    offset_us: i64,
+}
+
+impl Clock {
+    pub(crate) fn new(bound_us: u64, drift_ppm: u64, random: &mut fastrand::Rng) -> Self {
+        let most = i64::try_from(drift_ppm).expect("it is a small number");
+        let mut clock =
+            Self { bound_us, drift_ppm: random.i64(-most..=most), start_us: 0, offset_us: 0 };
+        clock.reboot(random);
+        clock.jump(random);
+        clock
+    }
+
+    /// The machine was switched off and on: its monotonic clock begins elsewhere.
+    pub(crate) fn reboot(&mut self, random: &mut fastrand::Rng) {
+        self.start_us = random.u64(1..1_000_000_000_000);
+    }
+
+    /// The wall clock is set, within its bound.
+    pub(crate) fn jump(&mut self, random: &mut fastrand::Rng) {
+        let bound = i64::try_from(self.bound_us).expect("it is a small number");
+        self.offset_us = random.i64(-bound..=bound);
+    }
+
+    pub(crate) fn now(&self, now_us: u64) -> Now {
+        let now = i64::try_from(now_us).expect("runs are short");
+        let drifted = now + now * self.drift_ppm / 1_000_000;
+        let monotonic_us = self.start_us.saturating_add_signed(drifted);
+        let reading_us = (EPOCH_US + now_us).saturating_add_signed(self.offset_us);
+        Now { monotonic_us, wall: Interval::around(reading_us, self.bound_us) }
+    }
+}

@@ -1,0 +1,154 @@
+//! What befalls a cluster, and when.
+
+use palisade_wire::NodeId;
+
+use crate::{
+    World,
+    operator::Operator,
+    parameters::{FaultKind, Parameters, stream},
+};
+
+/// Between two looks at what is to be repaired, and between two moves of the operator.
+const OPERATOR_US: u64 = 100_000;
+
+/// Lets faults happen to a world.
+#[derive(Debug)]
+pub(crate) struct Faults {
+    random: fastrand::Rng,
+    kinds: Vec<FaultKind>,
+    interval_us: u64,
+    length_us: u64,
+    next_us: u64,
+    /// Until when the network stays as it is.
+    mend_us: u64,
+    full_until_us: u64,
+    pub(crate) operator: Operator,
+}
+
+impl Faults {
+    pub(crate) fn new(parameters: &Parameters) -> Self {
+        Self {
+            random: stream(parameters.seed, "faults"),
+            kinds: parameters.faults.clone(),
+            interval_us: parameters.fault_interval_us,
+            length_us: parameters.fault_length_us,
+            next_us: 0,
+            mend_us: 0,
+            full_until_us: 0,
+            operator: Operator::new(parameters),
+        }
+    }
+
+    /// Runs the world for as long as faults happen.
+    pub(crate) fn torment(&mut self, world: &mut World) {
+        let end_us = world.parameters.fault_us;
+        while world.now_us < end_us && world.violation.is_none() {
+            if world.now_us >= self.next_us {
+                self.next_us = world.now_us + self.random.u64(1..=2 * self.interval_us);
+                if !self.kinds.is_empty() {
+                    let kind = self.kinds[self.random.usize(0..self.kinds.len())];
+                    self.strike(kind, world);
+                }
+            }
+            if world.now_us >= self.mend_us {
+                world.network.mend();
+            }
+            if world.now_us >= self.full_until_us {
+                world.nodes.iter_mut().for_each(|node| node.full_disk = false);
+            }
+            self.operator.act(world);
+            world.run_until((world.now_us + OPERATOR_US).min(self.next_us).min(end_us));
+        }
+    }
+
+    fn strike(&mut self, kind: FaultKind, world: &mut World) {
+        let node = self.random.usize(0..world.nodes.len());
+        let length_us = self.random.u64(1_000..=2 * self.length_us);
+        world.record.line(world.now_us, || format!("fault: {kind:?} at n{node}, {length_us} us"));
+        let until_us = world.now_us + length_us;
+        match kind {
+            FaultKind::Crash => {
+                world.crash(node);
+                if self.random.bool() {
+                    world.nodes[node].clock.reboot(&mut world.clock_random);
+                }
+                world.start_in(node, length_us);
+            }
+            FaultKind::PowerLoss => {
+                // Rarer than its share: everything else waits for everybody's return.
+                if self.random.u8(0..4) == 0 {
+                    for node in 0..world.nodes.len() {
+                        world.crash(node);
+                        world.start_in(node, self.random.u64(1_000..=self.length_us));
+                    }
+                }
+            }
+            FaultKind::Pause => world.nodes[node].paused_until_us = until_us,
+            FaultKind::Partition => {
+                let (one, other) = self.halves(world);
+                world.network.part(&one, &other);
+                self.mend_us = until_us;
+            }
+            FaultKind::OneWay => {
+                let other = self.random.usize(0..world.nodes.len());
+                world.network.cut(world.nodes[node].id, world.nodes[other].id);
+                self.mend_us = until_us;
+            }
+            FaultKind::Bridge => {
+                let (mut one, mut other) = self.halves(world);
+                let bridge = world.nodes[node].id;
+                one.retain(|id| *id != bridge);
+                other.retain(|id| *id != bridge);
+                world.network.part(&one, &other);
+                self.mend_us = until_us;
+            }
+            FaultKind::SlowDisk => world.nodes[node].slow_disk_until_us = until_us,
+            FaultKind::FullDisk => {
+                world.nodes[node].full_disk = true;
+                self.full_until_us = until_us;
+            }
+            FaultKind::FailedSync => world.nodes[node].failing_disk = true,
+            FaultKind::ClockJump => world.nodes[node].clock.jump(&mut world.clock_random),
+            FaultKind::BitFlip => self.damage(node, world),
+            FaultKind::Wipe => self.wipe(node, world),
+            FaultKind::Operator => self.operator.change_something(world, &mut self.random),
+        }
+    }
+
+    fn halves(&mut self, world: &World) -> (Vec<NodeId>, Vec<NodeId>) {
+        let ids = world.nodes.iter().map(|node| node.id);
+        ids.partition(|_| self.random.bool())
+    }
+
+    /// One node of a run may be lost for good: more than that nothing promises to survive. Not
+    /// before all nodes have met: a new cluster waits for them.
+    fn may_lose_one(world: &World) -> bool {
+        let have_met = world.shards().count() == world.nodes.len() * world.nodes[0].shards.len()
+            && world.shards().all(|(_, shard)| shard.is_admitted());
+        have_met && world.nodes.len() >= 3 && world.nodes.iter().all(|node| !node.lost)
+    }
+
+    fn damage(&mut self, node: usize, world: &mut World) {
+        if !Self::may_lose_one(world) || !world.nodes[node].running {
+            return;
+        }
+        world.crash(node);
+        let slot = self.random.usize(0..world.nodes[node].shards.len());
+        let place = &mut world.nodes[node].shards[slot];
+        let flipped = place.disk.flip_bit(&mut place.left, &mut world.disk_random);
+        world.start(node);
+        if world.nodes[node].lost {
+            assert!(flipped, "a log that is whole was refused");
+            world.invariants.after_loss(world.nodes[node].id);
+        }
+    }
+
+    fn wipe(&mut self, node: usize, world: &mut World) {
+        if !Self::may_lose_one(world) || !world.nodes[node].running {
+            return;
+        }
+        world.crash(node);
+        world.wipe(node);
+        world.start(node);
+    }
+}

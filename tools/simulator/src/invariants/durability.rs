@@ -1,0 +1,81 @@
+//! What is committed is durable: at a majority of the voters in Raft mode (thesis §3.6), at every
+//! member of a chain (van Renesse and Schneider §3). Nothing is acknowledged that is not committed,
+//! so this is the durability of acknowledged writes as well.
+//!
+//! No false alarm: a replica says that it holds an entry only after it has seen its own sync, and
+//! that is what is counted here; for a replica that is down, what it had seen synced; and a replica
+//! whose log was lost may have held anything. While the
+//! voters of a group change, a majority of all of them together is asked for: no smaller set is a
+//! majority of both halves.
+
+use std::collections::BTreeSet;
+
+use palisade_wire::{Mode, NodeId, PeerAddress};
+
+use super::observation::{Committed, Observation, agree};
+
+#[derive(Debug, Default)]
+pub(crate) struct Durability;
+
+impl Durability {
+    pub(crate) const NAME: &'static str = "durability of what is committed";
+
+    /// `others` tells what was last seen of the other replicas of the range.
+    pub(crate) fn check<'a>(
+        &self,
+        seen: &Observation,
+        committed: &Committed,
+        lost: &BTreeSet<NodeId>,
+        others: impl Fn(PeerAddress) -> Option<&'a Observation>,
+    ) -> Result<(), String> {
+        let Observation { at, range, commit_index, log, voters, .. } = seen;
+        let Some(mark) = log.mark(*commit_index) else { return Ok(()) };
+        if committed.contains_key(commit_index) {
+            // It was looked at when it was first committed.
+            return Ok(());
+        }
+        let holds = |replica: &Observation| {
+            let held = replica.log.mark(*commit_index);
+            replica.durable_index >= *commit_index && held.is_some_and(|held| agree(held, mark))
+        };
+        let copies = voters.iter().filter(|voter| {
+            let other = || lost.contains(&voter.node) || others(**voter).is_some_and(holds);
+            if *voter == at { holds(seen) } else { other() }
+        });
+        let copies = copies.count();
+        let needed = match seen.mode {
+            Mode::Raft => voters.len() / 2 + 1,
+            Mode::Chain => voters.len(),
+        };
+        if copies < needed {
+            return Err(format!(
+                "{range}: {at} commits {commit_index}, which is durable at {copies} of {needed}"
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::observation::*, *};
+
+    #[test]
+    fn a_commit_without_a_durable_majority_is_noticed() {
+        let log = || Log::of(&[(1, 10), (1, 20)]);
+        let seen = Observation { commit_index: 2, ..observed(0, log()) };
+        let (known, unsynced) =
+            (Committed::new(), Observation { durable_index: 1, ..observed(1, log()) });
+        let synced = observed(1, log());
+        let other = observed(1, Log::of(&[(1, 10), (2, 20)]));
+        let check = |seen: &Observation, other: &Observation| {
+            Durability
+                .check(seen, &known, &BTreeSet::new(), |peer| (peer == other.at).then_some(other))
+        };
+        check(&seen, &synced).unwrap();
+        check(&seen, &unsynced).unwrap_err();
+        check(&seen, &other).unwrap_err();
+        let chain = Observation { mode: Mode::Chain, ..seen };
+        check(&chain, &synced).unwrap_err();
+    }
+}

@@ -1,0 +1,54 @@
+//! A Raft term has at most one leader (thesis, figure 3.2: Election Safety).
+//!
+//! No false alarm: a replica calls itself leader of a term only after a majority's votes in it, and
+//! a leader of one term that steps down and is seen again in it would be the same replica.
+
+use std::collections::BTreeMap;
+
+use palisade_wire::{PeerAddress, RangeId, Role};
+
+use super::observation::Observation;
+
+#[derive(Debug, Default)]
+pub(crate) struct ElectionSafety {
+    leaders: BTreeMap<(RangeId, u64), PeerAddress>,
+}
+
+impl ElectionSafety {
+    pub(crate) const NAME: &'static str = "election safety";
+
+    pub(crate) fn check(&mut self, seen: &Observation) -> Result<(), String> {
+        if seen.role != Role::Leader {
+            return Ok(());
+        }
+        let Observation { at, range, term, .. } = seen;
+        let leader = *self.leaders.entry((*range, *term)).or_insert(*at);
+        if leader == *at {
+            return Ok(());
+        }
+        Err(format!("{range} has two leaders in term {term}: {leader} and {at}"))
+    }
+
+    /// Leaderships so far.
+    pub(crate) fn elections(&self) -> u64 {
+        self.leaders.len() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::observation::*, *};
+
+    #[test]
+    fn two_leaders_of_a_term_are_noticed() {
+        let leader = |node, term| {
+            let seen = observed(node, Log::new());
+            Observation { role: Role::Leader, term, ..seen }
+        };
+        let mut invariant = ElectionSafety::default();
+        invariant.check(&leader(0, 1)).unwrap();
+        invariant.check(&leader(1, 2)).unwrap();
+        invariant.check(&leader(1, 2)).unwrap();
+        invariant.check(&leader(0, 2)).unwrap_err();
+    }
+}

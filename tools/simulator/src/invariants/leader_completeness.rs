@@ -1,0 +1,61 @@
+//! A leader holds every entry that was committed before its election (thesis, figure 3.2: Leader
+//! Completeness).
+//!
+//! No false alarm: looked at when the replica is first seen as the leader of its term; what its
+//! snapshot holds is below its log's base, and compared by digest elsewhere.
+
+use palisade_wire::Role;
+
+use super::observation::{Committed, Observation, agree};
+
+#[derive(Debug, Default)]
+pub(crate) struct LeaderCompleteness;
+
+impl LeaderCompleteness {
+    pub(crate) const NAME: &'static str = "leader completeness";
+
+    pub(crate) fn check(
+        &self,
+        before: Option<&Observation>,
+        seen: &Observation,
+        committed: &Committed,
+    ) -> Result<(), String> {
+        let was = |before: &Observation| (before.role, before.term) == (Role::Leader, seen.term);
+        if seen.role != Role::Leader || before.is_some_and(was) {
+            return Ok(());
+        }
+        let Observation { at, range, term, log, .. } = seen;
+        for (index, mark) in committed.range(log.base() + 1..) {
+            match log.mark(*index) {
+                Some(held) if agree(held, *mark) => {}
+                held => {
+                    return Err(format!(
+                        "{range}: {at} leads term {term} and has {held:?} at {index}, where \
+                         {mark:?} is committed"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::observation::*, *};
+
+    #[test]
+    fn a_leader_that_lacks_a_committed_entry_is_noticed() {
+        let committed = Committed::from([(1, (1, Some(10))), (2, (1, Some(20)))]);
+        let leader = |marks: &[(u64, u32)]| Observation {
+            role: Role::Leader,
+            ..observed(0, Log::of(marks))
+        };
+        let check =
+            |marks: &[(u64, u32)]| LeaderCompleteness.check(None, &leader(marks), &committed);
+        check(&[(1, 10), (1, 20), (2, 30)]).unwrap();
+        check(&[(1, 10)]).unwrap_err();
+        check(&[(1, 10), (2, 20)]).unwrap_err();
+        check(&[(1, 10), (1, 21)]).unwrap_err();
+    }
+}

@@ -1,0 +1,186 @@
+//! What must hold, checked after every turn of every shard: one invariant a file.
+
+mod chain_prefix;
+mod durability;
+mod election_safety;
+mod leader_completeness;
+mod log_matching;
+mod monotone;
+mod observation;
+mod state_machine_safety;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use palisade_history::Operation;
+use palisade_shard::{ReplicaView, Shard, ShardEffects};
+use palisade_wire::{NodeId, PeerAddress, RangeId};
+
+use crate::Parameters;
+use chain_prefix::ChainPrefix;
+use durability::Durability;
+use election_safety::ElectionSafety;
+use leader_completeness::LeaderCompleteness;
+use log_matching::LogMatching;
+use monotone::Monotone;
+use observation::{Committed, Log, Observation};
+use state_machine_safety::StateMachineSafety;
+
+/// Something that must hold did not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// What must hold.
+    pub invariant: &'static str,
+    /// What was seen instead.
+    pub detail: String,
+}
+
+#[derive(Debug)]
+pub(crate) struct Invariants {
+    seen: BTreeMap<RangeId, BTreeMap<PeerAddress, Observation>>,
+    committed: BTreeMap<RangeId, Committed>,
+    lost: BTreeSet<NodeId>,
+    elections: ElectionSafety,
+    matching: LogMatching,
+    state_machines: StateMachineSafety,
+}
+
+impl Invariants {
+    pub(crate) fn new(_parameters: &Parameters) -> Self {
+        Self {
+            seen: BTreeMap::new(),
+            committed: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            elections: ElectionSafety::default(),
+            matching: LogMatching::default(),
+            state_machines: StateMachineSafety::default(),
+        }
+    }
+
+    /// A shard's turn has ended.
+    pub(crate) fn after_turn(
+        &mut self,
+        at: PeerAddress,
+        shard: &Shard,
+        _effects: &ShardEffects,
+    ) -> Result<(), Violation> {
+        shard.views().try_for_each(|view| self.look_at(at, &view))
+    }
+
+    /// A shard has started: what its log held is where it goes on from.
+    pub(crate) fn after_start(&mut self, at: PeerAddress, shard: &Shard) {
+        for view in shard.views() {
+            let range = view.range();
+            let committed = self.committed.entry(range).or_default();
+            let mut log = Log::new();
+            log.refresh(&view, committed);
+            let before = self.seen.entry(range).or_default();
+            if let Some(known) = before.get_mut(&at) {
+                known.log = log;
+                known.durable_index = view.durable_index();
+            }
+        }
+    }
+
+    /// A node has died: what it had seen synced is still there.
+    pub(crate) fn after_crash(&mut self, node: NodeId) {
+        for replicas in self.seen.values_mut() {
+            for (_, seen) in replicas.iter_mut().filter(|(at, _)| at.node == node) {
+                seen.log.truncate(seen.durable_index);
+                seen.is_running = false;
+            }
+        }
+    }
+
+    /// The logs of a node were lost: nothing is there any more, and what it held is taken on trust.
+    pub(crate) fn after_loss(&mut self, node: NodeId) {
+        self.lost.insert(node);
+        for replicas in self.seen.values_mut() {
+            replicas.retain(|at, _| at.node != node);
+        }
+    }
+
+    fn look_at(&mut self, at: PeerAddress, view: &ReplicaView<'_>) -> Result<(), Violation> {
+        let range = view.range();
+        let replicas = self.seen.entry(range).or_default();
+        if replicas.get(&at).is_some_and(|before| !has_changed(before, view)) {
+            return Ok(());
+        }
+        let mut before = replicas.remove(&at);
+        let committed = self.committed.entry(range).or_default();
+        let mut log = before.as_mut().map_or_else(Log::new, |b| std::mem::take(&mut b.log));
+        let before = before.as_ref();
+        let fresh = log.refresh(view, committed);
+        let seen = Observation {
+            at,
+            range,
+            mode: view.mode(),
+            role: view.role(),
+            term: view.term(),
+            epoch: view.epoch(),
+            is_ready: view.is_ready(),
+            commit_index: view.commit_index(),
+            durable_index: view.durable_index(),
+            digest: view.digest(),
+            voters: view.voters(),
+            log,
+            fresh,
+            is_running: true,
+        };
+        let from = before.filter(|before| before.is_running).map_or(0, |b| b.commit_index);
+        let others = |peer: PeerAddress| replicas.get(&peer);
+        let completeness = LeaderCompleteness.check(before, &seen, committed);
+        named(Monotone::NAME, Monotone.check(before, &seen))?;
+        named(ElectionSafety::NAME, self.elections.check(&seen))?;
+        named(LogMatching::NAME, self.matching.check(&seen))?;
+        named(LeaderCompleteness::NAME, completeness)?;
+        named(Durability::NAME, Durability.check(&seen, committed, &self.lost, others))?;
+        named(ChainPrefix::NAME, ChainPrefix.check(&seen, others))?;
+        let safe = self.state_machines.check(from, &seen, committed);
+        named(StateMachineSafety::NAME, safe)?;
+        replicas.insert(at, seen);
+        Ok(())
+    }
+
+    /// The run is over: what the clients saw must make sense.
+    pub(crate) fn at_end(&self, history: &[Operation]) -> Result<(), Violation> {
+        match palisade_history::check(history) {
+            Ok(_) => Ok(()),
+            Err(violation) => Err(Violation {
+                invariant: "clients' histories are linearizable",
+                detail: violation.to_string(),
+            }),
+        }
+    }
+
+    pub(crate) fn elections(&self) -> u64 {
+        self.elections.elections()
+    }
+}
+
+fn has_changed(before: &Observation, view: &ReplicaView<'_>) -> bool {
+    let last = view.last_index();
+    let last_term = |mark: Option<(u64, Option<u32>)>| mark.map(|(term, _)| term);
+    !before.is_running
+        || before.term != view.term()
+        || before.role != view.role()
+        || before.epoch != view.epoch()
+        || before.is_ready != view.is_ready()
+        || before.commit_index != view.commit_index()
+        || before.durable_index != view.durable_index()
+        || before.log.last() != last
+        || before.log.base() + 1 != view.first_index()
+        || last_term(before.log.mark(last)) != view.entry(last).map(|entry| entry.term)
+}
+
+fn named(invariant: &'static str, checked: Result<(), String>) -> Result<(), Violation> {
+    checked.map_err(|detail| Violation { invariant, detail })
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.invariant, self.detail)
+    }
+}

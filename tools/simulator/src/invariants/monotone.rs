@@ -1,0 +1,56 @@
+//! A replica's term and commit index never go back while it runs, and its term not over a restart
+//! further than to what it had made durable (thesis §3.3, §3.8).
+//!
+//! No false alarm: over a restart only terms are compared in which the replica was seen to lead; it
+//! asks for votes only after its own is durable.
+
+use palisade_wire::Role;
+
+use super::observation::Observation;
+
+#[derive(Debug, Default)]
+pub(crate) struct Monotone;
+
+impl Monotone {
+    pub(crate) const NAME: &'static str = "terms and commit indexes rise";
+
+    pub(crate) fn check(
+        &self,
+        before: Option<&Observation>,
+        seen: &Observation,
+    ) -> Result<(), String> {
+        let Some(before) = before else { return Ok(()) };
+        let Observation { at, range, term, commit_index, .. } = seen;
+        let restarted = !before.is_running;
+        if *term < before.term && (!restarted || before.role == Role::Leader) {
+            return Err(format!("{range}: {at} went from term {} to {term}", before.term));
+        }
+        if !restarted && *commit_index < before.commit_index {
+            let from = before.commit_index;
+            return Err(format!("{range}: {at} went from commit index {from} to {commit_index}"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::observation::*, *};
+
+    #[test]
+    fn going_back_is_noticed() {
+        let seen = |term, commit_index| Observation {
+            term,
+            commit_index,
+            ..observed(0, Log::of(&[(1, 10), (1, 20)]))
+        };
+        let check = |before: &Observation, seen| Monotone.check(Some(before), &seen);
+        check(&seen(2, 1), seen(2, 2)).unwrap();
+        check(&seen(2, 1), seen(1, 1)).unwrap_err();
+        check(&seen(2, 2), seen(3, 1)).unwrap_err();
+        let crashed = Observation { is_running: false, ..seen(2, 2) };
+        check(&crashed, seen(1, 0)).unwrap();
+        let led = Observation { role: Role::Leader, ..crashed };
+        check(&led, seen(1, 0)).unwrap_err();
+    }
+}

@@ -1,0 +1,151 @@
+//! A node: its shards with their disks, its clocks, and what has befallen it.
+
+use palisade_clock::Now;
+use palisade_control::{NodeAddress, RangeMap};
+use palisade_shard::{Input, LogCounters, Replayed, Shard, ShardConfig};
+use palisade_wire::{NodeId, PeerAddress, ShardId};
+
+use crate::{
+    clock::Clock,
+    disk::Disk,
+    parameters::{Parameters, stream},
+};
+
+/// What a log with room has left.
+const ROOM_BYTES: u64 = 1 << 40;
+
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) clock: Clock,
+    pub(crate) shards: Vec<Slot>,
+    /// Which life of the node this is: what was meant for an earlier one is dropped.
+    pub(crate) life: u32,
+    pub(crate) running: bool,
+    /// It stands still until then.
+    pub(crate) paused_until_us: u64,
+    pub(crate) slow_disk_until_us: u64,
+    pub(crate) full_disk: bool,
+    /// The next sync fails.
+    pub(crate) failing_disk: bool,
+    /// Its log is damaged or was lost: it is of no use any more.
+    pub(crate) lost: bool,
+    /// It must stay down: it is being removed from its chains.
+    pub(crate) fenced: bool,
+}
+
+/// A shard's place on a node.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) at: PeerAddress,
+    pub(crate) shard: Option<Shard>,
+    pub(crate) disk: Disk,
+    /// What the crash left of the log.
+    pub(crate) left: Vec<u8>,
+    pub(crate) inbox: Vec<Input>,
+    pub(crate) turn_is_due: bool,
+    /// Scripts hold syncs back.
+    pub(crate) syncs_held: bool,
+}
+
+impl Node {
+    pub(crate) fn new(id: NodeId, parameters: &Parameters, random: &mut fastrand::Rng) -> Self {
+        let slot = |shard| {
+            let at = PeerAddress { node: id, shard: ShardId(shard) };
+            let disk = Disk::new(u64::from(id.0) << 16 | u64::from(shard));
+            Slot {
+                at,
+                shard: None,
+                left: disk.blank(),
+                disk,
+                inbox: Vec::new(),
+                turn_is_due: false,
+                syncs_held: false,
+            }
+        };
+        Self {
+            id,
+            clock: Clock::new(parameters.clock_bound_us, parameters.drift_ppm, random),
+            shards: (0..parameters.shards).map(slot).collect(),
+            life: 0,
+            running: false,
+            paused_until_us: 0,
+            slow_disk_until_us: 0,
+            full_disk: false,
+            failing_disk: false,
+            lost: false,
+            fenced: false,
+        }
+    }
+
+    pub(crate) fn now(&self, now_us: u64) -> Now {
+        self.clock.now(now_us)
+    }
+
+    /// Takes the node down; what its disks hold afterwards is drawn.
+    pub(crate) fn crash(&mut self, random: &mut fastrand::Rng) {
+        self.life += 1;
+        self.running = false;
+        self.paused_until_us = 0;
+        self.failing_disk = false;
+        for slot in &mut self.shards {
+            slot.left = slot.disk.crash(random);
+            slot.shard = None;
+            slot.inbox.clear();
+            slot.turn_is_due = false;
+        }
+    }
+
+    /// Starts the node with what is left of its logs, unless one of them is damaged.
+    pub(crate) fn start(
+        &mut self,
+        parameters: &Parameters,
+        ranges: &RangeMap,
+        now_us: u64,
+    ) -> Result<(), String> {
+        let now = self.now(now_us);
+        let mut shards = Vec::new();
+        for slot in &mut self.shards {
+            let mut replayed = Replayed::default();
+            let left = slot.left.clone();
+            slot.disk
+                .recover(left, parameters.trust_damage, &mut |record| replayed.visit(record))
+                .map_err(|damage| damage.to_string())?;
+            let recovered =
+                replayed.finish(parameters.planted).map_err(|error| error.to_string())?;
+            let config = shard_config(slot.at, parameters, ranges, self.life);
+            let shard = Shard::new(config, recovered, now).map_err(|error| error.to_string())?;
+            shards.push(shard);
+        }
+        for (slot, shard) in self.shards.iter_mut().zip(shards) {
+            slot.shard = Some(shard);
+        }
+        self.running = true;
+        Ok(())
+    }
+
+    pub(crate) fn log_counters(&self, slot: usize) -> LogCounters {
+        let left_bytes = if self.full_disk { 0 } else { ROOM_BYTES };
+        LogCounters { syncs: 0, bytes: self.shards[slot].disk.bytes(), left_bytes }
+    }
+}
+
+fn shard_config(
+    at: PeerAddress,
+    parameters: &Parameters,
+    ranges: &RangeMap,
+    life: u32,
+) -> ShardConfig {
+    let address = |node| NodeAddress { node: NodeId(node), client: Vec::new() };
+    let name = format!("shard {at} {life}");
+    ShardConfig {
+        at,
+        cluster_id: 1,
+        nodes: (0..parameters.nodes).map(address).collect(),
+        ranges: ranges.clone(),
+        max_offset_us: 2 * parameters.clock_bound_us,
+        random_seed: stream(parameters.seed, &name).u64(..),
+        checkpoint_bytes: parameters.checkpoint_bytes,
+        fault: parameters.planted,
+    }
+}

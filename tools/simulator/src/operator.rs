@@ -1,0 +1,197 @@
+//! Somebody who looks after a cluster: takes lost nodes out of chains, moves leadership, and
+//! changes who replicates a group. It acts through requests, like anybody else.
+
+use palisade_control::Change;
+use palisade_shard::{ConnectionId, ReplicaView};
+use palisade_wire::{Mode, NodeId, Operation, PeerAddress, RangeId, ReplicaChange, Request, Role};
+
+use crate::{
+    World,
+    clients::ClientSend,
+    parameters::{Parameters, stream},
+    world::FIRST_OWN_CONNECTION,
+};
+
+/// A change that had no answer by then is asked for again.
+const RETRY_US: u64 = 1_000_000;
+
+#[derive(Debug)]
+pub(crate) struct Operator {
+    random: fastrand::Rng,
+    /// The node that is being taken out of its chains.
+    removing: Option<NodeId>,
+    retry_us: u64,
+    next_request: u64,
+    may_remove: bool,
+}
+
+impl Operator {
+    pub(crate) fn new(parameters: &Parameters) -> Self {
+        let mut random = stream(parameters.seed, "operator");
+        let may_remove = random.bool();
+        Self { random, removing: None, retry_us: 0, next_request: 0, may_remove }
+    }
+
+    /// Does what has to be done now.
+    pub(crate) fn act(&mut self, world: &mut World) {
+        match self.removing {
+            Some(node) => self.go_on_removing(node, world),
+            None => self.find_what_to_remove(world),
+        }
+    }
+
+    /// Whether a node is being taken out of its chains.
+    pub(crate) fn is_at_work(&self) -> bool {
+        self.removing.is_some()
+    }
+
+    fn find_what_to_remove(&mut self, world: &mut World) {
+        let lost = world.nodes.iter().find(|node| node.lost).map(|node| node.id);
+        let down = world.nodes.iter().find(|node| !node.running).map(|node| node.id);
+        let impatient = self.may_remove && self.random.u16(0..400) == 0;
+        let node = lost.or(down.filter(|_| impatient));
+        let Some(node) = node.filter(|node| !chains_of(world, *node).is_empty()) else { return };
+        // It must be down, and stay so until every other member is in the new epoch.
+        let at = usize::from(node.0);
+        world.crash(at);
+        world.nodes[at].fenced = true;
+        self.removing = Some(node);
+        self.retry_us = 0;
+    }
+
+    fn go_on_removing(&mut self, node: NodeId, world: &mut World) {
+        let chains = chains_of(world, node);
+        if chains.is_empty() {
+            let at = &mut world.nodes[usize::from(node.0)];
+            at.fenced = false;
+            self.removing = None;
+            if !at.lost {
+                world.start_in(usize::from(node.0), 1_000);
+            }
+            return;
+        }
+        if world.now_us < self.retry_us {
+            return;
+        }
+        self.retry_us = world.now_us + RETRY_US;
+        let Some(to) = leader_of(world, RangeId::CONTROL) else { return };
+        for (range, epoch) in chains {
+            let change = Change::RemoveFromChain { range, epoch, node };
+            self.ask(to, Operation::Control(change.to_bytes()), world);
+        }
+    }
+
+    fn ask(&mut self, to: PeerAddress, operation: Operation, world: &mut World) {
+        self.next_request += 1;
+        let request = Request { request_id: self.next_request, operation };
+        let connection = ConnectionId(FIRST_OWN_CONNECTION);
+        world.send_requests(vec![ClientSend { to, connection, request }]);
+    }
+
+    /// Moves leadership of some group, or changes its members.
+    pub(crate) fn change_something(&mut self, world: &mut World, random: &mut fastrand::Rng) {
+        let ranges = world.ranges.ranges();
+        let descriptor = &ranges[random.usize(0..ranges.len())];
+        let range = descriptor.range;
+        if descriptor.mode == Mode::Chain {
+            return;
+        }
+        let Some(leader) = leader_of(world, range) else { return };
+        let Some(view) = world.shard(leader).and_then(|shard| shard.view(range)) else { return };
+        let (voters, learners) = (view.voters(), view.learners());
+        let somebody = PeerAddress {
+            node: world.nodes[random.usize(0..world.nodes.len())].id,
+            shard: leader.shard,
+        };
+        let change = if range == RangeId::CONTROL || random.u8(0..3) == 0 {
+            ReplicaChange::Transfer { to: somebody }
+        } else {
+            next_members(voters, learners, somebody, random)
+        };
+        self.ask(leader, Operation::Replicas { range, change }, world);
+    }
+}
+
+/// A step from the present members to others: a learner comes or goes, or takes over a vote.
+fn next_members(
+    mut voters: Vec<PeerAddress>,
+    mut learners: Vec<PeerAddress>,
+    somebody: PeerAddress,
+    random: &mut fastrand::Rng,
+) -> ReplicaChange {
+    if let Some(place) = learners.iter().position(|learner| *learner == somebody) {
+        learners.remove(place);
+        if random.u8(0..4) > 0 {
+            if random.bool() && voters.len() > 1 {
+                voters.swap_remove(random.usize(0..voters.len()));
+            }
+            voters.push(somebody);
+        }
+    } else if let Some(place) = voters.iter().position(|voter| *voter == somebody) {
+        if voters.len() > 2 && random.u8(0..3) == 0 {
+            voters.remove(place);
+            if random.bool() {
+                learners.push(somebody);
+            }
+        } else if !learners.is_empty() {
+            // All learners at once, in the place of as many voters.
+            for learner in learners.drain(..) {
+                let place = random.usize(0..voters.len());
+                voters[place] = learner;
+            }
+            voters.sort_unstable();
+            voters.dedup();
+        }
+    } else {
+        learners.push(somebody);
+    }
+    ReplicaChange::Members { voters, learners }
+}
+
+/// Who leads a range, as far as its running replicas know: the latest term counts.
+pub(crate) fn leader_of(world: &World, range: RangeId) -> Option<PeerAddress> {
+    let views = world.shards().filter_map(|(at, shard)| Some((at, shard.view(range)?)));
+    let leaders = views.filter(|(_, view)| view.role() == Role::Leader);
+    leaders.max_by_key(|(_, view)| view.term()).map(|(at, _)| at)
+}
+
+/// The chains that a node is still a member of, as any running member knows, with their epochs.
+fn chains_of(world: &World, node: NodeId) -> Vec<(RangeId, u64)> {
+    let mut chains = Vec::new();
+    for descriptor in world.ranges.ranges() {
+        if descriptor.mode == Mode::Raft {
+            continue;
+        }
+        let range = descriptor.range;
+        let members = |view: &ReplicaView<'_>| view.voters();
+        let views: Vec<_> = world
+            .shards()
+            .filter_map(|(at, shard)| Some((at, shard.view(range)?)))
+            .filter(|(at, view)| members(view).contains(at))
+            .collect();
+        let latest = views.iter().max_by_key(|(_, view)| view.epoch());
+        let Some((_, latest)) = latest else {
+            // Nobody can tell at present.
+            if descriptor.members.iter().any(|member| member.node == node) {
+                chains.push((range, descriptor.epoch));
+            }
+            continue;
+        };
+        // Everybody who is left must know, whoever is down included.
+        let left: Vec<_> = members(latest).into_iter().filter(|m| m.node != node).collect();
+        let all_know = left.iter().all(|member| {
+            let view = world.shard(*member).and_then(|shard| shard.view(range));
+            view.is_some_and(|view| view.epoch() == latest.epoch())
+        });
+        let is_member = members(latest).iter().any(|member| member.node == node);
+        let was_member = descriptor.members.iter().any(|member| member.node == node);
+        if is_member && left.is_empty() {
+            // The last member is not removed.
+            continue;
+        }
+        if is_member || was_member && !all_know {
+            chains.push((range, latest.epoch()));
+        }
+    }
+    chains
+}

@@ -1,0 +1,245 @@
+//! What a run is made of: everything drawn from its seed.
+
+use std::fmt;
+
+use palisade_shard::TestFault;
+use palisade_wire::Mode;
+
+/// An independent stream of random numbers: what is drawn for one purpose does not move what is
+/// drawn for another.
+pub(crate) fn stream(seed: u64, name: &str) -> fastrand::Rng {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(name.as_bytes());
+    let salt = u64::from(hasher.finalize());
+    fastrand::Rng::with_seed(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (salt << 32 | salt))
+}
+
+/// A kind of fault that a run may contain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// A node dies and forgets what it had not synced.
+    Crash,
+    /// All nodes lose power at once.
+    PowerLoss,
+    /// A node stands still for a while.
+    Pause,
+    /// The nodes are parted in two.
+    Partition,
+    /// Nothing passes from one node to another, in one direction.
+    OneWay,
+    /// Two groups of nodes reach each other only through one that belongs to both.
+    Bridge,
+    /// Syncs of a node take long.
+    SlowDisk,
+    /// The log of a node has no room.
+    FullDisk,
+    /// A sync of a node fails: it dies.
+    FailedSync,
+    /// A node's wall clock jumps, within its bound.
+    ClockJump,
+    /// A node dies, and a durable bit of its log is flipped.
+    BitFlip,
+    /// A node dies and comes back without its log.
+    Wipe,
+    /// Somebody moves leadership or changes the members of a group.
+    Operator,
+}
+
+/// All kinds of faults.
+pub const ALL_FAULTS: [FaultKind; 13] = [
+    FaultKind::Crash,
+    FaultKind::PowerLoss,
+    FaultKind::Pause,
+    FaultKind::Partition,
+    FaultKind::OneWay,
+    FaultKind::Bridge,
+    FaultKind::SlowDisk,
+    FaultKind::FullDisk,
+    FaultKind::FailedSync,
+    FaultKind::ClockJump,
+    FaultKind::BitFlip,
+    FaultKind::Wipe,
+    FaultKind::Operator,
+];
+
+/// Everything that a run is made of. Times are microseconds of true time.
+#[derive(Clone, Debug)]
+pub struct Parameters {
+    /// What everything was drawn from.
+    pub seed: u64,
+    /// Nodes.
+    pub nodes: u16,
+    /// Shards of each node.
+    pub shards: u16,
+    /// Ranges of each mode.
+    pub ranges_per_mode: u16,
+    /// Puts all ranges in one mode.
+    pub only: Option<Mode>,
+    /// How long faults happen.
+    pub fault_us: u64,
+    /// After that, how long the cluster may take to work again.
+    pub heal_us: u64,
+
+    /// Between two faults, on average.
+    pub fault_interval_us: u64,
+    /// How long a fault lasts, on average.
+    pub fault_length_us: u64,
+    /// The kinds of faults that happen.
+    pub faults: Vec<FaultKind>,
+
+    /// The shortest delay of a message.
+    pub delay_us: u64,
+    /// What is added to it on average.
+    pub delay_tail_us: u64,
+    /// Messages lost, in parts of ten thousand.
+    pub loss: u32,
+    /// Messages delivered twice, in parts of ten thousand.
+    pub duplication: u32,
+    /// Messages delivered once more long after, in parts of a million.
+    pub stale: u32,
+
+    /// A sync takes this long, or up to three times as long.
+    pub sync_us: u64,
+    /// A wall clock is right to within this.
+    pub clock_bound_us: u64,
+    /// Monotonic clocks run wrong by up to this, in parts of a million.
+    pub drift_ppm: u64,
+
+    /// Clients, each with one operation at a time.
+    pub clients: u32,
+    /// Keys that they use.
+    pub keys: u32,
+    /// Between two operations of a client, on average.
+    pub think_us: u64,
+    /// How long a client tries before it gives an operation up.
+    pub timeout_us: u64,
+    /// Gets among the operations, in percent.
+    pub read_percent: u32,
+    /// Bytes of a value.
+    pub value_bytes: usize,
+    /// A range's log grows by this much between checkpoints.
+    pub checkpoint_bytes: u64,
+    /// A promise that the production code breaks on purpose.
+    pub planted: Option<TestFault>,
+    /// Recovery cuts a log at the first damage instead of refusing it.
+    pub trust_damage: bool,
+}
+
+impl Parameters {
+    /// A run with faults, from a seed.
+    pub fn draw(seed: u64) -> Self {
+        let mut random = stream(seed, "parameters");
+        let nodes = *random.choice(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 7]).expect("there are some");
+        // Each kind of fault is left out of some runs, so that others are seen alone.
+        let faults = ALL_FAULTS.into_iter().filter(|_| random.u8(0..3) > 0).collect();
+        let calm_network = random.u8(0..3) == 0;
+        Self {
+            seed,
+            nodes,
+            shards: random.u16(1..=2),
+            ranges_per_mode: random.u16(1..=3),
+            only: *random
+                .choice(&[None, None, Some(Mode::Raft), Some(Mode::Chain)])
+                .expect("there are some"),
+            fault_us: random.u64(60..180) * 1_000_000,
+            heal_us: 60_000_000,
+            fault_interval_us: random.u64(300..6_000) * 1_000,
+            fault_length_us: random.u64(100..4_000) * 1_000,
+            faults,
+            delay_us: random.u64(20..2_000),
+            delay_tail_us: random.u64(10..5_000),
+            loss: if calm_network { 0 } else { random.u32(0..1_500) },
+            duplication: if calm_network { 0 } else { random.u32(0..800) },
+            stale: if calm_network { 0 } else { random.u32(0..2_000) },
+            sync_us: random.u64(30..10_000),
+            clock_bound_us: random.u64(50..250_000),
+            drift_ppm: random.u64(0..500),
+            clients: random.u32(1..=6),
+            keys: random.u32(1..=24),
+            think_us: random.u64(5..300) * 1_000,
+            timeout_us: random.u64(500..10_000) * 1_000,
+            read_percent: random.u32(10..80),
+            value_bytes: random.usize(8..300),
+            checkpoint_bytes: random.u64(1_000..60_000),
+            planted: None,
+            trust_damage: false,
+        }
+    }
+
+    /// A run without faults, for a script to disturb.
+    pub fn quiet(
+        seed: u64,
+        nodes: u16,
+        shards: u16,
+        ranges_per_mode: u16,
+        only: Option<Mode>,
+    ) -> Self {
+        Self {
+            nodes,
+            shards,
+            ranges_per_mode,
+            only,
+            fault_us: 0,
+            faults: Vec::new(),
+            delay_us: 100,
+            delay_tail_us: 100,
+            loss: 0,
+            duplication: 0,
+            stale: 0,
+            sync_us: 100,
+            clock_bound_us: 1_000,
+            drift_ppm: 0,
+            clients: 2,
+            keys: 8,
+            think_us: 20_000,
+            timeout_us: 3_000_000,
+            read_percent: 50,
+            value_bytes: 32,
+            checkpoint_bytes: 1 << 20,
+            ..Self::draw(seed)
+        }
+    }
+}
+
+impl fmt::Display for Parameters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {}", self.seed)?;
+        writeln!(
+            f,
+            "cluster: {} nodes of {} shards, {} ranges of each mode, only {:?}",
+            self.nodes, self.shards, self.ranges_per_mode, self.only
+        )?;
+        writeln!(
+            f,
+            "faults: {} ms of them, one in {} ms for {} ms: {:?}",
+            self.fault_us / 1_000,
+            self.fault_interval_us / 1_000,
+            self.fault_length_us / 1_000,
+            self.faults
+        )?;
+        writeln!(
+            f,
+            "network: {} us and {} us more, loss {}, duplication {} of 10,000, stale {} of 1,000,000",
+            self.delay_us, self.delay_tail_us, self.loss, self.duplication, self.stale
+        )?;
+        writeln!(
+            f,
+            "machines: sync {} us, wall clock within {} us, drift {} ppm, checkpoint at {} bytes",
+            self.sync_us, self.clock_bound_us, self.drift_ppm, self.checkpoint_bytes
+        )?;
+        write!(
+            f,
+            "clients: {} on {} keys of {} bytes, {}% gets, {} ms apart, given up after {} ms",
+            self.clients,
+            self.keys,
+            self.value_bytes,
+            self.read_percent,
+            self.think_us / 1_000,
+            self.timeout_us / 1_000
+        )?;
+        if self.planted.is_some() || self.trust_damage {
+            write!(f, "\nplanted: {:?}, damage trusted: {}", self.planted, self.trust_damage)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,446 @@
+//! A cluster in virtual time: the queue of events, and what each of them does.
+
+use std::{cmp::Reverse, collections::BinaryHeap};
+
+use palisade_control::{Bootstrap, RangeDescriptor, RangeMap};
+use palisade_shard::{ConnectionId, Input, PeerBody, PeerMessage, Shard, ShardEffects, record_of};
+use palisade_wire::{NodeId, PeerAddress, Request, Response};
+
+use crate::{
+    Trace, Violation,
+    clients::{ClientSend, Clients},
+    invariants::Invariants,
+    network::Network,
+    node::Node,
+    parameters::{Parameters, stream},
+    trace::Record,
+};
+
+/// Between two ticks of a node, by its own clock (whose drift is of no matter here).
+const TICK_US: u64 = 10_000;
+
+/// Connections from here on are not the clients'.
+pub(crate) const FIRST_OWN_CONNECTION: u64 = 1 << 32;
+
+/// A cluster, its clients, and what is watched.
+#[derive(Debug)]
+pub struct World {
+    pub(crate) parameters: Parameters,
+    pub(crate) now_us: u64,
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    next_event: u64,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) network: Network,
+    pub(crate) clients: Clients,
+    pub(crate) invariants: Invariants,
+    pub(crate) record: Record,
+    pub(crate) violation: Option<Violation>,
+    /// The first range map.
+    pub(crate) ranges: RangeMap,
+    schedule: fastrand::Rng,
+    pub(crate) disk_random: fastrand::Rng,
+    pub(crate) clock_random: fastrand::Rng,
+    client_wake_us: u64,
+    /// Answers to connections that are not the clients', until somebody takes them.
+    pub(crate) answers: Vec<(ConnectionId, Response)>,
+    recorded: Vec<(PeerAddress, PeerAddress, PeerMessage)>,
+    pub(crate) crashes: u64,
+    deliveries: Vec<u64>,
+}
+
+#[derive(Debug)]
+struct Scheduled {
+    at_us: u64,
+    number: u64,
+    event: Event,
+}
+
+#[derive(Debug)]
+enum Event {
+    Tick { node: usize, life: u32 },
+    Turn { node: usize, slot: usize, life: u32 },
+    Synced { node: usize, slot: usize, life: u32 },
+    Peer { from: PeerAddress, to: PeerAddress, message: Box<PeerMessage> },
+    Request { to: PeerAddress, connection: ConnectionId, request: Box<Request> },
+    Reply { from: PeerAddress, connection: ConnectionId, response: Box<Response> },
+    WakeClients,
+    Start { node: usize, life: u32 },
+}
+
+impl World {
+    /// A cluster that has just been started.
+    pub fn new(parameters: Parameters, trace: Trace) -> Self {
+        let seed = parameters.seed;
+        let ranges = Bootstrap {
+            nodes: (0..parameters.nodes).map(NodeId).collect(),
+            shards: parameters.shards,
+            ranges_per_mode: parameters.ranges_per_mode,
+            only: parameters.only,
+        }
+        .range_map();
+        let mut clock_random = stream(seed, "clock");
+        let nodes = (0..parameters.nodes)
+            .map(|node| Node::new(NodeId(node), &parameters, &mut clock_random))
+            .collect();
+        let mut world = Self {
+            now_us: 0,
+            queue: BinaryHeap::new(),
+            next_event: 0,
+            nodes,
+            network: Network::new(&parameters),
+            clients: Clients::new(&parameters, &ranges),
+            invariants: Invariants::new(&parameters),
+            record: Record::new(trace),
+            violation: None,
+            ranges,
+            schedule: stream(seed, "schedule"),
+            disk_random: stream(seed, "disk"),
+            clock_random,
+            client_wake_us: u64::MAX,
+            answers: Vec::new(),
+            recorded: Vec::new(),
+            crashes: 0,
+            deliveries: Vec::new(),
+            parameters,
+        };
+        for node in 0..world.nodes.len() {
+            world.start(node);
+        }
+        world.wake_clients();
+        world
+    }
+
+    /// Runs until a time has come, or something that must hold does not.
+    pub fn run_until(&mut self, until_us: u64) {
+        while self.violation.is_none()
+            && let Some(Reverse(next)) = self.queue.peek()
+            && next.at_us <= until_us
+        {
+            let Some(Reverse(Scheduled { at_us, event, .. })) = self.queue.pop() else { break };
+            self.now_us = at_us;
+            self.record.events += 1;
+            self.handle(event);
+        }
+        if self.violation.is_none() {
+            self.now_us = until_us;
+        }
+    }
+
+    /// Runs for a while.
+    pub fn run_for(&mut self, duration_us: u64) {
+        self.run_until(self.now_us + duration_us);
+    }
+
+    fn schedule(&mut self, at_us: u64, event: Event) {
+        self.next_event += 1;
+        let number = self.next_event;
+        self.queue.push(Reverse(Scheduled { at_us, number, event }));
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Tick { node, life } => self.tick(node, life),
+            Event::Turn { node, slot, life } => self.turn(node, slot, life),
+            Event::Synced { node, slot, life } => self.synced(node, slot, life),
+            Event::Peer { from, to, message } => self.arrive(from, to, *message),
+            Event::Request { to, connection, request } => {
+                self.input(to, Input::Request { connection, request: *request });
+            }
+            Event::Reply { from, connection, response } => {
+                if connection.0 >= FIRST_OWN_CONNECTION {
+                    self.answers.push((connection, *response));
+                } else {
+                    let mut sends = Vec::new();
+                    self.clients.reply(self.now_us, from, connection, *response, &mut sends);
+                    self.send_requests(sends);
+                    self.wake_clients();
+                }
+            }
+            // An earlier time was set since: that wake has come, or will.
+            Event::WakeClients if self.now_us != self.client_wake_us => {}
+            Event::WakeClients => {
+                self.client_wake_us = u64::MAX;
+                let mut sends = Vec::new();
+                self.clients.act(self.now_us, &mut sends);
+                self.send_requests(sends);
+                self.wake_clients();
+            }
+            Event::Start { node, life } => {
+                if self.nodes[node].life == life {
+                    self.start(node);
+                }
+            }
+        }
+    }
+
+    fn wake_clients(&mut self) {
+        let due_us = self.clients.next_due_us().map(|due_us| due_us.max(self.now_us));
+        if let Some(due_us) = due_us.filter(|due_us| *due_us < self.client_wake_us) {
+            self.client_wake_us = due_us;
+            self.schedule(due_us, Event::WakeClients);
+        }
+    }
+
+    /// Whether the event is to be handled now; one for a node that stands still comes later.
+    fn is_for_now(&mut self, node: usize, life: u32, event: impl FnOnce() -> Event) -> bool {
+        let at = &self.nodes[node];
+        if at.life != life || !at.running {
+            return false;
+        }
+        let paused_until_us = at.paused_until_us;
+        if paused_until_us > self.now_us {
+            self.schedule(paused_until_us, event());
+            return false;
+        }
+        true
+    }
+
+    fn tick(&mut self, node: usize, life: u32) {
+        if !self.is_for_now(node, life, || Event::Tick { node, life }) {
+            return;
+        }
+        for slot in 0..self.nodes[node].shards.len() {
+            self.nodes[node].shards[slot].inbox.push(Input::Tick);
+            self.turn_soon(node, slot);
+        }
+        self.schedule(self.now_us + TICK_US, Event::Tick { node, life });
+    }
+
+    /// Something has gathered for a shard: its turn comes in a moment.
+    fn turn_soon(&mut self, node: usize, slot: usize) {
+        let at = &mut self.nodes[node];
+        if !at.shards[slot].turn_is_due {
+            at.shards[slot].turn_is_due = true;
+            let life = at.life;
+            let due_us = self.now_us + self.schedule.u64(5..150);
+            self.schedule(due_us, Event::Turn { node, slot, life });
+        }
+    }
+
+    fn input(&mut self, to: PeerAddress, input: Input) {
+        let (node, slot) = (usize::from(to.node.0), usize::from(to.shard.0));
+        if self.nodes[node].running {
+            self.nodes[node].shards[slot].inbox.push(input);
+            self.turn_soon(node, slot);
+        }
+    }
+
+    fn arrive(&mut self, from: PeerAddress, to: PeerAddress, message: PeerMessage) {
+        self.record.mix(u64::from(from.node.0) << 16 | u64::from(to.node.0));
+        if !matches!(message.body, PeerBody::Hello(_)) {
+            self.record.line(self.now_us, || format!("{to} gets from {from}: {message:?}"));
+        }
+        self.input(to, Input::Peer { from, message });
+    }
+
+    fn turn(&mut self, node: usize, slot: usize, life: u32) {
+        if !self.is_for_now(node, life, || Event::Turn { node, slot, life }) {
+            return;
+        }
+        let now = self.nodes[node].now(self.now_us);
+        let counters = self.nodes[node].log_counters(slot);
+        let place = &mut self.nodes[node].shards[slot];
+        place.turn_is_due = false;
+        let Some(shard) = &mut place.shard else { return };
+        shard.set_log_counters(counters);
+        for input in place.inbox.drain(..) {
+            shard.step(input, now);
+        }
+        let effects = shard.end_turn(now);
+        let at = place.at;
+        self.record.mix(self.now_us);
+        self.record.mix(effects.appends.len() as u64 ^ (effects.sends.len() as u64) << 20);
+        let checked = self.invariants.after_turn(at, shard, &effects);
+        self.violation = checked.err();
+        self.carry_out(node, slot, effects);
+    }
+
+    fn carry_out(&mut self, node: usize, slot: usize, effects: ShardEffects) {
+        let ShardEffects { appends, sends, replies, installs } = effects;
+        let from = self.nodes[node].shards[slot].at;
+        let now_us = self.now_us;
+        for (range, append) in &appends {
+            self.record.line(now_us, || format!("{from} writes {range} {append:?}"));
+            self.nodes[node].shards[slot].disk.append(&record_of(*range, append));
+        }
+        self.sync(node, slot);
+        for (to, message) in sends {
+            let mut deliveries = std::mem::take(&mut self.deliveries);
+            self.network.deliveries(from.node, to.node, &mut deliveries);
+            if self.network.recorded == Some((from.node, to.node)) {
+                self.recorded.push((from, to, message.clone()));
+            }
+            for delay_us in deliveries.drain(..) {
+                let message = Box::new(message.clone());
+                self.schedule(now_us + delay_us, Event::Peer { from, to, message });
+            }
+            self.deliveries = deliveries;
+        }
+        for (connection, response) in replies {
+            self.record.line(now_us, || format!("{from} answers {connection:?}: {response:?}"));
+            let mut deliveries = std::mem::take(&mut self.deliveries);
+            self.network.client_deliveries(&mut deliveries);
+            for delay_us in deliveries.drain(..) {
+                let response = Box::new(response.clone());
+                self.schedule(now_us + delay_us, Event::Reply { from, connection, response });
+            }
+            self.deliveries = deliveries;
+        }
+        for descriptor in installs {
+            self.install(node, &descriptor);
+        }
+    }
+
+    fn install(&mut self, node: usize, descriptor: &RangeDescriptor) {
+        self.clients.range_changed(descriptor);
+        for slot in 0..self.nodes[node].shards.len() {
+            self.nodes[node].shards[slot].inbox.push(Input::Install(descriptor.clone()));
+            self.turn_soon(node, slot);
+        }
+    }
+
+    /// Begins a sync of a shard's log, if there is reason to.
+    pub(crate) fn sync(&mut self, node: usize, slot: usize) {
+        let at = &mut self.nodes[node];
+        let (life, slow) = (at.life, at.slow_disk_until_us > self.now_us);
+        let place = &mut at.shards[slot];
+        if place.syncs_held || !place.disk.begin_sync() {
+            return;
+        }
+        let sync_us = self.parameters.sync_us;
+        let takes_us = if slow {
+            self.disk_random.u64(50_000..2_000_000)
+        } else {
+            self.disk_random.u64(sync_us..=3 * sync_us)
+        };
+        self.schedule(self.now_us + takes_us, Event::Synced { node, slot, life });
+    }
+
+    fn synced(&mut self, node: usize, slot: usize, life: u32) {
+        if !self.is_for_now(node, life, || Event::Synced { node, slot, life }) {
+            return;
+        }
+        if self.nodes[node].failing_disk {
+            // As in production: after a failed sync nothing more is promised.
+            self.crash(node);
+            self.start_in(node, 500_000);
+            return;
+        }
+        if let Some(appends) = self.nodes[node].shards[slot].disk.end_sync() {
+            let to = self.nodes[node].shards[slot].at;
+            self.input(to, Input::Durable { appends });
+        }
+        self.sync(node, slot);
+    }
+
+    /// Sends requests of clients, or of whoever else asks.
+    pub(crate) fn send_requests(&mut self, sends: Vec<ClientSend>) {
+        for ClientSend { to, connection, request } in sends {
+            self.record.line(self.now_us, || format!("{connection:?} asks {to}: {request:?}"));
+            let mut deliveries = std::mem::take(&mut self.deliveries);
+            self.network.client_deliveries(&mut deliveries);
+            for delay_us in deliveries.drain(..) {
+                let request = Box::new(request.clone());
+                let event = Event::Request { to, connection, request };
+                self.schedule(self.now_us + delay_us, event);
+            }
+            self.deliveries = deliveries;
+        }
+    }
+
+    /// Takes a node down at once.
+    pub fn crash(&mut self, node: usize) {
+        if self.nodes[node].running {
+            self.crashes += 1;
+            self.record.line(self.now_us, || format!("n{node} dies"));
+            self.nodes[node].crash(&mut self.disk_random);
+            self.invariants.after_crash(NodeId(u16::try_from(node).expect("nodes are few")));
+        }
+    }
+
+    /// Starts a node that is down. One whose log is damaged stays down for good.
+    pub fn start(&mut self, node: usize) {
+        let at = &mut self.nodes[node];
+        if at.running || at.fenced {
+            return;
+        }
+        match at.start(&self.parameters, &self.ranges, self.now_us) {
+            Ok(()) => {
+                let life = at.life;
+                self.record.line(self.now_us, || format!("n{node} starts"));
+                for slot in &self.nodes[node].shards {
+                    let shard = slot.shard.as_ref().expect("it was started just now");
+                    self.invariants.after_start(slot.at, shard);
+                }
+                self.schedule(self.now_us + 1, Event::Tick { node, life });
+            }
+            Err(reason) => {
+                self.record.line(self.now_us, || format!("n{node} refuses to start: {reason}"));
+                at.lost = true;
+            }
+        }
+    }
+
+    /// A node that is down has lost its logs.
+    pub fn wipe(&mut self, node: usize) {
+        let at = &mut self.nodes[node];
+        assert!(!at.running, "only a node that is down can lose its logs");
+        at.lost = true;
+        for slot in &mut at.shards {
+            slot.left = slot.disk.blank();
+        }
+        self.record.line(self.now_us, || format!("n{node} loses its logs"));
+        self.invariants.after_loss(self.nodes[node].id);
+    }
+
+    /// Starts a node in a while.
+    pub(crate) fn start_in(&mut self, node: usize, wait_us: u64) {
+        let life = self.nodes[node].life;
+        self.schedule(self.now_us + wait_us, Event::Start { node, life });
+    }
+
+    /// A running shard.
+    pub fn shard(&self, at: PeerAddress) -> Option<&Shard> {
+        self.nodes[usize::from(at.node.0)].shards[usize::from(at.shard.0)].shard.as_ref()
+    }
+
+    /// All running shards.
+    pub fn shards(&self) -> impl Iterator<Item = (PeerAddress, &Shard)> {
+        let slots = self.nodes.iter().flat_map(|node| &node.shards);
+        slots.filter_map(|slot| Some((slot.at, slot.shard.as_ref()?)))
+    }
+
+    /// Messages from one node to another are kept from now on, beside being delivered.
+    pub fn record_messages(&mut self, from: u16, to: u16) {
+        self.network.recorded = Some((NodeId(from), NodeId(to)));
+    }
+
+    /// Delivers what was kept once more, now.
+    pub fn replay_messages(&mut self) {
+        for (from, to, message) in std::mem::take(&mut self.recorded) {
+            let message = Box::new(message);
+            self.schedule(self.now_us + 1, Event::Peer { from, to, message });
+        }
+        self.network.recorded = None;
+    }
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at_us, self.number).cmp(&(other.at_us, other.number))
+    }
+}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Scheduled {}
