@@ -229,6 +229,18 @@ impl Group {
         }
     }
 
+    /// The sets of which a majority each decides, or the whole chain.
+    pub(crate) fn electorates(&self) -> Vec<Vec<PeerAddress>> {
+        match self {
+            Self::Raft(running) => {
+                let Members { voters, outgoing, .. } = running.protocol.members();
+                let both = [voters.clone(), outgoing.clone()];
+                both.into_iter().filter(|half| !half.is_empty()).collect()
+            }
+            Self::Chain(running) => vec![running.protocol.membership().members.clone()],
+        }
+    }
+
     pub(crate) fn commit_index(&self) -> u64 {
         either!(self, running => running.protocol.commit_index())
     }

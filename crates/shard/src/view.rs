@@ -81,6 +81,12 @@ impl<'a> ReplicaView<'a> {
         self.replica.group.members().0
     }
 
+    /// The sets of which a majority each is needed: one, and two while the voters change. All of a
+    /// chain's members are needed.
+    pub fn electorates(&self) -> Vec<Vec<PeerAddress>> {
+        self.replica.group.electorates()
+    }
+
     /// Who gets the entries without a vote.
     pub fn learners(&self) -> Vec<PeerAddress> {
         self.replica.group.members().1

@@ -62,6 +62,8 @@ struct Client {
     next_request: u64,
     due_us: u64,
     current: Option<Current>,
+    /// Asks the same replica over and over, whoever leads: the first to see a stale one.
+    is_stubborn: bool,
 }
 
 #[derive(Debug)]
@@ -99,6 +101,7 @@ impl Clients {
             next_request: 0,
             due_us: random.u64(300_000..600_000),
             current: None,
+            is_stubborn: random.bool(),
         };
         Self {
             clients: (0..parameters.clients).map(client).collect(),
@@ -181,7 +184,12 @@ impl Clients {
         let Some(current) = &mut client.current else { return };
         let (key, place) = &self.keys[current.key];
         let range = &mut self.ranges[*place];
-        let to = range.serves(command.is_some(), &mut self.random);
+        let stubborn = client.is_stubborn && command.is_none() && self.random.u8(0..4) > 0;
+        let to = if stubborn {
+            range.members[at % range.members.len()]
+        } else {
+            range.serves(command.is_some(), &mut self.random)
+        };
         // Should it be lost, somebody else may know more.
         range.leader = None;
         current.may_have_run |= command.is_some();

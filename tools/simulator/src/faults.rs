@@ -19,6 +19,8 @@ pub(crate) struct Faults {
     interval_us: u64,
     length_us: u64,
     next_us: u64,
+    operator_interval_us: u64,
+    next_change_us: u64,
     /// Until when the network stays as it is.
     mend_us: u64,
     full_until_us: u64,
@@ -27,12 +29,15 @@ pub(crate) struct Faults {
 
 impl Faults {
     pub(crate) fn new(parameters: &Parameters) -> Self {
+        let changes = parameters.faults.contains(&FaultKind::Operator);
         Self {
             random: stream(parameters.seed, "faults"),
             kinds: parameters.faults.clone(),
             interval_us: parameters.fault_interval_us,
             length_us: parameters.fault_length_us,
             next_us: 0,
+            operator_interval_us: parameters.operator_interval_us,
+            next_change_us: if changes { 0 } else { u64::MAX },
             mend_us: 0,
             full_until_us: 0,
             operator: Operator::new(parameters),
@@ -56,8 +61,14 @@ impl Faults {
             if world.now_us >= self.full_until_us {
                 world.nodes.iter_mut().for_each(|node| node.full_disk = false);
             }
+            if world.now_us >= self.next_change_us {
+                self.next_change_us =
+                    world.now_us + self.random.u64(1..=2 * self.operator_interval_us);
+                self.operator.change_something(world, &mut self.random);
+            }
             self.operator.act(world);
-            world.run_until((world.now_us + OPERATOR_US).min(self.next_us).min(end_us));
+            let next_us = self.next_us.min(self.next_change_us);
+            world.run_until((world.now_us + OPERATOR_US).min(next_us).min(end_us));
         }
     }
 
@@ -111,7 +122,8 @@ impl Faults {
             FaultKind::ClockJump => world.nodes[node].clock.jump(&mut world.clock_random),
             FaultKind::BitFlip => self.damage(node, world),
             FaultKind::Wipe => self.wipe(node, world),
-            FaultKind::Operator => self.operator.change_something(world, &mut self.random),
+            // It moves at its own pace.
+            FaultKind::Operator => {}
         }
     }
 

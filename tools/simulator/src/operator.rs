@@ -48,7 +48,9 @@ impl Operator {
     fn find_what_to_remove(&mut self, world: &mut World) {
         let lost = world.nodes.iter().find(|node| node.lost).map(|node| node.id);
         let down = world.nodes.iter().find(|node| !node.running).map(|node| node.id);
-        let impatient = self.may_remove && self.random.u16(0..400) == 0;
+        // The control plane needs a majority without the node.
+        let can_spare = world.nodes.len() >= 3 && lost.is_none();
+        let impatient = self.may_remove && can_spare && self.random.u16(0..400) == 0;
         let node = lost.or(down.filter(|_| impatient));
         let Some(node) = node.filter(|node| !chains_of(world, *node).is_empty()) else { return };
         // It must be down, and stay so until every other member is in the new epoch.
@@ -106,7 +108,9 @@ impl Operator {
         let change = if range == RangeId::CONTROL || random.u8(0..3) == 0 {
             ReplicaChange::Transfer { to: somebody }
         } else {
-            next_members(voters, learners, somebody, random)
+            let everybody =
+                world.nodes.iter().map(|node| PeerAddress { node: node.id, shard: leader.shard });
+            next_members(voters, learners, somebody, everybody, random)
         };
         self.ask(leader, Operation::Replicas { range, change }, world);
     }
@@ -117,8 +121,12 @@ fn next_members(
     mut voters: Vec<PeerAddress>,
     mut learners: Vec<PeerAddress>,
     somebody: PeerAddress,
+    everybody: impl Iterator<Item = PeerAddress>,
     random: &mut fastrand::Rng,
 ) -> ReplicaChange {
+    if learners.len() >= 2 && random.bool() {
+        return take_over(voters, learners, random);
+    }
     if let Some(place) = learners.iter().position(|learner| *learner == somebody) {
         learners.remove(place);
         if random.u8(0..4) > 0 {
@@ -133,19 +141,27 @@ fn next_members(
             if random.bool() {
                 learners.push(somebody);
             }
-        } else if !learners.is_empty() {
-            // All learners at once, in the place of as many voters.
-            for learner in learners.drain(..) {
-                let place = random.usize(0..voters.len());
-                voters[place] = learner;
-            }
-            voters.sort_unstable();
-            voters.dedup();
+        } else {
+            return take_over(voters, learners, random);
         }
-    } else {
+    } else if random.bool() {
         learners.push(somebody);
+    } else {
+        learners = everybody.filter(|peer| !voters.contains(peer)).collect();
     }
     ReplicaChange::Members { voters, learners }
+}
+
+/// All learners at once get a vote, in the place of as many voters.
+fn take_over(
+    mut voters: Vec<PeerAddress>,
+    learners: Vec<PeerAddress>,
+    random: &mut fastrand::Rng,
+) -> ReplicaChange {
+    random.shuffle(&mut voters);
+    voters.truncate(voters.len().saturating_sub(learners.len()).max(1));
+    voters.extend(learners);
+    ReplicaChange::Members { voters, learners: Vec::new() }
 }
 
 /// Who leads a range, as far as its running replicas know: the latest term counts.

@@ -82,6 +82,8 @@ pub struct Parameters {
 
     /// Between two faults, on average.
     pub fault_interval_us: u64,
+    /// Between two moves of the operator, on average, if there is one.
+    pub operator_interval_us: u64,
     /// How long a fault lasts, on average.
     pub fault_length_us: u64,
     /// The kinds of faults that happen.
@@ -144,6 +146,7 @@ impl Parameters {
             fault_us: random.u64(60..180) * 1_000_000,
             heal_us: 60_000_000,
             fault_interval_us: random.u64(300..6_000) * 1_000,
+            operator_interval_us: random.u64(200..10_000) * 1_000,
             fault_length_us: random.u64(100..4_000) * 1_000,
             faults,
             delay_us: random.u64(20..2_000),
@@ -211,10 +214,11 @@ impl fmt::Display for Parameters {
         )?;
         writeln!(
             f,
-            "faults: {} ms of them, one in {} ms for {} ms: {:?}",
+            "faults: {} ms of them, one in {} ms for {} ms, a change in {} ms: {:?}",
             self.fault_us / 1_000,
             self.fault_interval_us / 1_000,
             self.fault_length_us / 1_000,
+            self.operator_interval_us / 1_000,
             self.faults
         )?;
         writeln!(

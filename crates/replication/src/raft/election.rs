@@ -111,10 +111,13 @@ impl Raft {
         match what {
             // It may have been elected in that same term since: its leadership stands.
             Revoked::Support if term > self.term => self.enter_term(term, None, cx, effects),
-            Revoked::Leadership if term == self.term && self.leader() == Some(from) => {
-                self.leader = None;
+            Revoked::Leadership => {
+                self.abdicated_term = self.abdicated_term.max(term);
+                if term == self.term && self.leader() == Some(from) {
+                    self.leader = None;
+                }
             }
-            Revoked::Support | Revoked::Leadership => {}
+            Revoked::Support => {}
         }
     }
 
@@ -279,8 +282,10 @@ impl Raft {
             self.term
         );
         self.step_down(effects);
-        self.leader = Some((from, cx.peers.session_of(from)));
-        self.election_due_us = None;
+        if self.abdicated_term < self.term {
+            self.leader = Some((from, cx.peers.session_of(from)));
+            self.election_due_us = None;
+        }
     }
 
     /// Hands leadership over to a voter, as soon as it has everything.

@@ -102,6 +102,9 @@ pub struct Raft {
     role: RoleState,
     /// Who leads the current term, and in which session of its shard.
     leader: Option<(PeerAddress, u64)>,
+    /// The latest term whose leader has said that it leads no more; what it sent before may yet
+    /// arrive.
+    abdicated_term: u64,
     /// Until when a promise holds that was given to the leader of an earlier term.
     promised_until_us: u64,
     /// Whether an earlier life may have given promises.
@@ -215,6 +218,7 @@ impl Raft {
             incoming_members: None,
             role: RoleState::Follower,
             leader: None,
+            abdicated_term: 0,
             promised_until_us: 0,
             has_past,
             election_due_us: (!has_past).then_some(now_us + if first { 0 } else { FIRST_LEAD_US }),

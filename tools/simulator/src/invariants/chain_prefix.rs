@@ -24,10 +24,11 @@ impl ChainPrefix {
         if seen.mode == Mode::Raft {
             return Ok(());
         }
-        let Some(place) = seen.voters.iter().position(|member| *member == seen.at) else {
+        let members = &seen.electorates[0];
+        let Some(place) = members.iter().position(|member| *member == seen.at) else {
             return Ok(());
         };
-        let neighbour = |place: usize| seen.voters.get(place).and_then(|member| others(*member));
+        let neighbour = |place: usize| members.get(place).and_then(|member| others(*member));
         if let Some(predecessor) = place.checked_sub(1).and_then(neighbour) {
             compare(predecessor, seen)?;
         }

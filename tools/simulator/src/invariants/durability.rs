@@ -4,9 +4,8 @@
 //!
 //! No false alarm: a replica says that it holds an entry only after it has seen its own sync, and
 //! that is what is counted here; for a replica that is down, what it had seen synced; and a replica
-//! whose log was lost may have held anything. While the
-//! voters of a group change, a majority of all of them together is asked for: no smaller set is a
-//! majority of both halves.
+//! whose log was lost may have held anything. While the voters of a group change, a majority of each
+//! half is asked for.
 
 use std::collections::BTreeSet;
 
@@ -28,7 +27,7 @@ impl Durability {
         lost: &BTreeSet<NodeId>,
         others: impl Fn(PeerAddress) -> Option<&'a Observation>,
     ) -> Result<(), String> {
-        let Observation { at, range, commit_index, log, voters, .. } = seen;
+        let Observation { at, range, commit_index, log, .. } = seen;
         let Some(mark) = log.mark(*commit_index) else { return Ok(()) };
         if committed.contains_key(commit_index) {
             // It was looked at when it was first committed.
@@ -38,19 +37,21 @@ impl Durability {
             let held = replica.log.mark(*commit_index);
             replica.durable_index >= *commit_index && held.is_some_and(|held| agree(held, mark))
         };
-        let copies = voters.iter().filter(|voter| {
+        let has_copy = |voter: &&PeerAddress| {
             let other = || lost.contains(&voter.node) || others(**voter).is_some_and(holds);
             if *voter == at { holds(seen) } else { other() }
-        });
-        let copies = copies.count();
-        let needed = match seen.mode {
-            Mode::Raft => voters.len() / 2 + 1,
-            Mode::Chain => voters.len(),
         };
-        if copies < needed {
-            return Err(format!(
-                "{range}: {at} commits {commit_index}, which is durable at {copies} of {needed}"
-            ));
+        for voters in &seen.electorates {
+            let copies = voters.iter().filter(has_copy).count();
+            let needed = match seen.mode {
+                Mode::Raft => voters.len() / 2 + 1,
+                Mode::Chain => voters.len(),
+            };
+            if copies < needed {
+                return Err(format!(
+                    "{range}: {at} commits {commit_index}, which is durable at {copies} of {needed}"
+                ));
+            }
         }
         Ok(())
     }

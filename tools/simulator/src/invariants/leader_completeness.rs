@@ -1,7 +1,8 @@
-//! A leader holds every entry that was committed before its election (thesis, figure 3.2: Leader
+//! A leader holds every entry that was committed in an earlier term (thesis, figure 3.2: Leader
 //! Completeness).
 //!
-//! No false alarm: looked at when the replica is first seen as the leader of its term; what its
+//! No false alarm: late votes may elect the leader of a term when a later one has committed already;
+//! so the term counts in which a commit was seen. Looked at when the replica is first seen as the leader of its term; what its
 //! snapshot holds is below its log's base, and compared by digest elsewhere.
 
 use palisade_wire::Role;
@@ -25,7 +26,8 @@ impl LeaderCompleteness {
             return Ok(());
         }
         let Observation { at, range, term, log, .. } = seen;
-        for (index, mark) in committed.range(log.base() + 1..) {
+        let earlier = committed.range(log.base() + 1..).filter(|(_, (_, in_term))| in_term < term);
+        for (index, (mark, _)) in earlier {
             match log.mark(*index) {
                 Some(held) if agree(held, *mark) => {}
                 held => {
@@ -46,9 +48,10 @@ mod tests {
 
     #[test]
     fn a_leader_that_lacks_a_committed_entry_is_noticed() {
-        let committed = Committed::from([(1, (1, Some(10))), (2, (1, Some(20)))]);
+        let committed = Committed::from([(1, ((1, Some(10)), 1)), (2, ((1, Some(20)), 1))]);
         let leader = |marks: &[(u64, u32)]| Observation {
             role: Role::Leader,
+            term: 2,
             ..observed(0, Log::of(marks))
         };
         let check =
@@ -57,5 +60,7 @@ mod tests {
         check(&[(1, 10)]).unwrap_err();
         check(&[(1, 10), (2, 20)]).unwrap_err();
         check(&[(1, 10), (1, 21)]).unwrap_err();
+        let late = Observation { term: 1, ..leader(&[]) };
+        LeaderCompleteness.check(None, &late, &committed).unwrap();
     }
 }

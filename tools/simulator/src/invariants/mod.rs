@@ -124,7 +124,7 @@ impl Invariants {
             commit_index: view.commit_index(),
             durable_index: view.durable_index(),
             digest: view.digest(),
-            voters: view.voters(),
+            electorates: view.electorates(),
             log,
             fresh,
             is_running: true,

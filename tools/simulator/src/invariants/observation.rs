@@ -9,8 +9,8 @@ use palisade_wire::{Mode, PeerAddress, RangeId, Role};
 /// those were seen.
 pub(crate) type Mark = (u64, Option<u32>);
 
-/// What is known to be committed in a range, by index.
-pub(crate) type Committed = BTreeMap<u64, Mark>;
+/// What is known to be committed in a range, by index, and in which term it was seen first.
+pub(crate) type Committed = BTreeMap<u64, (Mark, u64)>;
 
 /// A replica's log, entry by entry.
 #[derive(Clone, Debug, Default)]
@@ -34,8 +34,8 @@ pub(crate) struct Observation {
     pub(crate) commit_index: u64,
     pub(crate) durable_index: u64,
     pub(crate) digest: u32,
-    /// Who votes, or forms the chain, as this replica knows.
-    pub(crate) voters: Vec<PeerAddress>,
+    /// The sets of which a majority each is needed, or the whole chain, as this replica knows.
+    pub(crate) electorates: Vec<Vec<PeerAddress>>,
     pub(crate) log: Log,
     /// Indexes of the entries that are new in the log: from, and up to.
     pub(crate) fresh: (u64, u64),
@@ -82,7 +82,7 @@ impl Log {
             *self = Self { base: first - 1, base_sum: None, marks: VecDeque::new() };
             self.base_sum = match committed.get(&self.base) {
                 _ if self.base == 0 => Some(0),
-                Some((_, sum)) => *sum,
+                Some(((_, sum), _)) => *sum,
                 None => None,
             };
         }
@@ -131,7 +131,7 @@ pub(crate) fn observed(node: u16, log: Log) -> Observation {
         commit_index: 0,
         durable_index: log.last(),
         digest: 0,
-        voters: (0..3).map(at).collect(),
+        electorates: vec![(0..3).map(at).collect()],
         fresh: (1, log.last()),
         log,
         is_running: true,

@@ -28,7 +28,7 @@ impl StateMachineSafety {
         for index in from + 1..=*commit_index {
             // What a snapshot brought is compared by its digest.
             let Some(mark) = log.mark(index) else { continue };
-            let known = *committed.entry(index).or_insert(mark);
+            let (known, _) = *committed.entry(index).or_insert((mark, seen.term));
             if !agree(known, mark) {
                 return Err(format!(
                     "{range}: {at} commits {mark:?} at {index}, where {known:?} is committed"

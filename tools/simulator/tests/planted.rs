@@ -1,0 +1,109 @@
+//! The simulator says no: for each rule that is broken on purpose, some seed shows it.
+#![allow(clippy::print_stdout, reason = "tells which seed it was")]
+
+use palisade_replication::ProtocolFault;
+use palisade_shard::TestFault;
+use palisade_simulator::{Parameters, Trace, simulate};
+
+/// Every planted fault must be caught within so many seeds.
+const MAX_SEEDS: u64 = 2_000;
+
+fn is_caught(name: &str, plant: impl Fn(&mut Parameters)) {
+    for seed in 0..MAX_SEEDS {
+        let mut parameters = Parameters::draw(seed);
+        plant(&mut parameters);
+        if let Err(failure) = simulate(&parameters, Trace::Off) {
+            println!("{name}: seed {seed}: {}", failure.violation);
+            return;
+        }
+    }
+    panic!("{name}: not caught within {MAX_SEEDS} seeds");
+}
+
+fn fault_is_caught(fault: TestFault) {
+    is_caught(&format!("{fault:?}"), |parameters| parameters.planted = Some(fault));
+}
+
+fn protocol_fault_is_caught(fault: ProtocolFault) {
+    fault_is_caught(TestFault::Protocol(fault));
+}
+
+#[test]
+fn learners_that_are_counted() {
+    protocol_fault_is_caught(ProtocolFault::CountLearners);
+}
+
+#[test]
+fn a_vote_that_is_not_synced() {
+    protocol_fault_is_caught(ProtocolFault::UnsyncedVote);
+}
+
+#[test]
+fn a_confirmation_that_is_not_synced() {
+    protocol_fault_is_caught(ProtocolFault::UnsyncedConfirmation);
+}
+
+#[test]
+fn an_entry_of_an_earlier_term_committed_by_counting() {
+    protocol_fault_is_caught(ProtocolFault::CommitByCounting);
+}
+
+#[test]
+fn a_lease_that_never_ends() {
+    protocol_fault_is_caught(ProtocolFault::EndlessLease);
+}
+
+#[test]
+fn a_promise_that_is_broken() {
+    protocol_fault_is_caught(ProtocolFault::BrokenPromise);
+}
+
+#[test]
+fn a_read_before_the_term_has_begun() {
+    protocol_fault_is_caught(ProtocolFault::EarlyReads);
+}
+
+#[test]
+fn voters_that_change_at_once() {
+    protocol_fault_is_caught(ProtocolFault::NoJointConsensus);
+}
+
+#[test]
+fn a_vote_for_an_incomplete_log() {
+    protocol_fault_is_caught(ProtocolFault::IncompleteLeader);
+}
+
+#[test]
+fn a_tail_that_commits_alone() {
+    protocol_fault_is_caught(ProtocolFault::EagerTail);
+}
+
+#[test]
+fn votes_that_are_forgotten() {
+    fault_is_caught(TestFault::ForgetVotes);
+}
+
+#[test]
+fn outcomes_that_a_snapshot_leaves_out() {
+    fault_is_caught(TestFault::ForgetOutcomes);
+}
+
+#[test]
+fn a_lost_log_that_is_trusted() {
+    fault_is_caught(TestFault::TrustEmptyLog);
+}
+
+#[test]
+fn reads_that_are_stale() {
+    fault_is_caught(TestFault::StaleReads);
+}
+
+#[test]
+fn entries_that_are_forgotten() {
+    fault_is_caught(TestFault::ForgetOnRestart { entries: 1 });
+}
+
+#[test]
+fn a_log_that_is_cut_at_the_first_damage() {
+    is_caught("trusted damage", |parameters| parameters.trust_damage = true);
+}
