@@ -1,6 +1,6 @@
 //! What befalls a cluster, and when.
 
-use palisade_wire::NodeId;
+use palisade_wire::{Mode, NodeId};
 
 use crate::{
     World,
@@ -66,6 +66,7 @@ impl Faults {
                     world.now_us + self.random.u64(1..=2 * self.operator_interval_us);
                 self.operator.change_something(world, &mut self.random);
             }
+            world.look_whether_all_have_met();
             self.operator.act(world);
             let next_us = self.next_us.min(self.next_change_us);
             world.run_until((world.now_us + OPERATOR_US).min(next_us).min(end_us));
@@ -134,14 +135,18 @@ impl Faults {
 
     /// One node of a run may be lost for good: more than that nothing promises to survive. Not
     /// before all nodes have met: a new cluster waits for them.
-    fn may_lose_one(world: &World) -> bool {
-        let have_met = world.shards().count() == world.nodes.len() * world.nodes[0].shards.len()
-            && world.shards().all(|(_, shard)| shard.is_admitted());
-        have_met && world.nodes.len() >= 3 && world.nodes.iter().all(|node| !node.lost)
+    fn may_lose(node: usize, world: &World) -> bool {
+        let all_well = world.nodes.iter().all(|node| node.running && !node.lost);
+        let last_copies = world.shards().flat_map(|(_, shard)| shard.views()).any(|view| {
+            let electorates = view.electorates();
+            view.mode() == Mode::Chain
+                && electorates[0].iter().all(|member| usize::from(member.node.0) == node)
+        });
+        world.have_met() && world.nodes.len() >= 3 && all_well && !last_copies
     }
 
     fn damage(&mut self, node: usize, world: &mut World) {
-        if !Self::may_lose_one(world) || !world.nodes[node].running {
+        if !Self::may_lose(node, world) {
             return;
         }
         world.crash(node);
@@ -156,7 +161,7 @@ impl Faults {
     }
 
     fn wipe(&mut self, node: usize, world: &mut World) {
-        if !Self::may_lose_one(world) || !world.nodes[node].running {
+        if !Self::may_lose(node, world) {
             return;
         }
         world.crash(node);

@@ -48,8 +48,8 @@ impl Operator {
     fn find_what_to_remove(&mut self, world: &mut World) {
         let lost = world.nodes.iter().find(|node| node.lost).map(|node| node.id);
         let down = world.nodes.iter().find(|node| !node.running).map(|node| node.id);
-        // The control plane needs a majority without the node.
-        let can_spare = world.nodes.len() >= 3 && lost.is_none();
+        // The control plane needs a majority without the node, and a new cluster all nodes.
+        let can_spare = world.nodes.len() >= 3 && lost.is_none() && world.have_met();
         let impatient = self.may_remove && can_spare && self.random.u16(0..400) == 0;
         let node = lost.or(down.filter(|_| impatient));
         let Some(node) = node.filter(|node| !chains_of(world, *node).is_empty()) else { return };
@@ -180,11 +180,8 @@ fn chains_of(world: &World, node: NodeId) -> Vec<(RangeId, u64)> {
         }
         let range = descriptor.range;
         let members = |view: &ReplicaView<'_>| view.voters();
-        let views: Vec<_> = world
-            .shards()
-            .filter_map(|(at, shard)| Some((at, shard.view(range)?)))
-            .filter(|(at, view)| members(view).contains(at))
-            .collect();
+        let views: Vec<_> =
+            world.shards().filter_map(|(at, shard)| Some((at, shard.view(range)?))).collect();
         let latest = views.iter().max_by_key(|(_, view)| view.epoch());
         let Some((_, latest)) = latest else {
             // Nobody can tell at present.

@@ -19,6 +19,9 @@ use crate::{
 /// Between two ticks of a node, by its own clock (whose drift is of no matter here).
 const TICK_US: u64 = 10_000;
 
+/// After this long everything is synced, on the slowest disk.
+const SYNCED_BY_NOW_US: u64 = 5_000_000;
+
 /// Connections from here on are not the clients'.
 pub(crate) const FIRST_OWN_CONNECTION: u64 = 1 << 32;
 
@@ -45,6 +48,8 @@ pub struct World {
     pub(crate) answers: Vec<(ConnectionId, Response)>,
     recorded: Vec<(PeerAddress, PeerAddress, PeerMessage)>,
     pub(crate) crashes: u64,
+    together_since_us: u64,
+    have_met: bool,
     deliveries: Vec<u64>,
 }
 
@@ -100,6 +105,8 @@ impl World {
             answers: Vec::new(),
             recorded: Vec::new(),
             crashes: 0,
+            together_since_us: u64::MAX,
+            have_met: false,
             deliveries: Vec::new(),
             parameters,
         };
@@ -397,6 +404,23 @@ impl World {
     pub(crate) fn start_in(&mut self, node: usize, wait_us: u64) {
         let life = self.nodes[node].life;
         self.schedule(self.now_us + wait_us, Event::Start { node, life });
+    }
+
+    /// Looks whether every shard of every node runs and is admitted.
+    pub(crate) fn look_whether_all_have_met(&mut self) {
+        let shards = self.nodes.len() * self.nodes[0].shards.len();
+        let all = self.shards().filter(|(_, shard)| shard.is_admitted()).count() == shards;
+        if !all {
+            self.together_since_us = u64::MAX;
+        } else if self.together_since_us == u64::MAX {
+            self.together_since_us = self.now_us;
+        }
+        self.have_met |= self.now_us.saturating_sub(self.together_since_us) >= SYNCED_BY_NOW_US;
+    }
+
+    /// Whether all nodes have met, and know so durably: a new cluster waits for that.
+    pub(crate) fn have_met(&self) -> bool {
+        self.have_met
     }
 
     /// A running shard.
