@@ -5,7 +5,7 @@ use palisade_wire::{Mode, NodeId, PeerAddress, RangeId, ShardId};
 use crate::{RangeDescriptor, RangeMap, range_map::FIRST_EPOCH};
 
 /// Ranges that a cluster can begin with.
-pub const MAX_RANGES: usize = 256;
+pub const MAX_RANGES: usize = 32 * 1024;
 
 /// Replicas of a range, if there are so many nodes.
 const REPLICAS: usize = 3;
@@ -24,7 +24,7 @@ pub struct Bootstrap {
 }
 
 impl Bootstrap {
-    /// Splits the key space evenly by the first byte of the key; modes alternate, and so do the
+    /// Splits the key space evenly by the first two bytes of the key; modes alternate, and so do the
     /// nodes that lead.
     pub fn range_map(&self) -> RangeMap {
         let ranges = 2 * usize::from(self.ranges_per_mode);
@@ -38,8 +38,8 @@ impl Bootstrap {
             members: self.members(0, ShardId(0)),
         };
         let split = |at: usize| {
-            let byte = u8::try_from(at * 256 / ranges).expect("there is a range after the split");
-            if at == 0 { Vec::new() } else { vec![byte] }
+            let prefix = u16::try_from((at << 16) / ranges).expect("a range follows the split");
+            if at == 0 { Vec::new() } else { prefix.to_be_bytes().to_vec() }
         };
         let keyed = (0..ranges).map(|at| {
             let of_its_mode = if self.only.is_some() { at } else { at / 2 };

@@ -23,6 +23,7 @@ mod node;
 mod operator;
 mod parameters;
 mod run;
+mod script;
 mod trace;
 mod world;
 

@@ -135,6 +135,8 @@ impl Parameters {
         // Each kind of fault is left out of some runs, so that others are seen alone.
         let faults = ALL_FAULTS.into_iter().filter(|_| random.u8(0..3) > 0).collect();
         let calm_network = random.u8(0..3) == 0;
+        // Many clients on few keys see what few on many do not.
+        let crowded = random.u8(0..3) == 0;
         Self {
             seed,
             nodes,
@@ -157,9 +159,9 @@ impl Parameters {
             sync_us: random.u64(30..10_000),
             clock_bound_us: random.u64(50..250_000),
             drift_ppm: random.u64(0..500),
-            clients: random.u32(1..=6),
-            keys: random.u32(1..=24),
-            think_us: random.u64(5..300) * 1_000,
+            clients: if crowded { random.u32(6..=12) } else { random.u32(1..=6) },
+            keys: if crowded { random.u32(1..=3) } else { random.u32(1..=24) },
+            think_us: random.u64(if crowded { 1..20 } else { 5..300 }) * 1_000,
             timeout_us: random.u64(500..10_000) * 1_000,
             read_percent: random.u32(10..80),
             value_bytes: random.usize(8..300),

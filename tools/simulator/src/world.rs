@@ -48,6 +48,8 @@ pub struct World {
     pub(crate) answers: Vec<(ConnectionId, Response)>,
     recorded: Vec<(PeerAddress, PeerAddress, PeerMessage)>,
     pub(crate) crashes: u64,
+    /// Numbers the requests of scripts.
+    pub(crate) next_question: u64,
     together_since_us: u64,
     have_met: bool,
     deliveries: Vec<u64>,
@@ -105,6 +107,7 @@ impl World {
             answers: Vec::new(),
             recorded: Vec::new(),
             crashes: 0,
+            next_question: 1 << 16,
             together_since_us: u64::MAX,
             have_met: false,
             deliveries: Vec::new(),

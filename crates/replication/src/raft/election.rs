@@ -10,11 +10,14 @@ use crate::{
     After, Context, Effects, Entry, EntryKind, ProtocolFault, Refusal, Revocation, Revoked,
 };
 
+/// How often the time between elections doubles at most.
+const MAX_DOUBLINGS: u32 = 4;
+
 impl Raft {
     /// Follower: stands for election once its leader is gone. Voters wait in line, so that one can
     /// win before the next one stands.
     pub(super) fn tick_follower(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
-        if !self.is_voter() || self.leader_is_there(cx) {
+        if !self.may_stand() || self.leader_is_there(cx) {
             self.election_due_us = None;
             return;
         }
@@ -84,6 +87,14 @@ impl Raft {
         self.persist_state(cx.now_us, effects);
     }
 
+    /// Candidate: tries anew once it is time, but not before its own vote is durable.
+    pub(super) fn tick_candidate(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
+        let due = self.election_due_us.is_none_or(|due_us| cx.now_us >= due_us);
+        if due && self.log.is_durable(self.state_append) {
+            self.ask_whether_to_stand(cx, effects);
+        }
+    }
+
     /// Ends whatever this replica was in its term. Hearing of a term is no reason to wait longer
     /// for one's own election: candidates that can't win would keep those that can from standing.
     pub(super) fn step_down(&mut self, effects: &mut Effects<Message>) {
@@ -126,7 +137,7 @@ impl Raft {
         let retry_us = self.timing.retry_us;
         self.election_due_us = Some(cx.now_us + self.random.u64(retry_us..2 * retry_us));
         self.role = RoleState::Follower;
-        if self.leader_is_there(cx) || !self.is_voter() || self.has_promised(self.me, cx) {
+        if self.leader_is_there(cx) || !self.may_stand() || self.has_promised(self.me, cx) {
             return;
         }
         self.role = RoleState::PreCandidate { votes: BTreeSet::from([self.me]) };
@@ -179,7 +190,9 @@ impl Raft {
     /// Stands for election.
     fn campaign(&mut self, transfer: bool, cx: Context<'_>, effects: &mut Effects<Message>) {
         self.enter_term(self.term + 1, Some(self.me), cx, effects);
-        let retry_us = self.timing.retry_us;
+        // Each election in vain gives the next one more time: disks may be slow, or many stand.
+        let retry_us = self.timing.retry_us << self.elections_in_vain.min(MAX_DOUBLINGS);
+        self.elections_in_vain += 1;
         self.election_due_us = Some(cx.now_us + self.random.u64(retry_us..2 * retry_us));
         self.role = RoleState::Candidate { votes: BTreeSet::new() };
         let (last_index, last_term) = (self.log.last_index(), self.log.last_term());
@@ -248,11 +261,13 @@ impl Raft {
         let progress: BTreeMap<_, _> =
             self.peers().into_iter().map(|peer| (peer, Progress::new(next_index))).collect();
         self.leader = Some((self.me, cx.peers.session()));
+        self.elections_in_vain = 0;
         self.election_due_us = None;
         self.uncommitted_bytes = self.log.payload_bytes_after(self.commit_index);
         self.role = RoleState::Leader(Box::new(Leader {
             progress,
             first_index: next_index,
+            grace_until_us: cx.now_us + self.timing.grace_us,
             heartbeat_due_us: 0,
             round: 0,
             new_reads: Vec::new(),
@@ -284,6 +299,7 @@ impl Raft {
         self.step_down(effects);
         if self.abdicated_term < self.term {
             self.leader = Some((from, cx.peers.session_of(from)));
+            self.elections_in_vain = 0;
             self.election_due_us = None;
         }
     }

@@ -78,6 +78,10 @@ impl Raft {
     /// for a leader that can't commit anything, and followers that hear it while it does not hear
     /// them would never elect another.
     pub(super) fn step_down_if_lost(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
+        let RoleState::Leader(leader) = &self.role else { return };
+        if cx.now_us < leader.grace_until_us {
+            return;
+        }
         let heard = |voter| u64::from(voter == self.me || cx.peers.hears(voter));
         if self.reached(heard) == 0 {
             self.step_down(effects);

@@ -53,6 +53,8 @@ pub struct Timing {
     pub stagger_us: u64,
     /// After an election without a winner, the next try comes after this, plus up to as much again.
     pub retry_us: u64,
+    /// A new leader is given this long to be heard.
+    pub grace_us: u64,
     /// A leader whose writes take longer than this, while others commit, hands over.
     pub slow_disk_us: u64,
     /// How long a leader that hands over waits for the other to catch up.
@@ -65,6 +67,7 @@ impl Default for Timing {
             heartbeat_us: 50_000,
             stagger_us: 40_000,
             retry_us: 100_000,
+            grace_us: 300_000,
             slow_disk_us: 300_000,
             transfer_us: 1_000_000,
         }
@@ -111,6 +114,8 @@ pub struct Raft {
     has_past: bool,
     /// When to stand for election; `None` while there is a leader.
     election_due_us: Option<u64>,
+    /// Elections that this replica stood for since there was a leader.
+    elections_in_vain: u32,
 }
 
 #[derive(Debug)]
@@ -126,6 +131,8 @@ struct Leader {
     progress: BTreeMap<PeerAddress, Progress>,
     /// Index of the first entry of this term.
     first_index: u64,
+    /// Until when nobody has to have heard it: those who voted for it have yet to be asked.
+    grace_until_us: u64,
     heartbeat_due_us: u64,
     /// The latest round of asking whether this replica still leads.
     round: u64,
@@ -222,13 +229,14 @@ impl Raft {
             promised_until_us: 0,
             has_past,
             election_due_us: (!has_past).then_some(now_us + if first { 0 } else { FIRST_LEAD_US }),
+            elections_in_vain: 0,
         })
     }
 
     /// What the replica does in its group.
     pub fn role(&self) -> Role {
         match self.role {
-            RoleState::Follower if self.is_voter() => Role::Follower,
+            RoleState::Follower if self.may_stand() => Role::Follower,
             RoleState::Follower if self.members().contains(self.me) => Role::Learner,
             RoleState::Follower => Role::Removed,
             RoleState::PreCandidate { .. } | RoleState::Candidate { .. } => Role::Candidate,
@@ -278,6 +286,13 @@ impl Raft {
 
     fn is_voter(&self) -> bool {
         self.members().is_voter(self.me)
+    }
+
+    /// Whether this replica may have to lead: it has a vote, or has one until the latest
+    /// configuration is committed. Those who remain may lack that configuration, and need a leader
+    /// that has it (thesis §4.2.2).
+    fn may_stand(&self) -> bool {
+        self.is_voter() || self.configurations.at(self.commit_index).is_voter(self.me)
     }
 
     fn has_fault(&self, fault: ProtocolFault) -> bool {
@@ -340,9 +355,7 @@ impl Protocol for Raft {
             RoleState::Leader(_) => self.tick_leader(cx, effects),
             RoleState::Follower => self.tick_follower(cx, effects),
             RoleState::PreCandidate { .. } | RoleState::Candidate { .. } => {
-                if self.election_due_us.is_none_or(|due_us| cx.now_us >= due_us) {
-                    self.ask_whether_to_stand(cx, effects);
-                }
+                self.tick_candidate(cx, effects);
             }
         }
     }
@@ -353,7 +366,7 @@ impl Protocol for Raft {
         }
         match &self.role {
             RoleState::Leader(leader) => self.leader_wants_ticks(leader, cx),
-            RoleState::Follower => self.is_voter() && !self.leader_is_there(cx),
+            RoleState::Follower => self.may_stand() && !self.leader_is_there(cx),
             RoleState::PreCandidate { .. } | RoleState::Candidate { .. } => true,
         }
     }
@@ -378,13 +391,13 @@ impl Protocol for Raft {
             Body::PreVote { asked_in } => {
                 return self.count_pre_vote(from, *asked_in, cx, effects);
             }
-            Body::RequestVote { transfer, .. } => {
-                // Not even its term counts: this replica has promised to stay with its leader.
-                if term > self.term && !transfer && self.has_promised(from, cx) {
-                    return;
-                }
+            // Not even its term counts: this replica has promised to stay with its leader.
+            Body::RequestVote { transfer: false, .. }
+                if term > self.term && self.has_promised(from, cx) =>
+            {
+                return;
             }
-            Body::Append { .. } => {}
+            Body::RequestVote { .. } | Body::Append { .. } => {}
             // Answers count from members only.
             _ if !member => return,
             _ => {}

@@ -18,10 +18,10 @@ pub(super) struct Incoming {
 /// Whom a leader sends messages without entries as well.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum EvenEmpty {
-    ToNobody,
-    /// To those who lack something, or have not said that they have it.
-    ToUnsettled,
-    ToAll,
+    Nobody,
+    /// Those who lack something, or have not said that they have it.
+    Unsettled,
+    Everybody,
 }
 
 impl Raft {
@@ -188,19 +188,19 @@ impl Raft {
                 progress.unpause();
             }
             let whom =
-                if leader.rounds.is_empty() { EvenEmpty::ToUnsettled } else { EvenEmpty::ToAll };
+                if leader.rounds.is_empty() { EvenEmpty::Unsettled } else { EvenEmpty::Everybody };
             self.send_to_all(whom, cx, effects);
         }
     }
 
     /// Leader: asks everybody whether it still leads.
     pub(super) fn send_round(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
-        self.send_to_all(EvenEmpty::ToAll, cx, effects);
+        self.send_to_all(EvenEmpty::Everybody, cx, effects);
     }
 
     /// Leader: sends the followers what they lack.
     pub(super) fn send_entries(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
-        self.send_to_all(EvenEmpty::ToNobody, cx, effects);
+        self.send_to_all(EvenEmpty::Nobody, cx, effects);
     }
 
     fn send_to_all(&mut self, whom: EvenEmpty, cx: Context<'_>, effects: &mut Effects<Message>) {
@@ -216,11 +216,11 @@ impl Raft {
                 continue;
             }
             let mut even_empty = match whom {
-                EvenEmpty::ToNobody => false,
-                EvenEmpty::ToUnsettled => {
+                EvenEmpty::Nobody => false,
+                EvenEmpty::Unsettled => {
                     !Self::is_at_rest(*peer, progress, last_index, commit_index, cx)
                 }
-                EvenEmpty::ToAll => true,
+                EvenEmpty::Everybody => true,
             };
             let heartbeat = even_empty;
             while let Some((previous_index, entries)) = progress.next_entries(log, even_empty) {

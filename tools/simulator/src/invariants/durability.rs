@@ -5,7 +5,8 @@
 //! No false alarm: a replica says that it holds an entry only after it has seen its own sync, and
 //! that is what is counted here; for a replica that is down, what it had seen synced; and a replica
 //! whose log was lost may have held anything. While the voters of a group change, a majority of each
-//! half is asked for.
+//! half is asked for. A turn may commit first and change the voters then: both the voters before
+//! the turn and those after it will do.
 
 use std::collections::BTreeSet;
 
@@ -22,6 +23,7 @@ impl Durability {
     /// `others` tells what was last seen of the other replicas of the range.
     pub(crate) fn check<'a>(
         &self,
+        before: Option<&Observation>,
         seen: &Observation,
         committed: &Committed,
         lost: &BTreeSet<NodeId>,
@@ -41,19 +43,23 @@ impl Durability {
             let other = || lost.contains(&voter.node) || others(**voter).is_some_and(holds);
             if *voter == at { holds(seen) } else { other() }
         };
-        for voters in &seen.electorates {
-            let copies = voters.iter().filter(has_copy).count();
-            let needed = match seen.mode {
-                Mode::Raft => voters.len() / 2 + 1,
-                Mode::Chain => voters.len(),
-            };
-            if copies < needed {
-                return Err(format!(
-                    "{range}: {at} commits {commit_index}, which is durable at {copies} of {needed}"
-                ));
-            }
+        let lacking = |electorates: &[Vec<PeerAddress>]| {
+            electorates.iter().find_map(|voters| {
+                let copies = voters.iter().filter(has_copy).count();
+                let needed = match seen.mode {
+                    Mode::Raft => voters.len() / 2 + 1,
+                    Mode::Chain => voters.len(),
+                };
+                (copies < needed).then_some((copies, needed))
+            })
+        };
+        let Some((copies, needed)) = lacking(&seen.electorates) else { return Ok(()) };
+        if before.is_some_and(|before| lacking(&before.electorates).is_none()) {
+            return Ok(());
         }
-        Ok(())
+        Err(format!(
+            "{range}: {at} commits {commit_index}, which is durable at {copies} of {needed}"
+        ))
     }
 }
 
@@ -70,8 +76,9 @@ mod tests {
         let synced = observed(1, log());
         let other = observed(1, Log::of(&[(1, 10), (2, 20)]));
         let check = |seen: &Observation, other: &Observation| {
-            Durability
-                .check(seen, &known, &BTreeSet::new(), |peer| (peer == other.at).then_some(other))
+            Durability.check(None, seen, &known, &BTreeSet::new(), |peer| {
+                (peer == other.at).then_some(other)
+            })
         };
         check(&seen, &synced).unwrap();
         check(&seen, &unsynced).unwrap_err();

@@ -136,7 +136,8 @@ impl Invariants {
         named(ElectionSafety::NAME, self.elections.check(&seen))?;
         named(LogMatching::NAME, self.matching.check(&seen))?;
         named(LeaderCompleteness::NAME, completeness)?;
-        named(Durability::NAME, Durability.check(&seen, committed, &self.lost, others))?;
+        let durable = Durability.check(before, &seen, committed, &self.lost, others);
+        named(Durability::NAME, durable)?;
         named(ChainPrefix::NAME, ChainPrefix.check(&seen, others))?;
         let safe = self.state_machines.check(from, &seen, committed);
         named(StateMachineSafety::NAME, safe)?;

@@ -80,16 +80,16 @@ impl Log {
         if first > self.last() + 1 || first <= self.base {
             // A snapshot took the place of the log, or a restart brought back more of it.
             *self = Self { base: first - 1, base_sum: None, marks: VecDeque::new() };
-            self.base_sum = match committed.get(&self.base) {
-                _ if self.base == 0 => Some(0),
-                Some(((_, sum), _)) => *sum,
-                None => None,
-            };
         }
-        while self.base + 1 < first {
-            let (_, sum) = self.marks.pop_front().expect("it reaches up to the first");
-            (self.base, self.base_sum) = (self.base + 1, sum);
-        }
+        let forgotten = usize::try_from(first - 1 - self.base).expect("it is in memory");
+        self.marks.drain(..forgotten);
+        // What is forgotten is committed; a snapshot may have replaced what was here.
+        self.base = first - 1;
+        self.base_sum = match committed.get(&self.base) {
+            _ if self.base == 0 => Some(0),
+            Some(((_, sum), _)) => *sum,
+            None => None,
+        };
         let term_of = |index| view.entry(index).map(|entry| entry.term);
         let mut same = self.last().min(last);
         while same > self.base && self.mark(same).map(|(term, _)| term) != term_of(same) {

@@ -1,0 +1,350 @@
+//! Scenarios that broke systems like this one, each as a script: `tests/FAULTS.md` has the table.
+
+use palisade_simulator::{Parameters, Trace, World};
+use palisade_wire::{
+    Mode, NodeId, Operation, Outcome, PeerAddress, RangeId, ReplicaChange, Role, ShardId,
+};
+
+const RANGE: RangeId = RangeId(1);
+const SECOND_US: u64 = 1_000_000;
+
+fn at(node: u16) -> PeerAddress {
+    PeerAddress { node: NodeId(node), shard: ShardId(0) }
+}
+
+fn raft(nodes: u16) -> World {
+    let parameters = Parameters::quiet(7, nodes, 1, 1, Some(Mode::Raft));
+    let mut world = World::new(parameters, Trace::Off);
+    world.run_for(2 * SECOND_US);
+    world
+}
+
+fn put(world: &mut World, value: u8) {
+    let to = world.await_leader(RANGE);
+    let operation = world.put_operation(RANGE, value);
+    let answer = world.ask(to, operation, 5 * SECOND_US);
+    assert!(matches!(answer, Some(Outcome::Committed { .. })), "{answer:?}");
+}
+
+fn value_read(outcome: Option<Outcome>) -> Option<u8> {
+    match outcome {
+        Some(Outcome::Value(Some((_, value)))) => value.first().copied(),
+        _ => None,
+    }
+}
+
+fn members(voters: &[u16], learners: &[u16]) -> Operation {
+    let list = |nodes: &[u16]| nodes.iter().copied().map(at).collect();
+    let change = ReplicaChange::Members { voters: list(voters), learners: list(learners) };
+    Operation::Replicas { range: RANGE, change }
+}
+
+/// Asks for a change until it is made.
+fn change(world: &mut World, operation: &Operation) {
+    for _ in 0..50 {
+        let leader = world.await_leader(RANGE);
+        if world.ask(leader, operation.clone(), SECOND_US) == Some(Outcome::ControlDone) {
+            return;
+        }
+        world.run_for(SECOND_US / 10);
+    }
+    panic!("{operation:?} is never made");
+}
+
+/// Moves leadership to a node, unless it is there.
+fn lead(world: &mut World, node: u16) {
+    if world.await_leader(RANGE) != at(node) {
+        let to = ReplicaChange::Transfer { to: at(node) };
+        change(world, &Operation::Replicas { range: RANGE, change: to });
+        let moved = world.wait_for(5 * SECOND_US, |world| world.leader(RANGE) == Some(at(node)));
+        assert!(moved, "leadership does not move");
+    }
+}
+
+fn holds(mut world: World) {
+    if let Err(violation) = world.verdict() {
+        panic!("{violation}");
+    }
+}
+
+#[test]
+fn scenario_08_an_acknowledgement_waits_for_a_quorums_syncs() {
+    let mut world = raft(3);
+    let leader = world.await_leader(RANGE);
+    let operation = world.put_operation(RANGE, 1);
+    for node in 0..3 {
+        world.hold_syncs(node, true);
+    }
+    let asked = world.send(leader, operation);
+    assert_eq!(world.answer(asked, SECOND_US), None, "nothing is synced");
+    // The leader's own sync is not needed: two followers are a majority.
+    for node in (0..3).filter(|node| *node != usize::from(leader.node.0)) {
+        world.hold_syncs(node, false);
+    }
+    let answer = world.answer(asked, SECOND_US);
+    assert!(matches!(answer, Some(Outcome::Committed { .. })), "{answer:?}");
+    holds(world);
+}
+
+#[test]
+fn scenario_08_a_single_voter_waits_for_its_own_sync() {
+    let mut world = raft(1);
+    let leader = world.await_leader(RANGE);
+    let operation = world.put_operation(RANGE, 1);
+    world.hold_syncs(0, true);
+    let asked = world.send(leader, operation);
+    assert_eq!(world.answer(asked, SECOND_US), None, "nothing is synced");
+    world.hold_syncs(0, false);
+    assert!(matches!(world.answer(asked, SECOND_US), Some(Outcome::Committed { .. })));
+    holds(world);
+}
+
+#[test]
+fn scenario_09_a_vote_is_not_given_before_it_is_synced() {
+    for wait_us in (0..400_000).step_by(40_000) {
+        let mut world = raft(3);
+        let leader = world.await_leader(RANGE);
+        let others: Vec<_> = (0..3).filter(|node| *node != usize::from(leader.node.0)).collect();
+        for node in &others {
+            world.hold_syncs(*node, true);
+        }
+        world.crash(usize::from(leader.node.0));
+        world.run_for(SECOND_US);
+        assert_eq!(world.leader(RANGE), None, "elected by votes that are on no disk");
+        // Crashes in between forget the votes, and with them nothing that anybody counts on.
+        world.crash(others[0]);
+        world.start(others[0]);
+        world.hold_syncs(others[1], false);
+        world.run_for(wait_us);
+        world.crash(others[1]);
+        world.start(others[1]);
+        world.hold_syncs(others[0], false);
+        put(&mut world, 2);
+        holds(world);
+    }
+}
+
+#[test]
+fn scenario_10_a_new_leader_reads_nothing_before_its_first_entry_is_committed() {
+    let mut world = raft(3);
+    put(&mut world, 5);
+    let old = world.await_leader(RANGE);
+    // Slow disks, so that the new leader is seen before its first entry is committed.
+    (0..3).for_each(|node| world.slow_disk(node, 60 * SECOND_US));
+    world.crash(usize::from(old.node.0));
+    let leader = world.await_leader(RANGE);
+    let commits = |world: &World| {
+        world.view(leader, RANGE).is_some_and(|view| view.commit_index() == view.last_index())
+    };
+    assert!(!commits(&world), "it was seen too late");
+    let read = world.get_operation(RANGE);
+    let answer = world.ask(leader, read, 10 * SECOND_US);
+    assert!(commits(&world), "it answered {answer:?} too early");
+    let read = world.get_operation(RANGE);
+    assert_eq!(value_read(world.ask(leader, read, 5 * SECOND_US)), Some(5));
+    holds(world);
+}
+
+#[test]
+fn scenario_12_learners_do_not_count() {
+    let mut world = raft(4);
+    change(&mut world, &members(&[0, 1, 2], &[3]));
+    world.run_for(SECOND_US);
+    let leader = world.await_leader(RANGE);
+    assert_eq!(world.view(at(3), RANGE).map(|view| view.role()), Some(Role::Learner));
+    world.isolate(&[leader.node.0, 3]);
+    let operation = world.put_operation(RANGE, 9);
+    let answer = world.ask(leader, operation, SECOND_US);
+    assert!(!matches!(answer, Some(Outcome::Committed { .. })), "a learner was counted");
+    world.mend();
+    put(&mut world, 10);
+    holds(world);
+}
+
+#[test]
+fn scenario_12_confirmations_of_a_removed_member_do_not_count() {
+    let mut world = raft(3);
+    lead(&mut world, 0);
+    world.record_messages(2, 0);
+    world.run_for(2 * SECOND_US);
+    change(&mut world, &members(&[0, 1], &[]));
+    world.run_for(SECOND_US);
+    world.isolate(&[0]);
+    let operation = world.put_operation(RANGE, 9);
+    let asked = world.send(at(0), operation);
+    world.run_for(SECOND_US / 20);
+    world.replay_messages();
+    let answer = world.answer(asked, SECOND_US);
+    assert!(!matches!(answer, Some(Outcome::Committed { .. })), "a removed member was counted");
+    world.mend();
+    put(&mut world, 10);
+    holds(world);
+}
+
+#[test]
+fn scenario_13_all_voters_but_one_are_replaced_at_once_over_a_partition() {
+    for cut_us in (0..60_000).step_by(4_000) {
+        let mut world = raft(5);
+        change(&mut world, &members(&[0, 1, 2], &[3, 4]));
+        world.run_for(SECOND_US);
+        let leader = world.await_leader(RANGE);
+        world.send(leader, members(&[2, 3, 4], &[]));
+        world.run_for(cut_us / 10);
+        world.isolate(&[0, 1]);
+        world.run_for(3 * SECOND_US);
+        world.mend();
+        put(&mut world, 3);
+        holds(world);
+    }
+}
+
+#[test]
+fn scenario_14_a_replica_whose_disk_was_wiped_does_not_vote() {
+    let mut world = raft(3);
+    put(&mut world, 1);
+    world.run_for(SECOND_US);
+    let leader = world.await_leader(RANGE);
+    let wiped = (0..3).find(|node| *node != leader.node.0).expect("there are three");
+    world.crash(usize::from(wiped));
+    world.wipe(usize::from(wiped));
+    world.start(usize::from(wiped));
+    world.run_for(2 * SECOND_US);
+    assert!(world.shard(at(wiped)).is_some_and(|shard| !shard.is_admitted()), "it was let in");
+    world.crash(usize::from(leader.node.0));
+    world.run_for(5 * SECOND_US);
+    assert_eq!(world.leader(RANGE), None, "elected by a replica that forgot everything");
+    world.start(usize::from(leader.node.0));
+    put(&mut world, 2);
+    holds(world);
+}
+
+#[test]
+fn scenario_14_a_removed_replica_that_comes_back_disturbs_nobody() {
+    let mut world = raft(3);
+    world.run_for(SECOND_US);
+    let leader = world.await_leader(RANGE);
+    let gone = (0..3).find(|node| *node != leader.node.0).expect("there are three");
+    world.crash(usize::from(gone));
+    let left: Vec<_> = (0..3).filter(|node| *node != gone).collect();
+    change(&mut world, &members(&left, &[]));
+    let term = world.view(leader, RANGE).map(|view| view.term());
+    world.start(usize::from(gone));
+    world.run_for(10 * SECOND_US);
+    assert_eq!(world.view(leader, RANGE).map(|view| view.term()), term, "an election for nothing");
+    put(&mut world, 2);
+    holds(world);
+}
+
+#[test]
+fn scenario_15_a_snapshot_is_installed_whole_or_not_at_all() {
+    for crash_us in (0..120_000).step_by(3_000) {
+        let mut parameters = Parameters::quiet(crash_us, 3, 1, 1, Some(Mode::Raft));
+        (parameters.checkpoint_bytes, parameters.think_us) = (4_000, 2_000);
+        let mut world = World::new(parameters, Trace::Off);
+        world.run_for(2 * SECOND_US);
+        let leader = world.await_leader(RANGE);
+        let late = (0..3).find(|node| *node != leader.node.0).expect("there are three");
+        world.crash(usize::from(late));
+        world.run_for(5 * SECOND_US);
+        let first = world.view(leader, RANGE).map_or(0, |view| view.first_index());
+        assert!(first > 10, "the log was not cut: it begins at {first}");
+        world.start(usize::from(late));
+        world.run_for(crash_us);
+        world.crash(usize::from(late));
+        world.start(usize::from(late));
+        world.run_for(3 * SECOND_US);
+        let caught_up = world.wait_for(5 * SECOND_US, |world| {
+            let commit = |at| world.view(at, RANGE).map_or(0, |view| view.commit_index());
+            commit(at(late)) + 50 > commit(leader)
+        });
+        assert!(caught_up, "the snapshot is never installed");
+        holds(world);
+    }
+}
+
+#[test]
+fn scenario_16_reads_are_never_stale_while_a_range_moves() {
+    let mut parameters = Parameters::quiet(3, 6, 1, 1, Some(Mode::Raft));
+    (parameters.clients, parameters.keys, parameters.think_us) = (6, 2, 1_000);
+    let mut world = World::new(parameters, Trace::Off);
+    world.run_for(2 * SECOND_US);
+    change(&mut world, &members(&[0, 1, 2], &[3, 4, 5]));
+    world.run_for(SECOND_US);
+    change(&mut world, &members(&[3, 4, 5], &[]));
+    world.run_for(3 * SECOND_US);
+    let leader = world.await_leader(RANGE);
+    assert!(leader.node.0 >= 3, "it did not move: {leader} leads");
+    holds(world);
+}
+
+#[test]
+fn scenario_17_one_way_and_bridge_partitions_end_in_a_leader_that_stays() {
+    let bridge: &[(u16, u16)] = &[(0, 1), (1, 0)];
+    for cuts in [&[(0, 1)][..], &[(1, 0)], &[(0, 1), (0, 2)], &[(1, 0), (2, 0)], bridge] {
+        let mut world = raft(3);
+        for (from, to) in cuts {
+            world.cut(*from, *to);
+        }
+        world.run_for(5 * SECOND_US);
+        let elections = world.elections();
+        world.run_for(20 * SECOND_US);
+        assert_eq!(world.elections(), elections, "{cuts:?}: elections go on and on");
+        put(&mut world, 4);
+        holds(world);
+    }
+}
+
+#[test]
+fn scenario_18_messages_that_come_once_more_much_later_change_nothing() {
+    for (from, to) in [(0, 1), (1, 0), (2, 1)] {
+        let mut world = raft(3);
+        world.record_messages(from, to);
+        world.run_for(3 * SECOND_US);
+        for node in 0..3 {
+            world.crash(node);
+            world.start(node);
+            world.run_for(2 * SECOND_US);
+        }
+        world.run_for(3_600 * SECOND_US);
+        world.replay_messages();
+        world.run_for(2 * SECOND_US);
+        put(&mut world, 6);
+        holds(world);
+    }
+}
+
+#[test]
+fn scenario_19_a_group_that_stalls_leaves_its_neighbours_alone() {
+    let mut world = raft(5);
+    let other = RangeId(2);
+    change(&mut world, &members(&[0, 1, 2], &[3, 4]));
+    world.run_for(SECOND_US);
+    change(&mut world, &members(&[0, 3, 4], &[]));
+    lead(&mut world, 0);
+    world.run_for(SECOND_US);
+    let leader = world.await_leader(other);
+    let term = world.view(leader, other).map(|view| view.term());
+    // The first range loses its majority; the second shares the core of its leader.
+    world.crash(3);
+    world.crash(4);
+    world.run_for(10 * SECOND_US);
+    assert_eq!(world.leader(RANGE), None, "a leader without a majority");
+    if leader.node.0 < 3 {
+        assert_eq!(world.view(leader, other).map(|view| view.term()), term);
+        let operation = world.put_operation(other, 1);
+        let answer = world.ask(leader, operation, SECOND_US);
+        assert!(matches!(answer, Some(Outcome::Committed { .. })), "{answer:?}");
+    }
+    holds(world);
+}
+
+#[test]
+fn scenario_46_leadership_leaves_a_slow_disk() {
+    let mut world = raft(3);
+    let leader = world.await_leader(RANGE);
+    world.slow_disk(usize::from(leader.node.0), 60 * SECOND_US);
+    let moved = world
+        .wait_for(10 * SECOND_US, |world| world.leader(RANGE).is_some_and(|now| now != leader));
+    assert!(moved, "a leader with a slow disk stays");
+    holds(world);
+}
