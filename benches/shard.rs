@@ -35,6 +35,7 @@ impl Bench {
             max_offset_us: 1_000,
             random_seed: 1,
             checkpoint_bytes: u64::MAX,
+            max_message_bytes: 1 << 20,
             fault: None,
         };
         let now = Now { monotonic_us: 1, wall: Interval::around(1_000_000, 10) };

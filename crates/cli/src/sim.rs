@@ -144,7 +144,7 @@ fn shown(failure: &Failure, lines: usize) -> CommandFailure {
     match explain(&failure.parameters, lines) {
         Some(again) => eprintln!("{again}"),
         None => {
-            eprintln!("{failure}\nbut a second run of the seed did not fail: not deterministic")
+            eprintln!("{failure}\nbut a second run of the seed did not fail: not deterministic");
         }
     }
     let Failure { parameters, violation, .. } = failure;

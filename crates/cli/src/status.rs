@@ -5,6 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use clap::Args;
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use palisade_client::{Client, ClientOptions};
+use palisade_wire::Admission;
 
 use crate::{Failure, failed};
 
@@ -63,6 +64,16 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         }
     }
     println!("{table}");
+    for shard in shards {
+        match shard.admission {
+            Admission::Admitted => {}
+            Admission::Joining => println!("{} has not met enough of its peers yet", shard.at),
+            Admission::Refused => println!(
+                "{} is refused by its peers: its log was lost; give the node a new number",
+                shard.at
+            ),
+        }
+    }
     for node in known.nodes {
         if !nodes.iter().any(|answered| answered.node == node.node) {
             println!("node {} does not answer", node.node.0);

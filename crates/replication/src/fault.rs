@@ -13,8 +13,6 @@ pub enum ProtocolFault {
     CommitByCounting,
     /// A leader trusts a lease that has run out.
     EndlessLease,
-    /// A replica votes although it has promised its leader not to.
-    BrokenPromise,
     /// A leader reads before an entry of its own term is committed.
     EarlyReads,
     /// New voters take over at once, with no joint configuration between.

@@ -54,6 +54,7 @@ pub(crate) struct Core {
     appends: Cell<u64>,
     log_start: Position,
     next_connection: Cell<u64>,
+    told_refusal: Cell<bool>,
 }
 
 impl Core {
@@ -81,6 +82,7 @@ impl Core {
             appends: Cell::new(0),
             log_start,
             next_connection: Cell::new(0),
+            told_refusal: Cell::new(false),
         })
     }
 
@@ -125,6 +127,14 @@ impl Core {
             shard.step(input, now);
         }
         let effects = shard.end_turn(now);
+        if shard.is_refused() && !self.told_refusal.replace(true) {
+            tracing::error!(
+                "{}: this shard's log is new, but its peers know another one at its address, which \
+                 was lost. It takes no part: what it had promised is forgotten. Restore the data \
+                 directory, or give the node a new number",
+                self.at
+            );
+        }
         drop(shard);
         self.carry_out(effects);
     }

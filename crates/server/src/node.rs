@@ -258,6 +258,7 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
         max_offset_us: config.clock.max_offset_us,
         random_seed: now.wall.latest_us ^ (u64::from(at.node.0) << 32) ^ (u64::from(shard.0) << 48),
         checkpoint_bytes: config.log.checkpoint_bytes,
+        max_message_bytes: palisade_replication::raft::DEFAULT_MESSAGE_BYTES,
         fault: config.fault(),
     };
     let peers: BTreeMap<PeerAddress, Rc<Outbound>> = config

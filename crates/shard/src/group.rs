@@ -43,6 +43,7 @@ impl Group {
         recovered: RecoveredGroup,
         random_seed: u64,
         now_us: u64,
+        max_message_bytes: usize,
         fault: Option<ProtocolFault>,
     ) -> Result<Self, WireError> {
         let (range, membership) = (descriptor.range, descriptor.membership());
@@ -53,7 +54,10 @@ impl Group {
                 let members =
                     if initial { Members::of(membership.members) } else { Members::default() };
                 let setup = raft::Setup { range, me, members, recovered, random_seed, fault };
-                let protocol = Raft::new(setup, raft::Timing::default(), now_us)?;
+                let protocol = {
+                    let timing = raft::Timing { max_message_bytes, ..raft::Timing::default() };
+                    Raft::new(setup, timing, now_us)?
+                };
                 Self::Raft(Running { protocol, effects: Effects::default() })
             }
             Mode::Chain => {

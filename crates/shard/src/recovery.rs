@@ -20,6 +20,7 @@ pub(crate) struct Surroundings {
     pub(crate) me: PeerAddress,
     pub(crate) now_us: u64,
     pub(crate) checkpoint_bytes: u64,
+    pub(crate) max_message_bytes: usize,
     pub(crate) fault: Option<TestFault>,
 }
 
@@ -59,6 +60,7 @@ impl Surroundings {
             recovered,
             random.u64(..),
             self.now_us,
+            self.max_message_bytes,
             TestFault::of_protocol(self.fault),
         )?;
         Ok(Replica::new(Start {

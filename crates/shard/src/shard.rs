@@ -9,8 +9,8 @@ use palisade_clock::{Hlc, Now};
 use palisade_control::{Change, NodeAddress, RangeDescriptor, RangeMap, Topology};
 use palisade_replication::{After, Append, Context, PeerTiming, Peers, RecoveredGroup, raft};
 use palisade_wire::{
-    Mode, Operation, Outcome, PeerAddress, RangeId, Rejection, Request, Response, ShardStatus,
-    WireError,
+    Admission as Admitted, Mode, Operation, Outcome, PeerAddress, RangeId, Rejection, Request,
+    Response, ShardStatus, WireError,
 };
 
 use crate::{
@@ -47,6 +47,8 @@ pub struct ShardConfig {
     pub random_seed: u64,
     /// A group's state is written as a checkpoint once its log has grown by this much.
     pub checkpoint_bytes: u64,
+    /// Payload in one message of a Raft group, beyond its first entry, in bytes.
+    pub max_message_bytes: usize,
     /// A promise to break, in tests.
     pub fault: Option<TestFault>,
 }
@@ -211,6 +213,11 @@ impl Shard {
     /// Whether the shard's replicas take part.
     pub fn is_admitted(&self) -> bool {
         self.admission.is_admitted()
+    }
+
+    /// Whether the shard's replicas never will take part: peers know another log at its address.
+    pub fn is_refused(&self) -> bool {
+        self.admission.stage() == Admitted::Refused
     }
 
     /// A replica, as an observer may see it.
@@ -525,6 +532,7 @@ fn surroundings(config: &ShardConfig, now: Now) -> Surroundings {
         me: config.at,
         now_us: now.monotonic_us,
         checkpoint_bytes: config.checkpoint_bytes,
+        max_message_bytes: config.max_message_bytes,
         fault: config.fault,
     }
 }

@@ -184,7 +184,7 @@ impl Clients {
         let Some(current) = &mut client.current else { return };
         let (key, place) = &self.keys[current.key];
         let range = &mut self.ranges[*place];
-        let stubborn = client.is_stubborn && command.is_none() && self.random.u8(0..4) > 0;
+        let stubborn = client.is_stubborn && self.random.u8(0..4) > 0;
         let to = if stubborn {
             range.members[at % range.members.len()]
         } else {

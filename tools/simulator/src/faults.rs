@@ -167,5 +167,13 @@ impl Faults {
         world.crash(node);
         world.wipe(node);
         world.start(node);
+        if self.random.bool() {
+            // What it had promised matters most if somebody else is away as well.
+            let other = self.random.usize(0..world.nodes.len());
+            if other != node {
+                world.crash(other);
+                world.start_in(other, self.random.u64(500_000..5_000_000));
+            }
+        }
     }
 }

@@ -146,6 +146,7 @@ fn shard_config(
         max_offset_us: 2 * parameters.clock_bound_us,
         random_seed: stream(parameters.seed, &name).u64(..),
         checkpoint_bytes: parameters.checkpoint_bytes,
+        max_message_bytes: parameters.max_message_bytes,
         fault: parameters.planted,
     }
 }

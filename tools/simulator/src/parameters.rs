@@ -121,6 +121,8 @@ pub struct Parameters {
     pub value_bytes: usize,
     /// A range's log grows by this much between checkpoints.
     pub checkpoint_bytes: u64,
+    /// Payload in one message of a Raft group, beyond its first entry.
+    pub max_message_bytes: usize,
     /// A promise that the production code breaks on purpose.
     pub planted: Option<TestFault>,
     /// Recovery cuts a log at the first damage instead of refusing it.
@@ -163,9 +165,10 @@ impl Parameters {
             keys: if crowded { random.u32(1..=3) } else { random.u32(1..=24) },
             think_us: random.u64(if crowded { 1..20 } else { 5..300 }) * 1_000,
             timeout_us: random.u64(500..10_000) * 1_000,
-            read_percent: random.u32(10..80),
+            read_percent: random.u32(10..98),
             value_bytes: random.usize(8..300),
             checkpoint_bytes: random.u64(1_000..60_000),
+            max_message_bytes: if random.bool() { 1 << 20 } else { random.usize(1..2_000) },
             planted: None,
             trust_damage: false,
         }
@@ -201,6 +204,7 @@ impl Parameters {
             read_percent: 50,
             value_bytes: 32,
             checkpoint_bytes: 1 << 20,
+            max_message_bytes: 1 << 20,
             ..Self::draw(seed)
         }
     }
@@ -230,8 +234,12 @@ impl fmt::Display for Parameters {
         )?;
         writeln!(
             f,
-            "machines: sync {} us, wall clock within {} us, drift {} ppm, checkpoint at {} bytes",
-            self.sync_us, self.clock_bound_us, self.drift_ppm, self.checkpoint_bytes
+            "machines: sync {} us, wall clock within {} us, drift {} ppm, checkpoint at {} bytes, messages of {}",
+            self.sync_us,
+            self.clock_bound_us,
+            self.drift_ppm,
+            self.checkpoint_bytes,
+            self.max_message_bytes
         )?;
         write!(
             f,

@@ -199,7 +199,9 @@ impl World {
         }
         let paused_until_us = at.paused_until_us;
         if paused_until_us > self.now_us {
-            self.schedule(paused_until_us, event());
+            // What comes first then is anybody's guess.
+            let later_us = paused_until_us + self.schedule.u64(1..300);
+            self.schedule(later_us, event());
             return false;
         }
         true

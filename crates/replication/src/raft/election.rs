@@ -51,9 +51,6 @@ impl Raft {
 
     /// Whether this replica must not vote for `candidate`, because a leader may count on it.
     pub(super) fn has_promised(&self, candidate: PeerAddress, cx: Context<'_>) -> bool {
-        if self.has_fault(ProtocolFault::BrokenPromise) {
-            return false;
-        }
         let to_leader_us = match self.leader {
             Some((leader, session)) if leader != candidate => {
                 cx.peers.promised_until_us(leader, session)

@@ -8,7 +8,7 @@
 //! own term that a majority holds durably is committed.
 //!
 //! Where the disk comes in: a replica that asks for votes, votes, or confirms entries does so only
-//! after the write behind it is durable ([`After::Appends`]). The leader sends entries before its
+//! after the write behind it is durable ([`After::Appends`](crate::After)). The leader sends entries before its
 //! own sync and counts itself only after it (thesis §10.2.1), so a majority of followers may commit
 //! first. A leader whose disk is so slow that they keep doing so hands over to one of them.
 //!
@@ -44,6 +44,9 @@ use crate::{
     raft::progress::Progress,
 };
 
+/// Payload in one message, unless told otherwise, in bytes.
+pub const DEFAULT_MESSAGE_BYTES: usize = 1024 * 1024;
+
 /// How a Raft group paces itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
@@ -59,6 +62,8 @@ pub struct Timing {
     pub slow_disk_us: u64,
     /// How long a leader that hands over waits for the other to catch up.
     pub transfer_us: u64,
+    /// Payload in one message, beyond its first entry, in bytes.
+    pub max_message_bytes: usize,
 }
 
 impl Default for Timing {
@@ -70,6 +75,7 @@ impl Default for Timing {
             grace_us: 300_000,
             slow_disk_us: 300_000,
             transfer_us: 1_000_000,
+            max_message_bytes: DEFAULT_MESSAGE_BYTES,
         }
     }
 }

@@ -7,9 +7,6 @@ use crate::{
     entry_log::{EntryLog, bytes_of},
 };
 
-/// Payload in one message, in bytes.
-const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
-
 /// Entries and bytes under way to a follower, beyond which the leader waits for its answers.
 const MAX_IN_FLIGHT_ENTRIES: u64 = 16 * 1024;
 const MAX_IN_FLIGHT_BYTES: usize = 8 * 1024 * 1024;
@@ -106,6 +103,7 @@ impl Progress {
     pub(super) fn next_entries(
         &mut self,
         log: &EntryLog,
+        max_bytes: usize,
         even_empty: bool,
     ) -> Option<(u64, Vec<Entry>)> {
         if self.next_index < log.first_index() {
@@ -115,13 +113,13 @@ impl Progress {
         let previous_index = self.next_index - 1;
         let entries = match &self.state {
             State::Probing { paused: true } | State::Lagging => Vec::new(),
-            State::Probing { paused: false } => log.slice(self.next_index, MAX_MESSAGE_BYTES),
+            State::Probing { paused: false } => log.slice(self.next_index, max_bytes),
             State::Streaming { bytes, .. } => {
                 let ahead = previous_index - self.match_index;
                 if ahead >= MAX_IN_FLIGHT_ENTRIES || *bytes >= MAX_IN_FLIGHT_BYTES {
                     Vec::new()
                 } else {
-                    log.slice(self.next_index, MAX_MESSAGE_BYTES)
+                    log.slice(self.next_index, max_bytes)
                 }
             }
         };

@@ -207,6 +207,7 @@ impl Raft {
         let (term, commit_index) = (self.term, self.commit_index);
         let log = &self.log;
         let last_index = log.last_index();
+        let max_bytes = self.timing.max_message_bytes;
         let RoleState::Leader(leader) = &mut self.role else { return };
         let Leader { progress, round, .. } = &mut **leader;
         for (peer, progress) in progress.iter_mut() {
@@ -223,7 +224,9 @@ impl Raft {
                 EvenEmpty::Everybody => true,
             };
             let heartbeat = even_empty;
-            while let Some((previous_index, entries)) = progress.next_entries(log, even_empty) {
+            while let Some((previous_index, entries)) =
+                progress.next_entries(log, max_bytes, even_empty)
+            {
                 let previous_term =
                     log.term_at(previous_index).expect("what was sent before is in the log");
                 let round = *round;

@@ -7,6 +7,8 @@
 //! Messages lie in flight until they are delivered, writes are in memory until they are synced, and
 //! time passes only when told.
 
+#![allow(clippy::disallowed_methods, reason = "reads and writes its files")]
+
 mod cluster;
 
 use std::{env, fs, path::Path};

@@ -7,6 +7,7 @@ mod leader_completeness;
 mod log_matching;
 mod monotone;
 mod observation;
+mod own_term_commits;
 mod state_machine_safety;
 
 use std::{
@@ -26,6 +27,7 @@ use leader_completeness::LeaderCompleteness;
 use log_matching::LogMatching;
 use monotone::Monotone;
 use observation::{Committed, Log, Observation};
+use own_term_commits::OwnTermCommits;
 use state_machine_safety::StateMachineSafety;
 
 /// Something that must hold did not.
@@ -133,6 +135,7 @@ impl Invariants {
         let others = |peer: PeerAddress| replicas.get(&peer);
         let completeness = LeaderCompleteness.check(before, &seen, committed);
         named(Monotone::NAME, Monotone.check(before, &seen))?;
+        named(OwnTermCommits::NAME, OwnTermCommits.check(before, &seen))?;
         named(ElectionSafety::NAME, self.elections.check(&seen))?;
         named(LogMatching::NAME, self.matching.check(&seen))?;
         named(LeaderCompleteness::NAME, completeness)?;
