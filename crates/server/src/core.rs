@@ -238,6 +238,11 @@ impl Core {
         self.log.borrow_mut().synced(up_to);
     }
 
+    /// Whether no replica has to be told the time.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.shard.borrow().active_replicas() == 0
+    }
+
     fn is_drained(&self) -> bool {
         self.shard.borrow().is_idle()
             && self.log.borrow().sync_plan().is_none()

@@ -35,6 +35,9 @@ use crate::{
 /// Between two ticks of a shard.
 const TICK: Duration = Duration::from_millis(10);
 
+/// The same while all replicas are idle, and only heartbeats are sent.
+const QUIET_TICK: Duration = Duration::from_millis(20);
+
 /// How long a drain may take before the node stops all the same.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -305,7 +308,7 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
     spawn(Box::pin(async move {
         loop {
             ticking.inbox.push(Input::Tick, 0);
-            glommio::timer::sleep(TICK).await;
+            glommio::timer::sleep(if ticking.is_quiet() { QUIET_TICK } else { TICK }).await;
         }
     }))
     .detach();

@@ -115,7 +115,8 @@ pub struct Shard {
     random: fastrand::Rng,
     admission: Admission,
     peers: Peers,
-    replicas: BTreeMap<RangeId, Replica>,
+    /// Each in its own place: the map's nodes are often half empty.
+    replicas: BTreeMap<RangeId, Box<Replica>>,
     /// Replicas that something happened to in this turn.
     touched: BTreeSet<RangeId>,
     /// Replicas that must be told the time. The others are idle, and cost nothing.
@@ -167,7 +168,7 @@ impl Shard {
                     &mut random,
                     &mut hlc,
                 )?;
-                replicas.insert(descriptor.range, replica);
+                replicas.insert(descriptor.range, Box::new(replica));
             }
         }
         Ok(Self {
@@ -207,7 +208,7 @@ impl Shard {
 
     /// Whether nobody waits for an answer.
     pub fn is_idle(&self) -> bool {
-        self.replicas.values().all(Replica::is_idle)
+        self.replicas.values().all(|replica| replica.is_idle())
     }
 
     /// Whether the shard's replicas take part.
@@ -222,12 +223,12 @@ impl Shard {
 
     /// A replica, as an observer may see it.
     pub fn view(&self, range: RangeId) -> Option<ReplicaView<'_>> {
-        self.replicas.get(&range).map(ReplicaView::new)
+        self.replicas.get(&range).map(|replica| ReplicaView::new(replica))
     }
 
     /// All replicas, by range.
     pub fn views(&self) -> impl Iterator<Item = ReplicaView<'_>> {
-        self.replicas.values().map(ReplicaView::new)
+        self.replicas.values().map(|replica| ReplicaView::new(replica))
     }
 
     /// How many replicas must be told the time at present.
@@ -510,7 +511,8 @@ impl Shard {
             let (random, hlc) = (&mut self.random, &mut self.hlc);
             let made =
                 surroundings.replica(descriptor, &self.config.ranges, recovered, random, hlc);
-            self.replicas.insert(range, made.expect("nothing recovered, nothing to misread"));
+            let made = made.expect("nothing recovered, nothing to misread");
+            self.replicas.insert(range, Box::new(made));
         }
     }
 
