@@ -9,7 +9,8 @@ use palisade_client::Client;
 use palisade_cluster::Cluster;
 use palisade_load::Workload;
 use support::{
-    BOTH_MODES, keys, kill_all, load, load_while, options, pause, read_all, run, start_all,
+    BOTH_MODES, keys, kill_all, last_words, load, load_while, options, pause, read_all, run,
+    start_all,
 };
 
 #[test]
@@ -84,7 +85,8 @@ fn the_largest_values_come_through_faster_than_segments_are_prepared() {
                 });
             }
             while let Some(written) = writers.join_next().await {
-                assert!(written.unwrap().is_ok(), "{mode}: {}", cluster.last_words(0));
+                let written = written.unwrap();
+                assert!(written.is_ok(), "{mode}: {written:?}\n{}", last_words(&cluster));
             }
             for writer in 0..64 {
                 let found = client.get(keys.key(writer)).await.unwrap().unwrap();

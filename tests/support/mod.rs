@@ -90,6 +90,11 @@ pub(crate) async fn read_all(
     }
 }
 
+/// What each node printed last.
+pub(crate) fn last_words(cluster: &Cluster) -> String {
+    (0..3).map(|node| format!("node {node}: {}\n", cluster.last_words(node))).collect()
+}
+
 pub(crate) async fn pause(duration: Duration) {
     tokio::time::sleep(duration).await;
 }

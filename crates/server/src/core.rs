@@ -10,22 +10,26 @@ use std::{
 
 use palisade_clock::KernelClock;
 use palisade_control::RangeDescriptor;
+use palisade_replication::Append;
 use palisade_shard::{
     ConnectionId, Input, LogCounters, PeerMessage, Shard, ShardEffects, record_of,
 };
 use palisade_sync::Sender;
 use palisade_wal::{Log, Position, SyncPlan, WalError};
-use palisade_wire::{Encode, FrameKind, PeerAddress, Response, write_frame};
+use palisade_wire::{Encode, FrameKind, PeerAddress, RangeId, Response, write_frame};
 
 use crate::{inbox::Inbox, outbound::Outbound, signal::Signal};
 
 /// Bytes that the inputs of one turn hold, but for the last, which may be a frame of the largest.
 const TURN_INPUT_BYTES: usize = 1024 * 1024;
 
-/// Bytes of log that one turn may need: its inputs, of which small ones take about twice their size
-/// with their headers, a last one of two megabytes, a part of a checkpoint, and what the protocols
-/// add of their own.
-const TURN_LOG_BYTES: usize = 7 * 1024 * 1024;
+/// Bytes of log that one turn may need, so many are kept free: its inputs, of which small ones take
+/// about twice their size with their headers, a last one of two megabytes, a part of a checkpoint,
+/// and what the protocols add of their own.
+const TURN_LOG_BYTES: u64 = 7 * 1024 * 1024;
+
+/// How often a turn looks whether the next segment of the log is ready.
+const SEGMENT_POLL: Duration = Duration::from_millis(1);
 
 /// What shards of one node tell each other.
 #[derive(Clone, Debug)]
@@ -97,12 +101,9 @@ impl Core {
         let mut inputs = Vec::new();
         loop {
             self.inbox.wait().await;
-            // A full log must not stop what needs no room: refusals, reads and status.
-            while !self.has_room() {
-                glommio::timer::sleep(Duration::from_millis(1)).await;
-            }
             self.inbox.take(TURN_INPUT_BYTES, &mut inputs);
-            self.turn(&mut inputs);
+            let effects = self.turn(&mut inputs);
+            self.carry_out(effects).await;
             if self.inbox.draining.get() && self.is_drained() {
                 return;
             }
@@ -111,12 +112,7 @@ impl Core {
         }
     }
 
-    /// Whether the log can take a turn's writes, or never will.
-    fn has_room(&self) -> bool {
-        !matches!(self.log.borrow_mut().make_room(TURN_LOG_BYTES), Err(WalError::NotReady))
-    }
-
-    fn turn(&self, inputs: &mut Vec<Input>) {
+    fn turn(&self, inputs: &mut Vec<Input>) -> ShardEffects {
         let now = self.clock.now();
         let mut shard = self.shard.borrow_mut();
         shard.set_log_counters(self.log_counters());
@@ -135,14 +131,13 @@ impl Core {
                 self.at
             );
         }
-        drop(shard);
-        self.carry_out(effects);
+        effects
     }
 
-    fn carry_out(&self, effects: ShardEffects) {
+    async fn carry_out(&self, effects: ShardEffects) {
         let ShardEffects { appends, sends, replies, installs } = effects;
-        if !appends.is_empty() {
-            self.append(&appends);
+        for (range, append) in &appends {
+            self.append(*range, append).await;
         }
         self.send(&sends);
         self.reply(&replies);
@@ -154,18 +149,23 @@ impl Core {
         self.tell_siblings();
     }
 
-    fn append(&self, appends: &[(palisade_wire::RangeId, palisade_replication::Append)]) {
-        let mut log = self.log.borrow_mut();
-        for (range, append) in appends {
-            if let Err(error) = log.append(&record_of(*range, append)) {
-                // The shard has counted on this write. Nothing that depends on it has left, so
-                // stopping here is like a crash just before.
-                tracing::error!("{}: {error}; the node stops before it breaks a promise", self.at);
-                process::abort();
+    /// Appends a write, waiting for the next segment if it is not ready. Nothing that depends on
+    /// the write has left yet, so that a wait is only a slow turn, and a full log is like a crash
+    /// just before.
+    async fn append(&self, range: RangeId, append: &Append) {
+        let record = record_of(range, append);
+        loop {
+            let appended = self.log.borrow_mut().append(&record);
+            match appended {
+                Ok(_) => break,
+                Err(WalError::NotReady) => glommio::timer::sleep(SEGMENT_POLL).await,
+                Err(error) => {
+                    tracing::error!("{}: {error}; the node stops to keep its promises", self.at);
+                    process::abort();
+                }
             }
         }
-        self.appends.set(self.appends.get() + appends.len() as u64);
-        drop(log);
+        self.appends.set(self.appends.get() + 1);
         self.appended.raise();
     }
 
@@ -224,7 +224,7 @@ impl Core {
         LogCounters {
             syncs: self.syncs.get(),
             bytes: log.end() - self.log_start,
-            left_bytes: log.left_bytes().saturating_sub(TURN_LOG_BYTES as u64),
+            left_bytes: log.left_bytes().saturating_sub(TURN_LOG_BYTES),
         }
     }
 

@@ -122,6 +122,8 @@ pub struct Shard {
     /// Replicas that must be told the time. The others are idle, and cost nothing.
     active: BTreeSet<RangeId>,
     was_admitted: bool,
+    /// Whether this turn had a tick, and with it a part of a checkpoint.
+    ticked: bool,
     /// Whose checkpoint was written on last: the others get their turn first.
     last_checkpoint: RangeId,
     /// Writes asked for since the start, and how many of them are durable.
@@ -182,6 +184,7 @@ impl Shard {
             touched: BTreeSet::new(),
             active: BTreeSet::new(),
             was_admitted: false,
+            ticked: false,
             last_checkpoint: RangeId::CONTROL,
             appends: 0,
             durable_appends: 0,
@@ -298,13 +301,19 @@ impl Shard {
         for range in &self.touched {
             self.replicas.get_mut(range).expect("only replicas are touched").tick(cx);
         }
-        // One part for the whole shard: a turn writes a bounded amount.
+        self.ticked = true;
+    }
+
+    /// Writes one part of one checkpoint, for the whole shard and for all the ticks of a turn: what
+    /// a turn writes is bounded, however late it comes.
+    fn advance_checkpoints(&mut self, now: Now) {
         let after = (Bound::Excluded(self.last_checkpoint), Bound::Unbounded);
         let in_turn = self.touched.range(after).chain(&self.touched).copied();
         for range in in_turn {
             let replica = self.replicas.get_mut(&range).expect("only replicas are touched");
             if replica.wants_checkpoint() {
-                replica.advance_checkpoint(cx);
+                replica
+                    .advance_checkpoint(Context { now_us: now.monotonic_us, peers: &self.peers });
                 self.last_checkpoint = range;
                 break;
             }
@@ -313,6 +322,9 @@ impl Shard {
 
     /// Ends a turn: everything that its inputs asked for.
     pub fn end_turn(&mut self, now: Now) -> ShardEffects {
+        if std::mem::take(&mut self.ticked) {
+            self.advance_checkpoints(now);
+        }
         let mut out = std::mem::take(&mut self.effects);
         let mut sends = std::mem::take(&mut self.hellos);
         if let Some(record) = self.admission.record(self.appends) {

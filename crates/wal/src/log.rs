@@ -148,8 +148,8 @@ impl Log {
     /// Appends a record and returns the position of its end. It is durable once
     /// [`Log::durable`] has reached that.
     ///
-    /// Never blocks. Fails, having written nothing, with [`WalError::NotReady`] or
-    /// [`WalError::Full`] if there is no room: see [`Log::make_room`].
+    /// Never blocks. Fails, having written nothing, with [`WalError::NotReady`] while
+    /// the next segment is being prepared, or [`WalError::Full`] if there will be none.
     pub fn append(&mut self, record: &Record<'_>) -> Result<Position, WalError> {
         assert!(record.payload.len() <= MAX_PAYLOAD_BYTES, "a payload over the limit was appended");
         let bytes = record_bytes(record.payload.len());
@@ -159,17 +159,6 @@ impl Log {
         assert!(self.fits(bytes), "a fresh segment holds at least two of the longest records");
         self.write(record);
         Ok(self.end())
-    }
-
-    /// Fails unless the next `bytes` of records, headers included, can be appended without a wait.
-    /// `bytes` is less than the smallest segment.
-    pub fn make_room(&mut self, bytes: usize) -> Result<(), WalError> {
-        if self.fits(bytes) || !self.blank.is_empty() {
-            return Ok(());
-        }
-        let spare = self.take_spare()?;
-        self.blank.push(spare);
-        Ok(())
     }
 
     /// The end of the last record appended.

@@ -1,0 +1,93 @@
+//! What a turn may ask of the driver.
+#![allow(missing_docs, reason = "a test")]
+
+use bytes::Bytes;
+use palisade_clock::{Interval, Now};
+use palisade_control::Bootstrap;
+use palisade_replication::Append;
+use palisade_shard::{ConnectionId, Input, Recovered, Shard, ShardConfig, ShardEffects};
+use palisade_wire::{
+    Mode, NodeId, Operation, PeerAddress, PutCommand, RangeId, Request, SessionId, ShardId, TxnId,
+};
+
+/// A shard that is a cluster by itself, and whose log is always durable.
+struct Alone {
+    shard: Shard,
+    now: Now,
+    appends: u64,
+}
+
+impl Alone {
+    fn new(mode: Mode, checkpoint_bytes: u64) -> Self {
+        let bootstrap =
+            Bootstrap { nodes: vec![NodeId(0)], shards: 1, ranges_per_mode: 1, only: Some(mode) };
+        let config = ShardConfig {
+            at: PeerAddress { node: NodeId(0), shard: ShardId(0) },
+            cluster_id: 1,
+            nodes: Vec::new(),
+            ranges: bootstrap.range_map(),
+            max_offset_us: 1_000,
+            random_seed: 1,
+            checkpoint_bytes,
+            max_message_bytes: 1 << 20,
+            fault: None,
+        };
+        let now = Now { monotonic_us: 1, wall: Interval::around(1_000_000, 10) };
+        let shard = Shard::new(config, Recovered::default(), now).expect("nothing to recover");
+        let mut alone = Self { shard, now, appends: 0 };
+        for _ in 0..4 {
+            alone.shard.step(Input::Tick, alone.now);
+            alone.turn();
+        }
+        alone
+    }
+
+    fn turn(&mut self) -> ShardEffects {
+        let effects = self.shard.end_turn(self.now);
+        self.appends += effects.appends.len() as u64;
+        self.shard.step(Input::Durable { appends: self.appends }, self.now);
+        effects
+    }
+
+    fn put(&mut self, sequence: u64, value_bytes: usize) {
+        let command = PutCommand {
+            txn: TxnId { session: SessionId(1), sequence },
+            settled_below: sequence,
+            key: Bytes::from(format!("key{sequence}")),
+            value: Bytes::from(vec![7; value_bytes]),
+        };
+        let operation = Operation::Put { range: RangeId(1), command };
+        let request = Request { request_id: sequence, operation };
+        self.shard.step(Input::Request { connection: ConnectionId(1), request }, self.now);
+    }
+}
+
+/// A driver that was held up finds many ticks in its inbox. With a part of a checkpoint for each,
+/// one turn took tens of megabytes of log, more than a node had ready: it stopped.
+#[test]
+fn late_ticks_write_one_part_of_a_checkpoint_between_them() {
+    for mode in [Mode::Raft, Mode::Chain] {
+        let mut alone = Alone::new(mode, 1 << 20);
+        for sequence in 1..=8 {
+            alone.put(sequence, 1 << 20);
+            alone.turn();
+            alone.turn();
+        }
+        let mut parts = 0;
+        for _ in 0..100 {
+            for _ in 0..20 {
+                alone.shard.step(Input::Tick, alone.now);
+            }
+            let effects = alone.turn();
+            let snapshots = effects.appends.iter().filter_map(|(_, append)| match append {
+                Append::Snapshot(part) => Some(part),
+                _ => None,
+            });
+            let of_turn: Vec<_> = snapshots.collect();
+            // The first part comes with the snapshot's head, which is small.
+            assert!(of_turn.iter().filter(|part| part.part > 0).count() <= 1, "{of_turn:?}");
+            parts += of_turn.len();
+        }
+        assert!(parts > 4, "{mode}: {parts} parts of a checkpoint were written");
+    }
+}
