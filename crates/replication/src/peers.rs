@@ -44,7 +44,7 @@ pub struct PeerTiming {
 impl Default for PeerTiming {
     fn default() -> Self {
         Self {
-            heartbeat_us: 40_000,
+            heartbeat_us: 50_000,
             promise_us: 220_000,
             lease_us: 190_000,
             suspect_us: (240_000, 2_000_000),

@@ -36,7 +36,7 @@ use crate::{
 const TICK: Duration = Duration::from_millis(10);
 
 /// The same while all replicas are idle, and only heartbeats are sent.
-const QUIET_TICK: Duration = Duration::from_millis(20);
+const QUIET_TICK: Duration = Duration::from_millis(50);
 
 /// How long a drain may take before the node stops all the same.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
