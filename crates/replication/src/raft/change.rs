@@ -95,7 +95,7 @@ impl Raft {
         let RoleState::Leader(leader) = &mut self.role else { return };
         leader.progress.retain(|peer, _| peers.contains(peer));
         for peer in peers {
-            leader.progress.entry(peer).or_insert_with(|| Progress::new(last_index));
+            leader.progress.entry(peer).or_insert_with(|| Box::new(Progress::new(last_index)));
         }
     }
 }

@@ -255,8 +255,11 @@ impl Raft {
             return;
         }
         let next_index = self.log.last_index() + 1;
-        let progress: BTreeMap<_, _> =
-            self.peers().into_iter().map(|peer| (peer, Progress::new(next_index))).collect();
+        let progress: BTreeMap<_, _> = self
+            .peers()
+            .into_iter()
+            .map(|peer| (peer, Box::new(Progress::new(next_index))))
+            .collect();
         self.leader = Some((self.me, cx.peers.session()));
         self.elections_in_vain = 0;
         self.election_due_us = None;

@@ -134,7 +134,8 @@ enum RoleState {
 
 #[derive(Debug)]
 struct Leader {
-    progress: BTreeMap<PeerAddress, Progress>,
+    /// Each in its own place: a map's node has room for eleven, and groups are many.
+    progress: BTreeMap<PeerAddress, Box<Progress>>,
     /// Index of the first entry of this term.
     first_index: u64,
     /// Until when nobody has to have heard it: those who voted for it have yet to be asked.
