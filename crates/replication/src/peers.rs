@@ -375,6 +375,11 @@ mod tests {
         revoked
     }
 
+    /// When the so-many-th heartbeat is due.
+    fn beat(number: u64) -> u64 {
+        number * PeerTiming::default().heartbeat_us
+    }
+
     #[test]
     fn support_lasts_from_when_the_echoed_heartbeat_was_sent_and_ends_before_the_promise() {
         let (mut a, mut b) = pair();
@@ -394,7 +399,7 @@ mod tests {
         let mut now_us = 1_000_000;
         for _ in 0..50 {
             exchange(&mut a, &mut b, now_us);
-            now_us += 40_000;
+            now_us += beat(1);
         }
         assert!(a.is_heard(at(1)) && a.hears(at(1)));
         let mut changes = 0;
@@ -404,8 +409,8 @@ mod tests {
         }
         assert_eq!(changes, 1);
         assert!(!a.is_heard(at(1)) && !a.hears(at(1)));
-        exchange(&mut a, &mut b, now_us + 40_000);
-        exchange(&mut a, &mut b, now_us + 80_000);
+        exchange(&mut a, &mut b, now_us + beat(1));
+        exchange(&mut a, &mut b, now_us + beat(2));
         assert!(a.is_heard(at(1)) && a.hears(at(1)));
     }
 
@@ -428,18 +433,18 @@ mod tests {
     #[test]
     fn a_revocation_is_told_until_it_is_confirmed_and_taken_in_once() {
         let (mut a, mut b) = pair();
-        exchange(&mut a, &mut b, 40_000);
+        exchange(&mut a, &mut b, beat(1));
         let what = Revoked::Leadership;
         let revocation = |term| Revocation { range: RangeId(7), term, what };
         a.revoke(at(1), revocation(3));
         // The first heartbeat that tells it is lost.
-        assert_eq!(a.tick(80_000).0[0].1.revocations, [revocation(3)]);
+        assert_eq!(a.tick(beat(2)).0[0].1.revocations, [revocation(3)]);
         a.revoke(at(1), revocation(4));
-        let (to_b, _) = exchange(&mut a, &mut b, 120_000);
+        let (to_b, _) = exchange(&mut a, &mut b, beat(3));
         assert_eq!(to_b, [revocation(3), revocation(4)]);
-        assert!(a.tick(160_000).0[0].1.revocations.is_empty());
+        assert!(a.tick(beat(4)).0[0].1.revocations.is_empty());
         a.revoke(at(1), revocation(5));
-        let (to_b, _) = exchange(&mut a, &mut b, 200_000);
+        let (to_b, _) = exchange(&mut a, &mut b, beat(5));
         assert_eq!(to_b, [revocation(5)]);
     }
 
