@@ -13,6 +13,8 @@ pub enum ProtocolFault {
     CommitByCounting,
     /// A leader trusts a lease that has run out.
     EndlessLease,
+    /// A voter forgets what it has promised to its leader.
+    BreakPromises,
     /// A leader reads before an entry of its own term is committed.
     EarlyReads,
     /// New voters take over at once, with no joint configuration between.

@@ -219,6 +219,15 @@ impl Group {
         }
     }
 
+    /// Whether reads are answered without asking the others; never so in a chain, where it is its
+    /// place that lets a replica read.
+    pub(crate) fn is_leased(&self, cx: Context<'_>) -> bool {
+        match self {
+            Self::Raft(running) => running.protocol.is_leased(cx),
+            Self::Chain(_) => false,
+        }
+    }
+
     /// Who votes, or forms the chain; and who only learns.
     pub(crate) fn members(&self) -> (Vec<PeerAddress>, Vec<PeerAddress>) {
         match self {

@@ -234,6 +234,12 @@ impl Shard {
         self.replicas.values().map(|replica| ReplicaView::new(replica))
     }
 
+    /// Whether a replica answers reads without asking the others, if it is up to date.
+    pub fn is_leased(&self, range: RangeId, now: Now) -> bool {
+        let cx = Context { now_us: now.monotonic_us, peers: &self.peers };
+        self.replicas.get(&range).is_some_and(|replica| replica.group.is_leased(cx))
+    }
+
     /// How many replicas must be told the time at present.
     pub fn active_replicas(&self) -> usize {
         self.active.len()

@@ -56,6 +56,11 @@ fn a_lease_that_never_ends() {
 }
 
 #[test]
+fn promises_that_are_broken() {
+    protocol_fault_is_caught(ProtocolFault::BreakPromises);
+}
+
+#[test]
 fn a_read_before_the_term_has_begun() {
     protocol_fault_is_caught(ProtocolFault::EarlyReads);
 }

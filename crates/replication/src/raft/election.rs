@@ -59,7 +59,8 @@ impl Raft {
         };
         let inherited_us = if self.has_past { cx.peers.inherited_promises_until_us() } else { 0 };
         let until_us = to_leader_us.max(self.promised_until_us).max(inherited_us);
-        matches!(self.role, RoleState::Leader(_)) || until_us > cx.now_us
+        matches!(self.role, RoleState::Leader(_))
+            || (until_us > cx.now_us && !self.has_fault(ProtocolFault::BreakPromises))
     }
 
     /// Moves to a later term, in which nothing was said or promised yet.

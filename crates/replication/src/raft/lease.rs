@@ -31,6 +31,11 @@ impl Raft {
         !leader.gave_up_lease && until_us > cx.now_us
     }
 
+    /// Whether this replica leads, and nobody else can.
+    pub fn is_leased(&self, cx: Context<'_>) -> bool {
+        matches!(&self.role, RoleState::Leader(leader) if self.has_lease(leader, cx))
+    }
+
     fn may_read(&self, index: u64) -> bool {
         self.commit_index >= index || self.has_fault(ProtocolFault::EarlyReads)
     }

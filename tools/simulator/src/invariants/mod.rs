@@ -4,6 +4,7 @@ mod chain_prefix;
 mod durability;
 mod election_safety;
 mod leader_completeness;
+mod lease_exclusivity;
 mod log_matching;
 mod monotone;
 mod observation;
@@ -15,8 +16,9 @@ use std::{
     fmt,
 };
 
+use palisade_clock::Now;
 use palisade_history::Operation;
-use palisade_shard::{ReplicaView, Shard, ShardEffects};
+use palisade_shard::{ReplicaView, Shard};
 use palisade_wire::{NodeId, PeerAddress, RangeId};
 
 use crate::Parameters;
@@ -24,6 +26,7 @@ use chain_prefix::ChainPrefix;
 use durability::Durability;
 use election_safety::ElectionSafety;
 use leader_completeness::LeaderCompleteness;
+use lease_exclusivity::LeaseExclusivity;
 use log_matching::LogMatching;
 use monotone::Monotone;
 use observation::{Committed, Log, Observation};
@@ -45,6 +48,7 @@ pub(crate) struct Invariants {
     committed: BTreeMap<RangeId, Committed>,
     lost: BTreeSet<NodeId>,
     elections: ElectionSafety,
+    leases: LeaseExclusivity,
     matching: LogMatching,
     state_machines: StateMachineSafety,
 }
@@ -56,6 +60,7 @@ impl Invariants {
             committed: BTreeMap::new(),
             lost: BTreeSet::new(),
             elections: ElectionSafety::default(),
+            leases: LeaseExclusivity::default(),
             matching: LogMatching::default(),
             state_machines: StateMachineSafety::default(),
         }
@@ -66,9 +71,16 @@ impl Invariants {
         &mut self,
         at: PeerAddress,
         shard: &Shard,
-        _effects: &ShardEffects,
+        now: Now,
     ) -> Result<(), Violation> {
-        shard.views().try_for_each(|view| self.look_at(at, &view))
+        for view in shard.views() {
+            self.look_at(at, &view)?;
+            if shard.is_leased(view.range(), now) {
+                let exclusive = self.leases.check(view.range(), at, view.term());
+                named(LeaseExclusivity::NAME, exclusive)?;
+            }
+        }
+        Ok(())
     }
 
     /// A shard has started: what its log held is where it goes on from.
@@ -137,6 +149,7 @@ impl Invariants {
         named(Monotone::NAME, Monotone.check(before, &seen))?;
         named(OwnTermCommits::NAME, OwnTermCommits.check(before, &seen))?;
         named(ElectionSafety::NAME, self.elections.check(&seen))?;
+        self.leases.note(&seen);
         named(LogMatching::NAME, self.matching.check(&seen))?;
         named(LeaderCompleteness::NAME, completeness)?;
         let durable = Durability.check(before, &seen, committed, &self.lost, others);
