@@ -172,6 +172,9 @@ impl Chain {
         let (Some(successor), Some(link)) = (self.successor(), &mut self.downstream) else {
             return;
         };
+        // A late word of the successor may be of what was forgotten since. Only what is committed
+        // is forgotten, and that the successor holds.
+        link.next_index = link.next_index.max(self.log.first_index());
         loop {
             let entries = self.log.slice(link.next_index, MAX_MESSAGE_BYTES);
             if entries.is_empty() && link.told_stable == Some(stable_index) {
@@ -203,5 +206,57 @@ impl Chain {
             effects.send(predecessor, self.message(body), After::Nothing);
         }
         self.reported_commit = self.commit_index;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use palisade_wire::{NodeId, PeerAddress, RangeId, ShardId};
+
+    use super::{super::Timing, *};
+    use crate::{Context, Membership, PeerTiming, Peers, Protocol, RecoveredGroup, SnapshotPart};
+
+    fn at(node: u16) -> PeerAddress {
+        PeerAddress { node: NodeId(node), shard: ShardId(0) }
+    }
+
+    /// Seed 1630 of the simulator, when a checkpoint was written in the turn of a late message.
+    #[test]
+    fn a_late_attachment_from_before_what_was_forgotten_changes_nothing() {
+        let membership = Membership { epoch: 1, members: vec![at(0), at(1)] };
+        let recovered = RecoveredGroup::default();
+        let timing = Timing::default();
+        let mut head =
+            Chain::new(RangeId(1), at(0), membership, recovered, timing, 1, None).unwrap();
+        let peers = Peers::new(PeerTiming::default(), 1, [at(1)], 1);
+        let cx = Context { now_us: 1, peers: &peers };
+        let effects = &mut Effects::default();
+        let attach = |last_index| Attached {
+            link: last_index,
+            last_index,
+            last_term: u64::from(last_index > 0),
+            commit_index: last_index,
+        };
+        head.attached(attach(0), effects);
+        for _ in 0..4 {
+            head.propose(bytes::Bytes::from_static(b"x"), cx, effects).unwrap();
+        }
+        head.durable(4, cx, effects);
+        head.attached(attach(4), effects);
+        assert_eq!(head.commit_index(), 4);
+        head.attached(attach(1), effects);
+        let mut part = head.snapshot_head();
+        for (number, last) in [(0, false), (1, true)] {
+            part = SnapshotPart { part: number, last, ..part };
+            head.write_snapshot(part.clone(), 0, cx, effects);
+        }
+        assert_eq!(head.first_index(), 5);
+        effects.sends.clear();
+        head.flush(cx, effects);
+        let forwarded = effects.sends.iter().find_map(|send| match &send.message.body {
+            Body::Forward { previous_index, .. } => Some(*previous_index),
+            _ => None,
+        });
+        assert_eq!(forwarded, Some(4));
     }
 }
