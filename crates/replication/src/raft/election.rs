@@ -5,13 +5,16 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use palisade_wire::PeerAddress;
 
-use super::{Body, Leader, Message, Raft, RoleState, Transfer, progress::Progress};
+use super::{Body, Leader, Message, Raft, RoleState, Timing, Transfer, progress::Progress};
 use crate::{
     After, Context, Effects, Entry, EntryKind, ProtocolFault, Refusal, Revocation, Revoked,
 };
 
 /// How often the time between elections doubles at most.
 const MAX_DOUBLINGS: u32 = 4;
+
+/// The longest that an election waits for disks.
+const MAX_DISK_WAIT_US: u64 = 3_000_000;
 
 impl Raft {
     /// Follower: stands for election once its leader is gone. Voters wait in line, so that one can
@@ -27,8 +30,14 @@ impl Raft {
                 let wait_us = self.place_in_line() * stagger_us + self.random.u64(0..stagger_us);
                 self.election_due_us = Some(cx.now_us + wait_us);
             }
-            Some(due_us) if cx.now_us >= due_us => self.ask_whether_to_stand(cx, effects),
-            Some(_) => {}
+            Some(due_us) => {
+                if self.vote.is_some() && !self.log.is_durable(self.state_append) {
+                    // The candidate waits for this vote.
+                    self.election_due_us = Some(due_us.max(cx.now_us + 2 * self.timing.retry_us));
+                } else if cx.now_us >= due_us {
+                    self.ask_whether_to_stand(cx, effects);
+                }
+            }
         }
     }
 
@@ -85,11 +94,16 @@ impl Raft {
         self.persist_state(cx.now_us, effects);
     }
 
-    /// Candidate: tries anew once it is time, but not before its own vote is durable.
+    /// Candidate: once its own vote is durable, asks again whoever has not answered, and tries anew
+    /// when it is time.
     pub(super) fn tick_candidate(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
-        let due = self.election_due_us.is_none_or(|due_us| cx.now_us >= due_us);
-        if due && self.log.is_durable(self.state_append) {
+        if !self.log.is_durable(self.state_append) {
+            return;
+        }
+        if self.election_due_us.is_none_or(|due_us| cx.now_us >= due_us) {
             self.ask_whether_to_stand(cx, effects);
+        } else {
+            self.ask_for_votes(cx, effects);
         }
     }
 
@@ -188,16 +202,36 @@ impl Raft {
     /// Stands for election.
     fn campaign(&mut self, transfer: bool, cx: Context<'_>, effects: &mut Effects<Message>) {
         self.enter_term(self.term + 1, Some(self.me), cx, effects);
-        // Each election in vain gives the next one more time: disks may be slow, or many stand.
-        let retry_us = self.timing.retry_us << self.elections_in_vain.min(MAX_DOUBLINGS);
-        self.elections_in_vain += 1;
+        let retry_us = self.count_election();
         self.election_due_us = Some(cx.now_us + self.random.u64(retry_us..2 * retry_us));
-        self.role = RoleState::Candidate { votes: BTreeSet::new() };
+        self.role = RoleState::Candidate { votes: BTreeSet::new(), transfer, ask_due_us: 0 };
+        self.ask_for_votes(cx, effects);
+    }
+
+    /// Candidate: asks for the votes that it lacks, if it has not done so just now. A request or an
+    /// answer may have been lost, and the next election may be far.
+    fn ask_for_votes(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
+        let RoleState::Candidate { votes, transfer, ask_due_us } = &mut self.role else { return };
+        if cx.now_us < *ask_due_us {
+            return;
+        }
+        *ask_due_us = cx.now_us + self.timing.retry_us;
+        let (votes, transfer) = (votes.clone(), *transfer);
         let (last_index, last_term) = (self.log.last_index(), self.log.last_term());
-        for peer in self.peers() {
+        for peer in self.peers().into_iter().filter(|peer| !votes.contains(peer)) {
             let request = self.message(Body::RequestVote { last_index, last_term, transfer });
             effects.send(peer, request, self.after_vote());
         }
+    }
+
+    /// How long a candidacy that begins now may take: long enough for two votes on a disk like this
+    /// one. Each that was in vain gives the next one more time: others' disks may be slower, or
+    /// many stand.
+    fn count_election(&mut self) -> u64 {
+        let Timing { retry_us, .. } = self.timing;
+        let patience_us = retry_us << self.elections_in_vain.min(MAX_DOUBLINGS);
+        self.elections_in_vain += 1;
+        patience_us.max((2 * self.state_took_us).min(MAX_DISK_WAIT_US))
     }
 
     fn after_vote(&self) -> After {
@@ -229,6 +263,7 @@ impl Raft {
             self.vote = Some(from);
             self.persist_state(cx.now_us, effects);
         }
+        // Whoever votes gives the candidate some time, from when the vote is durable on.
         self.election_due_us = Some(cx.now_us + 2 * self.timing.retry_us);
         effects.send(from, self.message(Body::Vote), self.after_vote());
     }
@@ -239,7 +274,7 @@ impl Raft {
         cx: Context<'_>,
         effects: &mut Effects<Message>,
     ) {
-        if let RoleState::Candidate { votes } = &mut self.role {
+        if let RoleState::Candidate { votes, .. } = &mut self.role {
             votes.insert(from);
             self.try_to_win(cx, effects);
         }
@@ -247,7 +282,7 @@ impl Raft {
 
     /// Becomes the leader once a majority voted for it, itself included once that is durable.
     pub(super) fn try_to_win(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
-        let RoleState::Candidate { votes } = &mut self.role else { return };
+        let RoleState::Candidate { votes, .. } = &mut self.role else { return };
         if self.log.is_durable(self.state_append) {
             votes.insert(self.me);
         }

@@ -99,6 +99,9 @@ pub struct Raft {
     vote: Option<PeerAddress>,
     /// The write that holds the term and vote.
     state_append: u64,
+    /// When that was asked for; and how long the last one took.
+    state_asked_us: u64,
+    state_took_us: u64,
     log: EntryLog,
     configurations: Configurations,
     commit_index: u64,
@@ -120,7 +123,7 @@ pub struct Raft {
     has_past: bool,
     /// When to stand for election; `None` while there is a leader.
     election_due_us: Option<u64>,
-    /// Elections that this replica stood for since there was a leader.
+    /// Elections that this replica stood for since there was a leader, and in vain.
     elections_in_vain: u32,
 }
 
@@ -128,7 +131,7 @@ pub struct Raft {
 enum RoleState {
     Follower,
     PreCandidate { votes: BTreeSet<PeerAddress> },
-    Candidate { votes: BTreeSet<PeerAddress> },
+    Candidate { votes: BTreeSet<PeerAddress>, transfer: bool, ask_due_us: u64 },
     Leader(Box<Leader>),
 }
 
@@ -224,6 +227,8 @@ impl Raft {
             term: term.max(log.last_term()),
             vote: vote.filter(|_| term >= log.last_term()),
             state_append: 0,
+            state_asked_us: 0,
+            state_took_us: 0,
             recovered_commit: committed.min(log.last_index()),
             log,
             configurations,
@@ -338,6 +343,7 @@ impl Raft {
         let payload = encode_state(self.vote, self.commit_index);
         self.log.append_state(self.term, payload, now_us, effects);
         self.state_append = self.log.appends();
+        self.state_asked_us = now_us;
     }
 
     /// Adds an entry to the log, and what it changes at once.
@@ -442,7 +448,11 @@ impl Protocol for Raft {
     }
 
     fn durable(&mut self, appends: u64, cx: Context<'_>, effects: &mut Effects<Message>) {
+        let waited = !self.log.is_durable(self.state_append);
         self.log.set_durable(appends);
+        if waited && self.log.is_durable(self.state_append) {
+            self.state_took_us = cx.now_us - self.state_asked_us;
+        }
         match &self.role {
             RoleState::Leader(_) => self.advance_commit(cx, effects),
             RoleState::Candidate { .. } => self.try_to_win(cx, effects),
