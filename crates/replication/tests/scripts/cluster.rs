@@ -41,6 +41,8 @@ pub(crate) struct Cluster {
     network: Vec<InFlight>,
     told: Vec<String>,
     next_read: u64,
+    /// Nothing reaches it or comes from it while time passes for all.
+    cut: Option<u16>,
 }
 
 fn at(node: u16) -> PeerAddress {
@@ -60,6 +62,8 @@ impl Cluster {
             "new" => self.create(&numbers(words[1]), words.get(2).map(|list| numbers(list))),
             "stand" => self.stand(node(1)),
             "wait" => self.wait(words[1].parse().expect("milliseconds")),
+            "cut" => self.cut = Some(node(1)),
+            "mend" => self.cut = None,
             "pass" => self.now_us += 1_000 * words[1].parse::<u64>().expect("milliseconds"),
             "deliver" => self.deliver(words.get(1).copied(), words.get(2).copied()),
             "hear" => self.hear(),
@@ -186,6 +190,9 @@ impl Cluster {
                 self.tick(node);
             }
             for _ in 0..20 {
+                let cut = self.cut;
+                let passes = |packet: &InFlight| cut != Some(packet.from) && cut != Some(packet.to);
+                self.network.retain(passes);
                 self.deliver(None, None);
                 for node in self.all() {
                     self.sync(node);
