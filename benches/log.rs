@@ -17,7 +17,7 @@ fn open(dir: &TempDir) -> Log {
         segment_bytes: 64 << 20,
         limit_bytes: 16 << 30,
     };
-    Log::open(dir.path(), options, |_| {}).expect("a fresh log opens")
+    Log::open(dir.path(), options, &|_| {}, |_| {}).expect("a fresh log opens")
 }
 
 fn append(log: &mut Log, index: u64) {

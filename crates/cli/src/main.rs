@@ -9,6 +9,7 @@ mod compare;
 mod sim;
 mod start;
 mod status;
+mod wal;
 
 use std::process::ExitCode;
 
@@ -34,6 +35,8 @@ enum Command {
     Sim(sim::Arguments),
     /// Show the state of a running cluster
     Status(status::Arguments),
+    /// Look at a log on the disk
+    Wal(wal::Arguments),
 }
 
 /// How a command ends if not well.
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::Start(arguments) => start::run(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Status(arguments) => interruptible(status::run(arguments)),
+        Command::Wal(arguments) => wal::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

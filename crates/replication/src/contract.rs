@@ -69,9 +69,14 @@ pub enum Append {
         /// The rest, as the protocol encodes it.
         payload: Bytes,
     },
-    /// A part of a snapshot. With the last one, the snapshot replaces the group's entries up to
-    /// its index, and all of them if there is no such entry of its term.
-    Snapshot(SnapshotPart),
+    /// A part of a snapshot. With the last one, the snapshot stands for the group's entries up to
+    /// its index.
+    Snapshot {
+        /// The part.
+        part: SnapshotPart,
+        /// With the last part: this log did not lead to the snapshot, and no entry before it stands.
+        replaces: bool,
+    },
 }
 
 /// What must be durable before a message may leave.
@@ -232,6 +237,9 @@ pub trait Protocol {
 
     /// Part 0 of a snapshot that is taken now, at the last entry handed out as committed.
     fn snapshot_head(&self) -> SnapshotPart;
+
+    /// Writes the durable state anew, as it is, so that nothing older in the log is needed for it.
+    fn write_state(&mut self, cx: Context<'_>, effects: &mut Effects<Self::Message>);
 
     /// Writes the next part of a snapshot, of this replica's own state or as received. With the
     /// last part, entries up to its index are forgotten, but for the last ones up to `keep_bytes`.

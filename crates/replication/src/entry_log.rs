@@ -128,8 +128,8 @@ impl EntryLog {
         effects: &mut Effects<M>,
     ) -> bool {
         let SnapshotPart { index, term, last, .. } = part;
-        effects.appends.push(Append::Snapshot(part));
         let replaces = last && index > self.base.0 && self.term_at(index) != Some(term);
+        effects.appends.push(Append::Snapshot { part, replaces });
         if replaces {
             self.entries.clear();
             self.bytes = 0;

@@ -76,7 +76,8 @@ pub enum ModeConfig {
 pub struct LogConfig {
     /// Bytes of a segment.
     pub segment_bytes: u64,
-    /// Bytes that the log of one shard may take. At that point writes are refused.
+    /// Bytes that the log of one shard may take. At that point writes are refused; from a quarter of
+    /// it on, what keeps the log's beginning is written anew, so that it can be cut.
     pub limit_bytes: u64,
     /// A range's state is written to the log as a checkpoint, and the entries that it holds are
     /// forgotten in memory, once the range's entries since the last one take so many bytes.
@@ -86,6 +87,13 @@ pub struct LogConfig {
 impl Default for LogConfig {
     fn default() -> Self {
         Self { segment_bytes: 32 << 20, limit_bytes: 8 << 30, checkpoint_bytes: 64 << 20 }
+    }
+}
+
+impl LogConfig {
+    /// Segments beyond which a log is long: its beginning is to be cut.
+    pub(crate) fn long_segments(&self) -> usize {
+        usize::try_from(self.limit_bytes / self.segment_bytes / 4).unwrap_or(usize::MAX)
     }
 }
 

@@ -28,6 +28,9 @@ const TURN_INPUT_BYTES: usize = 1024 * 1024;
 /// and what the protocols add of their own.
 const TURN_LOG_BYTES: u64 = 7 * 1024 * 1024;
 
+/// Between two times that groups are asked to let the beginning of the log go.
+const COMPACT_INTERVAL_US: u64 = 200_000;
+
 /// How often a turn looks whether the next segment of the log is ready.
 const SEGMENT_POLL: Duration = Duration::from_millis(1);
 
@@ -57,6 +60,9 @@ pub(crate) struct Core {
     syncs: Cell<u64>,
     appends: Cell<u64>,
     log_start: Position,
+    /// Segments beyond which the log is long.
+    long_segments: usize,
+    compact_due_us: Cell<u64>,
     next_connection: Cell<u64>,
     told_refusal: Cell<bool>,
 }
@@ -67,6 +73,7 @@ impl Core {
         clock: KernelClock,
         shard: Shard,
         log: Log,
+        long_segments: usize,
         siblings: Vec<Sender<ShardCommand>>,
         peers: BTreeMap<PeerAddress, Rc<Outbound>>,
     ) -> Rc<Self> {
@@ -85,6 +92,8 @@ impl Core {
             syncs: Cell::new(0),
             appends: Cell::new(0),
             log_start,
+            long_segments,
+            compact_due_us: Cell::new(0),
             next_connection: Cell::new(0),
             told_refusal: Cell::new(false),
         })
@@ -104,6 +113,7 @@ impl Core {
             self.inbox.take(TURN_INPUT_BYTES, &mut inputs);
             let effects = self.turn(&mut inputs);
             self.carry_out(effects).await;
+            self.compact();
             if self.inbox.draining.get() && self.is_drained() {
                 return;
             }
@@ -132,6 +142,20 @@ impl Core {
             );
         }
         effects
+    }
+
+    /// Once the log is long, has the groups that keep its beginning write what they have there anew.
+    fn compact(&self) {
+        let mut log = self.log.borrow_mut();
+        if log.live_segments() <= self.long_segments {
+            return;
+        }
+        let now_us = self.clock.now().monotonic_us;
+        if now_us >= self.compact_due_us.get() {
+            self.compact_due_us.set(now_us + COMPACT_INTERVAL_US);
+            let unknown = self.shard.borrow_mut().compact(log.pinning());
+            unknown.into_iter().for_each(|group| log.forget(group));
+        }
     }
 
     async fn carry_out(&self, effects: ShardEffects) {

@@ -17,6 +17,7 @@ mod config;
 mod core;
 mod data_dir;
 mod inbox;
+mod log_progress;
 mod log_sync;
 mod node;
 mod outbound;

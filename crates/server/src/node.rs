@@ -27,6 +27,7 @@ use crate::{
     clients::{accept, serve_client},
     core::{Core, ShardCommand},
     data_dir::DataDir,
+    log_progress::LogProgress,
     log_sync::sync_log,
     outbound::Outbound,
     peers::{dial_peer, serve_peer},
@@ -248,9 +249,12 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
     let clock = KernelClock::new(config.clock.bound_us);
 
     let mut replayed = Replayed::default();
-    let log = Log::open(&data_dir.log_dir(shard), config.log_options(shard), |record| {
-        replayed.visit(record);
-    })?;
+    let log_dir = data_dir.log_dir(shard);
+    let progress = LogProgress::new(at);
+    let log =
+        Log::open(&log_dir, config.log_options(shard), &|done| progress.tell(done), |record| {
+            replayed.visit(record);
+        })?;
     let groups = replayed.finish(config.fault())?;
     let now = clock.now();
     let shard_config = ShardConfig {
@@ -270,8 +274,15 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
         .filter(|node| node.node != config.node)
         .map(|node| (PeerAddress { node: node.node, shard }, Outbound::unconnected()))
         .collect();
-    let core =
-        Core::new(at, clock, Shard::new(shard_config, groups, now)?, log, siblings, peers.clone());
+    let core = Core::new(
+        at,
+        clock,
+        Shard::new(shard_config, groups, now)?,
+        log,
+        config.log.long_segments(),
+        siblings,
+        peers.clone(),
+    );
 
     // On the default class a task gets its turn late when the executor is busy.
     let tasks = glommio::executor().create_task_queue(

@@ -87,6 +87,13 @@ impl Admission {
         Some(Append::State { term: self.session, payload: payload.freeze() })
     }
 
+    /// Has the record written again, as it is.
+    pub(crate) fn write_anew(&mut self) {
+        if self.is_durable {
+            self.written = None;
+        }
+    }
+
     fn restore(&mut self, record: Bytes) -> Result<(), WireError> {
         let mut reader = Reader::new(record);
         self.incarnation = reader.u64()?;

@@ -145,6 +145,11 @@ impl Group {
         either!(self, running => running.protocol.snapshot_head())
     }
 
+    /// Writes the protocol's own durable state anew, as it is.
+    pub(crate) fn write_state(&mut self, cx: Context<'_>) {
+        either!(self, running => running.protocol.write_state(cx, &mut running.effects));
+    }
+
     pub(crate) fn write_snapshot(
         &mut self,
         part: SnapshotPart,

@@ -17,7 +17,6 @@ pub(crate) const SHARD_RECORD: RangeId = RangeId(u32::MAX);
 #[derive(Debug, Default)]
 pub struct Replayed {
     groups: BTreeMap<RangeId, Group>,
-    error: Option<ReplayError>,
 }
 
 #[derive(Debug, Default)]
@@ -25,6 +24,17 @@ struct Group {
     recovered: RecoveredGroup,
     /// A snapshot whose last part has not come yet.
     unfinished: RecoveredSnapshot,
+    /// What was before the first of the entries is missing. That is as it should be where the log
+    /// was cut, if a snapshot follows that holds it.
+    missing: Option<Missing>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Missing {
+    /// The index after the last entry before.
+    expected: u64,
+    /// The first entry after what is missing.
+    first: u64,
 }
 
 /// What a shard's log held.
@@ -39,8 +49,8 @@ pub struct Recovered {
 pub enum ReplayError {
     /// An entry does not follow the ones before it.
     #[error(
-        "the log of {range} has entry {index} where at most {expected} can follow: the log was \
-         written by a faulty build; replace this replica"
+        "the log of {range} has entry {index} where at most {expected} can follow, and no snapshot \
+         of what is between: the log was written by a faulty build; replace this replica"
     )]
     Gap {
         /// The group.
@@ -66,8 +76,12 @@ pub fn record_of(range: RangeId, append: &Append) -> Record<'_> {
         Append::State { term, payload } => {
             Record { kind: RecordKind::State, group, term: *term, index: 0, part: 0, payload }
         }
-        Append::Snapshot(part) => {
-            let kind = if part.last { RecordKind::SnapshotEnd } else { RecordKind::Snapshot };
+        Append::Snapshot { part, replaces } => {
+            let kind = match (part.last, replaces) {
+                (false, _) => RecordKind::Snapshot,
+                (true, false) => RecordKind::SnapshotEnd,
+                (true, true) => RecordKind::Replacement,
+            };
             let (term, index, payload) = (part.term, part.index, &part.payload);
             Record { kind, group, term, index, part: part.part, payload }
         }
@@ -88,32 +102,28 @@ impl Replayed {
                 group.recovered.state = Some((term, payload));
                 return;
             }
-            RecordKind::Snapshot | RecordKind::SnapshotEnd => {
-                let last = record.kind == RecordKind::SnapshotEnd;
-                group.take_in(index, term, record.part, last, payload);
+            RecordKind::Snapshot | RecordKind::SnapshotEnd | RecordKind::Replacement => {
+                if group.take_in(index, term, record.part, payload)
+                    && record.kind != RecordKind::Snapshot
+                {
+                    group.stand_for_entries(record.kind == RecordKind::Replacement);
+                }
                 return;
             }
             RecordKind::Seal => return,
         };
-        let entries = &mut group.recovered.entries;
-        let base = group.recovered.snapshot.as_ref().map_or(0, |snapshot| snapshot.index);
-        let expected = base + entries.len() as u64 + 1;
-        if index > expected || index == 0 {
-            self.error.get_or_insert(ReplayError::Gap { range, index, expected });
-        } else if index > base {
-            let keep = usize::try_from(index - base - 1).expect("it is at most a length");
-            entries.truncate(keep);
-            entries.push(Entry { index, term, kind, payload });
-        }
+        group.push(Entry { index, term, kind, payload });
     }
 
     /// What the log held, once every record was taken in.
     pub fn finish(self, fault: Option<TestFault>) -> Result<Recovered, ReplayError> {
-        if let Some(error) = self.error {
-            return Err(error);
+        let mut recovered = Recovered::default();
+        for (range, group) in self.groups {
+            if let Some(Missing { expected, first: index }) = group.missing {
+                return Err(ReplayError::Gap { range, index, expected });
+            }
+            recovered.groups.insert(range, group.recovered);
         }
-        let groups = self.groups.into_iter().map(|(range, group)| (range, group.recovered));
-        let mut recovered = Recovered { groups: groups.collect(), shard: None };
         recovered.shard = recovered.groups.remove(&SHARD_RECORD).and_then(|group| group.state);
         if let Some(fault) = fault {
             recovered.break_promises(fault);
@@ -123,31 +133,67 @@ impl Replayed {
 }
 
 impl Group {
-    fn take_in(&mut self, index: u64, term: u64, part: u32, last: bool, payload: Bytes) {
+    /// The last index that is not among the entries.
+    fn base(&self) -> u64 {
+        let of_snapshot = self.recovered.snapshot.as_ref().map_or(0, |snapshot| snapshot.index);
+        self.missing.map_or(of_snapshot, |missing| missing.first.saturating_sub(1))
+    }
+
+    fn push(&mut self, entry: Entry) {
+        let (base, index) = (self.base(), entry.index);
+        let expected = base + self.recovered.entries.len() as u64 + 1;
+        let entries = &mut self.recovered.entries;
+        if index > expected || index == 0 {
+            entries.clear();
+            self.missing = Some(Missing { expected, first: index });
+        } else if index > base {
+            let keep = usize::try_from(index - base - 1).expect("it is at most a length");
+            entries.truncate(keep);
+        } else if let Some(missing) = &mut self.missing {
+            entries.clear();
+            missing.first = index;
+        } else {
+            // A snapshot holds it.
+            return;
+        }
+        entries.push(entry);
+    }
+
+    /// Tells whether the part is the next one.
+    fn take_in(&mut self, index: u64, term: u64, part: u32, payload: Bytes) -> bool {
         if part == 0 {
             self.unfinished = RecoveredSnapshot { index, term, parts: Vec::new() };
         }
         let snapshot = &mut self.unfinished;
         let follows = part as usize == snapshot.parts.len();
         if (snapshot.index, snapshot.term) != (index, term) || !follows {
-            // Of a transfer that was given up for another one.
-            return;
+            // Of a transfer that was given up for another one, or cut off with its beginning.
+            return false;
         }
         snapshot.parts.push(payload);
-        if !last {
-            return;
-        }
-        let base = self.recovered.snapshot.as_ref().map_or(0, |snapshot| snapshot.index);
-        if index <= base {
+        true
+    }
+
+    /// The snapshot is whole.
+    fn stand_for_entries(&mut self, replaces: bool) {
+        let snapshot = std::mem::take(&mut self.unfinished);
+        let known = self.recovered.snapshot.as_ref().map_or(0, |snapshot| snapshot.index);
+        if snapshot.index < known || (snapshot.index == known && self.missing.is_none()) {
             return;
         }
         let entries = &mut self.recovered.entries;
-        let held = entries.iter().position(|entry| (entry.index, entry.term) == (index, term));
-        match held {
-            Some(at) => drop(entries.drain(..=at)),
-            None => entries.clear(),
+        if replaces {
+            entries.clear();
+        } else {
+            let held = entries.partition_point(|entry| entry.index <= snapshot.index);
+            entries.drain(..held);
         }
-        self.recovered.snapshot = Some(std::mem::take(&mut self.unfinished));
+        let expected = snapshot.index + 1;
+        self.missing = entries.first().filter(|entry| entry.index > expected).map(|entry| {
+            // It is of a part of the log that was cut off.
+            Missing { expected, first: entry.index }
+        });
+        self.recovered.snapshot = Some(snapshot);
     }
 }
 
@@ -178,7 +224,16 @@ mod tests {
 
     fn part(index: u64, term: u64, part: u32, last: bool) -> Append {
         let payload = Bytes::from(format!("part {part} of {index}"));
-        Append::Snapshot(SnapshotPart { index, term, part, last, payload })
+        let part = SnapshotPart { index, term, part, last, payload };
+        Append::Snapshot { part, replaces: false }
+    }
+
+    fn replacement(index: u64, term: u64) -> [Append; 2] {
+        let mut parts = [part(index, term, 0, false), part(index, term, 1, true)];
+        if let Append::Snapshot { replaces, .. } = &mut parts[1] {
+            *replaces = true;
+        }
+        parts
     }
 
     fn recover(appends: &[Append]) -> RecoveredGroup {
@@ -212,15 +267,10 @@ mod tests {
 
     #[test]
     fn a_snapshot_that_differs_from_the_log_replaces_it() {
-        let group = recover(&[
-            entry(1, 1),
-            entry(2, 1),
-            part(2, 2, 0, false),
-            part(2, 2, 1, true),
-            entry(3, 2),
-        ]);
+        let before = [entry(1, 1), entry(2, 1), entry(3, 1)];
+        let group = recover(&[&before[..], &replacement(2, 2), &[entry(3, 2)]].concat());
         assert_eq!(indexes(&group), [(3, 2)]);
-        let group = recover(&[entry(1, 1), part(9, 2, 0, false), part(9, 2, 1, true)]);
+        let group = recover(&[&before[..1], &replacement(9, 2)].concat());
         assert_eq!(indexes(&group), []);
     }
 
@@ -237,9 +287,37 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_refused() {
+    fn a_gap_is_refused_unless_a_snapshot_holds_it() {
         let mut replayed = Replayed::default();
         replayed.visit(record_of(RangeId(1), &entry(2, 1)));
         assert!(matches!(replayed.finish(None), Err(ReplayError::Gap { expected: 1, .. })));
+        let cut = [
+            part(2, 1, 3, true),
+            entry(4, 1),
+            entry(5, 1),
+            entry(6, 1),
+            part(5, 1, 0, false),
+            entry(7, 1),
+            part(5, 1, 1, true),
+        ];
+        let group = recover(&cut);
+        assert_eq!(indexes(&group), [(6, 1), (7, 1)]);
+        assert_eq!(group.snapshot.map(|snapshot| snapshot.index), Some(5));
+    }
+
+    #[test]
+    fn a_gap_after_a_snapshot_is_refused_unless_another_one_holds_it() {
+        let log = [part(2, 1, 0, false), part(2, 1, 1, true), entry(9, 2)];
+        let mut replayed = Replayed::default();
+        log.iter().for_each(|append| replayed.visit(record_of(RangeId(1), append)));
+        assert!(matches!(replayed.finish(None), Err(ReplayError::Gap { expected: 3, .. })));
+        let more = [part(9, 2, 0, false), part(9, 2, 1, true), entry(10, 2)];
+        let group = recover(&[&log[..], &more].concat());
+        assert_eq!(indexes(&group), [(10, 2)]);
+        // The snapshot of a part that was cut off: what follows it is left alone.
+        let log = [part(5, 1, 0, false), entry(7, 1), part(5, 1, 1, true), entry(8, 1)];
+        let more = [part(6, 1, 0, false), part(6, 1, 1, true)];
+        let group = recover(&[&log[..], &more].concat());
+        assert_eq!(indexes(&group), [(7, 1), (8, 1)]);
     }
 }

@@ -25,7 +25,7 @@ use crate::{
 const MAX_WAITING: usize = 64 * 1024;
 
 /// What a record takes in the log beside its payload, about.
-const RECORD_OVERHEAD_BYTES: u64 = 48;
+const RECORD_OVERHEAD_BYTES: usize = 48;
 
 /// Who asked.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +69,8 @@ pub(crate) struct Replica {
     checkpoint_bytes: u64,
     log_bytes: u64,
     last_checkpoint_bytes: u64,
+    /// What the log holds is to be written anew, whether or not a checkpoint is due.
+    compacting: bool,
 }
 
 /// What a replica begins with.
@@ -117,6 +119,7 @@ impl Replica {
             checkpoint_bytes,
             log_bytes,
             last_checkpoint_bytes: 0,
+            compacting: false,
         }
     }
 
@@ -209,7 +212,12 @@ impl Replica {
 
     /// Whether a part of a checkpoint is to be written.
     pub(crate) fn wants_checkpoint(&self) -> bool {
-        self.snapshots.is_taking_checkpoint() || self.is_checkpoint_due()
+        self.compacting || self.snapshots.is_taking_checkpoint() || self.is_checkpoint_due()
+    }
+
+    /// Has everything that the log holds of this replica written anew.
+    pub(crate) fn compact(&mut self) {
+        self.compacting |= !self.snapshots.is_taking_checkpoint();
     }
 
     fn is_checkpoint_due(&self) -> bool {
@@ -217,23 +225,33 @@ impl Replica {
             && self.group.commit_index() >= self.group.first_index()
     }
 
-    /// Writes the next part of a checkpoint.
-    pub(crate) fn advance_checkpoint(&mut self, cx: Context<'_>) {
+    /// Writes the next part of a checkpoint, and returns about how many bytes that takes.
+    pub(crate) fn advance_checkpoint(&mut self, cx: Context<'_>) -> usize {
+        let mut bytes = 0;
         if !self.snapshots.is_taking_checkpoint() {
             // What was committed in this turn is not in the state before the turn ends.
-            if !self.is_checkpoint_due() || self.applied_index < self.group.commit_index() {
-                return;
+            let is_due = self.compacting || self.is_checkpoint_due();
+            if !is_due || self.applied_index < self.group.commit_index() {
+                return 0;
+            }
+            self.compacting = false;
+            // It is older than the checkpoint that begins here, and would keep the log as long.
+            self.group.write_state(cx);
+            bytes += RECORD_OVERHEAD_BYTES;
+            if self.applied_index == 0 {
+                return bytes;
             }
             let (head, taking) = self.begin_snapshot();
             self.log_bytes = 0;
             self.last_checkpoint_bytes = 0;
             self.snapshots.begin_checkpoint(taking);
-            self.write_snapshot(head, cx);
+            bytes += self.write_snapshot(head, cx);
         }
         if let Some(part) = self.snapshots.next_of_checkpoint(&self.state) {
             self.last_checkpoint_bytes += part.payload.len() as u64;
-            self.write_snapshot(part, cx);
+            bytes += self.write_snapshot(part, cx);
         }
+        bytes
     }
 
     fn begin_snapshot(&self) -> (SnapshotPart, Taking) {
@@ -244,9 +262,11 @@ impl Replica {
         (head, taking)
     }
 
-    fn write_snapshot(&mut self, part: SnapshotPart, cx: Context<'_>) {
+    fn write_snapshot(&mut self, part: SnapshotPart, cx: Context<'_>) -> usize {
+        let bytes = part.payload.len() + RECORD_OVERHEAD_BYTES;
         let keep_bytes = usize::try_from(self.checkpoint_bytes / 2).unwrap_or(usize::MAX);
         self.group.write_snapshot(part, keep_bytes, cx);
+        bytes
     }
 
     /// A message about a snapshot arrived.
@@ -428,9 +448,9 @@ fn digest(before: u32, index: u64, term: u64, payload: &[u8]) -> u32 {
 /// What a write takes in the log, checkpoints not counted.
 fn bytes_of(append: &Append) -> u64 {
     match append {
-        Append::Entry(entry) => entry.payload.len() as u64 + RECORD_OVERHEAD_BYTES,
-        Append::State { .. } => RECORD_OVERHEAD_BYTES,
-        Append::Snapshot(_) => 0,
+        Append::Entry(entry) => (entry.payload.len() + RECORD_OVERHEAD_BYTES) as u64,
+        Append::State { .. } => RECORD_OVERHEAD_BYTES as u64,
+        Append::Snapshot { .. } => 0,
     }
 }
 

@@ -25,6 +25,9 @@ use crate::{
 /// refused for want of room.
 const LOG_RESERVE_BYTES: u64 = 16 * 1024 * 1024;
 
+/// Bytes of checkpoints after which a turn writes no more of them.
+const CHECKPOINT_BYTES_PER_TURN: usize = 64 * 1024;
+
 /// A client's connection to this shard, as the driver names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
@@ -240,6 +243,24 @@ impl Shard {
         self.replicas.get(&range).is_some_and(|replica| replica.group.is_leased(cx))
     }
 
+    /// Has groups write anew whatever they have in the oldest part of the log, so that it can be
+    /// cut; returns those that are unknown here, of which nothing is needed any more.
+    pub fn compact(&mut self, groups: impl Iterator<Item = u32>) -> Vec<u32> {
+        let mut unknown = Vec::new();
+        for group in groups {
+            let range = RangeId(group);
+            if range == SHARD_RECORD {
+                self.admission.write_anew();
+            } else if let Some(replica) = self.replicas.get_mut(&range) {
+                replica.compact();
+                self.active.insert(range);
+            } else {
+                unknown.push(group);
+            }
+        }
+        unknown
+    }
+
     /// How many replicas must be told the time at present.
     pub fn active_replicas(&self) -> usize {
         self.active.len()
@@ -310,17 +331,20 @@ impl Shard {
         self.ticked = true;
     }
 
-    /// Writes one part of one checkpoint, for the whole shard and for all the ticks of a turn: what
-    /// a turn writes is bounded, however late it comes.
+    /// Writes one part of a checkpoint, or several small ones, for the whole shard and for all the
+    /// ticks of a turn: what a turn writes is bounded, however late it comes.
     fn advance_checkpoints(&mut self, now: Now) {
         let after = (Bound::Excluded(self.last_checkpoint), Bound::Unbounded);
-        let in_turn = self.touched.range(after).chain(&self.touched).copied();
-        for range in in_turn {
+        let in_turn = self.touched.range(after).chain(&self.touched).take(self.touched.len());
+        let cx = Context { now_us: now.monotonic_us, peers: &self.peers };
+        let mut written_bytes = 0;
+        for range in in_turn.copied() {
             let replica = self.replicas.get_mut(&range).expect("only replicas are touched");
             if replica.wants_checkpoint() {
-                replica
-                    .advance_checkpoint(Context { now_us: now.monotonic_us, peers: &self.peers });
+                written_bytes += replica.advance_checkpoint(cx);
                 self.last_checkpoint = range;
+            }
+            if written_bytes >= CHECKPOINT_BYTES_PER_TURN {
                 break;
             }
         }

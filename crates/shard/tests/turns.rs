@@ -80,7 +80,7 @@ fn late_ticks_write_one_part_of_a_checkpoint_between_them() {
             }
             let effects = alone.turn();
             let snapshots = effects.appends.iter().filter_map(|(_, append)| match append {
-                Append::Snapshot(part) => Some(part),
+                Append::Snapshot { part, .. } => Some(part),
                 _ => None,
             });
             let of_turn: Vec<_> = snapshots.collect();

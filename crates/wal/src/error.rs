@@ -43,6 +43,9 @@ pub enum WalError {
     /// The next segment is still being prepared. Retryable in a moment.
     #[error("the next log segment is still being prepared")]
     NotReady,
+    /// A sync has failed. Not retryable: start again, and trust what is read then.
+    #[error("a sync of the log failed earlier; nothing is appended any more. Restart the node")]
+    Poisoned,
     /// The log has reached its limit. Retryable only with a higher limit.
     #[error("the log has reached its limit of {limit_bytes} bytes")]
     Full {

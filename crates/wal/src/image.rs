@@ -1,67 +1,147 @@
-//! A log as bytes in memory, for the simulator: one endless segment, with the records and the
-//! recovery of the real one.
+//! A log as bytes in memory, for the simulator: the records, the recovery and the retention of the
+//! real one, in segments that are cut off at the front rather than used again.
 
 use std::{collections::VecDeque, fmt};
 
 use crate::{
     Position, Record,
     record::{Place, encode, record_bytes},
-    recovery::{Scan, scan, was_durable_beyond},
+    recovery::{Records, was_durable_beyond},
+    retention::{Note, Retention},
     segment::SEGMENT_HEADER_BYTES,
 };
 
 /// A log in memory. Whoever holds it decides what of its bytes survives a crash.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Image {
     /// Stands in for the segment's sequence: records of another log do not verify.
     owner: u64,
-    bytes: Vec<u8>,
+    segment_bytes: u64,
+    remains: Remains,
     last_crc: u32,
     durable: Position,
     /// Ends of records that say more of what is durable than those before, and what they say.
     claims: VecDeque<(Position, Position)>,
     vouched: Position,
+    /// Where segments begin, with the checksum of the record before.
+    starts: VecDeque<Start>,
+    retention: Retention,
+    unsynced: VecDeque<(Position, Note)>,
+}
+
+/// What a crash leaves of an image.
+#[derive(Clone, Debug)]
+pub struct Remains {
+    /// The position of the first byte.
+    base: Position,
+    /// Checksum of the last record that was cut off.
+    previous_crc: u32,
+    /// A header page, and records. What was not synced may vanish, what was may be damaged.
+    pub bytes: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Start {
+    sequence: u64,
+    position: Position,
+    previous_crc: u32,
 }
 
 /// Durable bytes of an image are damaged. Not retryable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageDamage {
     /// Where the first record that does not verify begins.
-    pub offset: usize,
+    pub position: Position,
+}
+
+impl Remains {
+    /// A log that nothing was ever written to.
+    pub fn blank() -> Self {
+        Self { base: 0, previous_crc: 0, bytes: vec![0; SEGMENT_HEADER_BYTES] }
+    }
+
+    /// The place of a position in the bytes.
+    pub fn offset(&self, position: Position) -> usize {
+        let offset = position.checked_sub(self.base).expect("it was not cut off");
+        usize::try_from(offset).expect("it is in memory")
+    }
 }
 
 impl Image {
-    /// An empty log.
-    pub fn new(owner: u64) -> Self {
-        let bytes = vec![0; SEGMENT_HEADER_BYTES];
-        let durable = bytes.len() as u64;
-        Self::with(owner, bytes, 0, durable)
+    /// An empty log, in segments of about so many bytes.
+    pub fn new(owner: u64, segment_bytes: u64) -> Self {
+        Self::with(owner, segment_bytes, Remains::blank())
     }
 
-    fn with(owner: u64, bytes: Vec<u8>, last_crc: u32, durable: Position) -> Self {
-        Self { owner, bytes, last_crc, durable, claims: VecDeque::new(), vouched: 0 }
+    fn with(owner: u64, segment_bytes: u64, remains: Remains) -> Self {
+        let durable = remains.base + remains.bytes.len() as u64;
+        Self {
+            owner,
+            segment_bytes,
+            last_crc: remains.previous_crc,
+            remains,
+            durable,
+            claims: VecDeque::new(),
+            vouched: 0,
+            starts: VecDeque::new(),
+            retention: Retention::default(),
+            unsynced: VecDeque::new(),
+        }
     }
 
     /// Appends a record and returns the position of its end.
     pub fn append(&mut self, record: &Record<'_>) -> Position {
-        let start = self.bytes.len();
+        let position = self.end();
         let place = Place {
             sequence: self.owner,
-            position: start as u64,
+            position,
             previous_crc: self.last_crc,
             durable: self.durable,
         };
-        self.bytes.resize(start + record_bytes(record.payload.len()), 0);
-        self.last_crc = encode(record, place, &mut self.bytes[start..]);
+        if self.begin_segment(position, self.last_crc) {
+            self.cut_front();
+        }
+        let start = self.remains.bytes.len();
+        self.remains.bytes.resize(start + record_bytes(record.payload.len()), 0);
+        self.last_crc = encode(record, place, &mut self.remains.bytes[start..]);
         if self.claims.back().map_or(self.vouched, |(_, durable)| *durable) < self.durable {
             self.claims.push_back((self.end(), self.durable));
         }
+        let note = Note::new(record, position / self.segment_bytes);
+        self.unsynced.push_back((self.end(), note));
         self.end()
+    }
+
+    /// Tells whether a record at a position is the first of its segment.
+    fn begin_segment(&mut self, position: Position, previous_crc: u32) -> bool {
+        let sequence = position / self.segment_bytes;
+        let begins = self.starts.back().is_none_or(|start| start.sequence < sequence);
+        if begins {
+            self.starts.push_back(Start { sequence, position, previous_crc });
+        }
+        begins
+    }
+
+    /// Cuts off what nobody needs, and what is durable.
+    fn cut_front(&mut self) {
+        let durable_in = self.durable / self.segment_bytes;
+        let needed = self.retention.first_needed().map_or(durable_in, |n| n.min(durable_in));
+        while self.starts.get(1).is_some_and(|next| next.sequence <= needed) {
+            self.starts.pop_front();
+        }
+        let Some(first) = self.starts.front() else { return };
+        let base = first.position - SEGMENT_HEADER_BYTES as u64;
+        let cut = self.remains.offset(base);
+        if cut > 0 {
+            self.remains.bytes.drain(..cut);
+            self.remains.bytes[..SEGMENT_HEADER_BYTES].fill(0);
+            (self.remains.base, self.remains.previous_crc) = (base, first.previous_crc);
+        }
     }
 
     /// The end of the last record appended.
     pub fn end(&self) -> Position {
-        self.bytes.len() as u64
+        self.remains.base + self.remains.bytes.len() as u64
     }
 
     /// Everything that ends at or below this was synced.
@@ -73,11 +153,11 @@ impl Image {
     pub fn synced(&mut self, up_to: Position) {
         assert!(up_to <= self.end(), "a sync was reported beyond the end of the log");
         self.durable = self.durable.max(up_to);
-        while let Some((end, durable)) = self.claims.front()
-            && *end <= self.durable
-        {
-            self.vouched = *durable;
-            self.claims.pop_front();
+        while let Some((_, durable)) = self.claims.pop_front_if(|(end, _)| *end <= self.durable) {
+            self.vouched = durable;
+        }
+        while let Some((_, note)) = self.unsynced.pop_front_if(|(end, _)| *end <= self.durable) {
+            self.retention.observe(note);
         }
     }
 
@@ -86,38 +166,69 @@ impl Image {
         self.vouched
     }
 
-    /// Everything that was appended, in its place.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+    /// Position of the first record that is still there.
+    pub fn first(&self) -> Position {
+        self.remains.base + SEGMENT_HEADER_BYTES as u64
     }
 
-    /// What a restart finds in `bytes`, which may have been torn or damaged: a tail that no sync
-    /// had covered is cut, damage of anything else is refused. With `trust_damage`, which is a
+    /// How many segments hold something that is needed.
+    pub fn live_segments(&self) -> usize {
+        self.starts.len()
+    }
+
+    /// The groups for which the oldest segment is kept.
+    pub fn pinning(&self) -> impl Iterator<Item = u32> {
+        self.retention.pinning()
+    }
+
+    /// Nothing of a group is needed any more.
+    pub fn forget(&mut self, group: u32) {
+        self.retention.forget(group);
+    }
+
+    /// Everything that is there, in its place.
+    pub fn remains(&self) -> &Remains {
+        &self.remains
+    }
+
+    /// What a restart finds in what is left, which may have been torn or damaged: a tail that no
+    /// sync had covered is cut, damage of anything else is refused. With `trust_damage`, which is a
     /// fault for tests of the checks, the log is cut at the first damage of any kind.
     pub fn recover(
         owner: u64,
-        mut bytes: Vec<u8>,
+        segment_bytes: u64,
+        mut remains: Remains,
         trust_damage: bool,
         visit: &mut impl FnMut(Record<'_>),
     ) -> Result<Self, ImageDamage> {
+        let bytes = &mut remains.bytes;
         if bytes.len() < SEGMENT_HEADER_BYTES
             || bytes[..SEGMENT_HEADER_BYTES].iter().any(|byte| *byte != 0)
         {
-            return Err(ImageDamage { offset: 0 });
+            return Err(ImageDamage { position: remains.base });
         }
         bytes.resize(bytes.len().next_multiple_of(8), 0);
-        let Scan { end, last_crc, .. } = scan(&bytes, owner, 0, 0, visit);
-        if !trust_damage && was_durable_beyond(&bytes, owner, 0, end, end as u64) {
-            return Err(ImageDamage { offset: end });
+        let Remains { base, previous_crc, .. } = remains;
+        let scan = Records::new(&remains.bytes, owner, base, previous_crc).finish();
+        let position = base + scan.end as u64;
+        if !trust_damage && was_durable_beyond(&remains.bytes, owner, base, scan.end, position) {
+            return Err(ImageDamage { position });
         }
-        bytes.truncate(end);
-        Ok(Self::with(owner, bytes, last_crc, end as u64))
+        remains.bytes.truncate(scan.end);
+        let mut image = Self::with(owner, segment_bytes, remains.clone());
+        for found in Records::new(&remains.bytes, owner, base, previous_crc) {
+            image.begin_segment(found.position, found.previous_crc);
+            image.retention.observe(Note::new(&found.record, found.position / segment_bytes));
+            visit(found.record);
+        }
+        image.last_crc = scan.last_crc;
+        Ok(image)
     }
 }
 
 impl fmt::Display for ImageDamage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a durable record at byte {} does not verify", self.offset)
+        write!(f, "a durable record at {} does not verify", self.position)
     }
 }
 
@@ -126,12 +237,16 @@ mod tests {
     use super::*;
     use crate::RecordKind;
 
+    const SEGMENT_BYTES: u64 = 1 << 20;
+
+    fn entry(index: u64, payload: &[u8]) -> Record<'_> {
+        Record { kind: RecordKind::Entry, group: 1, term: 1, index, part: 0, payload }
+    }
+
     fn image(records: u64, synced: u64) -> Image {
-        let mut image = Image::new(9);
+        let mut image = Image::new(9, SEGMENT_BYTES);
         for index in 1..=records {
-            let payload = vec![7; 20 + index as usize];
-            let kind = RecordKind::Entry;
-            image.append(&Record { kind, group: 1, term: 1, index, part: 0, payload: &payload });
+            image.append(&entry(index, &vec![7; 20 + index as usize]));
             if index == synced {
                 image.synced(image.end());
             }
@@ -139,31 +254,60 @@ mod tests {
         image
     }
 
-    fn recover(bytes: Vec<u8>, trust_damage: bool) -> Result<(Image, u64), ImageDamage> {
+    fn recover(remains: Remains, trust_damage: bool) -> Result<(Image, u64), ImageDamage> {
         let mut records = 0;
-        let image = Image::recover(9, bytes, trust_damage, &mut |_| records += 1)?;
+        let image = Image::recover(9, SEGMENT_BYTES, remains, trust_damage, &mut |_| records += 1)?;
         Ok((image, records))
     }
 
     #[test]
     fn what_was_written_comes_back_and_can_be_continued() {
-        let (mut image, records) = recover(image(5, 0).bytes().to_vec(), false).unwrap();
+        let (mut image, records) = recover(image(5, 0).remains().clone(), false).unwrap();
         assert_eq!(records, 5);
-        let kind = RecordKind::Entry;
-        image.append(&Record { kind, group: 1, term: 1, index: 6, part: 0, payload: &[1] });
-        assert_eq!(recover(image.bytes().to_vec(), false).unwrap().1, 6);
+        image.append(&entry(6, &[1]));
+        assert_eq!(recover(image.remains().clone(), false).unwrap().1, 6);
     }
 
     #[test]
     fn a_torn_tail_is_cut_and_damage_below_it_is_refused() {
         let image = image(6, 3);
         let synced = usize::try_from(image.durable()).unwrap();
-        let mut torn = image.bytes().to_vec();
-        torn[synced + 10] ^= 1;
+        let mut torn = image.remains().clone();
+        torn.bytes[synced + 10] ^= 1;
         assert_eq!(recover(torn, false).unwrap().1, 3);
-        let mut damaged = image.bytes().to_vec();
-        damaged[SEGMENT_HEADER_BYTES + 100] ^= 1;
+        let mut damaged = image.remains().clone();
+        damaged.bytes[SEGMENT_HEADER_BYTES + 100] ^= 1;
         assert!(recover(damaged.clone(), false).is_err());
         assert_eq!(recover(damaged, true).unwrap().1, 1);
+    }
+
+    #[test]
+    fn what_a_snapshot_holds_is_cut_off_once_that_is_durable() {
+        const SEGMENT_BYTES: u64 = 1000;
+        let mut image = Image::new(9, SEGMENT_BYTES);
+        for index in 1..=100 {
+            image.append(&entry(index, &[7; 100]));
+        }
+        image.synced(image.end());
+        let kinds = [(RecordKind::Snapshot, 0), (RecordKind::SnapshotEnd, 1)];
+        for (kind, part) in kinds {
+            let payload = &[1; 100];
+            image.append(&Record { kind, group: 1, term: 1, index: 100, part, payload });
+        }
+        for index in 101..=120 {
+            image.append(&entry(index, &[7; 100]));
+        }
+        let first = Image::new(9, SEGMENT_BYTES).first();
+        assert_eq!(image.first(), first);
+        image.synced(image.end());
+        for index in 121..=140 {
+            image.append(&entry(index, &[7; 100]));
+        }
+        assert!(image.first() > first + 10_000);
+        let mut left = Vec::new();
+        let visit = &mut |record: Record<'_>| left.push(record.index);
+        Image::recover(9, SEGMENT_BYTES, image.remains().clone(), false, visit).unwrap();
+        assert_eq!(left[left.len() - 42..][..3], [100, 100, 101]);
+        assert!(left.len() < 60, "{left:?}");
     }
 }

@@ -14,27 +14,31 @@
 //!   [`Log::open`] refuses.
 //! - The mapping never meets a hole: every byte of a segment is written before it is mapped.
 //! - [`Log::append`] never blocks: preparing a segment is another thread's work.
+//! - A file is used again only when nothing in it can be needed by a restart at any later moment.
+//! - After a failed sync nothing is appended, and nothing is reported durable.
 //!
 //! Knows nothing of what the records mean, and nothing of the executor: who drives the log asks
 //! for a [`SyncPlan`], syncs those files in whatever way suits it, and reports back with
 //! [`Log::synced`].
 //!
-//! Left out so far: truncation and recycling of segments (the log grows up to its limit), and
-//! repair from peers.
+//! Left out: repair of damaged records from peers (a damaged log is refused as a whole).
 #![allow(clippy::disallowed_methods, reason = "this crate is the disk that is handed to others")]
 
 mod error;
 mod image;
+mod inspect;
 mod log;
 mod open;
 mod record;
 mod recovery;
+mod retention;
 mod segment;
 mod spare;
 
 pub use error::WalError;
-pub use image::{Image, ImageDamage};
-pub use log::{Log, LogOptions, SyncPlan};
+pub use image::{Image, ImageDamage, Remains};
+pub use inspect::{InspectedRecord, InspectedSegment, Inspection, SegmentRole, inspect};
+pub use log::{Log, LogOptions, OpenProgress, SyncPlan};
 pub use record::{MAX_PAYLOAD_BYTES, RECORD_HEADER_BYTES, Record, RecordKind, record_bytes};
 
 /// A place in the log, in bytes from its beginning; rising over all segments.

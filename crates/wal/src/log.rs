@@ -7,10 +7,11 @@ use std::{
 
 use crate::{
     Position, Record, RecordKind, WalError,
-    open::{End, Opened, open_directory, slot_path},
+    open::{End, Live, Opened, open_directory, slot_path},
     record::{MAX_PAYLOAD_BYTES, Place, RECORD_HEADER_BYTES, encode, record_bytes},
+    retention::{Note, Retention},
     segment::{PREWRITE_STEP_BYTES, SEGMENT_HEADER_BYTES, Segment, SegmentStart, segment_position},
-    spare::SpareSegments,
+    spare::{Order, SpareSegments},
 };
 
 /// Whose log it is, and how large it may grow.
@@ -66,11 +67,22 @@ pub struct SyncPlan {
     pub up_to: Position,
 }
 
+/// How far an open is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenProgress {
+    /// Bytes of segments that were verified.
+    pub verified_bytes: u64,
+    /// Bytes of all segments.
+    pub total_bytes: u64,
+}
+
 /// A shard's log.
 #[derive(Debug)]
 pub struct Log {
     options: LogOptions,
     dir: PathBuf,
+    /// The segments of the log in order, the active one included.
+    live: VecDeque<Live>,
     /// Sealed segments not known to be durable yet, with the position of their end.
     sealing: VecDeque<(Segment, Position)>,
     active: Segment,
@@ -81,41 +93,60 @@ pub struct Log {
     offset: usize,
     last_crc: u32,
     durable: Position,
-    /// Segments ready to be started.
-    blank: Vec<Segment>,
+    /// What the groups need, by the records that are durable; and those that are not yet, with
+    /// their ends.
+    retention: Retention,
+    unsynced: VecDeque<(Position, Note)>,
+    /// Segments that are not needed any more, but that no durable header leaves out.
+    released: VecDeque<Live>,
+    /// The first segment of the log by the latest durable header; and by those that will be durable
+    /// with these positions.
+    claimed: u64,
+    claims: VecDeque<(Position, u64)>,
+    /// Files to use again.
+    idle: Vec<PathBuf>,
+    /// The segment to be started next.
+    blank: Option<Segment>,
     spares: SpareSegments,
     /// Whether a spare is being prepared.
     ordered: bool,
     /// Files that the directory holds or that are ordered; also names the next one.
     slots: u64,
+    poisoned: bool,
 }
 
 impl Log {
     /// Opens the log in a directory, creating it if need be, and hands every record to `visit` in
-    /// order. Blocks: meant for the start of a shard, before it serves.
+    /// order. Blocks: meant for the start of a shard, before it serves. `progress` is called now
+    /// and then, by several threads.
     ///
     /// A tail that no sync had covered is cut. Damage of anything that had been durable is an
     /// error, and then nothing in the directory is changed.
     pub fn open(
         dir: &Path,
         options: LogOptions,
+        progress: &(dyn Fn(OpenProgress) + Sync),
         visit: impl FnMut(Record<'_>),
     ) -> Result<Self, WalError> {
-        let Opened { end, mut blank, mut slots } = open_directory(dir, &options, visit)?;
+        let opened = open_directory(dir, &options, progress, visit)?;
+        let Opened { end, mut live, released, claimed, mut idle, mut slots, retention } = opened;
         let spares = SpareSegments::start(dir, options.segment_bytes)?;
         let end = match end {
             Some(end) => end,
             None => {
-                let mut active = match blank.pop() {
-                    Some(segment) => segment,
-                    None => {
-                        spares.order(slot_path(dir, slots));
+                let order = idle.pop().map_or_else(
+                    || {
                         slots += 1;
-                        spares.take()?
-                    }
-                };
-                active.start(&options, SegmentStart { sequence: 0, previous_crc: 0 });
+                        Order::Create(slot_path(dir, slots - 1))
+                    },
+                    Order::Recycle,
+                );
+                spares.order(order);
+                let mut active = spares.take()?;
+                let start = SegmentStart { sequence: 0, previous_crc: 0, first_needed: 0 };
+                active.start(&options, start);
                 active.file.sync_data().map_err(WalError::io("sync", &active.path))?;
+                live.push_back(Live { sequence: 0, path: active.path.clone() });
                 End {
                     active,
                     sequence: 0,
@@ -129,6 +160,7 @@ impl Log {
         let mut log = Self {
             options,
             dir: dir.to_owned(),
+            live,
             sealing: VecDeque::new(),
             active: end.active,
             sealed: end.sealed,
@@ -136,11 +168,19 @@ impl Log {
             offset: end.offset,
             last_crc: end.last_crc,
             durable: base + end.offset as u64,
-            blank,
+            retention,
+            unsynced: VecDeque::new(),
+            released,
+            claimed,
+            claims: VecDeque::new(),
+            idle,
+            blank: None,
             spares,
             ordered: false,
             slots,
+            poisoned: false,
         };
+        log.release();
         log.keep_spare();
         Ok(log)
     }
@@ -148,16 +188,21 @@ impl Log {
     /// Appends a record and returns the position of its end. It is durable once
     /// [`Log::durable`] has reached that.
     ///
-    /// Never blocks. Fails, having written nothing, with [`WalError::NotReady`] while
-    /// the next segment is being prepared, or [`WalError::Full`] if there will be none.
+    /// Never blocks. Fails, having written nothing, with [`WalError::NotReady`] while the next
+    /// segment is being prepared, [`WalError::Full`] if there will be none, or
+    /// [`WalError::Poisoned`] after a failed sync.
     pub fn append(&mut self, record: &Record<'_>) -> Result<Position, WalError> {
         assert!(record.payload.len() <= MAX_PAYLOAD_BYTES, "a payload over the limit was appended");
+        if self.poisoned {
+            return Err(WalError::Poisoned);
+        }
         let bytes = record_bytes(record.payload.len());
         if !self.fits(bytes) {
             self.start_next_segment()?;
         }
         assert!(self.fits(bytes), "a fresh segment holds at least two of the longest records");
         self.write(record);
+        self.unsynced.push_back((self.end(), Note::new(record, self.sequence)));
         Ok(self.end())
     }
 
@@ -173,7 +218,7 @@ impl Log {
 
     /// What to sync next, or `None` if everything is durable.
     pub fn sync_plan(&self) -> Option<SyncPlan> {
-        if self.durable == self.end() {
+        if self.durable == self.end() || self.poisoned {
             return None;
         }
         let sealed = self.sealing.iter().map(|(segment, _)| segment.path.clone());
@@ -183,19 +228,48 @@ impl Log {
 
     /// Takes note that a plan was carried out.
     pub fn synced(&mut self, up_to: Position) {
+        assert!(!self.poisoned, "a sync was reported after one had failed");
         assert!(up_to <= self.end(), "a sync was reported beyond the end of the log");
         assert!(up_to >= self.durable, "the durable position went back");
         self.durable = up_to;
-        while self.sealing.front().is_some_and(|(_, end)| *end <= up_to) {
-            self.sealing.pop_front();
+        while let Some((segment, _)) = self.sealing.pop_front_if(|(_, end)| *end <= up_to) {
+            self.spares.order(Order::LetGo(segment));
         }
+        while let Some((_, note)) = self.unsynced.pop_front_if(|(end, _)| *end <= up_to) {
+            self.retention.observe(note);
+        }
+        self.release();
+        self.recycle();
+    }
+
+    /// Takes note that a sync has failed: what was appended since the last one that did not is
+    /// neither durable nor lost, and trying again would not tell. Nothing is appended or synced
+    /// from here on; only a new start, which reads the files, goes on.
+    pub fn sync_failed(&mut self) {
+        self.poisoned = true;
     }
 
     /// Bytes that can still be appended before the limit.
     pub fn left_bytes(&self) -> u64 {
         let usable = self.options.segment_bytes - SEGMENT_HEADER_BYTES as u64;
-        let unused = self.options.max_segments() - (self.sequence + 1);
+        let unused = self.options.max_segments().saturating_sub(self.live.len() as u64);
         self.options.segment_bytes - self.offset as u64 + unused * usable
+    }
+
+    /// Segments that hold something that is needed.
+    pub fn live_segments(&self) -> usize {
+        self.live.len()
+    }
+
+    /// The groups for which the oldest segment is kept: once what they have there is written anew,
+    /// or forgotten, it can be used again.
+    pub fn pinning(&self) -> impl Iterator<Item = u32> {
+        self.retention.pinning()
+    }
+
+    /// Nothing of a group is needed any more.
+    pub fn forget(&mut self, group: u32) {
+        self.retention.forget(group);
     }
 
     fn base(&self) -> Position {
@@ -219,10 +293,7 @@ impl Log {
     }
 
     fn start_next_segment(&mut self) -> Result<(), WalError> {
-        let mut next = match self.blank.pop() {
-            Some(segment) => segment,
-            None => self.take_spare()?,
-        };
+        let mut next = self.take_spare()?;
         if !self.sealed {
             self.write(&Record {
                 kind: RecordKind::Seal,
@@ -235,38 +306,67 @@ impl Log {
         }
         let end = self.end();
         self.sequence += 1;
-        next.start(
-            &self.options,
-            SegmentStart { sequence: self.sequence, previous_crc: self.last_crc },
-        );
+        let (sequence, previous_crc) = (self.sequence, self.last_crc);
+        let first_needed = self.live.front().map_or(sequence, |first| first.sequence);
+        next.start(&self.options, SegmentStart { sequence, previous_crc, first_needed });
+        self.live.push_back(Live { sequence, path: next.path.clone() });
         let sealed = std::mem::replace(&mut self.active, next);
         self.sealing.push_back((sealed, end));
         self.sealed = false;
         self.offset = SEGMENT_HEADER_BYTES;
+        self.claims.push_back((self.end(), first_needed));
         self.keep_spare();
         Ok(())
     }
 
-    fn take_spare(&mut self) -> Result<Segment, WalError> {
-        if self.ordered {
-            let segment = self.spares.try_take();
-            // A failed order may be placed again: a full disk can be emptied.
-            self.ordered = matches!(segment, Err(WalError::NotReady));
-            return segment;
+    /// Takes the segments out of the log that nobody needs. Only durable records count, so the one
+    /// with the durable position always stays.
+    fn release(&mut self) {
+        let durable_in = (self.durable / self.options.segment_bytes).min(self.sequence);
+        let first_needed = self.retention.first_needed().map_or(durable_in, |n| n.min(durable_in));
+        while let Some(live) = self.live.pop_front_if(|live| live.sequence < first_needed) {
+            self.released.push_back(live);
         }
-        self.keep_spare();
-        if self.ordered {
-            return Err(WalError::NotReady);
-        }
-        Err(WalError::Full { limit_bytes: self.options.limit_bytes })
     }
 
-    fn keep_spare(&mut self) {
-        if self.blank.is_empty() && !self.ordered && self.sequence + 1 < self.options.max_segments()
-        {
-            self.spares.order(slot_path(&self.dir, self.slots));
-            self.slots += 1;
-            self.ordered = true;
+    /// Makes released files available, once a header that leaves them out is durable.
+    fn recycle(&mut self) {
+        while let Some((_, first)) = self.claims.pop_front_if(|(at, _)| *at <= self.durable) {
+            self.claimed = first;
         }
+        while let Some(live) = self.released.pop_front_if(|live| live.sequence < self.claimed) {
+            self.idle.push(live.path);
+        }
+        self.keep_spare();
+    }
+
+    fn take_spare(&mut self) -> Result<Segment, WalError> {
+        if let Some(segment) = self.blank.take() {
+            return Ok(segment);
+        }
+        self.keep_spare();
+        if !self.ordered {
+            return Err(WalError::Full { limit_bytes: self.options.limit_bytes });
+        }
+        let segment = self.spares.try_take();
+        // A failed order may be placed again: a full disk can be emptied.
+        self.ordered = matches!(segment, Err(WalError::NotReady));
+        segment
+    }
+
+    /// Has a segment prepared, if none is ready and the limit allows one.
+    fn keep_spare(&mut self) {
+        if self.ordered || self.blank.is_some() {
+            return;
+        }
+        if let Some(path) = self.idle.pop() {
+            self.spares.order(Order::Recycle(path));
+        } else if self.slots < self.options.max_segments() {
+            self.spares.order(Order::Create(slot_path(&self.dir, self.slots)));
+            self.slots += 1;
+        } else {
+            return;
+        }
+        self.ordered = true;
     }
 }

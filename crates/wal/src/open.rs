@@ -1,26 +1,59 @@
 //! Opening a directory of segments: which are the log, where it ends, and what may be reused.
+//!
+//! Files are verified side by side, each on its own; then the log is put together from what their
+//! headers say, and replayed in order. Nothing is changed before every reason to refuse has been
+//! looked at.
+//!
+//! Where the log begins is written in the header of each segment, when it is started: the first
+//! segment that was needed then. A file is used again only once a header that leaves it out is
+//! durable, so that the latest word on it is always to be found, and a segment that is missing
+//! from there on is damage.
 
 use std::{
+    collections::{BTreeMap, VecDeque},
     fs,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    thread,
 };
 
 use crate::{
-    LogOptions, Record, WalError,
-    recovery::{scan, was_durable_beyond},
-    segment::{SEGMENT_HEADER_BYTES, Segment, SegmentStart, segment_position},
+    LogOptions, OpenProgress, Position, Record, WalError,
+    recovery::{Records, Scan, was_durable_beyond},
+    retention::{Note, Retention},
+    segment::{
+        Header, SEGMENT_HEADER_BYTES, Segment, SegmentBytes, SegmentStart, segment_position,
+    },
 };
 
 const SEGMENT_EXTENSION: &str = "seg";
+
+/// Threads that verify files.
+const MAX_THREADS: usize = 8;
 
 /// A directory's segments, told apart.
 pub(crate) struct Opened {
     /// Where the log ends, unless it is new.
     pub(crate) end: Option<End>,
-    /// Segments ready to be started.
-    pub(crate) blank: Vec<Segment>,
+    /// The segments of the log in order, the last one included.
+    pub(crate) live: VecDeque<Live>,
+    /// Segments that are not needed any more, but that no durable header leaves out.
+    pub(crate) released: VecDeque<Live>,
+    /// The first segment of the log, as far as durable headers know.
+    pub(crate) claimed: u64,
+    /// Files to use again.
+    pub(crate) idle: Vec<PathBuf>,
     /// Number of the next file.
     pub(crate) slots: u64,
+    /// What the groups need.
+    pub(crate) retention: Retention,
+}
+
+/// A segment of the log.
+#[derive(Clone, Debug)]
+pub(crate) struct Live {
+    pub(crate) sequence: u64,
+    pub(crate) path: PathBuf,
 }
 
 /// The segment that the log ends in.
@@ -41,58 +74,198 @@ pub(crate) fn slot_path(dir: &Path, slot: u64) -> PathBuf {
 pub(crate) fn open_directory(
     dir: &Path,
     options: &LogOptions,
+    progress: &(dyn Fn(OpenProgress) + Sync),
     mut visit: impl FnMut(Record<'_>),
 ) -> Result<Opened, WalError> {
     fs::create_dir_all(dir).map_err(WalError::io("create", dir))?;
-    let mut blank = Vec::new();
-    let mut started = Vec::new();
-    let mut slots = 0;
-    for (slot, path) in list_slots(dir)? {
-        slots = slots.max(slot + 1);
-        let segment = Segment::open(&path, options.segment_bytes)?;
-        match segment.read_start(options)? {
-            None => blank.push(segment),
-            Some(start) => started.push((segment, start)),
+    let Listed { slots: listed, unfinished } = list_slots(dir)?;
+    let slots = listed.iter().map(|(slot, _)| slot + 1).max().unwrap_or(0);
+    let paths: Vec<_> = listed.into_iter().map(|(_, path)| path).collect();
+    let files = verify_all(&paths, options, progress)?;
+    let chain = Chain::find(&files, options)?;
+    chain.refuse_if_damaged(&files, options)?;
+
+    let mut opened = Opened {
+        end: None,
+        live: VecDeque::new(),
+        released: VecDeque::new(),
+        claimed: chain.claimed,
+        idle: Vec::new(),
+        slots,
+        retention: Retention::default(),
+    };
+    for file in chain.segments.iter().map(|at| &files[*at]) {
+        let start = file.start().expect("the log is made of started segments");
+        for found in file.records(start, options) {
+            opened.retention.observe(Note::new(&found.record, start.sequence));
+            visit(found.record);
         }
     }
-    started.sort_by_key(|(_, start)| start.sequence);
-
-    let Some(end) = find_end(&started, options, &mut visit)? else {
-        return Ok(Opened { end: None, blank, slots });
-    };
-    // From here on the directory is changed; every reason to refuse has been looked at.
-    for (mut segment, _) in started.drain(end.segment + 1..) {
-        segment.clear()?;
-        blank.push(segment);
+    // From here on the directory is changed.
+    for path in unfinished {
+        fs::remove_file(&path).map_err(WalError::io("remove", &path))?;
     }
-    let (mut active, start) = started.pop().expect("the segment that the log ends in is there");
-    if !end.sealed {
-        active.zero_from(end.offset)?;
+    let mut in_order: Vec<_> = chain.segments.iter().map(|_| None).collect();
+    for (at, file) in files.into_iter().enumerate() {
+        match chain.segments.iter().position(|segment| *segment == at) {
+            Some(place) => in_order[place] = Some(file),
+            None => chain.set_aside(file, options, &mut opened)?,
+        }
     }
-    // What is replayed must not be lost again: it may have been in the page cache only.
-    for segment in started.iter().map(|(segment, _)| segment).chain([&active]) {
-        segment.file.sync_data().map_err(WalError::io("sync", &segment.path))?;
+    opened.released.make_contiguous().sort_by_key(|live| live.sequence);
+    for file in in_order.into_iter().flatten() {
+        let end = file.settle(&chain, options)?;
+        opened.live.push_back(Live { sequence: end.sequence, path: end.active.path.clone() });
+        opened.end = Some(end);
     }
-    let end = End {
-        active,
-        sequence: start.sequence,
-        offset: end.offset,
-        last_crc: end.last_crc,
-        sealed: end.sealed,
-    };
-    Ok(Opened { end: Some(end), blank, slots })
+    Ok(opened)
 }
 
-fn list_slots(dir: &Path) -> Result<Vec<(u64, PathBuf)>, WalError> {
-    let mut slots = Vec::new();
+/// The files that are the log.
+pub(crate) struct Chain {
+    /// In order.
+    pub(crate) segments: Vec<usize>,
+    /// The first segment that is needed, as far as any header knows.
+    pub(crate) first_needed: u64,
+    /// Likewise, as far as the headers of the log know, which will be there at the next start.
+    claimed: u64,
+    /// The last segment, and where it ends.
+    last: u64,
+    pub(crate) end: Position,
+    sealed: bool,
+    /// The furthest position that a record says was durable.
+    durable: Position,
+}
+
+impl Chain {
+    pub(crate) fn find(files: &[Verified], options: &LogOptions) -> Result<Self, WalError> {
+        let mut by_sequence = BTreeMap::new();
+        let mut first_needed = None;
+        for (at, file) in files.iter().enumerate() {
+            let Some(start) = file.start() else { continue };
+            first_needed = first_needed.max(Some((start.first_needed, at)));
+            if by_sequence.insert(start.sequence, at).is_some() {
+                return Err(file.corrupt(0, "another file claims the same place in the log"));
+            }
+        }
+        let unreadable = files.iter().find(|file| file.header == Header::Unreadable);
+        let Some((first_needed, claimant)) = first_needed else {
+            return match unreadable {
+                // A log's first segment is durable before anything is written to it.
+                Some(file) => Err(file.corrupt(0, "the segment header does not verify")),
+                None => Ok(Self::empty()),
+            };
+        };
+        let mut chain = Self { first_needed, ..Self::empty() };
+        let mut last_crc = None;
+        for sequence in first_needed.. {
+            let Some(at) = by_sequence.get(&sequence) else { break };
+            let file = &files[*at];
+            let start = file.start().expect("it has a sequence");
+            if last_crc.is_some_and(|crc| crc != start.previous_crc) {
+                break;
+            }
+            chain.segments.push(*at);
+            chain.claimed = chain.claimed.max(start.first_needed);
+            chain.last = sequence;
+            chain.end = segment_position(sequence, options.segment_bytes) + file.scan.end as u64;
+            chain.sealed = file.scan.sealed;
+            chain.durable = chain.durable.max(file.scan.durable);
+            last_crc = Some(file.scan.last_crc);
+            if !chain.sealed {
+                break;
+            }
+        }
+        if chain.segments.is_empty() {
+            let what = "the segment that it names as the log's first is missing";
+            return Err(files[claimant].corrupt(0, what));
+        }
+        Ok(chain)
+    }
+
+    fn empty() -> Self {
+        Self {
+            segments: Vec::new(),
+            first_needed: 0,
+            claimed: 0,
+            last: 0,
+            end: 0,
+            sealed: false,
+            durable: 0,
+        }
+    }
+
+    /// Fails if anything after the end shows that the log had been durable beyond it.
+    pub(crate) fn refuse_if_damaged(
+        &self,
+        files: &[Verified],
+        options: &LogOptions,
+    ) -> Result<(), WalError> {
+        let Some(last) = self.segments.last() else { return Ok(()) };
+        for file in files {
+            let (sequence, from) = match file.header {
+                Header::Started(start) if start.sequence == self.last && !self.sealed => {
+                    (self.last, file.scan.end)
+                }
+                Header::Started(start) if start.sequence > self.last => {
+                    (start.sequence, SEGMENT_HEADER_BYTES)
+                }
+                // The next segment, perhaps.
+                Header::Unreadable if self.sealed => (self.last + 1, SEGMENT_HEADER_BYTES),
+                _ => continue,
+            };
+            let base = segment_position(sequence, options.segment_bytes);
+            if was_durable_beyond(&file.segment.bytes, sequence, base, from, self.end) {
+                let end = &files[*last];
+                return Err(end.corrupt(end.scan.end as u64, "a record does not verify"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What becomes of a file that is no part of the log.
+    fn set_aside(
+        &self,
+        file: Verified,
+        options: &LogOptions,
+        opened: &mut Opened,
+    ) -> Result<(), WalError> {
+        let Verified { segment: SegmentBytes { path, .. }, header, .. } = file;
+        match header {
+            Header::Started(SegmentStart { sequence, .. }) if sequence < self.claimed => {}
+            Header::Started(SegmentStart { sequence, .. }) if sequence < self.first_needed => {
+                opened.released.push_back(Live { sequence, path });
+                return Ok(());
+            }
+            // It was started after what is now the end, and its place will be taken again: nothing
+            // of it may be left.
+            Header::Started(_) | Header::Unreadable => {
+                Segment::open(&path, options.segment_bytes)?.zero_from(0)?;
+            }
+            Header::Blank => {}
+        }
+        opened.idle.push(path);
+        Ok(())
+    }
+}
+
+/// The files of a log.
+pub(crate) struct Listed {
+    /// By slot.
+    pub(crate) slots: Vec<(u64, PathBuf)>,
+    /// Their creation was interrupted: they never were part of the log.
+    unfinished: Vec<PathBuf>,
+}
+
+pub(crate) fn list_slots(dir: &Path) -> Result<Listed, WalError> {
+    let (mut slots, mut unfinished) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(dir).map_err(WalError::io("list", dir))? {
         let path = entry.map_err(WalError::io("list", dir))?.path();
         let extension = path.extension().and_then(|extension| extension.to_str());
         let slot = path.file_stem().and_then(|stem| stem.to_str()).and_then(|s| s.parse().ok());
         match (extension, slot) {
             (Some(SEGMENT_EXTENSION), Some(slot)) => slots.push((slot, path)),
-            // Its creation was interrupted: it never was part of the log.
-            (Some("tmp"), _) => fs::remove_file(&path).map_err(WalError::io("remove", &path))?,
+            (Some("tmp"), _) => unfinished.push(path),
             _ => {
                 return Err(WalError::Foreign {
                     path,
@@ -102,66 +275,102 @@ fn list_slots(dir: &Path) -> Result<Vec<(u64, PathBuf)>, WalError> {
         }
     }
     slots.sort();
-    Ok(slots)
+    Ok(Listed { slots, unfinished })
 }
 
-/// Where the log ends, before anything was changed.
-struct FoundEnd {
-    segment: usize,
-    offset: usize,
-    last_crc: u32,
-    sealed: bool,
+/// A file, and how far it is valid on its own.
+pub(crate) struct Verified {
+    pub(crate) segment: SegmentBytes,
+    pub(crate) header: Header,
+    pub(crate) scan: Scan,
 }
 
-fn find_end(
-    started: &[(Segment, SegmentStart)],
-    options: &LogOptions,
-    visit: &mut impl FnMut(Record<'_>),
-) -> Result<Option<FoundEnd>, WalError> {
-    let mut last_crc = 0;
-    let mut found: Option<FoundEnd> = None;
-    for (at, (segment, start)) in started.iter().enumerate() {
-        let follows = start.sequence == at as u64 && start.previous_crc == last_crc;
-        if !follows || found.as_ref().is_some_and(|found| !found.sealed) {
-            break;
+impl Verified {
+    fn new(path: &Path, options: &LogOptions) -> Result<Self, WalError> {
+        let segment = SegmentBytes::open(path, options.segment_bytes)?;
+        let header = segment.header(options)?;
+        let scan = Scan { end: SEGMENT_HEADER_BYTES, last_crc: 0, sealed: false, durable: 0 };
+        let mut file = Self { segment, header, scan };
+        if let Some(start) = file.start() {
+            file.scan = file.records(start, options).finish();
         }
-        let base = segment_position(start.sequence, options.segment_bytes);
-        let scan = scan(&segment.map, start.sequence, base, last_crc, visit);
-        last_crc = scan.last_crc;
-        found = Some(FoundEnd { segment: at, offset: scan.end, last_crc, sealed: scan.sealed });
+        Ok(file)
     }
-    let Some(end) = found else {
-        return match started.first() {
-            None => Ok(None),
-            Some((segment, _)) => Err(WalError::Corrupt {
-                path: segment.path.clone(),
-                offset: 0,
-                what: "the log's first segment is missing",
-            }),
-        };
+
+    pub(crate) fn start(&self) -> Option<SegmentStart> {
+        match self.header {
+            Header::Started(start) => Some(start),
+            Header::Blank | Header::Unreadable => None,
+        }
+    }
+
+    pub(crate) fn records(&self, start: SegmentStart, options: &LogOptions) -> Records<'_> {
+        let base = segment_position(start.sequence, options.segment_bytes);
+        Records::new(&self.segment.bytes, start.sequence, base, start.previous_crc)
+    }
+
+    /// Makes a segment of the log durable, and the last one free of what was cut.
+    fn settle(self, chain: &Chain, options: &LogOptions) -> Result<End, WalError> {
+        let start = self.start().expect("the log is made of started segments");
+        let Self { segment, scan, .. } = self;
+        let mut segment = Segment::open(&segment.path, options.segment_bytes)?;
+        let base = segment_position(start.sequence, options.segment_bytes);
+        let end = base + scan.end as u64;
+        if chain.durable < end {
+            // No record tells that a sync of these has succeeded. If one has failed, they may be
+            // in the page cache only, and look clean.
+            let from = chain.durable.saturating_sub(base);
+            segment.write_again(usize::try_from(from).expect("it is in a segment")..scan.end)?;
+        }
+        if start.sequence == chain.last && !scan.sealed {
+            segment.zero_from(scan.end)?;
+        }
+        segment.file.sync_data().map_err(WalError::io("sync", &segment.path))?;
+        Ok(End {
+            active: segment,
+            sequence: start.sequence,
+            offset: scan.end,
+            last_crc: scan.last_crc,
+            sealed: scan.sealed,
+        })
+    }
+
+    fn corrupt(&self, offset: u64, what: &'static str) -> WalError {
+        WalError::Corrupt { path: self.segment.path.clone(), offset, what }
+    }
+}
+
+pub(crate) fn verify_all(
+    paths: &[PathBuf],
+    options: &LogOptions,
+    progress: &(dyn Fn(OpenProgress) + Sync),
+) -> Result<Vec<Verified>, WalError> {
+    let (next, verified) = (AtomicUsize::new(0), AtomicU64::new(0));
+    let total_bytes = paths.len() as u64 * options.segment_bytes;
+    let work = || {
+        let mut done = Vec::new();
+        while let Some((at, path)) = {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            paths.get(at).map(|path| (at, path))
+        } {
+            done.push((at, Verified::new(path, options)?));
+            let before = verified.fetch_add(options.segment_bytes, Ordering::Relaxed);
+            let verified_bytes = before + options.segment_bytes;
+            progress(OpenProgress { verified_bytes, total_bytes });
+        }
+        Ok(done)
     };
-    refuse_if_damaged(started, options, &end)?;
-    Ok(Some(end))
-}
-
-/// Fails if anything after the end shows that the log had been durable beyond it.
-fn refuse_if_damaged(
-    started: &[(Segment, SegmentStart)],
-    options: &LogOptions,
-    end: &FoundEnd,
-) -> Result<(), WalError> {
-    let (damaged, start) = &started[end.segment];
-    let position = segment_position(start.sequence, options.segment_bytes) + end.offset as u64;
-    for (at, (segment, start)) in started.iter().enumerate().skip(end.segment) {
-        let base = segment_position(start.sequence, options.segment_bytes);
-        let from = if at == end.segment { end.offset } else { SEGMENT_HEADER_BYTES };
-        if was_durable_beyond(&segment.map, start.sequence, base, from, position) {
-            return Err(WalError::Corrupt {
-                path: damaged.path.clone(),
-                offset: end.offset as u64,
-                what: "a record does not verify",
-            });
-        }
-    }
-    Ok(())
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+    let mut files = thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads.min(paths.len())).map(|_| scope.spawn(work)).collect();
+        let join = |worker: thread::ScopedJoinHandle<'_, Result<Vec<_>, WalError>>| {
+            worker.join().expect("a worker ends with a result")
+        };
+        workers.into_iter().map(join).collect::<Result<Vec<_>, _>>()
+    })?
+    .into_iter()
+    .flatten()
+    .collect::<Vec<_>>();
+    files.sort_by_key(|(at, _)| *at);
+    Ok(files.into_iter().map(|(_, file)| file).collect())
 }

@@ -6,7 +6,8 @@
 //!      4      4  length of the payload
 //!      8      4  crc of the record before (the chain)
 //!     12      4  group
-//!     16      1  kind: 1 entry, 2 state, 3 seal, 4 members, 5 snapshot, 6 end of a snapshot
+//!     16      1  kind: 1 entry, 2 state, 3 seal, 4 members, 5 snapshot, 6 end of a snapshot,
+//!               7 end of a snapshot that replaces the log
 //!     17      3  zero
 //!     20      4  part of a snapshot
 //!     24      8  term (Raft) or epoch (chain)
@@ -49,8 +50,10 @@ pub enum RecordKind {
     Members = 4,
     /// A part of a snapshot of the group.
     Snapshot = 5,
-    /// The last part: the snapshot is whole, and replaces what came before it.
+    /// The last part of a snapshot of this log: it stands for the entries up to its index.
     SnapshotEnd = 6,
+    /// The last part of a snapshot that this log did not lead to: no entry before it stands.
+    Replacement = 7,
 }
 
 impl RecordKind {
@@ -62,6 +65,7 @@ impl RecordKind {
             4 => Some(Self::Members),
             5 => Some(Self::Snapshot),
             6 => Some(Self::SnapshotEnd),
+            7 => Some(Self::Replacement),
             _ => None,
         }
     }

@@ -10,7 +10,7 @@
 
 use crate::{
     Position, Record, RecordKind,
-    record::{RECORD_HEADER_BYTES, decode},
+    record::{Decoded, RECORD_HEADER_BYTES, decode},
     segment::SEGMENT_HEADER_BYTES,
 };
 
@@ -23,30 +23,67 @@ pub(crate) struct Scan {
     pub(crate) last_crc: u32,
     /// Whether that record is a seal: the log goes on in the next segment.
     pub(crate) sealed: bool,
+    /// The furthest position that a record says was durable.
+    pub(crate) durable: Position,
 }
 
-/// Hands each valid record of a segment to `visit`, up to the first that isn't.
-pub(crate) fn scan(
-    bytes: &[u8],
+/// The records of a segment in order, up to the first that is not valid, or to the seal.
+#[derive(Debug)]
+pub(crate) struct Records<'a> {
+    bytes: &'a [u8],
     sequence: u64,
     base: Position,
-    previous_crc: u32,
-    visit: &mut impl FnMut(Record<'_>),
-) -> Scan {
-    let mut scan = Scan { end: SEGMENT_HEADER_BYTES, last_crc: previous_crc, sealed: false };
-    while let Some(decoded) = decode(&bytes[scan.end..], sequence, base + scan.end as u64) {
+    scan: Scan,
+}
+
+/// A record, and where it begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found<'a> {
+    pub(crate) record: Record<'a>,
+    pub(crate) position: Position,
+    pub(crate) previous_crc: u32,
+    /// What was known to be durable when it was written.
+    pub(crate) durable: Position,
+}
+
+impl<'a> Records<'a> {
+    /// The records of a segment whose first byte is at `base`, after one with a known checksum.
+    pub(crate) fn new(bytes: &'a [u8], sequence: u64, base: Position, previous_crc: u32) -> Self {
+        let scan =
+            Scan { end: SEGMENT_HEADER_BYTES, last_crc: previous_crc, sealed: false, durable: 0 };
+        Self { bytes, sequence, base, scan }
+    }
+
+    /// Goes on to the end.
+    pub(crate) fn finish(mut self) -> Scan {
+        self.by_ref().for_each(drop);
+        self.scan
+    }
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Found<'a>;
+
+    fn next(&mut self) -> Option<Found<'a>> {
+        let Self { bytes, sequence, base, scan } = self;
+        if scan.sealed {
+            return None;
+        }
+        let position = *base + scan.end as u64;
+        let decoded = decode(&bytes[scan.end..], *sequence, position)?;
         if decoded.previous_crc != scan.last_crc {
-            break;
+            return None;
         }
         scan.end += decoded.bytes;
         scan.last_crc = decoded.crc;
+        scan.durable = scan.durable.max(decoded.durable);
         if decoded.record.kind == RecordKind::Seal {
             scan.sealed = true;
-            break;
+            return None;
         }
-        visit(decoded.record);
+        let Decoded { record, previous_crc, durable, .. } = decoded;
+        Some(Found { record, position, previous_crc, durable })
     }
-    scan
 }
 
 /// Whether a record at or after `from` proves that the log had been durable beyond `from`.

@@ -11,18 +11,22 @@
 //!     28      4  crc of the last record before this segment
 //!     32      8  sequence: 0 for the log's first segment
 //!     40      8  bytes of a segment
+//!     48      8  sequence of the first segment that was still needed when this one was started
 //!   4096      …  records
 //! ```
 //! A file whose header page is all zero is a spare. Files are named by slot, not by sequence, so
-//! that a spare becomes part of the log without touching the directory.
+//! that a spare becomes part of the log without touching the directory, and a segment that is not
+//! needed any more becomes a spare as it is: every use of a file has a sequence of its own, which
+//! is in the checksum of each record, so that nothing of an earlier use verifies.
 
 use std::{
     fs::{File, OpenOptions},
+    ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
-use memmap2::{MmapMut, MmapOptions};
+use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout,
     little_endian::{U16, U32, U64},
@@ -34,7 +38,7 @@ use crate::{LogOptions, Position, WalError};
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 4096;
 
 const MAGIC: [u8; 8] = *b"PALISWAL";
-const FORMAT_VERSION: u32 = 2;
+const FORMAT_VERSION: u32 = 3;
 
 /// Steps in which a segment is pre-written. The page cache keeps a file in folios as large as the
 /// writes that filled it, and a store through the mapping dirties the whole folio: with large
@@ -53,6 +57,7 @@ struct SegmentHeader {
     previous_crc: U32,
     sequence: U64,
     segment_bytes: U64,
+    first_needed: U64,
 }
 
 /// A segment's file and its mapping.
@@ -68,6 +73,19 @@ pub(crate) struct Segment {
 pub(crate) struct SegmentStart {
     pub(crate) sequence: u64,
     pub(crate) previous_crc: u32,
+    /// Segments before this one are no part of the log any more.
+    pub(crate) first_needed: u64,
+}
+
+/// What a file is, as far as its header tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Header {
+    /// It was never started.
+    Blank,
+    /// The checksum does not match: its start was interrupted, or it is damaged.
+    Unreadable,
+    /// It was started.
+    Started(SegmentStart),
 }
 
 impl Segment {
@@ -89,21 +107,14 @@ impl Segment {
         Self::map(file, path)
     }
 
-    /// Opens a file that [`Segment::create`] made earlier.
+    /// Opens a file that [`Segment::create`] made earlier, to write to it.
     pub(crate) fn open(path: &Path, segment_bytes: u64) -> Result<Self, WalError> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .open(path)
             .map_err(WalError::io("open", path))?;
-        let len = file.metadata().map_err(WalError::io("inspect", path))?.len();
-        if len != segment_bytes {
-            return Err(WalError::Foreign {
-                path: path.to_owned(),
-                what: "its length is not the configured segment size (was the creation of the file \
-                       interrupted, or log.segment_bytes changed?)",
-            });
-        }
+        check_length(&file, path, segment_bytes)?;
         Self::map(file, path)
     }
 
@@ -112,8 +123,12 @@ impl Segment {
         // SAFETY: the mapping is undefined behaviour only if the file is changed behind it. The
         // data directory is locked by this process, the file is never truncated while it is mapped,
         // and every byte of it has been allocated, so that no access faults for want of a block.
-        let map = unsafe { MmapOptions::new().populate().map_mut(&file) }
-            .map_err(WalError::io("map", path))?;
+        let map =
+            unsafe { MmapOptions::new().map_mut(&file) }.map_err(WalError::io("map", path))?;
+        // Pages that have left the page cache come back one by one: read ahead they would come in
+        // folios as large as the step, and each small append would sync one of them.
+        map.advise(Advice::Random).map_err(WalError::io("advise on", path))?;
+        map.advise(Advice::PopulateRead).map_err(WalError::io("read", path))?;
         Ok(Self { path: path.to_owned(), map, file })
     }
 
@@ -129,56 +144,18 @@ impl Segment {
             previous_crc: U32::new(start.previous_crc),
             sequence: U64::new(start.sequence),
             segment_bytes: U64::new(options.segment_bytes),
+            first_needed: U64::new(start.first_needed),
         };
         header.crc = U32::new(crc32fast::hash(header.as_bytes()));
         self.map[..size_of::<SegmentHeader>()].copy_from_slice(header.as_bytes());
     }
 
-    /// Reads the header: `None` for a spare.
-    pub(crate) fn read_start(
-        &self,
-        options: &LogOptions,
-    ) -> Result<Option<SegmentStart>, WalError> {
-        let page = &self.map[..SEGMENT_HEADER_BYTES];
-        if page.iter().all(|byte| *byte == 0) {
-            return Ok(None);
-        }
-        let foreign = |what| Err(WalError::Foreign { path: self.path.clone(), what });
-        let (mut header, _) =
-            SegmentHeader::read_from_prefix(page).expect("a page is longer than the header");
-        if header.magic != MAGIC {
-            return foreign("it is not a log segment of Palisade");
-        }
-        if header.version.get() != FORMAT_VERSION {
-            return foreign("its format version is not read by this build");
-        }
-        let crc = header.crc.get();
-        header.crc = U32::ZERO;
-        if crc32fast::hash(header.as_bytes()) != crc {
-            return Err(WalError::Corrupt {
-                path: self.path.clone(),
-                offset: 0,
-                what: "the segment header's checksum does not match",
-            });
-        }
-        if header.cluster_id.get() != options.cluster_id {
-            return foreign("it belongs to another cluster");
-        }
-        if header.node.get() != options.node || header.shard.get() != options.shard {
-            return foreign("it belongs to another node or shard");
-        }
-        if header.segment_bytes.get() != options.segment_bytes {
-            return foreign("it was written with another segment size");
-        }
-        Ok(Some(SegmentStart {
-            sequence: header.sequence.get(),
-            previous_crc: header.previous_crc.get(),
-        }))
-    }
-
-    /// Turns the file back into a spare, durably.
-    pub(crate) fn clear(&mut self) -> Result<(), WalError> {
-        self.zero_from(0)
+    /// Makes sure that a range of bytes reaches the disk with the next sync, even if the page cache
+    /// takes it for clean: a sync that failed leaves it so.
+    pub(crate) fn write_again(&self, range: Range<usize>) -> Result<(), WalError> {
+        let bytes = self.map[range.clone()].to_vec();
+        let again = self.file.write_all_at(&bytes, range.start as u64);
+        again.map_err(WalError::io("write", &self.path))
     }
 
     /// Zeroes everything from `offset` on, durably, touching only pages that hold something.
@@ -190,6 +167,103 @@ impl Segment {
         }
         self.file.sync_data().map_err(WalError::io("sync", &self.path))
     }
+}
+
+/// A segment's bytes, to be read only.
+#[derive(Debug)]
+pub(crate) struct SegmentBytes {
+    pub(crate) path: PathBuf,
+    pub(crate) bytes: Mmap,
+}
+
+impl SegmentBytes {
+    /// Maps a file.
+    #[expect(unsafe_code, reason = "a file mapping is shared memory that the compiler can't see")]
+    pub(crate) fn open(path: &Path, segment_bytes: u64) -> Result<Self, WalError> {
+        let file = File::open(path).map_err(WalError::io("open", path))?;
+        check_length(&file, path, segment_bytes)?;
+        // SAFETY: as above. An inspection reads beside a process that may be writing: what it sees
+        // of a record that is being written does not verify, and no byte of it is used unchecked.
+        let bytes = unsafe { MmapOptions::new().populate().map(&file) }
+            .map_err(WalError::io("map", path))?;
+        Ok(Self { path: path.to_owned(), bytes })
+    }
+
+    /// Reads the header.
+    pub(crate) fn header(&self, options: &LogOptions) -> Result<Header, WalError> {
+        let foreign = |what| Err(WalError::Foreign { path: self.path.clone(), what });
+        let header = match read_header(&self.bytes) {
+            Ok(Some(header)) => header,
+            Ok(None) => return Ok(Header::Blank),
+            Err(Unread::Damaged) => return Ok(Header::Unreadable),
+            Err(Unread::NotOurs) => return foreign("it is not a log segment of Palisade"),
+            Err(Unread::Version) => return foreign("its format version is not read by this build"),
+        };
+        if header.cluster_id.get() != options.cluster_id {
+            return foreign("it belongs to another cluster");
+        }
+        if header.node.get() != options.node || header.shard.get() != options.shard {
+            return foreign("it belongs to another node or shard");
+        }
+        if header.segment_bytes.get() != options.segment_bytes {
+            return foreign("it was written with another segment size");
+        }
+        Ok(Header::Started(SegmentStart {
+            sequence: header.sequence.get(),
+            previous_crc: header.previous_crc.get(),
+            first_needed: header.first_needed.get(),
+        }))
+    }
+}
+
+/// Whose log a file says that it is part of; `None` if it says nothing.
+pub(crate) fn read_owner(page: &[u8]) -> Option<LogOptions> {
+    let header = read_header(page).ok()??;
+    Some(LogOptions {
+        cluster_id: header.cluster_id.get(),
+        node: header.node.get(),
+        shard: header.shard.get(),
+        segment_bytes: header.segment_bytes.get(),
+        limit_bytes: u64::MAX,
+    })
+}
+
+enum Unread {
+    NotOurs,
+    Version,
+    Damaged,
+}
+
+/// The header, or `None` if there is nothing at all.
+fn read_header(bytes: &[u8]) -> Result<Option<SegmentHeader>, Unread> {
+    let page = bytes.get(..SEGMENT_HEADER_BYTES).ok_or(Unread::NotOurs)?;
+    if page.iter().all(|byte| *byte == 0) {
+        return Ok(None);
+    }
+    let (header, _) = SegmentHeader::read_from_prefix(page).map_err(|_| Unread::NotOurs)?;
+    if header.magic != MAGIC {
+        return Err(Unread::NotOurs);
+    }
+    if header.version.get() != FORMAT_VERSION {
+        return Err(Unread::Version);
+    }
+    let unsigned = SegmentHeader { crc: U32::ZERO, ..header };
+    if crc32fast::hash(unsigned.as_bytes()) != header.crc.get() {
+        return Err(Unread::Damaged);
+    }
+    Ok(Some(header))
+}
+
+fn check_length(file: &File, path: &Path, segment_bytes: u64) -> Result<(), WalError> {
+    let len = file.metadata().map_err(WalError::io("inspect", path))?.len();
+    if len == segment_bytes {
+        return Ok(());
+    }
+    Err(WalError::Foreign {
+        path: path.to_owned(),
+        what: "its length is not the configured segment size (was the creation of the file \
+               interrupted, or log.segment_bytes changed?)",
+    })
 }
 
 /// The position of a segment's first byte.

@@ -1,6 +1,8 @@
-//! The next segment, prepared on a thread of its own.
+//! The next segment, prepared on a thread of its own; and old ones, let go of there.
 //!
-//! Pre-writing takes tens of milliseconds of disk time, which a shard's thread can't wait for.
+//! Pre-writing takes tens of milliseconds of disk time, bringing a recycled file back into the page
+//! cache may take as long, and unmapping walks every page of a segment: a shard's thread can't wait
+//! for any of these.
 
 use std::{
     fs::File,
@@ -8,7 +10,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
+use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
 
 use crate::{WalError, segment::Segment};
 
@@ -16,24 +18,44 @@ use crate::{WalError, segment::Segment};
 #[derive(Debug)]
 pub(crate) struct SpareSegments {
     /// `None` only while this is being dropped.
-    orders: Option<Sender<PathBuf>>,
+    orders: Option<Sender<Order>>,
     thread: Option<JoinHandle<()>>,
     ready: Receiver<Result<Segment, WalError>>,
+}
+
+/// What the thread does.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Make a new segment.
+    Create(PathBuf),
+    /// Make a segment out of a file that is not needed any more.
+    Recycle(PathBuf),
+    /// Unmap a segment that is sealed and durable.
+    LetGo(Segment),
 }
 
 impl SpareSegments {
     /// Starts the preparing thread; dropping this waits for its end, so that no file appears in a
     /// directory that somebody else has opened since.
     pub(crate) fn start(dir: &Path, segment_bytes: u64) -> Result<Self, WalError> {
-        let (orders, incoming) = bounded::<PathBuf>(1);
+        // At most one segment is prepared at a time, and few are let go of meanwhile.
+        let (orders, incoming) = unbounded();
         let (outgoing, ready) = bounded(1);
         let dir = dir.to_owned();
         let spawned_in = dir.clone();
         let thread = thread::Builder::new()
             .name("palisade-spare".to_owned())
             .spawn(move || {
-                for path in incoming {
-                    if outgoing.send(prepare(&dir, &path, segment_bytes)).is_err() {
+                for order in incoming {
+                    let prepared = match order {
+                        Order::Create(path) => create(&dir, &path, segment_bytes),
+                        Order::Recycle(path) => Segment::open(&path, segment_bytes),
+                        Order::LetGo(segment) => {
+                            drop(segment);
+                            continue;
+                        }
+                    };
+                    if outgoing.send(prepared).is_err() {
                         return;
                     }
                 }
@@ -42,10 +64,10 @@ impl SpareSegments {
         Ok(Self { orders: Some(orders), thread: Some(thread), ready })
     }
 
-    /// Asks for the next spare; at most one order is open at a time.
-    pub(crate) fn order(&self, path: PathBuf) {
+    /// Has something done; at most one segment may be under way at a time.
+    pub(crate) fn order(&self, order: Order) {
         let orders = self.orders.as_ref().expect("there until dropped");
-        orders.try_send(path).expect("one order at a time, and the thread lives as long as we");
+        orders.send(order).expect("the thread lives as long as we");
     }
 
     /// The spare that was ordered, if it is ready.
@@ -73,7 +95,7 @@ impl Drop for SpareSegments {
     }
 }
 
-fn prepare(dir: &Path, path: &Path, segment_bytes: u64) -> Result<Segment, WalError> {
+fn create(dir: &Path, path: &Path, segment_bytes: u64) -> Result<Segment, WalError> {
     // Under another name until it is whole: a crash in the middle leaves a file that is removed at
     // the next start, not one of the wrong length.
     let unfinished = path.with_extension("tmp");

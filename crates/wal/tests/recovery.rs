@@ -26,7 +26,7 @@ type Entry = (u32, u64, Vec<u8>);
 
 fn open(dir: &Path) -> Result<(Log, Vec<Entry>), WalError> {
     let mut entries = Vec::new();
-    let log = Log::open(dir, options(), |record| {
+    let log = Log::open(dir, options(), &|_| {}, |record| {
         entries.push((record.group, record.index, record.payload.to_vec()));
     })?;
     Ok((log, entries))
@@ -181,11 +181,11 @@ fn a_log_of_another_cluster_or_another_size_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()).unwrap());
     let other = LogOptions { cluster_id: 8, ..options() };
-    let error = Log::open(dir.path(), other, |_| {}).unwrap_err();
+    let error = Log::open(dir.path(), other, &|_| {}, |_| {}).unwrap_err();
     assert!(error.to_string().contains("another cluster"), "{error}");
     let other =
         LogOptions { segment_bytes: SEGMENT_BYTES + 16384, limit_bytes: 1 << 30, ..options() };
-    let error = Log::open(dir.path(), other, |_| {}).unwrap_err();
+    let error = Log::open(dir.path(), other, &|_| {}, |_| {}).unwrap_err();
     assert!(error.to_string().contains("segment size"), "{error}");
     fs::write(dir.path().join("notes.txt"), "mine").unwrap();
     let error = open(dir.path()).unwrap_err();

@@ -1,6 +1,6 @@
 //! A shard's log on a simulated disk: what is synced stays, what is not may vanish or tear.
 
-use palisade_wal::{Image, Record};
+use palisade_wal::{Image, ImageDamage, Record, Remains};
 
 /// What the disk writes at once.
 const SECTOR_BYTES: usize = 512;
@@ -8,7 +8,8 @@ const SECTOR_BYTES: usize = 512;
 #[derive(Debug)]
 pub(crate) struct Disk {
     owner: u64,
-    image: Image,
+    segment_bytes: u64,
+    pub(crate) image: Image,
     /// Writes since the shard's start.
     pub(crate) appends: u64,
     /// What the sync under way covers: the end, and how many writes.
@@ -16,8 +17,9 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    pub(crate) fn new(owner: u64) -> Self {
-        Self { owner, image: Image::new(owner), appends: 0, syncing: None }
+    pub(crate) fn new(owner: u64, segment_bytes: u64) -> Self {
+        let image = Image::new(owner, segment_bytes);
+        Self { owner, segment_bytes, image, appends: 0, syncing: None }
     }
 
     pub(crate) fn append(&mut self, record: &Record<'_>) {
@@ -42,10 +44,10 @@ impl Disk {
     }
 
     /// Power is lost: of what was not synced any part may have reached the disk.
-    pub(crate) fn crash(&self, random: &mut fastrand::Rng) -> Vec<u8> {
-        let mut bytes = self.image.bytes().to_vec();
-        let durable = usize::try_from(self.image.durable()).expect("it is in memory");
-        let tail = &mut bytes[durable..];
+    pub(crate) fn crash(&self, random: &mut fastrand::Rng) -> Remains {
+        let mut remains = self.image.remains().clone();
+        let durable = remains.offset(self.image.durable());
+        let tail = &mut remains.bytes[durable..];
         match random.u8(0..5) {
             0 => tail.fill(0),
             1 => {}
@@ -61,34 +63,28 @@ impl Disk {
                 }
             }
         }
-        bytes
-    }
-
-    /// A log that nothing was ever written to.
-    pub(crate) fn blank(&self) -> Vec<u8> {
-        Image::new(self.owner).bytes().to_vec()
+        remains
     }
 
     /// Flips a bit of what is durable, where it must show; tells whether there was one.
-    pub(crate) fn flip_bit(&self, bytes: &mut [u8], random: &mut fastrand::Rng) -> bool {
-        const HEADER_BYTES: u64 = 4096;
-        let vouched = self.image.vouched();
-        if vouched <= HEADER_BYTES {
+    pub(crate) fn flip_bit(&self, remains: &mut Remains, random: &mut fastrand::Rng) -> bool {
+        let (first, vouched) = (self.image.first(), self.image.vouched());
+        if vouched <= first {
             return false;
         }
-        let at = usize::try_from(random.u64(HEADER_BYTES..vouched)).expect("it is in memory");
-        bytes[at] ^= 1 << random.u8(0..8);
+        let at = remains.offset(random.u64(first..vouched));
+        remains.bytes[at] ^= 1 << random.u8(0..8);
         true
     }
 
     /// What a restart finds, or that it refuses to.
     pub(crate) fn recover(
         &mut self,
-        bytes: Vec<u8>,
+        remains: Remains,
         trust_damage: bool,
         visit: &mut impl FnMut(Record<'_>),
-    ) -> Result<(), palisade_wal::ImageDamage> {
-        self.image = Image::recover(self.owner, bytes, trust_damage, visit)?;
+    ) -> Result<(), ImageDamage> {
+        self.image = Image::recover(self.owner, self.segment_bytes, remains, trust_damage, visit)?;
         self.appends = 0;
         self.syncing = None;
         Ok(())

@@ -153,9 +153,9 @@ impl Faults {
         let slot = self.random.usize(0..world.nodes[node].shards.len());
         let place = &mut world.nodes[node].shards[slot];
         let flipped = place.disk.flip_bit(&mut place.left, &mut world.disk_random);
+        world.nodes[node].damaged = flipped;
         world.start(node);
         if world.nodes[node].lost {
-            assert!(flipped, "a log that is whole was refused");
             world.invariants.after_loss(world.nodes[node].id);
         }
     }

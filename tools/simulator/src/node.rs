@@ -3,6 +3,7 @@
 use palisade_clock::Now;
 use palisade_control::{NodeAddress, RangeMap};
 use palisade_shard::{Input, LogCounters, Replayed, Shard, ShardConfig};
+use palisade_wal::Remains;
 use palisade_wire::{NodeId, PeerAddress, ShardId};
 
 use crate::{
@@ -28,6 +29,8 @@ pub(crate) struct Node {
     pub(crate) full_disk: bool,
     /// The next sync fails.
     pub(crate) failing_disk: bool,
+    /// A bit of its log was flipped.
+    pub(crate) damaged: bool,
     /// Its log is damaged or was lost: it is of no use any more.
     pub(crate) lost: bool,
     /// It must stay down: it is being removed from its chains.
@@ -41,9 +44,11 @@ pub(crate) struct Slot {
     pub(crate) shard: Option<Shard>,
     pub(crate) disk: Disk,
     /// What the crash left of the log.
-    pub(crate) left: Vec<u8>,
+    pub(crate) left: Remains,
     pub(crate) inbox: Vec<Input>,
     pub(crate) turn_is_due: bool,
+    /// When groups may next be asked to let the beginning of the log go.
+    pub(crate) compact_due_us: u64,
     /// Scripts hold syncs back.
     pub(crate) syncs_held: bool,
 }
@@ -52,14 +57,16 @@ impl Node {
     pub(crate) fn new(id: NodeId, parameters: &Parameters, random: &mut fastrand::Rng) -> Self {
         let slot = |shard| {
             let at = PeerAddress { node: id, shard: ShardId(shard) };
-            let disk = Disk::new(u64::from(id.0) << 16 | u64::from(shard));
+            let owner = u64::from(id.0) << 16 | u64::from(shard);
+            let disk = Disk::new(owner, parameters.segment_bytes);
             Slot {
                 at,
                 shard: None,
-                left: disk.blank(),
+                left: Remains::blank(),
                 disk,
                 inbox: Vec::new(),
                 turn_is_due: false,
+                compact_due_us: 0,
                 syncs_held: false,
             }
         };
@@ -73,6 +80,7 @@ impl Node {
             slow_disk_until_us: 0,
             full_disk: false,
             failing_disk: false,
+            damaged: false,
             lost: false,
             fenced: false,
         }

@@ -121,12 +121,18 @@ pub struct Parameters {
     pub value_bytes: usize,
     /// A range's log grows by this much between checkpoints.
     pub checkpoint_bytes: u64,
+    /// Bytes of a segment of the log.
+    pub segment_bytes: u64,
+    /// Segments beyond which the log is cut.
+    pub max_segments: usize,
     /// Payload in one message of a Raft group, beyond its first entry.
     pub max_message_bytes: usize,
     /// A promise that the production code breaks on purpose.
     pub planted: Option<TestFault>,
     /// Recovery cuts a log at the first damage instead of refusing it.
     pub trust_damage: bool,
+    /// The beginning of a long log is let go whether or not it is needed.
+    pub cut_early: bool,
 }
 
 impl Parameters {
@@ -168,9 +174,12 @@ impl Parameters {
             read_percent: random.u32(10..98),
             value_bytes: random.usize(8..300),
             checkpoint_bytes: random.u64(1_000..60_000),
+            segment_bytes: random.u64(500..30_000),
+            max_segments: random.usize(2..20),
             max_message_bytes: if random.bool() { 1 << 20 } else { random.usize(1..2_000) },
             planted: None,
             trust_damage: false,
+            cut_early: false,
         }
     }
 
@@ -204,6 +213,8 @@ impl Parameters {
             read_percent: 50,
             value_bytes: 32,
             checkpoint_bytes: 1 << 20,
+            segment_bytes: 1 << 20,
+            max_segments: 16,
             max_message_bytes: 1 << 20,
             ..Self::draw(seed)
         }
@@ -234,11 +245,13 @@ impl fmt::Display for Parameters {
         )?;
         writeln!(
             f,
-            "machines: sync {} us, wall clock within {} us, drift {} ppm, checkpoint at {} bytes, messages of {}",
+            "machines: sync {} us, wall clock within {} us, drift {} ppm, checkpoint at {} bytes, segments of {}, up to {} of them, messages of {}",
             self.sync_us,
             self.clock_bound_us,
             self.drift_ppm,
             self.checkpoint_bytes,
+            self.segment_bytes,
+            self.max_segments,
             self.max_message_bytes
         )?;
         write!(
@@ -251,8 +264,12 @@ impl fmt::Display for Parameters {
             self.think_us / 1_000,
             self.timeout_us / 1_000
         )?;
-        if self.planted.is_some() || self.trust_damage {
-            write!(f, "\nplanted: {:?}, damage trusted: {}", self.planted, self.trust_damage)?;
+        if self.planted.is_some() || self.trust_damage || self.cut_early {
+            write!(
+                f,
+                "\nplanted: {:?}, damage trusted: {}, logs cut early: {}",
+                self.planted, self.trust_damage, self.cut_early
+            )?;
         }
         Ok(())
     }

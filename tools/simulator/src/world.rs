@@ -4,6 +4,7 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 
 use palisade_control::{Bootstrap, RangeDescriptor, RangeMap};
 use palisade_shard::{ConnectionId, Input, PeerBody, PeerMessage, Shard, ShardEffects, record_of};
+use palisade_wal::Remains;
 use palisade_wire::{NodeId, PeerAddress, Request, Response};
 
 use crate::{
@@ -18,6 +19,9 @@ use crate::{
 
 /// Between two ticks of a node, by its own clock (whose drift is of no matter here).
 const TICK_US: u64 = 10_000;
+
+/// Between two times that groups are asked to let the beginning of the log go.
+const COMPACT_INTERVAL_US: u64 = 200_000;
 
 /// For so long after a pause, a node finds what arrived meanwhile: some of it sooner than the rest.
 const WAKING_US: u64 = 1_000;
@@ -288,6 +292,7 @@ impl World {
             self.turn_soon(node, slot);
         }
         self.carry_out(node, slot, effects);
+        self.compact(node, slot);
     }
 
     fn carry_out(&mut self, node: usize, slot: usize, effects: ShardEffects) {
@@ -323,6 +328,24 @@ impl World {
         }
         for descriptor in installs {
             self.install(node, &descriptor);
+        }
+    }
+
+    /// As in production: once the log is long, the groups that keep its beginning write what they
+    /// have there anew.
+    fn compact(&mut self, node: usize, slot: usize) {
+        let place = &mut self.nodes[node].shards[slot];
+        let Some(shard) = &mut place.shard else { return };
+        let image = &mut place.disk.image;
+        let long = image.live_segments() > self.parameters.max_segments;
+        if long && place.compact_due_us <= self.now_us {
+            place.compact_due_us = self.now_us + COMPACT_INTERVAL_US;
+            let unknown = if self.parameters.cut_early {
+                image.pinning().collect()
+            } else {
+                shard.compact(image.pinning())
+            };
+            unknown.into_iter().for_each(|group| image.forget(group));
         }
     }
 
@@ -412,6 +435,11 @@ impl World {
             Err(reason) => {
                 self.record.line(self.now_us, || format!("n{node} refuses to start: {reason}"));
                 at.lost = true;
+                if !at.damaged {
+                    let detail = format!("n{node} refuses to start: {reason}");
+                    self.violation =
+                        Some(Violation { invariant: "a log that is whole is accepted", detail });
+                }
             }
         }
     }
@@ -422,7 +450,7 @@ impl World {
         assert!(!at.running, "only a node that is down can lose its logs");
         at.lost = true;
         for slot in &mut at.shards {
-            slot.left = slot.disk.blank();
+            slot.left = Remains::blank();
         }
         self.record.line(self.now_us, || format!("n{node} loses its logs"));
         self.invariants.after_loss(self.nodes[node].id);

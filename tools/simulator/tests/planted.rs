@@ -109,3 +109,8 @@ fn entries_that_are_forgotten() {
 fn a_log_that_is_cut_at_the_first_damage() {
     is_caught("trusted damage", |parameters| parameters.trust_damage = true);
 }
+
+#[test]
+fn a_log_that_is_cut_too_early() {
+    is_caught("cut early", |parameters| parameters.cut_early = true);
+}

@@ -395,6 +395,11 @@ impl Protocol for Chain {
         SnapshotPart { index, term, part: 0, last: false, payload: Bytes::new() }
     }
 
+    fn write_state(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
+        let payload = encode_members(&self.membership);
+        self.log.append_state(self.membership.epoch, payload, cx.now_us, effects);
+    }
+
     fn write_snapshot(
         &mut self,
         part: SnapshotPart,

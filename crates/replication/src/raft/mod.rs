@@ -505,6 +505,10 @@ impl Protocol for Raft {
         SnapshotPart { index, term, part: 0, last: false, payload }
     }
 
+    fn write_state(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
+        self.persist_state(cx.now_us, effects);
+    }
+
     fn write_snapshot(
         &mut self,
         part: SnapshotPart,

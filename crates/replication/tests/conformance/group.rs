@@ -79,7 +79,7 @@ impl Disk {
                 Append::State { term, payload } => {
                     recovered.state = Some((*term, payload.clone()));
                 }
-                Append::Snapshot(_) => unreachable!("nobody here takes snapshots"),
+                Append::Snapshot { .. } => unreachable!("nobody here takes snapshots"),
             }
         }
         recovered

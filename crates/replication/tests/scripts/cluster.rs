@@ -145,7 +145,7 @@ impl Cluster {
                 Append::State { term, payload } => {
                     recovered.state = Some((*term, payload.clone()));
                 }
-                Append::Snapshot(_) => unreachable!("scripts take no snapshots"),
+                Append::Snapshot { .. } => unreachable!("scripts take no snapshots"),
             }
         }
         this.peers = Peers::new(PeerTiming::default(), this.peers.session() + 1, others, now_us);

@@ -1,0 +1,101 @@
+//! `palisade wal`: looks at a log on the disk.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use clap::{Args, Subcommand};
+use palisade_wal::{InspectedRecord, Inspection, RecordKind, inspect};
+
+use crate::{Failure, failed};
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print the segments and records of a shard's log and verify them, changing nothing
+    Inspect {
+        /// The log's directory: `shard-000/log` in a node's data directory
+        dir: PathBuf,
+        /// Leave the records out
+        #[arg(long)]
+        segments_only: bool,
+    },
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let Command::Inspect { dir, segments_only } = &arguments.command;
+    let mut groups = BTreeMap::<u32, (u64, u64)>::new();
+    let mut last_path = PathBuf::new();
+    let inspection = inspect(dir, |path, found| {
+        let (records, bytes) = groups.entry(found.record.group).or_default();
+        *records += 1;
+        *bytes += found.record.payload.len() as u64;
+        if !segments_only {
+            if last_path != path {
+                println!("{}", path.display());
+                path.clone_into(&mut last_path);
+            }
+            print_record(&found);
+        }
+    })
+    .map_err(failed)?;
+    print_segments(&inspection);
+    for (group, (records, bytes)) in groups {
+        println!("group {group}: {records} records, {bytes} bytes of payload");
+    }
+    match inspection.end {
+        Ok(end) => {
+            println!("the log is whole, and ends at position {end}");
+            Ok(())
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn print_record(found: &InspectedRecord<'_>) {
+    let InspectedRecord { record, position, offset, durable } = found;
+    let what = match record.kind {
+        RecordKind::Entry => format!("entry {}", record.index),
+        RecordKind::Members => format!("members {}", record.index),
+        RecordKind::State => "state".to_owned(),
+        RecordKind::Snapshot => format!("snapshot {} part {}", record.index, record.part),
+        RecordKind::SnapshotEnd => format!("snapshot {} part {}, last", record.index, record.part),
+        RecordKind::Replacement => {
+            format!("snapshot {} part {}, last, replaces the log", record.index, record.part)
+        }
+        RecordKind::Seal => "seal".to_owned(),
+    };
+    println!(
+        "  {offset:>10}  at {position:>12}  durable {durable:>12}  group {:<10}  term {:<6}  {what}, \
+         {} bytes",
+        record.group,
+        record.term,
+        record.payload.len()
+    );
+}
+
+fn print_segments(inspection: &Inspection) {
+    if let Some(owner) = &inspection.owner {
+        println!(
+            "cluster {} node {} shard {}, segments of {} bytes",
+            owner.cluster_id, owner.node, owner.shard, owner.segment_bytes
+        );
+    }
+    for segment in &inspection.segments {
+        let name = segment.path.file_name().unwrap_or_default().to_string_lossy();
+        let role = format!("{:?}", segment.role).to_lowercase();
+        match segment.sequence {
+            None => println!("{name}  {role}"),
+            Some(sequence) => println!(
+                "{name}  {role:<6}  sequence {sequence}, {} records up to byte {}{}, first needed {}",
+                segment.records,
+                segment.end,
+                if segment.sealed { " and a seal" } else { "" },
+                segment.first_needed
+            ),
+        }
+    }
+}

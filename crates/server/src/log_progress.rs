@@ -1,0 +1,42 @@
+//! Says how far the verification of a long log is.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Instant,
+};
+
+use palisade_wal::OpenProgress;
+use palisade_wire::PeerAddress;
+
+/// Tells of a start every other second, so that nobody takes a slow one for one that hangs.
+#[derive(Debug)]
+pub(crate) struct LogProgress {
+    at: PeerAddress,
+    start: Instant,
+    told_s: AtomicU64,
+}
+
+const INTERVAL_S: u64 = 2;
+
+impl LogProgress {
+    pub(crate) fn new(at: PeerAddress) -> Self {
+        Self { at, start: Instant::now(), told_s: AtomicU64::new(0) }
+    }
+
+    /// Takes note of progress; called by several threads.
+    pub(crate) fn tell(&self, progress: OpenProgress) {
+        let now_s = self.start.elapsed().as_secs();
+        let told_s = self.told_s.load(Ordering::Relaxed);
+        let is_due = now_s >= told_s + INTERVAL_S;
+        let OpenProgress { verified_bytes, total_bytes } = progress;
+        if is_due
+            && self
+                .told_s
+                .compare_exchange(told_s, now_s, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        {
+            let percent = 100 * verified_bytes / total_bytes.max(1);
+            tracing::info!("{}: verifying the log, {percent}% of {total_bytes} bytes", self.at);
+        }
+    }
+}

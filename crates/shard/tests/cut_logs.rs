@@ -1,0 +1,155 @@
+//! A log that is cut at the front replays to the same as one that never was.
+#![allow(missing_docs, reason = "a test")]
+
+use bytes::Bytes;
+use palisade_replication::{Append, Entry, EntryKind, SnapshotPart};
+use palisade_shard::{Replayed, record_of};
+use palisade_wal::{Image, Remains};
+use palisade_wire::RangeId;
+
+const OWNER: u64 = 9;
+const GROUPS: usize = 4;
+
+/// What a group may write next.
+#[derive(Debug, Default)]
+struct Group {
+    term: u64,
+    /// Terms of the entries after the base.
+    base: (u64, u64),
+    terms: Vec<u64>,
+    commit_index: u64,
+    snapshot: Option<Snapshot>,
+}
+
+#[derive(Debug)]
+struct Snapshot {
+    index: u64,
+    term: u64,
+    next_part: u32,
+    /// Of a leader, not of the group's own state here.
+    is_foreign: bool,
+}
+
+impl Group {
+    fn last_index(&self) -> u64 {
+        self.base.0 + self.terms.len() as u64
+    }
+
+    fn term_at(&self, index: u64) -> u64 {
+        let slot = (index - self.base.0) as usize;
+        if slot == 0 { self.base.1 } else { self.terms[slot - 1] }
+    }
+
+    fn act(&mut self, random: &mut fastrand::Rng) -> Option<Append> {
+        if let Some(snapshot) = &self.snapshot
+            && (snapshot.is_foreign || random.bool())
+        {
+            return Some(self.next_part());
+        }
+        match random.u8(0..20) {
+            0..10 => {
+                self.term = self.term.max(1);
+                self.terms.push(self.term);
+                Some(entry(self.last_index(), self.term))
+            }
+            10 | 11 if self.last_index() > self.commit_index => {
+                // Another leader has other entries from here on.
+                let index = random.u64(self.commit_index + 1..=self.last_index());
+                self.term += 1;
+                self.terms.truncate((index - self.base.0 - 1) as usize);
+                self.terms.push(self.term);
+                Some(entry(index, self.term))
+            }
+            12..15 => {
+                self.commit_index = random.u64(self.commit_index..=self.last_index());
+                None
+            }
+            15 => Some(Append::State { term: self.term, payload: Bytes::from("state") }),
+            16 | 17 if self.commit_index > 0 => {
+                let (index, term) = (self.commit_index, self.term_at(self.commit_index));
+                self.snapshot = Some(Snapshot { index, term, next_part: 0, is_foreign: false });
+                Some(self.next_part())
+            }
+            18 => {
+                self.term += 1;
+                let (index, term) = (self.last_index() + random.u64(1..5), self.term);
+                self.snapshot = Some(Snapshot { index, term, next_part: 0, is_foreign: true });
+                Some(self.next_part())
+            }
+            _ => {
+                // Given up.
+                self.snapshot = None;
+                None
+            }
+        }
+    }
+
+    fn next_part(&mut self) -> Append {
+        let snapshot = self.snapshot.as_mut().expect("one is under way");
+        let Snapshot { index, term, next_part: part, is_foreign } = *snapshot;
+        snapshot.next_part += 1;
+        // Two snapshots up to the same entry are the same.
+        let last = u64::from(part) > index % 3;
+        if last {
+            self.snapshot = None;
+            if is_foreign {
+                self.terms.clear();
+                self.commit_index = index;
+            } else {
+                self.terms.drain(..(index - self.base.0) as usize);
+            }
+            self.base = (index, term);
+        }
+        let payload = Bytes::from(format!("part {part} of {index}"));
+        let part = SnapshotPart { index, term, part, last, payload };
+        Append::Snapshot { part, replaces: last && is_foreign }
+    }
+}
+
+fn entry(index: u64, term: u64) -> Append {
+    let payload = Bytes::from(format!("{index}@{term}"));
+    Append::Entry(Entry { index, term, kind: EntryKind::Command, payload })
+}
+
+fn replay(records: &[(RangeId, Append)]) -> String {
+    let mut replayed = Replayed::default();
+    records.iter().for_each(|(range, append)| replayed.visit(record_of(*range, append)));
+    format!("{:?}", replayed.finish(None).expect("nothing was cut"))
+}
+
+#[test]
+fn a_cut_log_replays_to_the_same() {
+    let mut cuts = 0;
+    for seed in 0..4_000 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let segment_bytes = random.u64(200..2_000);
+        let mut image = Image::new(OWNER, segment_bytes);
+        let mut groups: Vec<Group> = (0..GROUPS).map(|_| Group::default()).collect();
+        let (mut written, mut ends) = (Vec::new(), Vec::new());
+        for _ in 0..random.usize(1..400) {
+            // Some groups write seldom.
+            let at = random.usize(0..GROUPS).min(random.usize(0..GROUPS));
+            if let Some(append) = groups[at].act(&mut random) {
+                let range = RangeId(at as u32);
+                ends.push(image.append(&record_of(range, &append)));
+                written.push((range, append));
+            }
+            if random.u8(0..4) == 0 {
+                image.synced(*ends.last().unwrap_or(&image.durable()));
+            }
+        }
+        cuts += u64::from(image.first() > Image::new(OWNER, segment_bytes).first());
+        let mut remains: Remains = image.remains().clone();
+        let durable = remains.offset(image.durable());
+        let torn_at = random.usize(durable..=remains.bytes.len());
+        remains.bytes[torn_at..].fill(0);
+
+        let mut replayed = Replayed::default();
+        let visit = &mut |record: palisade_wal::Record<'_>| replayed.visit(record);
+        let recovered = Image::recover(OWNER, segment_bytes, remains, false, visit).unwrap();
+        let kept = ends.iter().filter(|end| **end <= recovered.end()).count();
+        let found = replayed.finish(None).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert_eq!(format!("{found:?}"), replay(&written[..kept]), "seed {seed}");
+    }
+    assert!(cuts > 1_000, "only {cuts} logs were cut");
+}

@@ -1,0 +1,266 @@
+//! Which part of a log is still needed.
+//!
+//! The problem: many groups share a log, and a group that was written to once, long ago, needs what
+//! was written then. The naive way, asking every group for a position and cutting below the lowest,
+//! lets each of them be wrong in its own way, and counts on what is not durable yet.
+//!
+//! So the log keeps the books itself, from the records alone. Of a group it needs:
+//! - the last state;
+//! - the last whole snapshot, from its first part on, and the parts of one that is being written;
+//! - the entries after that snapshot.
+//!
+//! Only durable records are counted: what they replace could come back in a crash otherwise. The
+//! rules are those of replay, which is what they must agree with; the simulator holds them to it.
+
+use std::collections::BTreeMap;
+
+use crate::{Record, RecordKind};
+
+/// A record, as far as it matters here.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Note {
+    pub(crate) kind: RecordKind,
+    pub(crate) group: u32,
+    pub(crate) term: u64,
+    pub(crate) index: u64,
+    pub(crate) part: u32,
+    /// The segment that it is in.
+    pub(crate) sequence: u64,
+}
+
+/// What all groups need.
+#[derive(Debug, Default)]
+pub(crate) struct Retention {
+    groups: BTreeMap<u32, Needs>,
+    /// How many groups need a segment and none before it.
+    oldest: BTreeMap<u64, usize>,
+}
+
+/// What one group needs. Kept small: groups are many, and most are idle.
+#[derive(Debug, Default)]
+struct Needs {
+    /// Where the last state is.
+    state: Option<u64>,
+    /// Where the last whole snapshot begins, and its index.
+    snapshot: Option<(u64, u64)>,
+    taking: Option<Box<Taking>>,
+    /// Segments with entries, in order.
+    entries: Vec<Entries>,
+}
+
+#[derive(Debug)]
+struct Entries {
+    sequence: u64,
+    /// The last entry of the group in it; less, if later ones have replaced that.
+    last_index: u64,
+}
+
+/// A snapshot whose last part has not come yet.
+#[derive(Debug)]
+struct Taking {
+    sequence: u64,
+    index: u64,
+    term: u64,
+    parts: u32,
+}
+
+impl Note {
+    pub(crate) fn new(record: &Record<'_>, sequence: u64) -> Self {
+        let Record { kind, group, term, index, part, .. } = *record;
+        Self { kind, group, term, index, part, sequence }
+    }
+}
+
+impl Retention {
+    /// Takes in the next durable record.
+    pub(crate) fn observe(&mut self, note: Note) {
+        let needs = self.groups.entry(note.group).or_default();
+        let before = needs.oldest();
+        needs.observe(note);
+        let after = needs.oldest();
+        if before != after {
+            self.moved(before, after);
+        }
+    }
+
+    /// Nothing of a group is needed any more.
+    pub(crate) fn forget(&mut self, group: u32) {
+        if let Some(needs) = self.groups.remove(&group) {
+            self.moved(needs.oldest(), None);
+        }
+    }
+
+    /// The first segment that some group needs.
+    pub(crate) fn first_needed(&self) -> Option<u64> {
+        self.oldest.keys().next().copied()
+    }
+
+    /// The groups that need the first of these segments.
+    pub(crate) fn pinning(&self) -> impl Iterator<Item = u32> {
+        let first = self.first_needed();
+        let pinning = move |(_, needs): &(&u32, &Needs)| needs.oldest() == first;
+        self.groups.iter().filter(pinning).map(|(group, _)| *group)
+    }
+
+    fn moved(&mut self, from: Option<u64>, to: Option<u64>) {
+        if let Some(from) = from {
+            let groups = self.oldest.get_mut(&from).expect("it was counted there");
+            *groups -= 1;
+            if *groups == 0 {
+                self.oldest.remove(&from);
+            }
+        }
+        if let Some(to) = to {
+            *self.oldest.entry(to).or_default() += 1;
+        }
+    }
+}
+
+impl Needs {
+    fn oldest(&self) -> Option<u64> {
+        let Self { state, snapshot, taking, entries } = self;
+        let snapshot = snapshot.map(|(sequence, _)| sequence);
+        let taking = taking.as_ref().map(|taking| taking.sequence);
+        let entries = entries.first().map(|entries| entries.sequence);
+        [*state, snapshot, taking, entries].into_iter().flatten().min()
+    }
+
+    fn observe(&mut self, note: Note) {
+        match note.kind {
+            RecordKind::Entry | RecordKind::Members => self.observe_entry(note),
+            RecordKind::State => self.state = Some(note.sequence),
+            RecordKind::Snapshot | RecordKind::SnapshotEnd | RecordKind::Replacement => {
+                self.observe_part(note);
+            }
+            RecordKind::Seal => {}
+        }
+    }
+
+    fn observe_entry(&mut self, note: Note) {
+        let Note { index, sequence, .. } = note;
+        // Whatever stood at this index and after it is replaced.
+        for earlier in self.entries.iter_mut().rev().take_while(|e| e.last_index >= index) {
+            earlier.last_index = index.saturating_sub(1);
+        }
+        match self.entries.last_mut().filter(|last| last.sequence == sequence) {
+            Some(last) => last.last_index = index,
+            None => {
+                if self.entries.is_empty() {
+                    self.entries.reserve_exact(1);
+                }
+                self.entries.push(Entries { sequence, last_index: index });
+            }
+        }
+    }
+
+    fn observe_part(&mut self, note: Note) {
+        let Note { index, term, part, sequence, .. } = note;
+        if part == 0 {
+            self.taking = Some(Box::new(Taking { sequence, index, term, parts: 0 }));
+        }
+        let Some(taking) = &mut self.taking else { return };
+        if (taking.index, taking.term, taking.parts) != (index, term, part) {
+            return;
+        }
+        taking.parts += 1;
+        if note.kind != RecordKind::Snapshot {
+            let from = taking.sequence;
+            self.taking = None;
+            if self.snapshot.is_none_or(|(_, known)| known <= index) {
+                self.snapshot = Some((from, index));
+                let replaces = note.kind == RecordKind::Replacement;
+                self.entries.retain(|entries| !replaces && entries.last_index > index);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(kind: RecordKind, group: u32, index: u64, part: u32, sequence: u64) -> Note {
+        Note { kind, group, term: 1, index, part, sequence }
+    }
+
+    fn entry(group: u32, index: u64, sequence: u64) -> Note {
+        note(RecordKind::Entry, group, index, 0, sequence)
+    }
+
+    fn retention(notes: &[Note]) -> Retention {
+        let mut retention = Retention::default();
+        notes.iter().for_each(|note| retention.observe(*note));
+        retention
+    }
+
+    fn snapshot(group: u32, index: u64, first: u64, last: u64) -> [Note; 2] {
+        [
+            note(RecordKind::Snapshot, group, index, 0, first),
+            note(RecordKind::SnapshotEnd, group, index, 1, last),
+        ]
+    }
+
+    #[test]
+    fn nothing_is_needed_of_an_empty_log() {
+        assert_eq!(Retention::default().first_needed(), None);
+    }
+
+    #[test]
+    fn a_whole_snapshot_frees_the_entries_that_it_holds() {
+        let mut log = retention(&[entry(1, 1, 0), entry(1, 2, 1), entry(1, 3, 2), entry(1, 4, 3)]);
+        let [first, last] = snapshot(1, 3, 4, 5);
+        log.observe(first);
+        assert_eq!(log.first_needed(), Some(0));
+        log.observe(last);
+        assert_eq!(log.first_needed(), Some(3));
+    }
+
+    #[test]
+    fn a_state_pins_its_segment_until_it_is_written_again() {
+        let state = |sequence| note(RecordKind::State, 1, 0, 0, sequence);
+        let mut log = retention(&[state(0), entry(1, 1, 1)]);
+        snapshot(1, 1, 2, 2).into_iter().for_each(|note| log.observe(note));
+        assert_eq!(log.first_needed(), Some(0));
+        log.observe(state(2));
+        assert_eq!(log.first_needed(), Some(2));
+    }
+
+    #[test]
+    fn a_replacement_frees_all_entries_before_it() {
+        let mut log = retention(&[entry(1, 4, 0), entry(1, 9, 1)]);
+        let [first, last] = snapshot(1, 6, 2, 3);
+        log.observe(first);
+        log.observe(Note { kind: RecordKind::Replacement, ..last });
+        assert_eq!(log.first_needed(), Some(2));
+    }
+
+    #[test]
+    fn the_group_that_lags_behind_is_named() {
+        let mut log = retention(&[entry(1, 1, 0), entry(2, 1, 0), entry(3, 1, 1)]);
+        snapshot(1, 1, 2, 2).into_iter().for_each(|note| log.observe(note));
+        assert_eq!(log.pinning().collect::<Vec<_>>(), [2]);
+        log.forget(2);
+        assert_eq!(log.pinning().collect::<Vec<_>>(), [3]);
+        assert_eq!(log.first_needed(), Some(1));
+    }
+
+    #[test]
+    fn replaced_entries_are_not_needed() {
+        // Entries up to 9 of a leader that was lost, replaced from 3 on.
+        let mut log = retention(&[entry(1, 2, 0), entry(1, 9, 1), entry(1, 3, 2), entry(1, 4, 2)]);
+        snapshot(1, 3, 3, 3).into_iter().for_each(|note| log.observe(note));
+        assert_eq!(log.first_needed(), Some(2));
+    }
+
+    #[test]
+    fn a_snapshot_whose_parts_are_not_all_there_frees_nothing() {
+        let mut log = retention(&[entry(1, 5, 0)]);
+        let [first, mut last] = snapshot(1, 5, 1, 1);
+        log.observe(first);
+        last.part = 2;
+        log.observe(last);
+        assert_eq!(log.first_needed(), Some(0));
+        snapshot(1, 5, 3, 3).into_iter().for_each(|note| log.observe(note));
+        assert_eq!(log.first_needed(), Some(3));
+    }
+}
