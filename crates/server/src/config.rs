@@ -93,7 +93,8 @@ impl Default for LogConfig {
 impl LogConfig {
     /// Segments beyond which a log is long: its beginning is to be cut.
     pub(crate) fn long_segments(&self) -> usize {
-        usize::try_from(self.limit_bytes / self.segment_bytes / 4).unwrap_or(usize::MAX)
+        let quarter = self.limit_bytes / self.segment_bytes / 4;
+        usize::try_from(quarter).unwrap_or(usize::MAX).max(2)
     }
 }
 

@@ -28,8 +28,8 @@ const TURN_INPUT_BYTES: usize = 1024 * 1024;
 /// and what the protocols add of their own.
 const TURN_LOG_BYTES: u64 = 7 * 1024 * 1024;
 
-/// Between two times that groups are asked to let the beginning of the log go.
-const COMPACT_INTERVAL_US: u64 = 200_000;
+/// Between two looks after the log.
+const LOG_INTERVAL_US: u64 = 1_000_000;
 
 /// How often a turn looks whether the next segment of the log is ready.
 const SEGMENT_POLL: Duration = Duration::from_millis(1);
@@ -62,9 +62,10 @@ pub(crate) struct Core {
     log_start: Position,
     /// Segments beyond which the log is long.
     long_segments: usize,
-    compact_due_us: Cell<u64>,
+    log_due_us: Cell<u64>,
     next_connection: Cell<u64>,
     told_refusal: Cell<bool>,
+    told_failure: Cell<bool>,
 }
 
 impl Core {
@@ -93,9 +94,10 @@ impl Core {
             appends: Cell::new(0),
             log_start,
             long_segments,
-            compact_due_us: Cell::new(0),
+            log_due_us: Cell::new(0),
             next_connection: Cell::new(0),
             told_refusal: Cell::new(false),
+            told_failure: Cell::new(false),
         })
     }
 
@@ -113,7 +115,7 @@ impl Core {
             self.inbox.take(TURN_INPUT_BYTES, &mut inputs);
             let effects = self.turn(&mut inputs);
             self.carry_out(effects).await;
-            self.compact();
+            self.look_after_log();
             if self.inbox.draining.get() && self.is_drained() {
                 return;
             }
@@ -144,15 +146,26 @@ impl Core {
         effects
     }
 
-    /// Once the log is long, has the groups that keep its beginning write what they have there anew.
-    fn compact(&self) {
-        let mut log = self.log.borrow_mut();
-        if log.live_segments() <= self.long_segments {
+    /// Looks after the log now and then: the next segment, and, once the log is long, the groups that
+    /// keep its beginning, which then write what they have there anew.
+    fn look_after_log(&self) {
+        let now_us = self.clock.now().monotonic_us;
+        if now_us < self.log_due_us.get() {
             return;
         }
-        let now_us = self.clock.now().monotonic_us;
-        if now_us >= self.compact_due_us.get() {
-            self.compact_due_us.set(now_us + COMPACT_INTERVAL_US);
+        self.log_due_us.set(now_us + LOG_INTERVAL_US);
+        let mut log = self.log.borrow_mut();
+        match log.prepare() {
+            Ok(()) => self.told_failure.set(false),
+            Err(error) if !self.told_failure.replace(true) => {
+                tracing::warn!(
+                    "{}: {error}; writes are refused once the log's last segment fills",
+                    self.at
+                );
+            }
+            Err(_) => {}
+        }
+        if log.live_segments() > self.long_segments {
             let unknown = self.shard.borrow_mut().compact(log.pinning());
             unknown.into_iter().for_each(|group| log.forget(group));
         }

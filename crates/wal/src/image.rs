@@ -281,6 +281,39 @@ mod tests {
         assert_eq!(recover(damaged, true).unwrap().1, 1);
     }
 
+    /// Every bit of a small log: the flip is seen, or it is in what no sync is known to have covered,
+    /// and cuts the log there. Never does another record come back.
+    #[test]
+    fn a_flipped_bit_is_refused_or_cuts_what_was_not_known_to_be_durable() {
+        let mut image = image(5, 3);
+        image.append(&entry(6, &[9; 30]));
+        let known = usize::try_from(image.durable()).unwrap();
+        let whole = image.remains().clone();
+        let records = |remains: Remains| {
+            let mut records = Vec::new();
+            let visit =
+                &mut |record: Record<'_>| records.push((record.index, record.payload.to_vec()));
+            Image::recover(9, SEGMENT_BYTES, remains, false, visit).map(|_| records)
+        };
+        let expected = records(whole.clone()).unwrap();
+        let mut refused = 0;
+        for bit in SEGMENT_HEADER_BYTES * 8..whole.bytes.len() * 8 {
+            let mut flipped = whole.clone();
+            flipped.bytes[bit / 8] ^= 1 << (bit % 8);
+            match records(flipped) {
+                Err(_) => {
+                    assert!(bit / 8 < known, "bit {bit} was not durable");
+                    refused += 1;
+                }
+                Ok(found) => {
+                    assert_eq!(found, expected[..found.len()], "bit {bit}");
+                    assert!(found.len() >= 3, "bit {bit}");
+                }
+            }
+        }
+        assert!(refused > 1_000);
+    }
+
     #[test]
     fn what_a_snapshot_holds_is_cut_off_once_that_is_durable() {
         const SEGMENT_BYTES: u64 = 1000;

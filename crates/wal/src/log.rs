@@ -25,7 +25,7 @@ pub struct LogOptions {
     pub shard: u16,
     /// Bytes of a segment: a multiple of 16 KiB with room for at least two of the longest records.
     pub segment_bytes: u64,
-    /// Bytes that all segments together may take.
+    /// Bytes that all segments together may take: at least four of them.
     pub limit_bytes: u64,
 }
 
@@ -44,9 +44,9 @@ impl LogOptions {
                 Self::MIN_SEGMENT_BYTES
             ));
         }
-        if self.limit_bytes < 2 * self.segment_bytes {
+        if self.limit_bytes < 4 * self.segment_bytes {
             return Err(format!(
-                "a log limit of {} bytes does not hold two segments of {} bytes",
+                "a log limit of {} bytes does not hold four segments of {} bytes",
                 self.limit_bytes, self.segment_bytes
             ));
         }
@@ -74,6 +74,13 @@ pub struct OpenProgress {
     pub verified_bytes: u64,
     /// Bytes of all segments.
     pub total_bytes: u64,
+}
+
+/// What the next segment is being made of.
+#[derive(Debug)]
+enum Preparing {
+    New,
+    Old(PathBuf),
 }
 
 /// A shard's log.
@@ -108,8 +115,11 @@ pub struct Log {
     /// The segment to be started next.
     blank: Option<Segment>,
     spares: SpareSegments,
-    /// Whether a spare is being prepared.
-    ordered: bool,
+    /// What it is being made of, until it is ready; and why the last could not be made.
+    preparing: Option<Preparing>,
+    failure: Option<WalError>,
+    /// Whether the last attempt failed.
+    has_failed: bool,
     /// Files that the directory holds or that are ordered; also names the next one.
     slots: u64,
     poisoned: bool,
@@ -176,7 +186,9 @@ impl Log {
             idle,
             blank: None,
             spares,
-            ordered: false,
+            preparing: None,
+            failure: None,
+            has_failed: false,
             slots,
             poisoned: false,
         };
@@ -249,10 +261,10 @@ impl Log {
         self.poisoned = true;
     }
 
-    /// Bytes that can still be appended before the limit.
+    /// Bytes that can still be appended before the limit, or before the disk is full.
     pub fn left_bytes(&self) -> u64 {
         let usable = self.options.segment_bytes - SEGMENT_HEADER_BYTES as u64;
-        let unused = self.options.max_segments().saturating_sub(self.live.len() as u64);
+        let unused = (self.spare_files() + self.released.len() as u64).saturating_sub(1);
         self.options.segment_bytes - self.offset as u64 + unused * usable
     }
 
@@ -293,6 +305,10 @@ impl Log {
     }
 
     fn start_next_segment(&mut self) -> Result<(), WalError> {
+        // The last spare is for a header that lets others go: without one, nothing ever would.
+        if !self.has_failed && self.released.is_empty() && self.spare_files() <= 1 {
+            return Err(WalError::Full { limit_bytes: self.options.limit_bytes });
+        }
         let mut next = self.take_spare()?;
         if !self.sealed {
             self.write(&Record {
@@ -340,33 +356,71 @@ impl Log {
         self.keep_spare();
     }
 
+    /// Looks after the segment to be started next: to be called every second or so. Fails if it could
+    /// not be prepared, because the disk is full, say; then it is tried again.
+    pub fn prepare(&mut self) -> Result<(), WalError> {
+        self.take_in_spare();
+        let failure = self.failure.take();
+        self.keep_spare();
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Files that can be started now or in a while.
+    fn spare_files(&self) -> u64 {
+        let at_hand = u64::from(self.blank.is_some()) + self.idle.len() as u64;
+        if self.has_failed {
+            return at_hand;
+        }
+        let can_be_made = self.options.max_segments().saturating_sub(self.slots);
+        at_hand + u64::from(self.preparing.is_some()) + can_be_made
+    }
+
     fn take_spare(&mut self) -> Result<Segment, WalError> {
+        self.take_in_spare();
         if let Some(segment) = self.blank.take() {
             return Ok(segment);
         }
-        self.keep_spare();
-        if !self.ordered {
-            return Err(WalError::Full { limit_bytes: self.options.limit_bytes });
+        if let Some(error) = self.failure.take() {
+            return Err(error);
         }
-        let segment = self.spares.try_take();
-        // A failed order may be placed again: a full disk can be emptied.
-        self.ordered = matches!(segment, Err(WalError::NotReady));
-        segment
+        self.keep_spare();
+        match self.preparing {
+            Some(_) => Err(WalError::NotReady),
+            None => Err(WalError::Full { limit_bytes: self.options.limit_bytes }),
+        }
+    }
+
+    fn take_in_spare(&mut self) {
+        let Some(preparing) = self.preparing.take() else { return };
+        match self.spares.try_take() {
+            Ok(segment) => {
+                self.blank = Some(segment);
+                self.has_failed = false;
+            }
+            Err(WalError::NotReady) => self.preparing = Some(preparing),
+            Err(error) => {
+                match preparing {
+                    Preparing::New => self.slots -= 1,
+                    Preparing::Old(path) => self.idle.push(path),
+                }
+                self.failure = Some(error);
+                self.has_failed = true;
+            }
+        }
     }
 
     /// Has a segment prepared, if none is ready and the limit allows one.
     fn keep_spare(&mut self) {
-        if self.ordered || self.blank.is_some() {
+        if self.preparing.is_some() || self.blank.is_some() || self.failure.is_some() {
             return;
         }
         if let Some(path) = self.idle.pop() {
-            self.spares.order(Order::Recycle(path));
+            self.spares.order(Order::Recycle(path.clone()));
+            self.preparing = Some(Preparing::Old(path));
         } else if self.slots < self.options.max_segments() {
             self.spares.order(Order::Create(slot_path(&self.dir, self.slots)));
             self.slots += 1;
-        } else {
-            return;
+            self.preparing = Some(Preparing::New);
         }
-        self.ordered = true;
     }
 }

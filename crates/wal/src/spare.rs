@@ -99,7 +99,10 @@ fn create(dir: &Path, path: &Path, segment_bytes: u64) -> Result<Segment, WalErr
     // Under another name until it is whole: a crash in the middle leaves a file that is removed at
     // the next start, not one of the wrong length.
     let unfinished = path.with_extension("tmp");
-    let mut segment = Segment::create(&unfinished, segment_bytes)?;
+    let mut segment = Segment::create(&unfinished, segment_bytes).inspect_err(|_| {
+        // On a full disk this makes room for somebody; if it fails, the next start removes it.
+        let _ = std::fs::remove_file(&unfinished);
+    })?;
     std::fs::rename(&unfinished, path).map_err(WalError::io("rename", &unfinished))?;
     let directory = File::open(dir).map_err(WalError::io("open", dir))?;
     directory.sync_all().map_err(WalError::io("sync", dir))?;

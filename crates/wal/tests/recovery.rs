@@ -7,7 +7,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use palisade_wal::{Log, LogOptions, Record, RecordKind, WalError, record_bytes};
+use palisade_wal::{
+    Log, LogOptions, Record, RecordKind, SegmentRole, WalError, inspect, record_bytes,
+};
 
 const SEGMENT_BYTES: u64 = LogOptions::MIN_SEGMENT_BYTES;
 const FIRST_RECORD: u64 = 4096;
@@ -225,4 +227,167 @@ fn any_subset_of_unsynced_pages_may_land() {
         assert!(kept >= durable, "round {round}: {kept} of {durable} durable records are left");
         assert_eq!(entries, expected(1..=kept, 700));
     }
+}
+
+fn append_record(log: &mut Log, kind: RecordKind, group: u32, index: u64, part: u32, bytes: usize) {
+    let payload = payload(index, bytes);
+    let record = Record { kind, group, term: 1, index, part, payload: &payload };
+    while let Err(error) = log.append(&record) {
+        assert!(matches!(error, WalError::NotReady), "{error}");
+        std::thread::yield_now();
+    }
+}
+
+fn files(dir: &Path) -> usize {
+    fs::read_dir(dir).unwrap().count()
+}
+
+/// Ten times the limit goes through a log whose groups take snapshots, over restarts.
+#[test]
+fn segments_are_used_again_once_nobody_needs_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, _) = open(dir.path()).unwrap();
+    let mut index = 0;
+    for round in 0..60 {
+        for _ in 0..6 {
+            index += 1;
+            append_record(&mut log, RecordKind::Entry, 3, index, 0, 1024 * 1024);
+        }
+        sync(&mut log);
+        append_record(&mut log, RecordKind::Snapshot, 3, index, 0, 10);
+        append_record(&mut log, RecordKind::SnapshotEnd, 3, index, 1, 500_000);
+        sync(&mut log);
+        assert!(files(dir.path()) as u64 <= options().limit_bytes / SEGMENT_BYTES);
+        if round % 10 == 9 {
+            drop(log);
+            let entries;
+            (log, entries) = open(dir.path()).unwrap();
+            let (_, last, payload_of_last) = entries.last().unwrap();
+            assert_eq!((*last, payload_of_last.len()), (index, 500_000));
+            assert!(entries.len() < 30, "{} records are left", entries.len());
+        }
+    }
+}
+
+#[test]
+fn a_group_that_writes_nothing_more_pins_the_log_and_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, _) = open(dir.path()).unwrap();
+    append_record(&mut log, RecordKind::State, 9, 0, 0, 20);
+    for index in 1..=40 {
+        let payload = payload(index, 1024 * 1024);
+        let kind = RecordKind::Entry;
+        let record = Record { kind, group: 3, term: 1, index, part: 0, payload: &payload };
+        loop {
+            match log.append(&record) {
+                Ok(_) => break,
+                Err(WalError::NotReady) => std::thread::yield_now(),
+                Err(WalError::Full { .. }) => {
+                    assert_eq!(log.pinning().collect::<Vec<_>>(), [9]);
+                    // There is room for what is small, and then for everything.
+                    append_record(&mut log, RecordKind::State, 9, 0, 0, 20);
+                    sync(&mut log);
+                    assert_ne!(log.pinning().collect::<Vec<_>>(), [9]);
+                    append_record(&mut log, RecordKind::Entry, 3, index, 0, 1024 * 1024);
+                    return;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        append_record(&mut log, RecordKind::Snapshot, 3, index, 0, 1);
+        append_record(&mut log, RecordKind::SnapshotEnd, 3, index, 1, 1);
+        sync(&mut log);
+    }
+    panic!("the log never filled up");
+}
+
+/// Like the pages of one segment, but over segments of which most had an earlier life.
+#[test]
+fn any_subset_of_unsynced_pages_may_land_in_recycled_segments() {
+    const PAGE: usize = 4096;
+    let mut rng = fastrand::Rng::with_seed(12);
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, _) = open(dir.path()).unwrap();
+    let mut index = 0;
+    for round in 0..15 {
+        // Far enough for every file to have been used before.
+        for _ in 0..rng.u64(1..4) {
+            for _ in 0..rng.u64(4..14) {
+                index += 1;
+                append_record(&mut log, RecordKind::Entry, 3, index, 0, rng.usize(1..1_500_000));
+                if rng.bool() {
+                    sync(&mut log);
+                }
+            }
+            append_record(&mut log, RecordKind::Snapshot, 3, index, 0, 10);
+            append_record(&mut log, RecordKind::SnapshotEnd, 3, index, 1, 10);
+            sync(&mut log);
+        }
+        let durable = index;
+        let synced = contents(dir.path());
+        for _ in 0..rng.u64(1..10) {
+            index += 1;
+            append_record(&mut log, RecordKind::Entry, 3, index, 0, rng.usize(1..1_500_000));
+        }
+        drop(log);
+        for (path, mut written) in contents(dir.path()) {
+            if let Some((_, before)) = synced.iter().find(|(other, _)| *other == path) {
+                for page in (0..written.len()).step_by(PAGE) {
+                    if rng.bool() {
+                        written[page..page + PAGE].copy_from_slice(&before[page..page + PAGE]);
+                    }
+                }
+                fs::write(&path, written).unwrap();
+            }
+        }
+        let entries;
+        (log, entries) = open(dir.path()).unwrap_or_else(|error| panic!("round {round}: {error}"));
+        let last = entries.iter().map(|(_, index, _)| *index).max().unwrap();
+        assert!((durable..=index).contains(&last), "round {round}: {last} of {durable}");
+        for (_, index, found) in entries.iter().filter(|(_, index, _)| *index > durable) {
+            assert!(*found == payload(*index, found.len()));
+        }
+        index = last;
+    }
+}
+
+fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let paths = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    paths.map(|path| (path.clone(), fs::read(&path).unwrap())).collect()
+}
+
+#[test]
+fn nothing_is_appended_after_a_failed_sync() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, _) = open(dir.path()).unwrap();
+    append_all(&mut log, 1..=2, 40);
+    log.sync_failed();
+    assert!(matches!(append(&mut log, 3, 40), Err(WalError::Poisoned)));
+    assert!(log.sync_plan().is_none());
+}
+
+#[test]
+fn an_inspection_changes_nothing_and_says_what_is_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, _) = open(dir.path()).unwrap();
+    append_all(&mut log, 1..=12, 1024 * 1024);
+    sync(&mut log);
+    append_all(&mut log, 13..=13, 10);
+    let end = log.end();
+    drop(log);
+    fs::write(dir.path().join("00000009.tmp"), "unfinished").unwrap();
+    let before = contents(dir.path());
+    let mut indexes = Vec::new();
+    let inspection = inspect(dir.path(), |_, found| indexes.push(found.record.index)).unwrap();
+    assert_eq!(indexes, (1..=13).collect::<Vec<_>>());
+    assert_eq!(inspection.end.unwrap(), end);
+    let live = inspection.segments.iter().filter(|segment| segment.role == SegmentRole::Live);
+    assert_eq!(live.clone().map(|segment| segment.records).sum::<u64>(), 13);
+    assert_eq!(live.map(|segment| segment.sequence).collect::<Vec<_>>(), [Some(0), Some(1)]);
+    damage(&first_segment(dir.path()), FIRST_RECORD + 100);
+    let inspection = inspect(dir.path(), |_, _| {}).unwrap();
+    let error = inspection.end.unwrap_err().to_string();
+    assert!(error.contains("00000000.seg") && error.contains("damaged at byte 4096"), "{error}");
+    damage(&first_segment(dir.path()), FIRST_RECORD + 100);
+    assert!(before == contents(dir.path()));
 }
