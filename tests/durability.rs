@@ -5,8 +5,8 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use palisade_client::Client;
-use palisade_cluster::Cluster;
+use palisade_client::{Client, Mode};
+use palisade_cluster::{Cluster, ClusterOptions, FaultConfig, LogConfig};
 use palisade_load::Workload;
 use support::{
     BOTH_MODES, keys, kill_all, last_words, load, load_while, options, pause, read_all, run,
@@ -91,6 +91,78 @@ fn the_largest_values_come_through_faster_than_segments_are_prepared() {
             for writer in 0..64 {
                 let found = client.get(keys.key(writer)).await.unwrap().unwrap();
                 assert_eq!(found.value[0], writer as u8);
+            }
+        }
+    });
+}
+
+/// Scenario 41: the node acknowledges nothing more and stops, says why, and comes back with what the
+/// disk gives.
+#[test]
+fn a_failed_sync_stops_the_node_and_loses_nothing() {
+    run(async {
+        let mut cluster = Cluster::start(options()).unwrap();
+        cluster.wait_until_serving().await.unwrap();
+        cluster.stop(1).unwrap();
+        cluster.set_fault(1, Some(FaultConfig::FailSyncAfter(150)));
+        cluster.start_node(1).unwrap();
+        let client = cluster.wait_until_serving().await.unwrap();
+        let start = Instant::now();
+        let options = load(Workload::Put, Duration::from_secs(3));
+        let mut history = load_while(&client, Mode::Raft, options, start, async {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while !cluster.last_words(1).contains("failed: ") {
+                assert!(Instant::now() < deadline, "no sync failed");
+                pause(Duration::from_millis(20)).await;
+            }
+            cluster.kill(1).unwrap();
+            cluster.set_fault(1, None);
+            cluster.start_node(1).unwrap();
+        })
+        .await;
+        let client = cluster.wait_until_serving().await.unwrap();
+        read_all(&client, Mode::Raft, start, &mut history).await;
+        let checked = palisade_history::check(&history);
+        assert!(checked.is_ok(), "{}", checked.unwrap_err());
+    });
+}
+
+/// Several times what the logs may hold is written, over restarts of everything.
+#[test]
+fn a_log_takes_any_amount_of_writes_within_its_limit() {
+    const WRITERS: u32 = 8;
+    const WRITES: usize = 400;
+    const VALUE_BYTES: usize = 32 * 1024;
+    run(async {
+        let log =
+            LogConfig { segment_bytes: 8 << 20, limit_bytes: 128 << 20, checkpoint_bytes: 1 << 20 };
+        let mut cluster = Cluster::start(ClusterOptions { log, ..options() }).unwrap();
+        let mut client = cluster.wait_until_serving().await.unwrap();
+        for (round, mode) in [BOTH_MODES, BOTH_MODES].concat().into_iter().enumerate() {
+            let keys = keys(&client, mode).await;
+            let mut writers = tokio::task::JoinSet::new();
+            for writer in 0..WRITERS {
+                let client = client.with_timeout(Duration::from_secs(60));
+                let key = keys.key(writer);
+                writers.spawn(async move {
+                    for write in 0..WRITES {
+                        client.put(key.clone(), vec![(round + write) as u8; VALUE_BYTES]).await?;
+                        // The versions of the last second are part of the state, and have to fit.
+                        pause(Duration::from_millis(15)).await;
+                    }
+                    Ok::<_, palisade_client::ClientError>(())
+                });
+            }
+            while let Some(written) = writers.join_next().await {
+                let written = written.unwrap();
+                assert!(written.is_ok(), "{mode}: {written:?}\n{}", last_words(&cluster));
+            }
+            kill_all(&mut cluster, 3);
+            start_all(&mut cluster, 3);
+            client = cluster.wait_until_serving().await.unwrap();
+            for writer in 0..WRITERS {
+                let found = client.get(keys.key(writer)).await.unwrap().unwrap();
+                assert_eq!(found.value[0], (round + WRITES - 1) as u8);
             }
         }
     });

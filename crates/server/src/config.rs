@@ -122,6 +122,8 @@ pub enum FaultConfig {
     StaleReads,
     /// A restart forgets the last so many entries of every group.
     ForgetOnRestart(usize),
+    /// After so many syncs of a shard's log the disk fails one.
+    FailSyncAfter(u64),
 }
 
 /// Why a config can't be used. Not retryable: the message says what to change.
@@ -241,10 +243,11 @@ impl Config {
     }
 
     pub(crate) fn fault(&self) -> Option<TestFault> {
-        self.test_fault.map(|fault| match fault {
-            FaultConfig::StaleReads => TestFault::StaleReads,
-            FaultConfig::ForgetOnRestart(entries) => TestFault::ForgetOnRestart { entries },
-        })
+        match self.test_fault? {
+            FaultConfig::StaleReads => Some(TestFault::StaleReads),
+            FaultConfig::ForgetOnRestart(entries) => Some(TestFault::ForgetOnRestart { entries }),
+            FaultConfig::FailSyncAfter(_) => None,
+        }
     }
 }
 

@@ -197,7 +197,14 @@ impl Core {
                 Ok(_) => break,
                 Err(WalError::NotReady) => glommio::timer::sleep(SEGMENT_POLL).await,
                 Err(error) => {
-                    tracing::error!("{}: {error}; the node stops to keep its promises", self.at);
+                    let log = self.log.borrow();
+                    let pinning: Vec<_> = log.pinning().take(8).map(RangeId).collect();
+                    tracing::error!(
+                        "{}: {error}; the node stops to keep its promises. Of {} segments, the \
+                         first is kept for {pinning:?}",
+                        self.at,
+                        log.live_segments()
+                    );
                     process::abort();
                 }
             }
@@ -273,6 +280,10 @@ impl Core {
     pub(crate) fn synced(&self, up_to: Position) {
         self.syncs.set(self.syncs.get() + 1);
         self.log.borrow_mut().synced(up_to);
+    }
+
+    pub(crate) fn sync_failed(&self) {
+        self.log.borrow_mut().sync_failed();
     }
 
     /// Whether no replica has to be told the time.

@@ -23,7 +23,7 @@ use signal_hook::{consts::TERM_SIGNALS, iterator::Signals};
 use thiserror::Error;
 
 use crate::{
-    Config, DataDirError,
+    Config, DataDirError, FaultConfig,
     clients::{accept, serve_client},
     core::{Core, ShardCommand},
     data_dir::DataDir,
@@ -314,7 +314,11 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
         let address = config.peer_address(to).expect("peers were made from the config");
         spawn(Box::pin(dial_peer(core.clone(), cluster_id, to, address, outbound))).detach();
     }
-    spawn(Box::pin(sync_log(core.clone()))).detach();
+    let fail_after = match config.test_fault {
+        Some(FaultConfig::FailSyncAfter(syncs)) => Some(syncs),
+        _ => None,
+    };
+    spawn(Box::pin(sync_log(core.clone(), fail_after))).detach();
     let ticking = core.clone();
     spawn(Box::pin(async move {
         loop {

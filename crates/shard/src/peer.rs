@@ -46,6 +46,18 @@ pub enum PeerBody {
     Ranges(Bytes),
 }
 
+impl PeerBody {
+    /// Whether it is there to be written to the receiver's log.
+    pub(crate) fn is_to_be_written(&self) -> bool {
+        match self {
+            Self::Raft { message, .. } => message.body.has_entries(),
+            Self::Chain { message, .. } => message.body.has_entries(),
+            Self::Snapshot { message, .. } => matches!(message, SnapshotMessage::Part { .. }),
+            Self::Hello(_) | Self::Ranges(_) => false,
+        }
+    }
+}
+
 /// What two shards tell each other over and over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {

@@ -25,8 +25,14 @@ use crate::{
 /// refused for want of room.
 const LOG_RESERVE_BYTES: u64 = 16 * 1024 * 1024;
 
+/// Likewise, entries and snapshots of peers are not taken in.
+const PEER_RESERVE_BYTES: u64 = LOG_RESERVE_BYTES / 4 * 3;
+
+/// Likewise, checkpoints wait. They have the last room that there is: only they make more.
+const CHECKPOINT_RESERVE_BYTES: u64 = LOG_RESERVE_BYTES / 4;
+
 /// Bytes of checkpoints after which a turn writes no more of them.
-const CHECKPOINT_BYTES_PER_TURN: usize = 64 * 1024;
+const CHECKPOINT_BYTES_PER_TURN: usize = 512 * 1024;
 
 /// A client's connection to this shard, as the driver names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -352,7 +358,9 @@ impl Shard {
 
     /// Ends a turn: everything that its inputs asked for.
     pub fn end_turn(&mut self, now: Now) -> ShardEffects {
-        if std::mem::take(&mut self.ticked) {
+        // Checkpoints let go of more than they take, but later: they must not be what fills it up.
+        let has_room = self.log.left_bytes >= CHECKPOINT_RESERVE_BYTES;
+        if std::mem::take(&mut self.ticked) && has_room {
             self.advance_checkpoints(now);
         }
         let mut out = std::mem::take(&mut self.effects);
@@ -505,6 +513,8 @@ impl Shard {
                 self.effects.installs.extend(changed);
             }
             _ if !self.admission.is_admitted() => {}
+            // As if it were lost on the way: it is sent again, when there may be room.
+            body if body.is_to_be_written() && self.log.left_bytes < PEER_RESERVE_BYTES => {}
             PeerBody::Raft { range, message } => {
                 self.add_replica_if_asked(range, &message.body, now);
                 self.with_replica(range, now, |replica, _, cx| {

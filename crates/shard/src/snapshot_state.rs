@@ -32,8 +32,8 @@ pub(crate) struct StateReader {
     at_ts: Timestamp,
     /// Whole items that come before the keys.
     items: VecDeque<Bytes>,
-    /// The last key read.
-    after: Option<Bytes>,
+    /// The last key read, and its last version.
+    read: Option<(Bytes, Timestamp)>,
     keys_left: bool,
 }
 
@@ -56,7 +56,7 @@ impl StateReader {
             }
         }
         let keys_left = matches!(state, StateMachine::Keys { .. });
-        Self { at_ts, items, after: None, keys_left }
+        Self { at_ts, items, read: None, keys_left }
     }
 
     /// Versions that a read at this timestamp sees must be kept.
@@ -82,20 +82,23 @@ impl StateReader {
     }
 
     fn read_keys(&mut self, store: &Store, part: &mut BytesMut) {
-        let after = self.after.clone();
-        let mut last = after.clone();
-        for (key, versions) in store.keys_after(after.as_deref(), self.at_ts) {
-            if part.len() >= PART_BYTES {
-                self.after = last;
-                return;
-            }
+        let read = self.read.take();
+        let from = read.as_ref().map(|(key, _)| &key[..]);
+        for (key, versions) in store.keys_from(from, self.at_ts) {
             for (ts, value) in versions {
+                if read.as_ref().is_some_and(|(last, last_ts)| last == key && ts <= *last_ts) {
+                    continue;
+                }
                 part.put_u8(VERSION);
                 key.encode(part);
                 part.put_u64_le(ts.to_bits());
                 value.encode(part);
+                if part.len() >= PART_BYTES {
+                    // One key may have more versions than a part has room for.
+                    self.read = Some((key.clone(), ts));
+                    return;
+                }
             }
-            last = Some(key.clone());
         }
         self.keys_left = false;
     }
@@ -185,6 +188,37 @@ mod tests {
 
     fn values(state: &StateMachine) -> Vec<palisade_wire::Outcome> {
         (0..300).map(|key| state.get(format!("key {key:03}").as_bytes(), false)).collect()
+    }
+
+    /// A key that was written ten thousand times in a second made one part of all its versions, and
+    /// the log stopped the node.
+    #[test]
+    fn no_part_is_much_larger_than_the_others() {
+        let (mut state, mut hlc) = (StateMachine::keys(), Hlc::new(0));
+        for sequence in 1..=200 {
+            let put = PutCommand {
+                txn: TxnId { session: SessionId(1), sequence },
+                settled_below: sequence,
+                key: Bytes::from_static(b"key"),
+                value: Bytes::from(vec![sequence as u8; 50_000]),
+            };
+            let proposed_ts = hlc.tick(Interval::around(sequence, 0));
+            let payload = CommitCommand { proposed_ts, put }.to_payload();
+            state.apply(payload, &mut hlc, Timestamp::MAX);
+        }
+        let mut reader = StateReader::new(&state, 0, false);
+        let mut builder = StateBuilder::new();
+        loop {
+            let (part, last) = reader.next_part(&state);
+            assert!(part.len() <= PART_BYTES + 60_000, "a part of {} bytes", part.len());
+            builder.push(part).unwrap();
+            if last {
+                break;
+            }
+        }
+        let (StateMachine::Keys { store, .. }, ..) = builder.finish() else { panic!("keys") };
+        let versions = store.keys_from(None, Timestamp::MAX).map(|(_, versions)| versions.count());
+        assert_eq!(versions.collect::<Vec<_>>(), [200]);
     }
 
     #[test]

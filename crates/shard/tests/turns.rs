@@ -5,7 +5,9 @@ use bytes::Bytes;
 use palisade_clock::{Interval, Now};
 use palisade_control::Bootstrap;
 use palisade_replication::Append;
-use palisade_shard::{ConnectionId, Input, Recovered, Shard, ShardConfig, ShardEffects};
+use palisade_shard::{
+    ConnectionId, Input, LogCounters, Recovered, Shard, ShardConfig, ShardEffects,
+};
 use palisade_wire::{
     Mode, NodeId, Operation, PeerAddress, PutCommand, RangeId, Request, SessionId, ShardId, TxnId,
 };
@@ -35,6 +37,7 @@ impl Alone {
         let now = Now { monotonic_us: 1, wall: Interval::around(1_000_000, 10) };
         let shard = Shard::new(config, Recovered::default(), now).expect("nothing to recover");
         let mut alone = Self { shard, now, appends: 0 };
+        alone.shard.set_log_counters(LogCounters { left_bytes: 1 << 40, ..LogCounters::default() });
         for _ in 0..4 {
             alone.shard.step(Input::Tick, alone.now);
             alone.turn();

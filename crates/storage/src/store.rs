@@ -75,14 +75,14 @@ impl Store {
         }
     }
 
-    /// Keys after `after`, or all, in order, each with its versions at or below a timestamp, from
+    /// Keys from `from` on, or all, in order, each with its versions at or below a timestamp, from
     /// the oldest on.
-    pub fn keys_after(
+    pub fn keys_from(
         &self,
-        after: Option<&[u8]>,
+        from: Option<&[u8]>,
         at_ts: Timestamp,
     ) -> impl Iterator<Item = (&Bytes, impl Iterator<Item = (Timestamp, &Bytes)>)> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let from = from.map_or(Bound::Unbounded, Bound::Included);
         let keys = self.keys.range::<[u8], _>((from, Bound::Unbounded));
         keys.map(move |(key, versions)| {
             let all = versions.older.iter().chain([&versions.newest]);

@@ -134,9 +134,11 @@ pub enum Rejection {
     /// a retry under the same id settles it.
     #[error("the outcome is unknown: leadership changed under the request")]
     Unknown,
-    /// The log has reached its configured limit. Nothing happened; not retryable until there is
-    /// room.
-    #[error("the shard's log is full: raise log.limit_bytes in the node's config")]
+    /// The log has reached its configured limit, or the disk is full; retry later, when its
+    /// beginning was cut. Nothing happened.
+    #[error(
+        "the shard's log is full: if that lasts, raise log.limit_bytes or make room on the disk"
+    )]
     LogFull,
     /// The key is empty or over the limit. Not retryable.
     #[error("a key of {bytes} bytes is not allowed (1 to {MAX_KEY_BYTES})")]
@@ -182,9 +184,9 @@ impl Rejection {
             | Self::Unknown
             | Self::WrongRange
             | Self::NotNow
+            | Self::LogFull
             | Self::TooManySessions => true,
-            Self::LogFull
-            | Self::KeySize { .. }
+            Self::KeySize { .. }
             | Self::ValueSize { .. }
             | Self::Expired
             | Self::IdReused

@@ -74,6 +74,16 @@ pub enum Body {
     },
 }
 
+impl Body {
+    /// Whether it holds entries for the receiver's log.
+    pub fn has_entries(&self) -> bool {
+        match self {
+            Self::Forward { entries, .. } | Self::Fetched { entries, .. } => !entries.is_empty(),
+            _ => false,
+        }
+    }
+}
+
 impl Encode for Message {
     fn encode(&self, out: &mut BytesMut) {
         out.put_u64_le(self.epoch);

@@ -80,6 +80,13 @@ pub enum Body {
     Transfer,
 }
 
+impl Body {
+    /// Whether it holds entries for the receiver's log.
+    pub fn has_entries(&self) -> bool {
+        matches!(self, Self::Append { entries, .. } if !entries.is_empty())
+    }
+}
+
 impl Encode for Message {
     fn encode(&self, out: &mut BytesMut) {
         out.put_u64_le(self.term);
