@@ -31,6 +31,9 @@ const PEER_RESERVE_BYTES: u64 = LOG_RESERVE_BYTES / 4 * 3;
 /// Likewise, checkpoints wait. They have the last room that there is: only they make more.
 const CHECKPOINT_RESERVE_BYTES: u64 = LOG_RESERVE_BYTES / 4;
 
+/// Empty queues keep room for so many.
+const MAX_IDLE_QUEUE: usize = 1024;
+
 /// Bytes of checkpoints after which a turn writes no more of them.
 const CHECKPOINT_BYTES_PER_TURN: usize = 512 * 1024;
 
@@ -376,6 +379,13 @@ impl Shard {
         while self.held.front().is_some_and(|(appends, ..)| *appends <= self.durable_appends) {
             let (_, to, body) = self.held.pop_front().expect("it was looked at just now");
             sends.push((to, body));
+        }
+        // A shard that starts has all its groups elect at once, and never so many messages again.
+        if self.held.is_empty() && self.held.capacity() > MAX_IDLE_QUEUE {
+            self.held = VecDeque::new();
+        }
+        if self.unsynced.is_empty() && self.unsynced.capacity() > MAX_IDLE_QUEUE {
+            self.unsynced = VecDeque::new();
         }
         if !sends.is_empty() {
             let sent_ts = self.hlc.tick(now.wall);

@@ -29,12 +29,12 @@ const RESEND_US: u64 = 200_000;
 /// After so many times in vain, a transfer is given up.
 const MAX_RESENDS: u32 = 10;
 
-/// What a replica has under way.
+/// What a replica has under way: mostly nothing, which takes little.
 #[derive(Debug)]
 pub(crate) struct Snapshots {
     outgoing: BTreeMap<PeerAddress, Outgoing>,
-    incoming: Option<Incoming>,
-    checkpoint: Option<Taking>,
+    incoming: Option<Box<Incoming>>,
+    checkpoint: Option<Box<Taking>>,
     next_stream: u64,
 }
 
@@ -116,14 +116,15 @@ impl Snapshots {
     /// Versions that a read at this timestamp sees are still needed.
     pub(crate) fn protected_ts(&self) -> Timestamp {
         let outgoing = self.outgoing.values().map(|outgoing| &outgoing.taking);
-        let all = outgoing.chain(&self.checkpoint).map(|taking| taking.reader.protected_ts());
+        let all = outgoing.chain(self.checkpoint.as_deref());
+        let all = all.map(|taking| taking.reader.protected_ts());
         all.min().unwrap_or(Timestamp::MAX)
     }
 
     /// Begins a checkpoint. A log holds the parts of one snapshot at a time.
     pub(crate) fn begin_checkpoint(&mut self, taking: Taking) {
         self.incoming = None;
-        self.checkpoint = Some(taking);
+        self.checkpoint = Some(Box::new(taking));
     }
 
     /// The next part of the checkpoint.
@@ -230,7 +231,7 @@ impl Snapshots {
             }
             let builder = StateBuilder::new();
             self.checkpoint = None;
-            self.incoming = Some(Incoming { from, stream, next_part: 0, builder });
+            self.incoming = Some(Box::new(Incoming { from, stream, next_part: 0, builder }));
         }
         let incoming = self.incoming.as_mut().expect("it is there, or was made just now");
         if part.part < incoming.next_part {

@@ -58,6 +58,9 @@ impl LogOptions {
     }
 }
 
+/// An empty queue of notes keeps room for so many.
+const MAX_IDLE_NOTES: usize = 4096;
+
 /// What must be synced so that the log is durable up to a position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyncPlan {
@@ -249,6 +252,9 @@ impl Log {
         }
         while let Some((_, note)) = self.unsynced.pop_front_if(|(end, _)| *end <= up_to) {
             self.retention.observe(note);
+        }
+        if self.unsynced.is_empty() && self.unsynced.capacity() > MAX_IDLE_NOTES {
+            self.unsynced = VecDeque::new();
         }
         self.release();
         self.recycle();

@@ -1,0 +1,115 @@
+//! A log is written and damaged as the input says, and recovered: that neither panics nor brings
+//! back what was never written, and what was known to be durable is there, or refused.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use palisade_wal::{Image, Record, RecordKind, Remains};
+
+const OWNER: u64 = 3;
+const HEADER_BYTES: usize = 4096;
+const KINDS: [RecordKind; 6] = [
+    RecordKind::Entry,
+    RecordKind::State,
+    RecordKind::Members,
+    RecordKind::Snapshot,
+    RecordKind::SnapshotEnd,
+    RecordKind::Replacement,
+];
+
+type Written = (RecordKind, u32, u64, u64, u32, Vec<u8>);
+
+struct Input<'a>(&'a [u8]);
+
+impl Input<'_> {
+    fn byte(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    fn number(&mut self) -> Option<usize> {
+        Some(usize::from(self.byte()?) << 8 | usize::from(self.byte()?))
+    }
+}
+
+fn recover(remains: Remains, segment_bytes: u64) -> Option<(Image, Vec<Written>)> {
+    let mut found = Vec::new();
+    let visit = &mut |r: Record<'_>| {
+        found.push((r.kind, r.group, r.term, r.index, r.part, r.payload.to_vec()));
+    };
+    let image = Image::recover(OWNER, segment_bytes, remains, false, visit).ok()?;
+    Some((image, found))
+}
+
+/// The sequence of records that `found` is, as a place in `written`.
+fn is_run_of(found: &[Written], written: &[Written]) -> bool {
+    found.is_empty() || written.windows(found.len()).any(|run| run == found)
+}
+
+fuzz_target!(|data: &[u8]| {
+    let mut input = Input(data);
+    let Some(segment) = input.byte() else { return };
+    let segment_bytes = 200 + 16 * u64::from(segment);
+    let mut image = Image::new(OWNER, segment_bytes);
+    let mut written = Vec::<Written>::new();
+    while let Some(what) = input.byte() {
+        match what {
+            0..200 => {
+                let (Some(group), Some(index)) = (input.byte(), input.byte()) else { break };
+                let kind = KINDS[usize::from(what) % KINDS.len()];
+                let payload = vec![what; usize::from(what) / 2];
+                let (group, index) = (u32::from(group) % 4, u64::from(index));
+                let (term, part) = (index / 16, u32::from(what) / 64);
+                image.append(&Record { kind, group, term, index, part, payload: &payload });
+                written.push((kind, group, term, index, part, payload));
+            }
+            200..240 => image.synced(image.end()),
+            // The rest is damage.
+            _ => break,
+        }
+    }
+    let vouched = image.vouched();
+    let mut remains = image.remains().clone();
+    let (mut flips, mut others) = (0, 0);
+    while let (Some(what), Some(at), Some(with)) = (input.byte(), input.number(), input.number()) {
+        let len = remains.bytes.len();
+        let (at, with) = (HEADER_BYTES + at % (len - HEADER_BYTES + 1), with % len);
+        match what % 4 {
+            0 if at < len => {
+                remains.bytes[at] ^= 1 << (with % 8);
+                flips += 1;
+                continue;
+            }
+            1 => remains.bytes[at..].fill(0),
+            2 => {
+                let end = (at + with % 600).min(len);
+                remains.bytes[at..end].fill(0);
+            }
+            // A write that went to the wrong place.
+            _ => {
+                let bytes = (with % 600).min(len - at).min(len - with);
+                remains.bytes.copy_within(with..with + bytes, at);
+            }
+        }
+        others += 1;
+    }
+    let Some((mut recovered, found)) = recover(remains, segment_bytes) else {
+        assert!(flips + others > 0, "a log that is whole was refused");
+        return;
+    };
+    assert!(is_run_of(&found, &written), "records come back that were not written so");
+    if flips <= 1 && others == 0 {
+        // More damage may hit what vouches, too: then it looks like a torn tail.
+        assert!(recovered.end() >= vouched, "what was vouched for was cut");
+    }
+    if flips + others == 0 {
+        assert!(found.last() == written.last());
+    }
+    // It goes on from there.
+    let next =
+        Record { kind: RecordKind::Entry, group: 9, term: 9, index: 9, part: 0, payload: b"on" };
+    recovered.append(&next);
+    let (_, again) =
+        recover(recovered.remains().clone(), segment_bytes).expect("nothing is damaged");
+    assert_eq!(again.last().map(|last| last.1), Some(9));
+});
