@@ -1,6 +1,10 @@
 //! `palisade wal`: looks at a log on the disk.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, Subcommand};
 use palisade_wal::{InspectedRecord, Inspection, RecordKind, inspect};
@@ -27,35 +31,51 @@ enum Command {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let Command::Inspect { dir, segments_only } = &arguments.command;
-    let mut groups = BTreeMap::<u32, (u64, u64)>::new();
-    let mut last_path = PathBuf::new();
-    let inspection = inspect(dir, |path, found| {
-        let (records, bytes) = groups.entry(found.record.group).or_default();
-        *records += 1;
-        *bytes += found.record.payload.len() as u64;
-        if !segments_only {
-            if last_path != path {
-                println!("{}", path.display());
-                path.clone_into(&mut last_path);
-            }
-            print_record(&found);
-        }
-    })
-    .map_err(failed)?;
-    print_segments(&inspection);
-    for (group, (records, bytes)) in groups {
-        println!("group {group}: {records} records, {bytes} bytes of payload");
-    }
-    match inspection.end {
-        Ok(end) => {
-            println!("the log is whole, and ends at position {end}");
-            Ok(())
-        }
+    let mut out = BufWriter::new(io::stdout().lock());
+    match print(dir, *segments_only, &mut out).and_then(|end| out.flush().map(|()| end)) {
+        Ok(end) => end,
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) => Err(failed(error)),
     }
 }
 
-fn print_record(found: &InspectedRecord<'_>) {
+/// Prints what there is; fails if that can't be printed, and tells if the log can't be used.
+fn print(dir: &Path, segments_only: bool, out: &mut impl Write) -> io::Result<Result<(), Failure>> {
+    let mut groups = BTreeMap::<u32, (u64, u64)>::new();
+    let mut last_path = PathBuf::new();
+    let mut printed = Ok(());
+    let inspected = inspect(dir, |path, found| {
+        let (records, bytes) = groups.entry(found.record.group).or_default();
+        *records += 1;
+        *bytes += found.record.payload.len() as u64;
+        if !segments_only && printed.is_ok() {
+            if last_path != path {
+                printed = writeln!(out, "{}", path.display());
+                path.clone_into(&mut last_path);
+            }
+            printed = std::mem::replace(&mut printed, Ok(())).and_then(|()| record(&found, out));
+        }
+    });
+    printed?;
+    let inspection = match inspected {
+        Ok(inspection) => inspection,
+        Err(error) => return Ok(Err(failed(error))),
+    };
+    segments(&inspection, out)?;
+    for (group, (records, bytes)) in groups {
+        writeln!(out, "group {group}: {records} records, {bytes} bytes of payload")?;
+    }
+    match inspection.end {
+        Ok(end) => {
+            writeln!(out, "the log is whole, and ends at position {end}")?;
+            Ok(Ok(()))
+        }
+        Err(error) => Ok(Err(failed(error))),
+    }
+}
+
+fn record(found: &InspectedRecord<'_>, out: &mut impl Write) -> io::Result<()> {
     let InspectedRecord { record, position, offset, durable } = found;
     let what = match record.kind {
         RecordKind::Entry => format!("entry {}", record.index),
@@ -68,34 +88,38 @@ fn print_record(found: &InspectedRecord<'_>) {
         }
         RecordKind::Seal => "seal".to_owned(),
     };
-    println!(
+    writeln!(
+        out,
         "  {offset:>10}  at {position:>12}  durable {durable:>12}  group {:<10}  term {:<6}  {what}, \
          {} bytes",
         record.group,
         record.term,
         record.payload.len()
-    );
+    )
 }
 
-fn print_segments(inspection: &Inspection) {
+fn segments(inspection: &Inspection, out: &mut impl Write) -> io::Result<()> {
     if let Some(owner) = &inspection.owner {
-        println!(
+        writeln!(
+            out,
             "cluster {} node {} shard {}, segments of {} bytes",
             owner.cluster_id, owner.node, owner.shard, owner.segment_bytes
-        );
+        )?;
     }
     for segment in &inspection.segments {
         let name = segment.path.file_name().unwrap_or_default().to_string_lossy();
         let role = format!("{:?}", segment.role).to_lowercase();
         match segment.sequence {
-            None => println!("{name}  {role}"),
-            Some(sequence) => println!(
+            None => writeln!(out, "{name}  {role}")?,
+            Some(sequence) => writeln!(
+                out,
                 "{name}  {role:<6}  sequence {sequence}, {} records up to byte {}{}, first needed {}",
                 segment.records,
                 segment.end,
                 if segment.sealed { " and a seal" } else { "" },
                 segment.first_needed
-            ),
+            )?,
         }
     }
+    Ok(())
 }
