@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fs::File, hint::black_box, path::PathBuf};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use palisade_wal::{Log, LogOptions, Record, RecordKind, WalError};
+use palisade_wal::{Backend, Log, LogOptions, Record, RecordKind, WalError};
 use tempfile::TempDir;
 
 const PAYLOAD: [u8; 256] = [7; 256];
@@ -16,6 +16,7 @@ fn open(dir: &TempDir) -> Log {
         shard: 0,
         segment_bytes: 64 << 20,
         limit_bytes: 16 << 30,
+        backend: Backend::Mapped,
     };
     Log::open(dir.path(), options, &|_| {}, |_| {}).expect("a fresh log opens")
 }

@@ -6,17 +6,27 @@ mod support;
 use std::time::{Duration, Instant};
 
 use palisade_client::{Client, Mode};
-use palisade_cluster::{Cluster, ClusterOptions, FaultConfig, LogConfig};
+use palisade_cluster::{Cluster, ClusterOptions, FaultConfig, LogBackend, LogConfig};
 use palisade_load::Workload;
 use support::{
-    BOTH_MODES, keys, kill_all, last_words, load, load_while, options, pause, read_all, run,
+    BOTH_MODES, LOG, keys, kill_all, last_words, load, load_while, options, pause, read_all, run,
     start_all,
 };
 
 #[test]
 fn every_acknowledged_put_survives_the_kill_of_all_nodes_under_load() {
+    kill_all_under_load(LogBackend::Mapped);
+}
+
+#[test]
+fn the_same_with_a_log_that_is_written_past_the_page_cache() {
+    kill_all_under_load(LogBackend::Direct);
+}
+
+fn kill_all_under_load(backend: LogBackend) {
     run(async {
-        let mut cluster = Cluster::start(options()).unwrap();
+        let log = LogConfig { backend, ..LOG };
+        let mut cluster = Cluster::start(ClusterOptions { log, ..options() }).unwrap();
         cluster.wait_until_serving().await.unwrap();
         for mode in BOTH_MODES {
             let start = Instant::now();
@@ -134,8 +144,7 @@ fn a_log_takes_any_amount_of_writes_within_its_limit() {
     const WRITES: usize = 400;
     const VALUE_BYTES: usize = 32 * 1024;
     run(async {
-        let log =
-            LogConfig { segment_bytes: 8 << 20, limit_bytes: 128 << 20, checkpoint_bytes: 1 << 20 };
+        let log = LogConfig { limit_bytes: 128 << 20, ..LOG };
         let mut cluster = Cluster::start(ClusterOptions { log, ..options() }).unwrap();
         let mut client = cluster.wait_until_serving().await.unwrap();
         for (round, mode) in [BOTH_MODES, BOTH_MODES].concat().into_iter().enumerate() {

@@ -7,13 +7,17 @@ use std::{
 };
 
 use palisade_client::{Client, Mode};
-use palisade_cluster::{Cluster, ClusterOptions, LogConfig};
+use palisade_cluster::{Cluster, ClusterOptions, LogBackend, LogConfig};
 use palisade_history::Operation;
 use palisade_load::{Keys, LoadOptions, Workload};
 
 /// Small logs, so that many clusters fit one machine.
-const LOG: LogConfig =
-    LogConfig { segment_bytes: 8 << 20, limit_bytes: 1 << 30, checkpoint_bytes: 1 << 20 };
+pub(crate) const LOG: LogConfig = LogConfig {
+    segment_bytes: 8 << 20,
+    limit_bytes: 1 << 30,
+    checkpoint_bytes: 1 << 20,
+    backend: LogBackend::Mapped,
+};
 
 pub(crate) const KEYS: u32 = 200;
 pub(crate) const BOTH_MODES: [Mode; 2] = [Mode::Raft, Mode::Chain];

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 use palisade_client::{Client, ClientOptions, Mode};
-use palisade_cluster::{ClusterOptions, ModeConfig};
+use palisade_cluster::{ClusterOptions, LogBackend, LogConfig, ModeConfig};
 use palisade_compare::{
     Servers, Trial, check_histories,
     results::{Phase, Results, Settings},
@@ -25,6 +25,12 @@ pub(crate) enum ModeArgument {
 enum WorkloadArgument {
     Put,
     Get,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum BackendArgument {
+    Mapped,
+    Direct,
 }
 
 #[derive(Debug, Args)]
@@ -65,6 +71,9 @@ pub(crate) struct Arguments {
     /// Where to put the data; a directory in it is removed at the end
     #[arg(long)]
     data_dir: Option<PathBuf>,
+    /// How the nodes' logs get to the disk: mapped, or written past the page cache
+    #[arg(long, value_enum, default_value = "mapped", conflicts_with = "connect")]
+    log_backend: BackendArgument,
     /// Write the results as JSON
     #[arg(long)]
     json: Option<PathBuf>,
@@ -116,6 +125,13 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
                 ModeArgument::Mixed => ModeConfig::Mixed,
             },
             data_dir: arguments.data_dir,
+            log: LogConfig {
+                backend: match arguments.log_backend {
+                    BackendArgument::Mapped => LogBackend::Mapped,
+                    BackendArgument::Direct => LogBackend::Direct,
+                },
+                ..LogConfig::default()
+            },
             ..ClusterOptions::new(program)
         })
         .map_err(failed)?

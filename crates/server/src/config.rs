@@ -7,7 +7,7 @@ use std::{
 
 use palisade_control::{Bootstrap, MAX_RANGES, NodeAddress};
 use palisade_shard::TestFault;
-use palisade_wal::LogOptions;
+use palisade_wal::{Backend, LogOptions};
 use palisade_wire::{Mode, NodeId, PeerAddress, ShardId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -82,11 +82,38 @@ pub struct LogConfig {
     /// A range's state is written to the log as a checkpoint, and the entries that it holds are
     /// forgotten in memory, once the range's entries since the last one take so many bytes.
     pub checkpoint_bytes: u64,
+    /// How appended bytes get to the disk. It may be changed between two starts.
+    pub backend: LogBackend,
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { segment_bytes: 32 << 20, limit_bytes: 8 << 30, checkpoint_bytes: 64 << 20 }
+        Self {
+            segment_bytes: 32 << 20,
+            limit_bytes: 8 << 30,
+            checkpoint_bytes: 64 << 20,
+            backend: LogBackend::default(),
+        }
+    }
+}
+
+/// How appended bytes get to the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogBackend {
+    /// By a sync of the page cache, which the log is mapped from.
+    #[default]
+    Mapped,
+    /// By writes past the page cache.
+    Direct,
+}
+
+impl From<LogBackend> for Backend {
+    fn from(backend: LogBackend) -> Self {
+        match backend {
+            LogBackend::Mapped => Self::Mapped,
+            LogBackend::Direct => Self::Direct,
+        }
     }
 }
 
@@ -225,6 +252,7 @@ impl Config {
             shard: shard.0,
             segment_bytes: self.log.segment_bytes,
             limit_bytes: self.log.limit_bytes,
+            backend: self.log.backend.into(),
         }
     }
 

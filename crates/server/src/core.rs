@@ -58,7 +58,6 @@ pub(crate) struct Core {
     /// Changes that a sibling's mailbox had no room for.
     unsent: RefCell<Vec<(usize, RangeDescriptor)>>,
     syncs: Cell<u64>,
-    appends: Cell<u64>,
     log_start: Position,
     /// Segments beyond which the log is long.
     long_segments: usize,
@@ -91,7 +90,6 @@ impl Core {
             siblings,
             unsent: RefCell::default(),
             syncs: Cell::new(0),
-            appends: Cell::new(0),
             log_start,
             long_segments,
             log_due_us: Cell::new(0),
@@ -209,7 +207,6 @@ impl Core {
                 }
             }
         }
-        self.appends.set(self.appends.get() + 1);
         self.appended.raise();
     }
 
@@ -272,14 +269,20 @@ impl Core {
         }
     }
 
-    /// What to sync next, and how many writes that makes durable.
-    pub(crate) fn next_sync(&self) -> Option<(SyncPlan, u64)> {
-        Some((self.log.borrow().sync_plan()?, self.appends.get()))
+    /// What to sync next.
+    pub(crate) fn next_sync(&self) -> Option<SyncPlan> {
+        self.log.borrow().sync_plan()
     }
 
-    pub(crate) fn synced(&self, up_to: Position) {
+    /// Copies a part of a plan's pages.
+    pub(crate) fn copy_pages(&self, plan: &SyncPlan, at: usize, out: &mut [u8]) {
+        out.copy_from_slice(&self.log.borrow().pages(plan)[at..at + out.len()]);
+    }
+
+    pub(crate) fn synced(&self, plan: &SyncPlan) {
         self.syncs.set(self.syncs.get() + 1);
-        self.log.borrow_mut().synced(up_to);
+        self.log.borrow_mut().synced(plan);
+        self.inbox.push(Input::Durable { appends: plan.appends }, 0);
     }
 
     pub(crate) fn sync_failed(&self) {

@@ -17,6 +17,7 @@ mod config;
 mod core;
 mod data_dir;
 mod inbox;
+mod log_file;
 mod log_progress;
 mod log_sync;
 mod node;
@@ -25,7 +26,8 @@ mod peers;
 mod signal;
 
 pub use config::{
-    ClockConfig, Config, ConfigError, FaultConfig, LogConfig, ModeConfig, NodeConfig,
+    ClockConfig, Config, ConfigError, FaultConfig, LogBackend, LogConfig, ModeConfig, NodeConfig,
 };
 pub use data_dir::DataDirError;
+pub use log_file::LogFile;
 pub use node::{StartError, run};

@@ -318,7 +318,7 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
         Some(FaultConfig::FailSyncAfter(syncs)) => Some(syncs),
         _ => None,
     };
-    spawn(Box::pin(sync_log(core.clone(), fail_after))).detach();
+    spawn(Box::pin(sync_log(core.clone(), config.log.backend.into(), fail_after))).detach();
     let ticking = core.clone();
     spawn(Box::pin(async move {
         loop {

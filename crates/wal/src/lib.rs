@@ -18,8 +18,9 @@
 //! - After a failed sync nothing is appended, and nothing is reported durable.
 //!
 //! Knows nothing of what the records mean, and nothing of the executor: who drives the log asks
-//! for a [`SyncPlan`], syncs those files in whatever way suits it, and reports back with
-//! [`Log::synced`].
+//! for a [`SyncPlan`], carries it out in whatever way suits it, and reports back with
+//! [`Log::synced`]. There are two [`Backend`]s, which differ in whose memory appends go to: the
+//! file's page cache, or pages of the log's own that are written past it.
 //!
 //! Left out: repair of damaged records from peers (a damaged log is refused as a whole).
 #![allow(clippy::disallowed_methods, reason = "this crate is the disk that is handed to others")]
@@ -38,7 +39,7 @@ mod spare;
 pub use error::WalError;
 pub use image::{Image, ImageDamage, Remains};
 pub use inspect::{InspectedRecord, InspectedSegment, Inspection, SegmentRole, inspect};
-pub use log::{Log, LogOptions, OpenProgress, SyncPlan};
+pub use log::{Backend, Log, LogOptions, OpenProgress, SyncPlan};
 pub use record::{MAX_PAYLOAD_BYTES, RECORD_HEADER_BYTES, Record, RecordKind, record_bytes};
 
 /// A place in the log, in bytes from its beginning; rising over all segments.

@@ -2,7 +2,9 @@
 
 use std::{
     collections::VecDeque,
+    ops::Range,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use crate::{
@@ -10,7 +12,10 @@ use crate::{
     open::{End, Live, Opened, open_directory, slot_path},
     record::{MAX_PAYLOAD_BYTES, Place, RECORD_HEADER_BYTES, encode, record_bytes},
     retention::{Note, Retention},
-    segment::{PREWRITE_STEP_BYTES, SEGMENT_HEADER_BYTES, Segment, SegmentStart, segment_position},
+    segment::{
+        PAGE_BYTES, PREWRITE_STEP_BYTES, SEGMENT_HEADER_BYTES, Segment, SegmentStart,
+        segment_position,
+    },
     spare::{Order, SpareSegments},
 };
 
@@ -27,6 +32,21 @@ pub struct LogOptions {
     pub segment_bytes: u64,
     /// Bytes that all segments together may take: at least four of them.
     pub limit_bytes: u64,
+    /// How appended bytes get to the files.
+    pub backend: Backend,
+}
+
+/// How appended bytes get from memory to a segment's file. The files are the same in either case,
+/// so that a log can be opened with the one that it was not written with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// The memory is the file's page cache: whoever carries out a [`SyncPlan`] syncs the file's
+    /// data, and the kernel knows which pages to write.
+    #[default]
+    Mapped,
+    /// The memory is the log's own: whoever carries out a [`SyncPlan`] writes the pages it names
+    /// past the page cache (`O_DIRECT`), and syncs the file's data.
+    Direct,
 }
 
 impl LogOptions {
@@ -61,13 +81,30 @@ impl LogOptions {
 /// An empty queue of notes keeps room for so many.
 const MAX_IDLE_NOTES: usize = 4096;
 
-/// What must be synced so that the log is durable up to a position.
+/// What must be done so that the log is durable up to a position. There may be more to do after it:
+/// a sealed segment is synced by itself, before its successor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyncPlan {
-    /// The files, in log order. Usually one; two right after a segment was sealed.
-    pub files: Vec<PathBuf>,
-    /// What to hand to [`Log::synced`] once all of them were synced.
+    /// The file to sync.
+    pub path: Arc<Path>,
+    /// The pages of it that have changed, in bytes from its beginning: whole pages of 4 KiB. With
+    /// [`Backend::Direct`] they must be written first, as [`Log::pages`] gives them.
+    pub pages: Range<u64>,
+    /// Whether the segment is sealed: once this is carried out, its file is not synced again.
+    pub seals: bool,
+    /// What is durable afterwards.
     pub up_to: Position,
+    /// How many of the records appended since the log was opened are durable afterwards.
+    pub appends: u64,
+}
+
+/// A segment that is complete, but not known to be durable yet.
+#[derive(Debug)]
+struct Sealed {
+    segment: Segment,
+    end: Position,
+    /// Records appended up to its end.
+    appends: u64,
 }
 
 /// How far an open is.
@@ -93,8 +130,7 @@ pub struct Log {
     dir: PathBuf,
     /// The segments of the log in order, the active one included.
     live: VecDeque<Live>,
-    /// Sealed segments not known to be durable yet, with the position of their end.
-    sealing: VecDeque<(Segment, Position)>,
+    sealing: VecDeque<Sealed>,
     active: Segment,
     /// Whether the active segment has its seal, because the log was closed right after sealing.
     sealed: bool,
@@ -102,6 +138,8 @@ pub struct Log {
     /// Offset in the active segment of the next record.
     offset: usize,
     last_crc: u32,
+    /// Records appended since the log was opened, seals not counted.
+    appends: u64,
     durable: Position,
     /// What the groups need, by the records that are durable; and those that are not yet, with
     /// their ends.
@@ -143,7 +181,7 @@ impl Log {
     ) -> Result<Self, WalError> {
         let opened = open_directory(dir, &options, progress, visit)?;
         let Opened { end, mut live, released, claimed, mut idle, mut slots, retention } = opened;
-        let spares = SpareSegments::start(dir, options.segment_bytes)?;
+        let spares = SpareSegments::start(dir, &options)?;
         let end = match end {
             Some(end) => end,
             None => {
@@ -158,8 +196,8 @@ impl Log {
                 let mut active = spares.take()?;
                 let start = SegmentStart { sequence: 0, previous_crc: 0, first_needed: 0 };
                 active.start(&options, start);
-                active.file.sync_data().map_err(WalError::io("sync", &active.path))?;
-                live.push_back(Live { sequence: 0, path: active.path.clone() });
+                active.sync_header()?;
+                live.push_back(Live { sequence: 0, path: active.path.to_path_buf() });
                 End {
                     active,
                     sequence: 0,
@@ -180,6 +218,7 @@ impl Log {
             sequence: end.sequence,
             offset: end.offset,
             last_crc: end.last_crc,
+            appends: 0,
             durable: base + end.offset as u64,
             retention,
             unsynced: VecDeque::new(),
@@ -217,6 +256,7 @@ impl Log {
         }
         assert!(self.fits(bytes), "a fresh segment holds at least two of the longest records");
         self.write(record);
+        self.appends += 1;
         self.unsynced.push_back((self.end(), Note::new(record, self.sequence)));
         Ok(self.end())
     }
@@ -236,19 +276,40 @@ impl Log {
         if self.durable == self.end() || self.poisoned {
             return None;
         }
-        let sealed = self.sealing.iter().map(|(segment, _)| segment.path.clone());
-        let files = sealed.chain([self.active.path.clone()]).collect();
-        Some(SyncPlan { files, up_to: self.end() })
+        let plan = |sequence, segment: &Segment, up_to: Position, appends| {
+            let base = segment_position(sequence, self.options.segment_bytes);
+            // A segment of which no record is durable has a new header, too.
+            let from = self.durable.saturating_sub(base) / PAGE_BYTES * PAGE_BYTES;
+            let pages = from..(up_to - base).next_multiple_of(PAGE_BYTES);
+            let seals = sequence != self.sequence;
+            SyncPlan { path: segment.path.clone(), pages, seals, up_to, appends }
+        };
+        Some(match self.sealing.front() {
+            Some(Sealed { segment, end, appends }) => {
+                plan(self.sequence - self.sealing.len() as u64, segment, *end, *appends)
+            }
+            None => plan(self.sequence, &self.active, self.end(), self.appends),
+        })
+    }
+
+    /// The pages of the current plan, as they are now: they may hold the beginning of what was
+    /// appended since the plan was made.
+    pub fn pages(&self, plan: &SyncPlan) -> &[u8] {
+        let segment = self.sealing.front().map_or(&self.active, |sealed| &sealed.segment);
+        assert_eq!(segment.path, plan.path, "the pages of another plan were asked for");
+        let at = |offset| usize::try_from(offset).expect("it is in memory");
+        &segment.map[at(plan.pages.start)..at(plan.pages.end)]
     }
 
     /// Takes note that a plan was carried out.
-    pub fn synced(&mut self, up_to: Position) {
+    pub fn synced(&mut self, plan: &SyncPlan) {
+        let up_to = plan.up_to;
         assert!(!self.poisoned, "a sync was reported after one had failed");
         assert!(up_to <= self.end(), "a sync was reported beyond the end of the log");
         assert!(up_to >= self.durable, "the durable position went back");
         self.durable = up_to;
-        while let Some((segment, _)) = self.sealing.pop_front_if(|(_, end)| *end <= up_to) {
-            self.spares.order(Order::LetGo(segment));
+        while let Some(sealed) = self.sealing.pop_front_if(|sealed| sealed.end <= up_to) {
+            self.spares.order(Order::LetGo(sealed.segment));
         }
         while let Some((_, note)) = self.unsynced.pop_front_if(|(end, _)| *end <= up_to) {
             self.retention.observe(note);
@@ -331,9 +392,9 @@ impl Log {
         let (sequence, previous_crc) = (self.sequence, self.last_crc);
         let first_needed = self.live.front().map_or(sequence, |first| first.sequence);
         next.start(&self.options, SegmentStart { sequence, previous_crc, first_needed });
-        self.live.push_back(Live { sequence, path: next.path.clone() });
-        let sealed = std::mem::replace(&mut self.active, next);
-        self.sealing.push_back((sealed, end));
+        self.live.push_back(Live { sequence, path: next.path.to_path_buf() });
+        let segment = std::mem::replace(&mut self.active, next);
+        self.sealing.push_back(Sealed { segment, end, appends: self.appends });
         self.sealed = false;
         self.offset = SEGMENT_HEADER_BYTES;
         self.claims.push_back((self.end(), first_needed));

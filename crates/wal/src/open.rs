@@ -12,6 +12,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fs,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     thread,
@@ -22,7 +23,8 @@ use crate::{
     recovery::{Records, Scan, was_durable_beyond},
     retention::{Note, Retention},
     segment::{
-        Header, SEGMENT_HEADER_BYTES, Segment, SegmentBytes, SegmentStart, segment_position,
+        Header, SEGMENT_HEADER_BYTES, Segment, SegmentBytes, SegmentStart, open_file,
+        segment_position, zero_from,
     },
 };
 
@@ -114,9 +116,9 @@ pub(crate) fn open_directory(
     }
     opened.released.make_contiguous().sort_by_key(|live| live.sequence);
     for file in in_order.into_iter().flatten() {
-        let end = file.settle(&chain, options)?;
-        opened.live.push_back(Live { sequence: end.sequence, path: end.active.path.clone() });
-        opened.end = Some(end);
+        let sequence = file.start().expect("the log is made of started segments").sequence;
+        opened.live.push_back(Live { sequence, path: file.segment.path.clone() });
+        opened.end = file.settle(&chain, options)?;
     }
     Ok(opened)
 }
@@ -240,7 +242,7 @@ impl Chain {
             // It was started after what is now the end, and its place will be taken again: nothing
             // of it may be left.
             Header::Started(_) | Header::Unreadable => {
-                Segment::open(&path, options.segment_bytes)?.zero_from(0)?;
+                zero_from(&open_file(&path, options.segment_bytes)?, &path, 0)?;
             }
             Header::Blank => {}
         }
@@ -309,30 +311,39 @@ impl Verified {
         Records::new(&self.segment.bytes, start.sequence, base, start.previous_crc)
     }
 
-    /// Makes a segment of the log durable, and the last one free of what was cut.
-    fn settle(self, chain: &Chain, options: &LogOptions) -> Result<End, WalError> {
+    /// Makes a segment of the log durable, and the last one, which is returned, free of what was
+    /// cut.
+    fn settle(self, chain: &Chain, options: &LogOptions) -> Result<Option<End>, WalError> {
         let start = self.start().expect("the log is made of started segments");
         let Self { segment, scan, .. } = self;
-        let mut segment = Segment::open(&segment.path, options.segment_bytes)?;
+        let path = segment.path.clone();
+        let file = open_file(&path, options.segment_bytes)?;
         let base = segment_position(start.sequence, options.segment_bytes);
-        let end = base + scan.end as u64;
-        if chain.durable < end {
+        if chain.durable < base + scan.end as u64 {
             // No record tells that a sync of these has succeeded. If one has failed, they may be
             // in the page cache only, and look clean.
-            let from = chain.durable.saturating_sub(base);
-            segment.write_again(usize::try_from(from).expect("it is in a segment")..scan.end)?;
+            let from = usize::try_from(chain.durable.saturating_sub(base)).expect("it is mapped");
+            // Not from the mapping: the kernel would lock a page to write it, and to read it.
+            let bytes = segment.bytes[from..scan.end].to_vec();
+            let again = file.write_all_at(&bytes, from as u64);
+            again.map_err(WalError::io("write", &path))?;
         }
+        drop(segment);
         if start.sequence == chain.last && !scan.sealed {
-            segment.zero_from(scan.end)?;
+            zero_from(&file, &path, scan.end as u64)?;
+        } else {
+            file.sync_data().map_err(WalError::io("sync", &path))?;
         }
-        segment.file.sync_data().map_err(WalError::io("sync", &segment.path))?;
-        Ok(End {
-            active: segment,
+        if start.sequence != chain.last {
+            return Ok(None);
+        }
+        Ok(Some(End {
+            active: Segment::reopen(&path, scan.end, options)?,
             sequence: start.sequence,
             offset: scan.end,
             last_crc: scan.last_crc,
             sealed: scan.sealed,
-        })
+        }))
     }
 
     fn corrupt(&self, offset: u64, what: &'static str) -> WalError {

@@ -21,21 +21,25 @@
 
 use std::{
     fs::{File, OpenOptions},
-    ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
+use memmap2::{Mmap, MmapMut, MmapOptions};
+use rustix::fs::{Advice, fadvise};
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout,
     little_endian::{U16, U32, U64},
 };
 
-use crate::{LogOptions, Position, WalError};
+use crate::{Backend, LogOptions, Position, WalError};
 
 /// Bytes before the first record.
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 4096;
+
+/// Unit in which memory and disk exchange bytes.
+pub(crate) const PAGE_BYTES: u64 = 4096;
 
 const MAGIC: [u8; 8] = *b"PALISWAL";
 const FORMAT_VERSION: u32 = 3;
@@ -60,10 +64,11 @@ struct SegmentHeader {
     first_needed: U64,
 }
 
-/// A segment's file and its mapping.
+/// A segment's file, and the memory that is written to: a mapping of the file, or as many bytes of
+/// our own, whose pages the driver writes.
 #[derive(Debug)]
 pub(crate) struct Segment {
-    pub(crate) path: PathBuf,
+    pub(crate) path: Arc<Path>,
     pub(crate) map: MmapMut,
     pub(crate) file: File,
 }
@@ -91,7 +96,7 @@ pub(crate) enum Header {
 impl Segment {
     /// Creates a spare: allocated, written to its last byte and synced before it is mapped, so that
     /// a full disk is an error here and never a fault in the mapping.
-    pub(crate) fn create(path: &Path, segment_bytes: u64) -> Result<Self, WalError> {
+    pub(crate) fn create(path: &Path, options: &LogOptions) -> Result<Self, WalError> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -100,36 +105,59 @@ impl Segment {
             .open(path)
             .map_err(WalError::io("create", path))?;
         let step = vec![0; PREWRITE_STEP_BYTES];
-        for offset in (0..segment_bytes).step_by(PREWRITE_STEP_BYTES) {
+        for offset in (0..options.segment_bytes).step_by(PREWRITE_STEP_BYTES) {
             file.write_all_at(&step, offset).map_err(WalError::io("pre-write", path))?;
         }
         file.sync_all().map_err(WalError::io("sync", path))?;
-        Self::map(file, path)
+        Self::with_memory(file, path, options)
     }
 
-    /// Opens a file that [`Segment::create`] made earlier, to write to it.
-    pub(crate) fn open(path: &Path, segment_bytes: u64) -> Result<Self, WalError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(path)
-            .map_err(WalError::io("open", path))?;
-        check_length(&file, path, segment_bytes)?;
-        Self::map(file, path)
+    /// Opens a file that [`Segment::create`] made earlier, to write over whatever it holds.
+    pub(crate) fn open(path: &Path, options: &LogOptions) -> Result<Self, WalError> {
+        Self::with_memory(open_file(path, options.segment_bytes)?, path, options)
+    }
+
+    /// Opens a file to go on after what it holds up to `used`. The file is synced, and nobody has
+    /// it mapped.
+    pub(crate) fn reopen(path: &Path, used: usize, options: &LogOptions) -> Result<Self, WalError> {
+        let file = open_file(path, options.segment_bytes)?;
+        // Recovery has read it ahead, in large folios.
+        fadvise(&file, 0, None, Advice::DontNeed).map_err(|error| {
+            let io = WalError::io("advise on", path);
+            io(error.into())
+        })?;
+        let mut segment = Self::with_memory(file, path, options)?;
+        if options.backend == Backend::Direct {
+            let read = segment.file.read_exact_at(&mut segment.map[..used], 0);
+            read.map_err(WalError::io("read", path))?;
+        }
+        Ok(segment)
+    }
+
+    fn with_memory(file: File, path: &Path, options: &LogOptions) -> Result<Self, WalError> {
+        let map = match options.backend {
+            Backend::Mapped => Self::map(&file, path)?,
+            // Populated: a page that is touched for the first time costs a fault.
+            Backend::Direct => MmapOptions::new()
+                .len(usize::try_from(options.segment_bytes).expect("a segment fits memory"))
+                .populate()
+                .map_anon()
+                .map_err(WalError::io("find memory for", path))?,
+        };
+        Ok(Self { path: path.into(), map, file })
     }
 
     #[expect(unsafe_code, reason = "a file mapping is shared memory that the compiler can't see")]
-    fn map(file: File, path: &Path) -> Result<Self, WalError> {
+    fn map(file: &File, path: &Path) -> Result<MmapMut, WalError> {
         // SAFETY: the mapping is undefined behaviour only if the file is changed behind it. The
         // data directory is locked by this process, the file is never truncated while it is mapped,
         // and every byte of it has been allocated, so that no access faults for want of a block.
-        let map =
-            unsafe { MmapOptions::new().map_mut(&file) }.map_err(WalError::io("map", path))?;
+        let map = unsafe { MmapOptions::new().map_mut(file) }.map_err(WalError::io("map", path))?;
         // Pages that have left the page cache come back one by one: read ahead they would come in
         // folios as large as the step, and each small append would sync one of them.
-        map.advise(Advice::Random).map_err(WalError::io("advise on", path))?;
-        map.advise(Advice::PopulateRead).map_err(WalError::io("read", path))?;
-        Ok(Self { path: path.to_owned(), map, file })
+        map.advise(memmap2::Advice::Random).map_err(WalError::io("advise on", path))?;
+        map.advise(memmap2::Advice::PopulateRead).map_err(WalError::io("read", path))?;
+        Ok(map)
     }
 
     /// Makes a spare the next segment of the log. Durable with the first sync of its records.
@@ -150,23 +178,38 @@ impl Segment {
         self.map[..size_of::<SegmentHeader>()].copy_from_slice(header.as_bytes());
     }
 
-    /// Makes sure that a range of bytes reaches the disk with the next sync, even if the page cache
-    /// takes it for clean: a sync that failed leaves it so.
-    pub(crate) fn write_again(&self, range: Range<usize>) -> Result<(), WalError> {
-        let bytes = self.map[range.clone()].to_vec();
-        let again = self.file.write_all_at(&bytes, range.start as u64);
-        again.map_err(WalError::io("write", &self.path))
-    }
-
-    /// Zeroes everything from `offset` on, durably, touching only pages that hold something.
-    pub(crate) fn zero_from(&mut self, offset: usize) -> Result<(), WalError> {
-        for page in self.map[offset..].chunks_mut(SEGMENT_HEADER_BYTES) {
-            if page.iter().any(|byte| *byte != 0) {
-                page.fill(0);
-            }
-        }
+    /// Makes the header durable before there are records.
+    pub(crate) fn sync_header(&self) -> Result<(), WalError> {
+        let header = self.map[..SEGMENT_HEADER_BYTES].to_vec();
+        self.file.write_all_at(&header, 0).map_err(WalError::io("write", &self.path))?;
         self.file.sync_data().map_err(WalError::io("sync", &self.path))
     }
+}
+
+/// Opens a file that [`Segment::create`] made earlier, without its memory.
+pub(crate) fn open_file(path: &Path, segment_bytes: u64) -> Result<File, WalError> {
+    let file =
+        OpenOptions::new().read(true).write(true).open(path).map_err(WalError::io("open", path))?;
+    check_length(&file, path, segment_bytes)?;
+    Ok(file)
+}
+
+/// Zeroes a file from `offset` on, and syncs it. Pages that are zero are not written.
+pub(crate) fn zero_from(file: &File, path: &Path, offset: u64) -> Result<(), WalError> {
+    let len = file.metadata().map_err(WalError::io("inspect", path))?.len();
+    let mut step = [0; PREWRITE_STEP_BYTES];
+    let mut at = offset;
+    while at < len {
+        let end = (at + 1).next_multiple_of(step.len() as u64).min(len);
+        let step = &mut step[..usize::try_from(end - at).expect("it is a step at most")];
+        file.read_exact_at(step, at).map_err(WalError::io("read", path))?;
+        if step.iter().any(|byte| *byte != 0) {
+            step.fill(0);
+            file.write_all_at(step, at).map_err(WalError::io("write", path))?;
+        }
+        at = end;
+    }
+    file.sync_data().map_err(WalError::io("sync", path))
 }
 
 /// A segment's bytes, to be read only.
@@ -225,6 +268,7 @@ pub(crate) fn read_owner(page: &[u8]) -> Option<LogOptions> {
         shard: header.shard.get(),
         segment_bytes: header.segment_bytes.get(),
         limit_bytes: u64::MAX,
+        backend: Backend::default(),
     })
 }
 

@@ -1,7 +1,7 @@
 //! The next segment, prepared on a thread of its own; and old ones, let go of there.
 //!
 //! Pre-writing takes tens of milliseconds of disk time, bringing a recycled file back into the page
-//! cache may take as long, and unmapping walks every page of a segment: a shard's thread can't wait
+//! cache may take as long, as may finding memory for one, and unmapping walks every page of a segment: a shard's thread can't wait
 //! for any of these.
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
 
-use crate::{WalError, segment::Segment};
+use crate::{LogOptions, WalError, segment::Segment};
 
 /// Keeps one segment ahead.
 #[derive(Debug)]
@@ -37,19 +37,19 @@ pub(crate) enum Order {
 impl SpareSegments {
     /// Starts the preparing thread; dropping this waits for its end, so that no file appears in a
     /// directory that somebody else has opened since.
-    pub(crate) fn start(dir: &Path, segment_bytes: u64) -> Result<Self, WalError> {
+    pub(crate) fn start(dir: &Path, options: &LogOptions) -> Result<Self, WalError> {
         // At most one segment is prepared at a time, and few are let go of meanwhile.
         let (orders, incoming) = unbounded();
         let (outgoing, ready) = bounded(1);
-        let dir = dir.to_owned();
+        let (dir, options) = (dir.to_owned(), *options);
         let spawned_in = dir.clone();
         let thread = thread::Builder::new()
             .name("palisade-spare".to_owned())
             .spawn(move || {
                 for order in incoming {
                     let prepared = match order {
-                        Order::Create(path) => create(&dir, &path, segment_bytes),
-                        Order::Recycle(path) => Segment::open(&path, segment_bytes),
+                        Order::Create(path) => create(&dir, &path, &options),
+                        Order::Recycle(path) => Segment::open(&path, &options),
                         Order::LetGo(segment) => {
                             drop(segment);
                             continue;
@@ -95,17 +95,17 @@ impl Drop for SpareSegments {
     }
 }
 
-fn create(dir: &Path, path: &Path, segment_bytes: u64) -> Result<Segment, WalError> {
+fn create(dir: &Path, path: &Path, options: &LogOptions) -> Result<Segment, WalError> {
     // Under another name until it is whole: a crash in the middle leaves a file that is removed at
     // the next start, not one of the wrong length.
     let unfinished = path.with_extension("tmp");
-    let mut segment = Segment::create(&unfinished, segment_bytes).inspect_err(|_| {
+    let mut segment = Segment::create(&unfinished, options).inspect_err(|_| {
         // On a full disk this makes room for somebody; if it fails, the next start removes it.
         let _ = std::fs::remove_file(&unfinished);
     })?;
     std::fs::rename(&unfinished, path).map_err(WalError::io("rename", &unfinished))?;
     let directory = File::open(dir).map_err(WalError::io("open", dir))?;
     directory.sync_all().map_err(WalError::io("sync", dir))?;
-    segment.path = path.to_owned();
+    segment.path = path.into();
     Ok(segment)
 }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use palisade_wal::{Log, LogOptions, Record, RecordKind, WalError};
+use palisade_wal::{Backend, Log, LogOptions, Record, RecordKind, WalError};
 
 const INSIDE: &str = "PALISADE_TEST_INSIDE";
 
@@ -20,6 +20,7 @@ fn options() -> LogOptions {
         shard: 0,
         segment_bytes: LogOptions::MIN_SEGMENT_BYTES,
         limit_bytes: 16 * LogOptions::MIN_SEGMENT_BYTES,
+        backend: Backend::Mapped,
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use palisade_wal::{
-    Log, LogOptions, Record, RecordKind, SegmentRole, WalError, inspect, record_bytes,
+    Backend, Log, LogOptions, Record, RecordKind, SegmentRole, WalError, inspect, record_bytes,
 };
 
 const SEGMENT_BYTES: u64 = LogOptions::MIN_SEGMENT_BYTES;
@@ -21,6 +21,7 @@ fn options() -> LogOptions {
         shard: 0,
         segment_bytes: SEGMENT_BYTES,
         limit_bytes: 4 * SEGMENT_BYTES,
+        backend: Backend::Mapped,
     }
 }
 
@@ -60,11 +61,10 @@ fn append_all(log: &mut Log, indexes: std::ops::RangeInclusive<u64>, bytes: usiz
 }
 
 fn sync(log: &mut Log) {
-    let Some(plan) = log.sync_plan() else { return };
-    for path in &plan.files {
-        fs::File::open(path).unwrap().sync_data().unwrap();
+    while let Some(plan) = log.sync_plan() {
+        fs::File::open(&plan.path).unwrap().sync_data().unwrap();
+        log.synced(&plan);
     }
-    log.synced(plan.up_to);
 }
 
 fn expected(indexes: std::ops::RangeInclusive<u64>, bytes: usize) -> Vec<Entry> {

@@ -11,4 +11,4 @@ mod ports;
 
 pub use cluster::{Cluster, ClusterError, ClusterOptions};
 pub use cpu::{CpuMeter, own_cpu_us};
-pub use palisade_server::{ClockConfig, FaultConfig, LogConfig, ModeConfig};
+pub use palisade_server::{ClockConfig, FaultConfig, LogBackend, LogConfig, ModeConfig};
