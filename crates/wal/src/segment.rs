@@ -49,6 +49,9 @@ const FORMAT_VERSION: u32 = 3;
 /// steps a small append would sync a megabyte.
 pub(crate) const PREWRITE_STEP_BYTES: usize = 16 * 1024;
 
+/// Bytes that are pre-written between two syncs.
+const PREWRITE_BURST_BYTES: u64 = 1024 * 1024;
+
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy)]
 #[repr(C)]
 struct SegmentHeader {
@@ -73,6 +76,11 @@ pub(crate) struct Segment {
     pub(crate) file: File,
 }
 
+/// Memory of a segment that is let go, for [`Backend::Direct`]. What it holds is of an earlier
+/// sequence, like what a file holds that is used again.
+#[derive(Debug)]
+pub(crate) struct Memory(MmapMut);
+
 /// What a segment's header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentStart {
@@ -96,7 +104,11 @@ pub(crate) enum Header {
 impl Segment {
     /// Creates a spare: allocated, written to its last byte and synced before it is mapped, so that
     /// a full disk is an error here and never a fault in the mapping.
-    pub(crate) fn create(path: &Path, options: &LogOptions) -> Result<Self, WalError> {
+    pub(crate) fn create(
+        path: &Path,
+        options: &LogOptions,
+        memory: Option<Memory>,
+    ) -> Result<Self, WalError> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -107,14 +119,27 @@ impl Segment {
         let step = vec![0; PREWRITE_STEP_BYTES];
         for offset in (0..options.segment_bytes).step_by(PREWRITE_STEP_BYTES) {
             file.write_all_at(&step, offset).map_err(WalError::io("pre-write", path))?;
+            // The log's own syncs queue up behind whatever is written here.
+            if (offset + PREWRITE_STEP_BYTES as u64).is_multiple_of(PREWRITE_BURST_BYTES) {
+                file.sync_data().map_err(WalError::io("sync", path))?;
+            }
         }
         file.sync_all().map_err(WalError::io("sync", path))?;
-        Self::with_memory(file, path, options)
+        Self::with_memory(file, path, options, memory)
     }
 
     /// Opens a file that [`Segment::create`] made earlier, to write over whatever it holds.
-    pub(crate) fn open(path: &Path, options: &LogOptions) -> Result<Self, WalError> {
-        Self::with_memory(open_file(path, options.segment_bytes)?, path, options)
+    pub(crate) fn open(
+        path: &Path,
+        options: &LogOptions,
+        memory: Option<Memory>,
+    ) -> Result<Self, WalError> {
+        Self::with_memory(open_file(path, options.segment_bytes)?, path, options, memory)
+    }
+
+    /// Closes the file. Returns memory that can serve another segment.
+    pub(crate) fn let_go(self, options: &LogOptions) -> Option<Memory> {
+        (options.backend == Backend::Direct).then_some(Memory(self.map))
     }
 
     /// Opens a file to go on after what it holds up to `used`. The file is synced, and nobody has
@@ -126,7 +151,7 @@ impl Segment {
             let io = WalError::io("advise on", path);
             io(error.into())
         })?;
-        let mut segment = Self::with_memory(file, path, options)?;
+        let mut segment = Self::with_memory(file, path, options, None)?;
         if options.backend == Backend::Direct {
             let read = segment.file.read_exact_at(&mut segment.map[..used], 0);
             read.map_err(WalError::io("read", path))?;
@@ -134,11 +159,17 @@ impl Segment {
         Ok(segment)
     }
 
-    fn with_memory(file: File, path: &Path, options: &LogOptions) -> Result<Self, WalError> {
-        let map = match options.backend {
-            Backend::Mapped => Self::map(&file, path)?,
+    fn with_memory(
+        file: File,
+        path: &Path,
+        options: &LogOptions,
+        memory: Option<Memory>,
+    ) -> Result<Self, WalError> {
+        let map = match (options.backend, memory) {
+            (Backend::Mapped, _) => Self::map(&file, path)?,
+            (Backend::Direct, Some(Memory(map))) => map,
             // Populated: a page that is touched for the first time costs a fault.
-            Backend::Direct => MmapOptions::new()
+            (Backend::Direct, None) => MmapOptions::new()
                 .len(usize::try_from(options.segment_bytes).expect("a segment fits memory"))
                 .populate()
                 .map_anon()

@@ -12,7 +12,10 @@ use std::{
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
 
-use crate::{LogOptions, WalError, segment::Segment};
+use crate::{
+    LogOptions, WalError,
+    segment::{Memory, Segment},
+};
 
 /// Keeps one segment ahead.
 #[derive(Debug)]
@@ -30,7 +33,7 @@ pub(crate) enum Order {
     Create(PathBuf),
     /// Make a segment out of a file that is not needed any more.
     Recycle(PathBuf),
-    /// Unmap a segment that is sealed and durable.
+    /// Close a segment that is sealed and durable.
     LetGo(Segment),
 }
 
@@ -46,12 +49,13 @@ impl SpareSegments {
         let thread = thread::Builder::new()
             .name("palisade-spare".to_owned())
             .spawn(move || {
+                let mut memory = None;
                 for order in incoming {
                     let prepared = match order {
-                        Order::Create(path) => create(&dir, &path, &options),
-                        Order::Recycle(path) => Segment::open(&path, &options),
+                        Order::Create(path) => create(&dir, &path, &options, memory.take()),
+                        Order::Recycle(path) => Segment::open(&path, &options, memory.take()),
                         Order::LetGo(segment) => {
-                            drop(segment);
+                            memory = segment.let_go(&options);
                             continue;
                         }
                     };
@@ -95,11 +99,16 @@ impl Drop for SpareSegments {
     }
 }
 
-fn create(dir: &Path, path: &Path, options: &LogOptions) -> Result<Segment, WalError> {
+fn create(
+    dir: &Path,
+    path: &Path,
+    options: &LogOptions,
+    memory: Option<Memory>,
+) -> Result<Segment, WalError> {
     // Under another name until it is whole: a crash in the middle leaves a file that is removed at
     // the next start, not one of the wrong length.
     let unfinished = path.with_extension("tmp");
-    let mut segment = Segment::create(&unfinished, options).inspect_err(|_| {
+    let mut segment = Segment::create(&unfinished, options, memory).inspect_err(|_| {
         // On a full disk this makes room for somebody; if it fails, the next start removes it.
         let _ = std::fs::remove_file(&unfinished);
     })?;
