@@ -1,7 +1,8 @@
-//! The log: appends into the mapping, and group commits to the disk.
+//! The log: appends into the mapping, and group commits to the disk. Beside others on the same work:
+//! `benches/peers`.
 #![allow(missing_docs, clippy::disallowed_methods, reason = "a benchmark of the real disk")]
 
-use std::{collections::BTreeMap, fs::File, hint::black_box, path::PathBuf};
+use std::{fs::File, hint::black_box, path::Path, sync::Arc};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use palisade_wal::{Backend, Log, LogOptions, Record, RecordKind, WalError};
@@ -63,7 +64,7 @@ fn commits(criterion: &mut Criterion) {
     for records in [1, 16, 64] {
         let dir = TempDir::new().expect("a directory can be made");
         let mut log = open(&dir);
-        let mut files: BTreeMap<PathBuf, File> = BTreeMap::new();
+        let mut open: Option<(Arc<Path>, File)> = None;
         let mut index = 0;
         group.throughput(Throughput::Elements(records));
         group.bench_function(format!("{records} records of 256 bytes"), |bencher| {
@@ -72,14 +73,15 @@ fn commits(criterion: &mut Criterion) {
                     index += 1;
                     append(&mut log, index);
                 }
-                let plan = log.sync_plan().expect("something was appended");
-                for path in &plan.files {
-                    let file = files
-                        .entry(path.clone())
-                        .or_insert_with(|| File::open(path).expect("segments can be opened"));
+                while let Some(plan) = log.sync_plan() {
+                    if open.as_ref().is_none_or(|(path, _)| *path != plan.path) {
+                        let file = File::open(&plan.path).expect("segments can be opened");
+                        open = Some((plan.path.clone(), file));
+                    }
+                    let (_, file) = open.as_ref().expect("it was just opened");
                     file.sync_data().expect("the disk syncs");
+                    log.synced(&plan);
                 }
-                log.synced(plan.up_to);
             });
         });
     }

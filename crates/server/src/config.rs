@@ -312,7 +312,7 @@ mod tests {
             ("shards = 2", "shards = 2\n        shrads = 2", "shrads"),
             ("client_port = 7000", "client_port = 65535", "leaves no ports"),
             ("shards = 2", "shards = 2\n        ranges_per_mode = 0", "ranges_per_mode"),
-            ("shards = 2", "shards = 2\n        log = { segment_bytes = 100 }", "16 KiB"),
+            ("shards = 2", "shards = 2\n        log = { segment_bytes = 100 }", "4 KiB"),
             ("shards = 2", "shards = 2\n        mode = \"paxos\"", "paxos"),
         ];
         for (from, to, expected) in table {

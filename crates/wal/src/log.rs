@@ -12,10 +12,7 @@ use crate::{
     open::{End, Live, Opened, open_directory, slot_path},
     record::{MAX_PAYLOAD_BYTES, Place, RECORD_HEADER_BYTES, encode, record_bytes},
     retention::{Note, Retention},
-    segment::{
-        PAGE_BYTES, PREWRITE_STEP_BYTES, SEGMENT_HEADER_BYTES, Segment, SegmentStart,
-        segment_position,
-    },
+    segment::{PAGE_BYTES, SEGMENT_HEADER_BYTES, Segment, SegmentStart, segment_position},
     spare::{Order, SpareSegments},
 };
 
@@ -28,7 +25,7 @@ pub struct LogOptions {
     pub node: u16,
     /// The shard; likewise.
     pub shard: u16,
-    /// Bytes of a segment: a multiple of 16 KiB with room for at least two of the longest records.
+    /// Bytes of a segment: a multiple of 4 KiB with room for at least two of the longest records.
     pub segment_bytes: u64,
     /// Bytes that all segments together may take: at least four of them.
     pub limit_bytes: u64,
@@ -56,10 +53,10 @@ impl LogOptions {
     /// Fails, with what to change, if the sizes don't fit together.
     pub fn check(&self) -> Result<(), String> {
         if self.segment_bytes < Self::MIN_SEGMENT_BYTES
-            || !self.segment_bytes.is_multiple_of(PREWRITE_STEP_BYTES as u64)
+            || !self.segment_bytes.is_multiple_of(PAGE_BYTES)
         {
             return Err(format!(
-                "a log segment of {} bytes is not possible: use a multiple of 16 KiB, at least {}",
+                "a log segment of {} bytes is not possible: use a multiple of 4 KiB, at least {}",
                 self.segment_bytes,
                 Self::MIN_SEGMENT_BYTES
             ));

@@ -24,7 +24,7 @@ use crate::{
     retention::{Note, Retention},
     segment::{
         Header, SEGMENT_HEADER_BYTES, Segment, SegmentBytes, SegmentStart, open_file,
-        segment_position, zero_from,
+        peek_sequence, segment_position, zero_from,
     },
 };
 
@@ -288,8 +288,8 @@ pub(crate) struct Verified {
 }
 
 impl Verified {
-    fn new(path: &Path, options: &LogOptions) -> Result<Self, WalError> {
-        let segment = SegmentBytes::open(path, options.segment_bytes)?;
+    fn new(path: &Path, options: &LogOptions, is_last: bool) -> Result<Self, WalError> {
+        let segment = SegmentBytes::open(path, options.segment_bytes, is_last)?;
         let header = segment.header(options)?;
         let scan = Scan { end: SEGMENT_HEADER_BYTES, last_crc: 0, sealed: false, durable: 0 };
         let mut file = Self { segment, header, scan };
@@ -358,13 +358,17 @@ pub(crate) fn verify_all(
 ) -> Result<Vec<Verified>, WalError> {
     let (next, verified) = (AtomicUsize::new(0), AtomicU64::new(0));
     let total_bytes = paths.len() as u64 * options.segment_bytes;
+    let sequences = paths.iter().map(|path| peek_sequence(path));
+    let sequences = sequences.collect::<Result<Vec<_>, _>>()?;
+    // Only that one will be written to again.
+    let last = (0..paths.len()).max_by_key(|at| sequences[*at]);
     let work = || {
         let mut done = Vec::new();
         while let Some((at, path)) = {
             let at = next.fetch_add(1, Ordering::Relaxed);
             paths.get(at).map(|path| (at, path))
         } {
-            done.push((at, Verified::new(path, options)?));
+            done.push((at, Verified::new(path, options, Some(at) == last)?));
             let before = verified.fetch_add(options.segment_bytes, Ordering::Relaxed);
             let verified_bytes = before + options.segment_bytes;
             progress(OpenProgress { verified_bytes, total_bytes });

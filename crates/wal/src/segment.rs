@@ -21,13 +21,14 @@
 
 use std::{
     fs::{File, OpenOptions},
+    io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use memmap2::{Mmap, MmapMut, MmapOptions};
-use rustix::fs::{Advice, fadvise};
+use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
+use rustix::fs::fadvise;
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout,
     little_endian::{U16, U32, U64},
@@ -38,16 +39,15 @@ use crate::{Backend, LogOptions, Position, WalError};
 /// Bytes before the first record.
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 4096;
 
-/// Unit in which memory and disk exchange bytes.
+/// Unit in which memory and disk exchange bytes, and steps in which a segment is pre-written: the
+/// page cache keeps a file in folios as large as the writes that filled it, and a store through the
+/// mapping dirties the whole folio. With large steps a small append would sync a megabyte.
 pub(crate) const PAGE_BYTES: u64 = 4096;
+
+const BLANK_PAGE: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
 
 const MAGIC: [u8; 8] = *b"PALISWAL";
 const FORMAT_VERSION: u32 = 3;
-
-/// Steps in which a segment is pre-written. The page cache keeps a file in folios as large as the
-/// writes that filled it, and a store through the mapping dirties the whole folio: with large
-/// steps a small append would sync a megabyte.
-pub(crate) const PREWRITE_STEP_BYTES: usize = 16 * 1024;
 
 /// Bytes that are pre-written between two syncs.
 const PREWRITE_BURST_BYTES: u64 = 1024 * 1024;
@@ -116,11 +116,10 @@ impl Segment {
             .truncate(true)
             .open(path)
             .map_err(WalError::io("create", path))?;
-        let step = vec![0; PREWRITE_STEP_BYTES];
-        for offset in (0..options.segment_bytes).step_by(PREWRITE_STEP_BYTES) {
-            file.write_all_at(&step, offset).map_err(WalError::io("pre-write", path))?;
+        for offset in (0..options.segment_bytes).step_by(BLANK_PAGE.len()) {
+            file.write_all_at(&BLANK_PAGE, offset).map_err(WalError::io("pre-write", path))?;
             // The log's own syncs queue up behind whatever is written here.
-            if (offset + PREWRITE_STEP_BYTES as u64).is_multiple_of(PREWRITE_BURST_BYTES) {
+            if (offset + PAGE_BYTES).is_multiple_of(PREWRITE_BURST_BYTES) {
                 file.sync_data().map_err(WalError::io("sync", path))?;
             }
         }
@@ -142,15 +141,9 @@ impl Segment {
         (options.backend == Backend::Direct).then_some(Memory(self.map))
     }
 
-    /// Opens a file to go on after what it holds up to `used`. The file is synced, and nobody has
-    /// it mapped.
+    /// Opens a file to go on after what it holds up to `used`.
     pub(crate) fn reopen(path: &Path, used: usize, options: &LogOptions) -> Result<Self, WalError> {
         let file = open_file(path, options.segment_bytes)?;
-        // Recovery has read it ahead, in large folios.
-        fadvise(&file, 0, None, Advice::DontNeed).map_err(|error| {
-            let io = WalError::io("advise on", path);
-            io(error.into())
-        })?;
         let mut segment = Self::with_memory(file, path, options, None)?;
         if options.backend == Backend::Direct {
             let read = segment.file.read_exact_at(&mut segment.map[..used], 0);
@@ -185,9 +178,9 @@ impl Segment {
         // and every byte of it has been allocated, so that no access faults for want of a block.
         let map = unsafe { MmapOptions::new().map_mut(file) }.map_err(WalError::io("map", path))?;
         // Pages that have left the page cache come back one by one: read ahead they would come in
-        // folios as large as the step, and each small append would sync one of them.
-        map.advise(memmap2::Advice::Random).map_err(WalError::io("advise on", path))?;
-        map.advise(memmap2::Advice::PopulateRead).map_err(WalError::io("read", path))?;
+        // folios as large as what was read, and each small append would sync one of them.
+        map.advise(Advice::Random).map_err(WalError::io("advise on", path))?;
+        map.advise(Advice::PopulateRead).map_err(WalError::io("read", path))?;
         Ok(map)
     }
 
@@ -217,6 +210,20 @@ impl Segment {
     }
 }
 
+/// The sequence that a file's header claims, read without anything around it. Not to be trusted.
+pub(crate) fn peek_sequence(path: &Path) -> Result<Option<u64>, WalError> {
+    let file = File::open(path).map_err(WalError::io("open", path))?;
+    fadvise(&file, 0, None, rustix::fs::Advice::Random)
+        .map_err(|error| WalError::io("advise on", path)(error.into()))?;
+    let mut page = BLANK_PAGE;
+    match file.read_exact_at(&mut page, 0) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(WalError::io("read", path)(error)),
+    }
+    Ok(read_header(&page).ok().flatten().map(|header| header.sequence.get()))
+}
+
 /// Opens a file that [`Segment::create`] made earlier, without its memory.
 pub(crate) fn open_file(path: &Path, segment_bytes: u64) -> Result<File, WalError> {
     let file =
@@ -228,15 +235,15 @@ pub(crate) fn open_file(path: &Path, segment_bytes: u64) -> Result<File, WalErro
 /// Zeroes a file from `offset` on, and syncs it. Pages that are zero are not written.
 pub(crate) fn zero_from(file: &File, path: &Path, offset: u64) -> Result<(), WalError> {
     let len = file.metadata().map_err(WalError::io("inspect", path))?.len();
-    let mut step = [0; PREWRITE_STEP_BYTES];
+    let mut page = BLANK_PAGE;
     let mut at = offset;
     while at < len {
-        let end = (at + 1).next_multiple_of(step.len() as u64).min(len);
-        let step = &mut step[..usize::try_from(end - at).expect("it is a step at most")];
-        file.read_exact_at(step, at).map_err(WalError::io("read", path))?;
-        if step.iter().any(|byte| *byte != 0) {
-            step.fill(0);
-            file.write_all_at(step, at).map_err(WalError::io("write", path))?;
+        let end = (at + 1).next_multiple_of(PAGE_BYTES).min(len);
+        let page = &mut page[..usize::try_from(end - at).expect("it is a page at most")];
+        file.read_exact_at(page, at).map_err(WalError::io("read", path))?;
+        if page.iter().any(|byte| *byte != 0) {
+            page.fill(0);
+            file.write_all_at(page, at).map_err(WalError::io("write", path))?;
         }
         at = end;
     }
@@ -251,15 +258,24 @@ pub(crate) struct SegmentBytes {
 }
 
 impl SegmentBytes {
-    /// Maps a file.
+    /// Maps a file. One that is to be written to must be read `page_by_page`, for the sake of small
+    /// folios; any other is read ahead.
     #[expect(unsafe_code, reason = "a file mapping is shared memory that the compiler can't see")]
-    pub(crate) fn open(path: &Path, segment_bytes: u64) -> Result<Self, WalError> {
+    pub(crate) fn open(
+        path: &Path,
+        segment_bytes: u64,
+        page_by_page: bool,
+    ) -> Result<Self, WalError> {
         let file = File::open(path).map_err(WalError::io("open", path))?;
         check_length(&file, path, segment_bytes)?;
         // SAFETY: as above. An inspection reads beside a process that may be writing: what it sees
         // of a record that is being written does not verify, and no byte of it is used unchecked.
-        let bytes = unsafe { MmapOptions::new().populate().map(&file) }
-            .map_err(WalError::io("map", path))?;
+        let bytes = unsafe { MmapOptions::new().map(&file) }.map_err(WalError::io("map", path))?;
+        let advise = |advice| bytes.advise(advice).map_err(WalError::io("read", path));
+        if page_by_page {
+            advise(Advice::Random)?;
+        }
+        advise(Advice::PopulateRead)?;
         Ok(Self { path: path.to_owned(), bytes })
     }
 
