@@ -17,6 +17,7 @@ fn open(dir: &TempDir) -> Log {
         shard: 0,
         segment_bytes: 64 << 20,
         limit_bytes: 16 << 30,
+        ahead_bytes: 0,
         backend: Backend::Mapped,
     };
     Log::open(dir.path(), options, &|_| {}, |_| {}).expect("a fresh log opens")

@@ -30,6 +30,7 @@ pub(crate) fn options(backend: Backend) -> LogOptions {
         shard: 0,
         segment_bytes: 32 << 20,
         limit_bytes: 16 << 30,
+        ahead_bytes: 0,
         backend,
     }
 }

@@ -6,11 +6,13 @@ use std::{
 };
 
 use palisade_control::{Bootstrap, MAX_RANGES, NodeAddress};
-use palisade_shard::TestFault;
+use palisade_shard::{LOG_RESERVE_BYTES, TestFault};
 use palisade_wal::{Backend, LogOptions};
 use palisade_wire::{Mode, NodeId, PeerAddress, ShardId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::core::TURN_LOG_BYTES;
 
 /// Everything that a node is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -252,6 +254,7 @@ impl Config {
             shard: shard.0,
             segment_bytes: self.log.segment_bytes,
             limit_bytes: self.log.limit_bytes,
+            ahead_bytes: LOG_RESERVE_BYTES + TURN_LOG_BYTES,
             backend: self.log.backend.into(),
         }
     }

@@ -26,7 +26,7 @@ const TURN_INPUT_BYTES: usize = 1024 * 1024;
 /// Bytes of log that one turn may need, so many are kept free: its inputs, of which small ones take
 /// about twice their size with their headers, a last one of two megabytes, a part of a checkpoint,
 /// and what the protocols add of their own.
-const TURN_LOG_BYTES: u64 = 7 * 1024 * 1024;
+pub(crate) const TURN_LOG_BYTES: u64 = 7 * 1024 * 1024;
 
 /// Between two looks after the log.
 const LOG_INTERVAL_US: u64 = 1_000_000;
@@ -144,8 +144,8 @@ impl Core {
         effects
     }
 
-    /// Looks after the log now and then: the next segment, and, once the log is long, the groups that
-    /// keep its beginning, which then write what they have there anew.
+    /// Looks after the log now and then: the next segments, and, once the log is long, or can't grow,
+    /// the groups that keep its beginning, which then write what they have there anew.
     fn look_after_log(&self) {
         let now_us = self.clock.now().monotonic_us;
         if now_us < self.log_due_us.get() {
@@ -153,17 +153,16 @@ impl Core {
         }
         self.log_due_us.set(now_us + LOG_INTERVAL_US);
         let mut log = self.log.borrow_mut();
-        match log.prepare() {
+        let prepared = log.prepare();
+        let is_short = prepared.is_err();
+        match prepared {
             Ok(()) => self.told_failure.set(false),
             Err(error) if !self.told_failure.replace(true) => {
-                tracing::warn!(
-                    "{}: {error}; writes are refused once the log's last segment fills",
-                    self.at
-                );
+                tracing::warn!("{}: {error}; writes are refused before the log is full", self.at);
             }
             Err(_) => {}
         }
-        if log.live_segments() > self.long_segments {
+        if is_short || log.live_segments() > self.long_segments {
             let unknown = self.shard.borrow_mut().compact(log.pinning());
             unknown.into_iter().for_each(|group| log.forget(group));
         }

@@ -26,5 +26,7 @@ mod view;
 pub use fault::TestFault;
 pub use peer::{Hello, PeerBody, PeerMessage, SnapshotMessage};
 pub use replay::{Recovered, ReplayError, Replayed, record_of};
-pub use shard::{ConnectionId, Input, LogCounters, Shard, ShardConfig, ShardEffects};
+pub use shard::{
+    ConnectionId, Input, LOG_RESERVE_BYTES, LogCounters, Shard, ShardConfig, ShardEffects,
+};
 pub use view::ReplicaView;

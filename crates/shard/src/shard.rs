@@ -23,7 +23,7 @@ use crate::{
 
 /// Bytes that the log keeps free for what replication itself must write when writes of clients are
 /// refused for want of room.
-const LOG_RESERVE_BYTES: u64 = 16 * 1024 * 1024;
+pub const LOG_RESERVE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Likewise, entries and snapshots of peers are not taken in.
 const PEER_RESERVE_BYTES: u64 = LOG_RESERVE_BYTES / 4 * 3;

@@ -27,8 +27,11 @@ pub struct LogOptions {
     pub shard: u16,
     /// Bytes of a segment: a multiple of 4 KiB with room for at least two of the longest records.
     pub segment_bytes: u64,
-    /// Bytes that all segments together may take: at least four of them.
+    /// Bytes that all segments together may take: three segments at least, and those ahead.
     pub limit_bytes: u64,
+    /// Bytes that are kept ready beyond the segment that is written to, rounded up to whole
+    /// segments, and at least one: so long before it matters is a full disk noticed.
+    pub ahead_bytes: u64,
     /// How appended bytes get to the files.
     pub backend: Backend,
 }
@@ -61,13 +64,21 @@ impl LogOptions {
                 Self::MIN_SEGMENT_BYTES
             ));
         }
-        if self.limit_bytes < 4 * self.segment_bytes {
+        let least = (3 + self.segments_ahead() as u64) * self.segment_bytes;
+        if self.limit_bytes < least {
             return Err(format!(
-                "a log limit of {} bytes does not hold four segments of {} bytes",
+                "a log limit of {} bytes is too low for segments of {} bytes: it must be at least \
+                 {least}",
                 self.limit_bytes, self.segment_bytes
             ));
         }
         Ok(())
+    }
+
+    /// Segments that are kept ready.
+    fn segments_ahead(&self) -> usize {
+        let segments = self.ahead_bytes.div_ceil(self.segment_bytes).max(1);
+        usize::try_from(segments).expect("so many would not fit memory")
     }
 
     fn max_segments(&self) -> u64 {
@@ -150,8 +161,8 @@ pub struct Log {
     claims: VecDeque<(Position, u64)>,
     /// Files to use again.
     idle: Vec<PathBuf>,
-    /// The segment to be started next.
-    blank: Option<Segment>,
+    /// The segments to be started next.
+    blanks: VecDeque<Segment>,
     spares: SpareSegments,
     /// What it is being made of, until it is ready; and why the last could not be made.
     preparing: Option<Preparing>,
@@ -223,7 +234,7 @@ impl Log {
             claimed,
             claims: VecDeque::new(),
             idle,
-            blank: None,
+            blanks: VecDeque::new(),
             spares,
             preparing: None,
             failure: None,
@@ -233,6 +244,11 @@ impl Log {
         };
         log.release();
         log.keep_spare();
+        while let Some(preparing) = log.preparing.take() {
+            // A full disk is known before the first record.
+            let prepared = log.spares.take();
+            log.take_in(preparing, prepared);
+        }
         Ok(log)
     }
 
@@ -247,6 +263,7 @@ impl Log {
         if self.poisoned {
             return Err(WalError::Poisoned);
         }
+        self.take_in_spare();
         let bytes = record_bytes(record.payload.len());
         if !self.fits(bytes) {
             self.start_next_segment()?;
@@ -431,7 +448,7 @@ impl Log {
 
     /// Files that can be started now or in a while.
     fn spare_files(&self) -> u64 {
-        let at_hand = u64::from(self.blank.is_some()) + self.idle.len() as u64;
+        let at_hand = (self.blanks.len() + self.idle.len()) as u64;
         if self.has_failed {
             return at_hand;
         }
@@ -441,7 +458,7 @@ impl Log {
 
     fn take_spare(&mut self) -> Result<Segment, WalError> {
         self.take_in_spare();
-        if let Some(segment) = self.blank.take() {
+        if let Some(segment) = self.blanks.pop_front() {
             return Ok(segment);
         }
         if let Some(error) = self.failure.take() {
@@ -457,11 +474,18 @@ impl Log {
     fn take_in_spare(&mut self) {
         let Some(preparing) = self.preparing.take() else { return };
         match self.spares.try_take() {
-            Ok(segment) => {
-                self.blank = Some(segment);
-                self.has_failed = false;
-            }
             Err(WalError::NotReady) => self.preparing = Some(preparing),
+            prepared => self.take_in(preparing, prepared),
+        }
+    }
+
+    fn take_in(&mut self, preparing: Preparing, prepared: Result<Segment, WalError>) {
+        match prepared {
+            Ok(segment) => {
+                self.blanks.push_back(segment);
+                self.has_failed = false;
+                self.keep_spare();
+            }
             Err(error) => {
                 match preparing {
                     Preparing::New => self.slots -= 1,
@@ -473,9 +497,10 @@ impl Log {
         }
     }
 
-    /// Has a segment prepared, if none is ready and the limit allows one.
+    /// Has a segment prepared, if too few are ready and the limit allows one.
     fn keep_spare(&mut self) {
-        if self.preparing.is_some() || self.blank.is_some() || self.failure.is_some() {
+        let enough = self.blanks.len() >= self.options.segments_ahead();
+        if self.preparing.is_some() || enough || self.failure.is_some() {
             return;
         }
         if let Some(path) = self.idle.pop() {

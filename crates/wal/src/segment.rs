@@ -315,6 +315,7 @@ pub(crate) fn read_owner(page: &[u8]) -> Option<LogOptions> {
         shard: header.shard.get(),
         segment_bytes: header.segment_bytes.get(),
         limit_bytes: u64::MAX,
+        ahead_bytes: 0,
         backend: Backend::default(),
     })
 }

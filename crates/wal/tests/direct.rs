@@ -16,6 +16,7 @@ fn options(backend: Backend) -> LogOptions {
         shard: 0,
         segment_bytes: SEGMENT_BYTES,
         limit_bytes: 5 * SEGMENT_BYTES,
+        ahead_bytes: 0,
         backend,
     }
 }

@@ -22,6 +22,7 @@ fn options() -> LogOptions {
         shard: 1,
         segment_bytes: SEGMENT_BYTES,
         limit_bytes: 4 * SEGMENT_BYTES,
+        ahead_bytes: 0,
         backend: Backend::Mapped,
     }
 }

@@ -20,6 +20,7 @@ fn options() -> LogOptions {
         shard: 0,
         segment_bytes: LogOptions::MIN_SEGMENT_BYTES,
         limit_bytes: 16 * LogOptions::MIN_SEGMENT_BYTES,
+        ahead_bytes: 0,
         backend: Backend::Mapped,
     }
 }

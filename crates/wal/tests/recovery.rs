@@ -21,6 +21,7 @@ fn options() -> LogOptions {
         shard: 0,
         segment_bytes: SEGMENT_BYTES,
         limit_bytes: 4 * SEGMENT_BYTES,
+        ahead_bytes: 0,
         backend: Backend::Mapped,
     }
 }

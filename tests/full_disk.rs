@@ -1,0 +1,102 @@
+//! The disk of whole nodes fills up, for real: a small file system in memory, mounted where nobody
+//! else sees it.
+#![allow(clippy::disallowed_methods, reason = "tests run on the real machine")]
+
+mod support;
+
+use std::{
+    env, fs,
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use palisade_client::{Client, ClientError, Mode};
+use palisade_cluster::{Cluster, ClusterOptions};
+use support::{BOTH_MODES, kill_all, last_words, options, pause, run, start_all};
+
+const INSIDE: &str = "PALISADE_TEST_INSIDE";
+const TEST: &str = "nodes_on_a_full_disk_refuse_writes_and_go_on_once_there_is_room";
+
+const VALUE_BYTES: usize = 256 * 1024;
+
+/// Scenario 45: writes are refused as something that may pass, reads are answered, no process ends;
+/// and once there is room, writes go on.
+#[test]
+fn nodes_on_a_full_disk_refuse_writes_and_go_on_once_there_is_room() {
+    let Some(dir) = env::var_os(INSIDE) else {
+        let dir = tempfile::tempdir().unwrap();
+        let status = Command::new("unshare")
+            .args(["--map-root-user", "--mount"])
+            .arg(env::current_exe().unwrap())
+            .args(["--exact", TEST, "--nocapture"])
+            .env(INSIDE, dir.path())
+            .status()
+            .unwrap();
+        assert!(status.success(), "inside: {status} (is a user namespace allowed?)");
+        return;
+    };
+    let dir = Path::new(&dir);
+    let mount = ["-t", "tmpfs", "-o", "size=220m", "tmpfs"];
+    assert!(Command::new("mount").args(mount).arg(dir).status().unwrap().success());
+    let ballast = dir.join("ballast");
+    fs::write(&ballast, vec![1; 70 << 20]).unwrap();
+    run(async {
+        let mut cluster = Cluster::start(ClusterOptions {
+            shards: 1,
+            data_dir: Some(dir.to_owned()),
+            ..options()
+        })
+        .unwrap();
+        let client = cluster.wait_until_serving().await.unwrap();
+        let keys = support::keys(&client, Mode::Raft).await;
+        let chain_keys = support::keys(&client, Mode::Chain).await;
+        let key = |mode, at| match mode {
+            Mode::Raft => keys.key(at),
+            Mode::Chain => chain_keys.key(at),
+        };
+        // Every write is of another key, so that nothing can be forgotten to make room.
+        let mut written = Vec::new();
+        let patient = client.with_timeout(Duration::from_secs(3));
+        for mode in BOTH_MODES {
+            let refused = loop {
+                assert!(written.len() < 400, "{mode}: the disk did not fill up");
+                let key = key(mode, written.len() as u32);
+                match patient.put(key.clone(), vec![1; VALUE_BYTES]).await {
+                    Ok(_) => written.push(key),
+                    Err(error) => break error,
+                }
+            };
+            assert!(refused.is_retryable(), "{mode}: {refused}");
+            assert!(matches!(refused, ClientError::Deadline { .. }), "{mode}: {refused}");
+        }
+        assert!(written.len() > 8, "only {} writes came before the end", written.len());
+        let words = last_words(&cluster);
+        assert!(words.contains("No space left"), "{words}");
+        let read_all = async |client: &Client| {
+            for key in &written {
+                let found = client.get(key.clone()).await?;
+                assert!(found.is_some_and(|found| found.value.len() == VALUE_BYTES), "{key:?}");
+            }
+            Ok::<_, ClientError>(())
+        };
+        let read = read_all(&client).await;
+        assert!(read.is_ok(), "{read:?}\n{}", last_words(&cluster));
+
+        fs::remove_file(&ballast).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        for mode in BOTH_MODES {
+            while let Err(error) = patient.put(key(mode, 199), vec![2; 100]).await {
+                assert!(Instant::now() < deadline, "{mode}: {error}\n{}", last_words(&cluster));
+                pause(Duration::from_millis(100)).await;
+            }
+        }
+        // None of the processes had ended: they are all there to be killed.
+        kill_all(&mut cluster, 3);
+        start_all(&mut cluster, 3);
+        let client = cluster.wait_until_serving().await.unwrap();
+        read_all(&client).await.unwrap();
+    });
+    let unmounted = Command::new("umount").arg(dir).stderr(Stdio::null()).status().unwrap();
+    assert!(unmounted.success(), "something is left running on the full disk");
+}
