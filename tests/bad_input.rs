@@ -39,7 +39,7 @@ fn config(dir: &Path, port: u16) -> String {
     let data_dir = dir.join("data");
     format!(
         "cluster_id = 5\nnode = 0\ndata_dir = {data_dir:?}\nshards = 1\n\
-         [log]\nsegment_bytes = 8388608\nlimit_bytes = 33554432\n\
+         [log]\nsegment_bytes = 8388608\nlimit_bytes = 67108864\n\
          [[nodes]]\nnode = 0\nhost = \"127.0.0.1\"\nclient_port = {port}\npeer_port = {}\n",
         port + 1
     )
