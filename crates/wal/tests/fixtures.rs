@@ -28,24 +28,30 @@ fn options() -> LogOptions {
 }
 
 /// One record of each kind, and an entry of each size that matters.
-const RECORDS: [(RecordKind, u32, u64, u64, u32, &[u8]); 8] = [
-    (RecordKind::State, 1, 1, 0, 0, b"state"),
-    (RecordKind::Entry, 1, 1, 1, 0, b""),
-    (RecordKind::Entry, 1, 1, 2, 0, b"an entry of thirty-two bytes...."),
-    (RecordKind::Members, 1, 2, 3, 0, b"members"),
-    (RecordKind::Entry, u32::MAX, u64::MAX, u64::MAX, 0, b"the largest numbers"),
-    (RecordKind::Snapshot, 7, 3, 9, 0, b"part"),
-    (RecordKind::SnapshotEnd, 7, 3, 9, 1, b"last part"),
-    (RecordKind::Replacement, 8, 4, 5, 0, b"all at once"),
+const RECORDS: [Record<'static>; 8] = [
+    record(RecordKind::State, 1, 1, 0, 0, b"state"),
+    record(RecordKind::Entry, 1, 1, 1, 0, b""),
+    record(RecordKind::Entry, 1, 1, 2, 0, b"an entry of thirty-two bytes...."),
+    record(RecordKind::Members, 1, 2, 3, 0, b"members"),
+    record(RecordKind::Entry, u32::MAX, u64::MAX, u64::MAX, 0, b"the largest numbers"),
+    record(RecordKind::Snapshot, 7, 3, 9, 0, b"part"),
+    record(RecordKind::SnapshotEnd, 7, 3, 9, 1, b"last part"),
+    record(RecordKind::Replacement, 8, 4, 5, 0, b"all at once"),
 ];
+
+const fn record(
+    kind: RecordKind,
+    group: u32,
+    term: u64,
+    index: u64,
+    part: u32,
+    payload: &[u8],
+) -> Record<'_> {
+    Record { kind, group, term, index, part, payload }
+}
 
 /// Records that are durable when the last ones are written.
 const SYNCED: usize = 5;
-
-fn record(at: usize) -> Record<'static> {
-    let (kind, group, term, index, part, payload) = RECORDS[at];
-    Record { kind, group, term, index, part, payload }
-}
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v3")
@@ -83,8 +89,8 @@ fn written() -> Vec<u8> {
         plan.path
     };
     let mut path = None;
-    for at in 0..RECORDS.len() {
-        while let Err(error) = log.append(&record(at)) {
+    for (at, record) in RECORDS.iter().enumerate() {
+        while let Err(error) = log.append(record) {
             assert!(matches!(error, WalError::NotReady), "{error}");
             thread::yield_now();
         }
@@ -106,11 +112,7 @@ fn the_same_records_give_the_same_bytes() {
 
 #[test]
 fn a_kept_log_is_read_as_it_was_written() {
-    let entry = |at| {
-        let Record { kind, index, payload, .. } = record(at);
-        (kind, index, payload.to_vec())
-    };
-    let expected: Vec<_> = (0..RECORDS.len()).map(entry).collect();
+    let expected: Vec<_> = RECORDS.iter().map(|r| (r.kind, r.index, r.payload.to_vec())).collect();
     assert_eq!(open(&fixture("whole")).unwrap(), expected);
     // What no record vouches for may be torn.
     assert_eq!(open(&fixture("torn-tail")).unwrap(), expected[..7]);
@@ -148,7 +150,8 @@ fn write_the_fixtures_of_a_new_version() {
         fs::write(path, bytes).unwrap();
     };
     let at = |nth: usize| {
-        let before = RECORDS[..nth].iter().map(|record| palisade_wal::record_bytes(record.5.len()));
+        let before =
+            RECORDS[..nth].iter().map(|record| palisade_wal::record_bytes(record.payload.len()));
         4096 + before.sum::<usize>()
     };
     keep("whole", &|_| {});
