@@ -109,7 +109,7 @@ fn the_blocking_client_needs_no_executor() {
     let written = client.put("a key", "a value").unwrap();
     let found = client.get("a key").unwrap().unwrap();
     assert_eq!(found.value, "a value");
-    assert_eq!(found.version_ts, written);
+    assert_eq!(found.version_ts, written.commit_ts);
     let long = vec![0; palisade_client::MAX_VALUE_BYTES + 1];
     let error = client.put("a key", long).unwrap_err();
     assert!(!error.is_retryable() && !error.is_outcome_unknown(), "{error}");

@@ -115,8 +115,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let program = std::env::current_exe().map_err(failed)?;
     let data_dir = arguments.data_dir.clone().unwrap_or_else(std::env::temp_dir);
     let machine = palisade_compare::machine(&data_dir);
+    let mut clock_bound_us = None;
     let servers = if arguments.connect.is_empty() {
-        Servers::start(ClusterOptions {
+        let cluster = ClusterOptions {
             nodes: arguments.nodes,
             shards: arguments.shards,
             mode: match arguments.mode {
@@ -133,8 +134,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
                 ..LogConfig::default()
             },
             ..ClusterOptions::new(program)
-        })
-        .map_err(failed)?
+        };
+        clock_bound_us = Some(cluster.clock.bound_us);
+        Servers::start(cluster).map_err(failed)?
     } else {
         let client = Client::connect(&arguments.connect, ClientOptions::default()).await;
         Servers::Running(client.map_err(failed)?)
@@ -145,7 +147,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         check_histories(&mut runs, std::slice::from_ref(&finished));
         write_history_file(path, &finished.history).map_err(failed)?;
     }
-    print(&runs[0]);
+    print(&runs[0], clock_bound_us);
     let failure = (trial.record && !runs[0].check.passed())
         .then(|| format!("consistency violation: {}", runs[0].check.verdict));
     if let Some(path) = &arguments.json {
@@ -158,6 +160,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
             value_bytes: run.value_bytes,
             keys: run.keys,
             read_percent: if run.workload == "get" { 100 } else { 0 },
+            clock_bound_us,
         };
         let results = Results {
             tool_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -171,7 +174,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     failure.map_or(Ok(()), |message| Err(Failure::Failed(message)))
 }
 
-fn print(run: &palisade_compare::results::Run) {
+fn print(run: &palisade_compare::results::Run, clock_bound_us: Option<u64>) {
     let us = |us: u64| format!("{:.2} ms", us as f64 / 1_000.0);
     let latency = run.latency_us;
     println!(
@@ -195,6 +198,14 @@ fn print(run: &palisade_compare::results::Run) {
         run.entries_per_sync,
         run.log_bytes as f64 / run.ops.max(1) as f64
     );
+    if let Some(bound_us) = clock_bound_us {
+        let wait = run.commit_wait_us;
+        println!(
+            "clocks: one for all nodes, trusted to within {bound_us} µs; commits waited for it {} µs \
+             (p50), {} µs (p99) beyond their replication",
+            wait.p50, wait.p99
+        );
+    }
     if run.check.verdict != "not checked" {
         println!("check: {} {}", run.check.name, run.check.verdict);
     }

@@ -87,6 +87,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         write_results(path, &results).map_err(failed)?;
     }
     println!("{}", table::render(&results));
+    if let Some(bound_us) = results.settings.clock_bound_us {
+        println!("clocks: one for all nodes, trusted to within {bound_us} µs");
+    }
     println!("report: {}", arguments.out.join("report.html").display());
     let violations: Vec<_> = results.runs.iter().filter(|run| !run.check.passed()).collect();
     match violations.first() {

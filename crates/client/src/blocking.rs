@@ -4,9 +4,8 @@ use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use futures_lite::future::block_on;
-use palisade_clock::Timestamp;
 
-use crate::{Client, ClientError, ClientOptions, Versioned};
+use crate::{Client, ClientError, ClientOptions, Committed, Versioned};
 
 /// A [`Client`] whose calls block the calling thread. Not for use inside an executor.
 #[derive(Clone, Debug)]
@@ -31,7 +30,7 @@ impl BlockingClient {
         &self,
         key: impl Into<Bytes>,
         value: impl Into<Bytes>,
-    ) -> Result<Timestamp, ClientError> {
+    ) -> Result<Committed, ClientError> {
         block_on(self.client.put(key, value))
     }
 

@@ -49,6 +49,16 @@ pub struct Versioned {
     pub version_ts: Timestamp,
 }
 
+/// A write that is durable and replicated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// The timestamp of the new version: above that of everything that anybody knew of when the
+    /// write was asked for.
+    pub commit_ts: Timestamp,
+    /// How long the answer waited for the timestamp to pass, after everything else was done.
+    pub waited: Duration,
+}
+
 /// What a client counted since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClientStats {
@@ -90,17 +100,20 @@ impl Client {
         Self { timeout, ..self.clone() }
     }
 
-    /// Writes a key, durably and replicated, and returns the timestamp of the new version.
+    /// Writes a key, durably and replicated.
     pub async fn put(
         &self,
         key: impl Into<Bytes>,
         value: impl Into<Bytes>,
-    ) -> Result<Timestamp, ClientError> {
+    ) -> Result<Committed, ClientError> {
         let (key, value) = (key.into(), value.into());
         check_key(&key).map_err(ClientError::Rejected)?;
         check_value(&value).map_err(ClientError::Rejected)?;
         match self.call(Call::Put { key, value }).await? {
-            Outcome::Committed { commit_ts } => Ok(commit_ts),
+            Outcome::Committed { commit_ts, waited_us } => {
+                let waited = Duration::from_micros(u64::from(waited_us));
+                Ok(Committed { commit_ts, waited })
+            }
             other => Err(unexpected(&other)),
         }
     }

@@ -28,7 +28,7 @@ mod error;
 
 pub use blocking::BlockingClient;
 pub use bytes::Bytes;
-pub use client::{Client, ClientOptions, ClientStats, Versioned};
+pub use client::{Client, ClientOptions, ClientStats, Committed, Versioned};
 pub use error::ClientError;
 pub use palisade_clock::Timestamp;
 pub use palisade_control::{Change, RangeDescriptor, RangeMap, Topology};

@@ -51,6 +51,16 @@ impl Hlc {
         next
     }
 
+    /// The timestamp of a commit that is asked for now: above all that were handed out or observed,
+    /// and not below true time, whatever that is (Spanner, OSDI'12 §4.1.2, "start"). Whoever learns
+    /// of the commit must not do so before it has passed: see [`Interval::has_passed`].
+    pub fn tick_commit(&mut self, wall: Interval) -> Timestamp {
+        let latest = Timestamp::from_physical_us(wall.latest_us);
+        let next = latest.max(self.last.next());
+        self.last = next;
+        next
+    }
+
     /// Takes note of a timestamp from another node.
     pub fn observe(&mut self, remote: Timestamp, wall: Interval) -> Result<(), HlcError> {
         let ahead_us = remote.physical_us().saturating_sub(wall.latest_us);
@@ -105,6 +115,16 @@ mod tests {
             last = next;
         }
         assert_eq!(last.physical_us(), 1_008);
+    }
+
+    #[test]
+    fn a_commit_is_not_below_true_time_and_rises() {
+        let mut hlc = Hlc::new(100);
+        let first = hlc.tick_commit(at(1_000));
+        assert_eq!(first.physical_us(), 1_010);
+        assert!(!at(1_020).has_passed(first) && at(1_021).has_passed(first));
+        let second = hlc.tick_commit(at(500));
+        assert!(second > first);
     }
 
     #[test]

@@ -5,15 +5,17 @@
 //!   before.
 //! - A remote timestamp further ahead than the clock's uncertainty allows is rejected, never
 //!   adopted: one broken clock must not drag the cluster into the future.
+//! - A commit's timestamp is not below true time when it was asked for, as long as the clock is right
+//!   to within its bound; what has passed by one clock has passed by all.
 //! - Durations come from the monotonic part of a [`Now`] alone, never from the wall clock.
 //!
-//! Left out, until something waits on it: commit wait and the sources that report their own
-//! uncertainty. The bound is a configured figure.
+//! Left out so far: ClockBound as a source, and a bound on issued timestamps that outlives a
+//! restart: what a restart finds in its log is all that it knows of them.
 
 mod hlc;
 mod source;
 mod timestamp;
 
 pub use hlc::{Hlc, HlcError};
-pub use source::KernelClock;
+pub use source::{ClockSource, Estimate, KernelClock};
 pub use timestamp::{Interval, Now, Timestamp};

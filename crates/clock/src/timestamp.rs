@@ -91,6 +91,21 @@ impl Interval {
         }
     }
 
+    /// Whether a timestamp lies before true time, whatever that is (Spanner's `TT.after`).
+    pub fn has_passed(self, ts: Timestamp) -> bool {
+        ts < Timestamp::from_physical_us(self.earliest_us)
+    }
+
+    /// How long it takes at least until a timestamp has passed, in microseconds.
+    pub fn until_passed_us(self, ts: Timestamp) -> u64 {
+        (ts.physical_us() + 1).saturating_sub(self.earliest_us)
+    }
+
+    /// How far the clock that showed this is trusted, in microseconds.
+    pub fn bound_us(self) -> u64 {
+        (self.latest_us - self.earliest_us).div_ceil(2)
+    }
+
     /// The middle: what the clock itself showed.
     pub fn reading_us(self) -> u64 {
         self.earliest_us + (self.latest_us - self.earliest_us) / 2

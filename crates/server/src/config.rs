@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use palisade_clock::ClockSource;
 use palisade_control::{Bootstrap, MAX_RANGES, NodeAddress};
 use palisade_shard::{LOG_RESERVE_BYTES, TestFault};
 use palisade_wal::{Backend, LogOptions};
@@ -131,15 +132,39 @@ impl LogConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClockConfig {
-    /// The wall clock is right to within this many microseconds.
+    /// Who says how far the wall clock is to be trusted.
+    pub source: ClockSourceConfig,
+    /// The wall clock is right to within this many microseconds, where the source does not say. Every
+    /// commit waits for about twice as long, less what its replication takes.
     pub bound_us: u64,
-    /// Messages from a clock further ahead than this many microseconds are rejected.
+    /// Messages from a clock further ahead than this many microseconds are rejected; a node whose
+    /// own clock is not right to within this serves nothing.
     pub max_offset_us: u64,
+}
+
+/// Who says how far the wall clock is to be trusted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClockSourceConfig {
+    /// The kernel, while it calls its clock synchronised; else `bound_us` holds.
+    #[default]
+    Kernel,
+    /// `bound_us` always holds: where all nodes read the same clock.
+    Fixed,
+}
+
+impl From<ClockSourceConfig> for ClockSource {
+    fn from(source: ClockSourceConfig) -> Self {
+        match source {
+            ClockSourceConfig::Kernel => Self::Kernel,
+            ClockSourceConfig::Fixed => Self::Fixed,
+        }
+    }
 }
 
 impl Default for ClockConfig {
     fn default() -> Self {
-        Self { bound_us: 250_000, max_offset_us: 500_000 }
+        Self { source: ClockSourceConfig::default(), bound_us: 250_000, max_offset_us: 500_000 }
     }
 }
 
@@ -225,6 +250,12 @@ impl Config {
                     ));
                 }
             }
+        }
+        let ClockConfig { bound_us, max_offset_us, .. } = self.clock;
+        if bound_us > max_offset_us {
+            return Err(format!(
+                "clock.bound_us ({bound_us}) must not be above clock.max_offset_us ({max_offset_us})"
+            ));
         }
         self.log_options(ShardId(0)).check()
     }
@@ -317,6 +348,7 @@ mod tests {
             ("shards = 2", "shards = 2\n        ranges_per_mode = 0", "ranges_per_mode"),
             ("shards = 2", "shards = 2\n        log = { segment_bytes = 100 }", "4 KiB"),
             ("shards = 2", "shards = 2\n        mode = \"paxos\"", "paxos"),
+            ("shards = 2", "shards = 2\n        clock = { bound_us = 900000 }", "max_offset_us"),
         ];
         for (from, to, expected) in table {
             assert!(GOOD.contains(from), "{from}");

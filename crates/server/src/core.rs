@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use palisade_clock::KernelClock;
+use palisade_clock::{ClockSource, Estimate, KernelClock};
 use palisade_control::RangeDescriptor;
 use palisade_replication::Append;
 use palisade_shard::{
@@ -63,6 +63,8 @@ pub(crate) struct Core {
     long_segments: usize,
     log_due_us: Cell<u64>,
     next_connection: Cell<u64>,
+    /// What was last said of the clock.
+    told_clock: Cell<Option<Estimate>>,
     told_refusal: Cell<bool>,
     told_failure: Cell<bool>,
 }
@@ -94,6 +96,7 @@ impl Core {
             long_segments,
             log_due_us: Cell::new(0),
             next_connection: Cell::new(0),
+            told_clock: Cell::new(None),
             told_refusal: Cell::new(false),
             told_failure: Cell::new(false),
         })
@@ -108,10 +111,20 @@ impl Core {
     /// Takes in what has gathered, turn after turn, until the shard is drained.
     pub(crate) async fn run(&self) {
         let mut inputs = Vec::new();
+        let mut wake_after_us = None;
         loop {
-            self.inbox.wait().await;
+            match wake_after_us {
+                None => self.inbox.wait().await,
+                Some(us) => {
+                    let time = async {
+                        glommio::timer::sleep(Duration::from_micros(us)).await;
+                    };
+                    futures_lite::future::or(self.inbox.wait(), time).await;
+                }
+            }
             self.inbox.take(TURN_INPUT_BYTES, &mut inputs);
             let effects = self.turn(&mut inputs);
+            wake_after_us = effects.wake_after_us;
             self.carry_out(effects).await;
             self.look_after_log();
             if self.inbox.draining.get() && self.is_drained() {
@@ -152,6 +165,7 @@ impl Core {
             return;
         }
         self.log_due_us.set(now_us + LOG_INTERVAL_US);
+        self.look_at_clock(now_us);
         let mut log = self.log.borrow_mut();
         let prepared = log.prepare();
         let is_short = prepared.is_err();
@@ -168,8 +182,29 @@ impl Core {
         }
     }
 
+    /// Says how far the clock is trusted, when that has changed; the first shard does so for all.
+    fn look_at_clock(&self, now_us: u64) {
+        let estimate = self.clock.estimate(now_us);
+        let before = self.told_clock.replace(Some(estimate));
+        let is_news = before.is_none_or(|before| before.by_kernel != estimate.by_kernel);
+        if self.at.shard.0 != 0 || !is_news {
+            return;
+        }
+        let Estimate { bound_us, by_kernel } = estimate;
+        match (by_kernel, self.clock.source()) {
+            (true, _) => tracing::info!("the kernel's clock is right to within {bound_us} us"),
+            (false, ClockSource::Fixed) => {
+                tracing::info!("the clock is taken to be right to within {bound_us} us");
+            }
+            (false, ClockSource::Kernel) => tracing::warn!(
+                "the kernel calls its clock unsynchronised: clock.bound_us is trusted instead, \
+                 {bound_us} us, and every commit waits for about twice that; synchronise the clock"
+            ),
+        }
+    }
+
     async fn carry_out(&self, effects: ShardEffects) {
-        let ShardEffects { appends, sends, replies, installs } = effects;
+        let ShardEffects { appends, sends, replies, installs, wake_after_us: _ } = effects;
         for (range, append) in &appends {
             self.append(*range, append).await;
         }

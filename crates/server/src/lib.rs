@@ -26,7 +26,8 @@ mod peers;
 mod signal;
 
 pub use config::{
-    ClockConfig, Config, ConfigError, FaultConfig, LogBackend, LogConfig, ModeConfig, NodeConfig,
+    ClockConfig, ClockSourceConfig, Config, ConfigError, FaultConfig, LogBackend, LogConfig,
+    ModeConfig, NodeConfig,
 };
 pub use data_dir::DataDirError;
 pub use log_file::LogFile;

@@ -246,7 +246,7 @@ fn spawn_shard(
 async fn run_shard(start: ShardThread) -> Result<(), StartError> {
     let ShardThread { config, data_dir, shard, siblings, mut commands, serving, .. } = start;
     let at = PeerAddress { node: config.node, shard };
-    let clock = KernelClock::new(config.clock.bound_us);
+    let clock = KernelClock::new(config.clock.source.into(), config.clock.bound_us);
 
     let mut replayed = Replayed::default();
     let log_dir = data_dir.log_dir(shard);

@@ -18,6 +18,8 @@ pub enum TestFault {
     ForgetOutcomes,
     /// A shard whose log was lost takes part at once, as if it had never voted or confirmed.
     TrustEmptyLog,
+    /// Answers don't wait for the timestamp of what they tell to pass.
+    NoCommitWait,
     /// A rule of a replication protocol is broken.
     Protocol(ProtocolFault),
 }

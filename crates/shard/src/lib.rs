@@ -8,9 +8,11 @@
 //! - A reply that acknowledges a write is given only for an entry that came back committed at the
 //!   index and term under which it was ordered.
 //! - A message that depends on a write leaves only after that write is durable.
+//! - An answer that tells of a commit leaves only after the commit's timestamp has passed.
 //! - Whatever waits for an answer is bounded, and is answered, or refused, exactly once.
 
 mod admission;
+mod commit_wait;
 mod fault;
 mod group;
 mod peer;

@@ -141,7 +141,7 @@ impl Replica {
         if !self.descriptor.holds(&put.key) {
             return Err(Outcome::Rejected(Rejection::WrongRange));
         }
-        let proposed_ts = hlc.tick(now.wall);
+        let proposed_ts = hlc.tick_commit(now.wall);
         if self.group.orders_writes()
             && let Some(outcome) = settled(self.state.look_up(&put, proposed_ts))
         {

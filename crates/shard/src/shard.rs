@@ -16,6 +16,7 @@ use palisade_wire::{
 use crate::{
     Hello, PeerBody, PeerMessage, Recovered, ReplicaView, TestFault,
     admission::Admission,
+    commit_wait::CommitWait,
     recovery::Surroundings,
     replay::SHARD_RECORD,
     replica::{Asker, Outbox, Replica},
@@ -52,7 +53,8 @@ pub struct ShardConfig {
     pub nodes: Vec<NodeAddress>,
     /// The cluster's first range map.
     pub ranges: RangeMap,
-    /// How far ahead a remote clock may be, in microseconds.
+    /// How far ahead a remote clock may be, in microseconds; and how far this one may be wrong before
+    /// nothing is served.
     pub max_offset_us: u64,
     /// Decides who stands for election first, and the like; and the shard's incarnation, if its
     /// log is new.
@@ -115,6 +117,8 @@ pub struct ShardEffects {
     pub replies: Vec<(ConnectionId, Response)>,
     /// Changes of the range map, for every shard of this node, this one included.
     pub installs: Vec<RangeDescriptor>,
+    /// Another turn is due after so many microseconds, if nothing else brings one.
+    pub wake_after_us: Option<u64>,
 }
 
 /// One core's share of a node.
@@ -146,6 +150,8 @@ pub struct Shard {
     /// Messages that wait for the first so many writes, roughly in that order: one that could go
     /// may stand behind one that can't, but not for longer than a sync.
     held: VecDeque<(u64, PeerAddress, PeerBody)>,
+    /// Answers that wait for time to pass.
+    commit_wait: CommitWait,
     log: LogCounters,
     draining: bool,
     requests: u64,
@@ -202,6 +208,7 @@ impl Shard {
             durable_appends: 0,
             unsynced: VecDeque::new(),
             held: VecDeque::new(),
+            commit_wait: CommitWait::default(),
             log: LogCounters { left_bytes: u64::MAX, ..LogCounters::default() },
             draining: false,
             requests: 0,
@@ -223,7 +230,7 @@ impl Shard {
 
     /// Whether nobody waits for an answer.
     pub fn is_idle(&self) -> bool {
-        self.replicas.values().all(|replica| replica.is_idle())
+        self.commit_wait.is_empty() && self.replicas.values().all(|replica| replica.is_idle())
     }
 
     /// Whether the shard's replicas take part.
@@ -393,6 +400,10 @@ impl Shard {
             let message = |(to, body)| (to, PeerMessage { session, sent_ts, body });
             out.sends.extend(sends.into_iter().map(message));
         }
+        if self.config.fault != Some(TestFault::NoCommitWait) {
+            self.commit_wait.pass(&mut out.replies, now);
+            out.wake_after_us = self.commit_wait.next_us(now);
+        }
         out
     }
 
@@ -431,7 +442,7 @@ impl Shard {
     }
 
     /// The state of the shard.
-    pub fn status(&self) -> ShardStatus {
+    pub fn status(&self, now: Now) -> ShardStatus {
         let ranges =
             self.replicas.values().map(|replica| replica.group.status(&replica.descriptor));
         ShardStatus {
@@ -442,6 +453,7 @@ impl Shard {
             log_bytes: self.log.bytes,
             log_left_bytes: self.log.left_bytes,
             requests: self.requests,
+            clock_bound_us: now.wall.bound_us(),
             clock_rejections: self.clock_rejections,
             ranges: ranges.collect(),
         }
@@ -450,7 +462,7 @@ impl Shard {
     /// Carries out a request, or says at once what becomes of it.
     fn serve(&mut self, asker: Asker, operation: Operation, now: Now) -> Result<(), Outcome> {
         match operation {
-            Operation::Status => return Err(Outcome::Status(self.status().to_bytes())),
+            Operation::Status => return Err(Outcome::Status(self.status(now).to_bytes())),
             _ if self.draining => return Err(Outcome::Rejected(Rejection::Draining)),
             Operation::RangeMap => {
                 let topology = Topology {
@@ -467,6 +479,12 @@ impl Shard {
         }
         if !matches!(operation, Operation::Get { .. }) {
             self.check_log_room()?;
+        }
+        if now.wall.bound_us() > self.config.max_offset_us {
+            return Err(Outcome::Rejected(Rejection::ClockUncertain));
+        }
+        if self.commit_wait.is_full() {
+            return Err(Outcome::Rejected(Rejection::Overloaded));
         }
         let served = match operation {
             Operation::Put { range, command } => {

@@ -86,7 +86,7 @@ impl StateMachine {
 pub(crate) fn settled(verdict: Verdict) -> Option<Outcome> {
     match verdict {
         Verdict::New => None,
-        Verdict::Committed(commit_ts) => Some(Outcome::Committed { commit_ts }),
+        Verdict::Committed(commit_ts) => Some(Outcome::Committed { commit_ts, waited_us: 0 }),
         Verdict::Expired => Some(Outcome::Rejected(Rejection::Expired)),
         Verdict::Reused => Some(Outcome::Rejected(Rejection::IdReused)),
         Verdict::Full => Some(Outcome::Rejected(Rejection::TooManySessions)),
@@ -113,5 +113,5 @@ fn apply_put(
     outcomes.record(put.txn, put.settled_below, fingerprint, commit_ts);
     let keep_from_ts = commit_ts.saturating_sub_us(RETENTION_US).min(protected_ts);
     store.put(put.key, commit_ts, put.value, keep_from_ts);
-    Outcome::Committed { commit_ts }
+    Outcome::Committed { commit_ts, waited_us: 0 }
 }

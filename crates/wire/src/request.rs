@@ -98,6 +98,8 @@ pub enum Outcome {
     Committed {
         /// The timestamp of its version.
         commit_ts: Timestamp,
+        /// How long the answer waited for the timestamp to pass, in microseconds.
+        waited_us: u32,
     },
     /// The value of the key, with the timestamp of its version.
     Value(Option<(Timestamp, Bytes)>),
@@ -171,6 +173,10 @@ pub enum Rejection {
     /// caught up. Nothing happened; retry later.
     #[error("the replicas can't be changed now: another change is under way, or one lags behind")]
     NotNow,
+    /// The node's clock is not right to within the bound that the cluster needs; retry at another
+    /// node, or when the clock is synchronised. Nothing happened.
+    #[error("the node's clock is not trusted: check its synchronisation")]
+    ClockUncertain,
 }
 
 impl Rejection {
@@ -184,6 +190,7 @@ impl Rejection {
             | Self::Unknown
             | Self::WrongRange
             | Self::NotNow
+            | Self::ClockUncertain
             | Self::LogFull
             | Self::TooManySessions => true,
             Self::KeySize { .. }
@@ -307,13 +314,25 @@ impl Decode for ReplicaChange {
     }
 }
 
+impl Outcome {
+    /// The timestamp of what whoever gets this answer comes to know.
+    pub fn visible_ts(&self) -> Option<Timestamp> {
+        match self {
+            Self::Committed { commit_ts, .. } => Some(*commit_ts),
+            Self::Value(found) => found.as_ref().map(|(version_ts, _)| *version_ts),
+            _ => None,
+        }
+    }
+}
+
 impl Encode for Response {
     fn encode(&self, out: &mut BytesMut) {
         out.put_u64_le(self.request_id);
         match &self.outcome {
-            Outcome::Committed { commit_ts } => {
+            Outcome::Committed { commit_ts, waited_us } => {
                 out.put_u8(1);
                 out.put_u64_le(commit_ts.to_bits());
+                out.put_u32_le(*waited_us);
             }
             Outcome::Value(None) => out.put_u8(2),
             Outcome::Value(Some((version_ts, value))) => {
@@ -342,7 +361,10 @@ impl Decode for Response {
     fn decode(reader: &mut Reader) -> Result<Self, WireError> {
         let request_id = reader.u64()?;
         let outcome = match reader.u8()? {
-            1 => Outcome::Committed { commit_ts: Timestamp::from_bits(reader.u64()?) },
+            1 => Outcome::Committed {
+                commit_ts: Timestamp::from_bits(reader.u64()?),
+                waited_us: reader.u32()?,
+            },
             2 => Outcome::Value(None),
             3 => {
                 let version_ts = Timestamp::from_bits(reader.u64()?);
@@ -385,6 +407,7 @@ impl Encode for Rejection {
             Self::TooManySessions => out.put_u8(13),
             Self::InvalidChange => out.put_u8(14),
             Self::NotNow => out.put_u8(15),
+            Self::ClockUncertain => out.put_u8(16),
         }
     }
 }
@@ -407,6 +430,7 @@ impl Decode for Rejection {
             13 => Self::TooManySessions,
             14 => Self::InvalidChange,
             15 => Self::NotNow,
+            16 => Self::ClockUncertain,
             tag => return Err(WireError::UnknownTag { what: "rejection", tag }),
         })
     }
@@ -477,10 +501,11 @@ mod tests {
             Rejection::TooManySessions,
             Rejection::InvalidChange,
             Rejection::NotNow,
+            Rejection::ClockUncertain,
         ];
         let ts = Timestamp::from_physical_us(5);
         let outcomes = [
-            Outcome::Committed { commit_ts: ts },
+            Outcome::Committed { commit_ts: ts, waited_us: 7 },
             Outcome::Value(None),
             Outcome::Value(Some((ts, Bytes::from_static(b"v")))),
             Outcome::RangeMap(Bytes::from_static(b"m")),

@@ -31,6 +31,8 @@ pub struct ShardStatus {
     pub log_left_bytes: u64,
     /// Requests answered since the start.
     pub requests: u64,
+    /// The wall clock is right to within so many microseconds, as far as the node knows.
+    pub clock_bound_us: u64,
     /// Messages dropped because their sender's clock was too far ahead.
     pub clock_rejections: u64,
     /// The replicas on this shard.

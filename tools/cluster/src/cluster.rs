@@ -10,7 +10,9 @@ use std::{
 };
 
 use palisade_client::{Client, ClientError, ClientOptions, Mode, NodeId, RangeStatus, Role};
-use palisade_server::{ClockConfig, Config, FaultConfig, LogConfig, ModeConfig, NodeConfig};
+use palisade_server::{
+    ClockConfig, ClockSourceConfig, Config, FaultConfig, LogConfig, ModeConfig, NodeConfig,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use thiserror::Error;
@@ -22,6 +24,10 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a node may take to drain.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How far the clock is trusted: all nodes read that of this machine, and the threads of one machine
+/// see it alike to within a microsecond or so.
+const SHARED_CLOCK_BOUND_US: u64 = 50;
 
 /// What cluster to start.
 #[derive(Clone, Debug)]
@@ -41,7 +47,7 @@ pub struct ClusterOptions {
     pub data_dir: Option<PathBuf>,
     /// The log of each shard.
     pub log: LogConfig,
-    /// The clocks.
+    /// The clocks: one and the same, in fact.
     pub clock: ClockConfig,
 }
 
@@ -56,7 +62,11 @@ impl ClusterOptions {
             ranges_per_mode: 6,
             data_dir: None,
             log: LogConfig::default(),
-            clock: ClockConfig::default(),
+            clock: ClockConfig {
+                source: ClockSourceConfig::Fixed,
+                bound_us: SHARED_CLOCK_BOUND_US,
+                ..ClockConfig::default()
+            },
         }
     }
 }

@@ -11,4 +11,6 @@ mod ports;
 
 pub use cluster::{Cluster, ClusterError, ClusterOptions};
 pub use cpu::{CpuMeter, own_cpu_us};
-pub use palisade_server::{ClockConfig, FaultConfig, LogBackend, LogConfig, ModeConfig};
+pub use palisade_server::{
+    ClockConfig, ClockSourceConfig, FaultConfig, LogBackend, LogConfig, ModeConfig,
+};

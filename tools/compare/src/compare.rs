@@ -73,6 +73,7 @@ pub async fn compare(
         value_bytes: options.value_bytes,
         keys: options.keys,
         read_percent: options.read_percent,
+        clock_bound_us: Some(options.cluster.clock.bound_us),
     };
     let results = Results {
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),

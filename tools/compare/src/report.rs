@@ -144,6 +144,12 @@ fn facts(results: &Results) -> Vec<(&'static str, String)> {
         ("Keys", count(f64::from(settings.keys))),
         ("Value size", format!("{} bytes", count(settings.value_bytes as f64))),
         ("Reads", format!("{} %", settings.read_percent)),
+        (
+            "Clocks",
+            settings.clock_bound_us.map_or("unknown".to_owned(), |bound_us| {
+                format!("one for all nodes, trusted to within {bound_us} µs")
+            }),
+        ),
         ("Cores", machine.cores.to_string()),
         ("Kernel", machine.kernel.clone()),
         ("File system", machine.file_system.clone()),

@@ -52,6 +52,9 @@ pub struct Settings {
     pub keys: u32,
     /// Share of reads among the operations, in percent.
     pub read_percent: u32,
+    /// How far the nodes trust their clock, which is one and the same, in microseconds; none where
+    /// the servers were not started for the run.
+    pub clock_bound_us: Option<u64>,
 }
 
 /// What the load does in a run.
@@ -119,6 +122,8 @@ pub struct Run {
     pub latency_us: Latency,
     /// Latency of puts alone, in microseconds.
     pub put_latency_us: Latency,
+    /// What of the commit wait replication did not hide, of the puts, in microseconds.
+    pub commit_wait_us: Latency,
     /// Latency of gets alone, in microseconds; none where the workload has no gets.
     pub get_latency_us: Option<Latency>,
     /// Longest time without a successful put on any one range, in milliseconds.
@@ -330,6 +335,7 @@ pub(crate) mod sample {
             retries: 0,
             latency_us: latency,
             put_latency_us: latency,
+            commit_wait_us: Latency::default(),
             get_latency_us: Some(latency),
             unavailable_ms: 340.0,
             killed: (phase == Phase::Kill).then_some(Kill { node: 2, at_s: 1.0 }),
@@ -368,6 +374,7 @@ pub(crate) mod sample {
                 value_bytes: 128,
                 keys: 1000,
                 read_percent: 50,
+                clock_bound_us: Some(50),
             },
             runs,
         }

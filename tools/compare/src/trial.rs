@@ -175,6 +175,7 @@ pub async fn run_trial(servers: Servers, trial: &Trial) -> Result<Finished, Tria
         retries: client.stats().retries - retries_before,
         latency_us: latency(measured.latency_us),
         put_latency_us: latency(measured.put_latency_us),
+        commit_wait_us: latency(measured.commit_wait_us),
         get_latency_us: measured.get_latency_us.map(latency),
         unavailable_ms: measured.longest_gap.map_or(0.0, |gap| gap.as_secs_f64() * 1_000.0),
         killed: killed.get(),

@@ -59,6 +59,8 @@ pub struct Measured {
     pub latency_us: Percentiles,
     /// Latency of the puts.
     pub put_latency_us: Percentiles,
+    /// What of the commit wait replication did not hide, of the puts.
+    pub commit_wait_us: Percentiles,
     /// Latency of the gets, if there were any.
     pub get_latency_us: Option<Percentiles>,
     /// The longest time without a successful put on any one range, if there were puts.
@@ -74,6 +76,7 @@ pub(crate) struct Recorder {
     begin_ns: Option<u64>,
     end_ns: Option<u64>,
     puts: Histogram<u64>,
+    waits: Histogram<u64>,
     gets: Histogram<u64>,
     errors: u64,
     /// When a put last succeeded on each range, and the longest time that none did.
@@ -89,6 +92,7 @@ impl Recorder {
             begin_ns: None,
             end_ns: None,
             puts: histogram(),
+            waits: histogram(),
             gets: histogram(),
             errors: 0,
             last_put_ns: vec![0; ranges],
@@ -107,6 +111,14 @@ impl Recorder {
         self.end_ns = Some(now_ns);
         for last_ns in &self.last_put_ns {
             self.longest_gap_ns = self.longest_gap_ns.max(now_ns.saturating_sub(*last_ns));
+        }
+    }
+
+    /// Notes how long the answer to a put waited for its timestamp to pass.
+    pub(crate) fn waited(&mut self, waited: Duration) {
+        if self.begin_ns.is_some() && self.end_ns.is_none() {
+            let waited_us = u64::try_from(waited.as_micros()).unwrap_or(MAX_LATENCY_US);
+            self.waits.saturating_record(waited_us.min(MAX_LATENCY_US));
         }
     }
 
@@ -156,6 +168,7 @@ impl Recorder {
             errors: self.errors,
             latency_us: percentiles(&all),
             put_latency_us: percentiles(&self.puts),
+            commit_wait_us: percentiles(&self.waits),
             get_latency_us: (!self.gets.is_empty()).then(|| percentiles(&self.gets)),
             longest_gap: (!self.puts.is_empty()).then(|| Duration::from_nanos(self.longest_gap_ns)),
             series: series.collect(),

@@ -49,7 +49,10 @@ impl Shared {
         let start_ns = self.now_ns();
         let result = self.client.put(self.keys.key(key), self.value(value)).await;
         let outcome = match &result {
-            Ok(_) => Outcome::Ok,
+            Ok(committed) => {
+                self.recorder.borrow_mut().waited(committed.waited);
+                Outcome::Ok
+            }
             Err(error) => failure(error),
         };
         self.ended(process, key, Action::Write(value), outcome, start_ns, since_ns)

@@ -1,6 +1,7 @@
 //! Clients: one operation at a time each, tried until it is answered or given up.
 
 use bytes::Bytes;
+use palisade_clock::Timestamp;
 use palisade_control::{RangeDescriptor, RangeMap};
 use palisade_history::{Action, Operation as Recorded, Outcome as Known};
 use palisade_shard::ConnectionId;
@@ -9,7 +10,11 @@ use palisade_wire::{
     SessionId, TxnId,
 };
 
-use crate::parameters::{Parameters, stream};
+use crate::{
+    Violation,
+    invariants::{ExternalConsistency, named},
+    parameters::{Parameters, stream},
+};
 
 /// An attempt without an answer is followed by another after this.
 const ATTEMPT_US: u64 = 300_000;
@@ -39,6 +44,7 @@ pub(crate) struct Clients {
     next_process: u32,
     stopped: bool,
     history: Vec<Recorded>,
+    timestamps: ExternalConsistency,
     /// Writes that are settled: sent again now and then, to no effect.
     old: Vec<(usize, PutCommand)>,
 }
@@ -72,6 +78,8 @@ struct Current {
     /// The value of a put.
     value: Option<u64>,
     start_us: u64,
+    /// The largest timestamp that anybody knew of then.
+    known_ts: Timestamp,
     first_request: u64,
     /// Whether an attempt may have taken effect.
     may_have_run: bool,
@@ -116,6 +124,7 @@ impl Clients {
             next_process: parameters.clients,
             stopped: false,
             history: Vec::new(),
+            timestamps: ExternalConsistency::default(),
             old: Vec::new(),
         }
     }
@@ -161,8 +170,15 @@ impl Clients {
         let client = &mut self.clients[at];
         client.sequence += 1;
         let first_request = client.next_request;
-        client.current =
-            Some(Current { key, value, start_us: now_us, first_request, may_have_run: false });
+        let known_ts = self.timestamps.known_ts();
+        client.current = Some(Current {
+            key,
+            value,
+            start_us: now_us,
+            known_ts,
+            first_request,
+            may_have_run: false,
+        });
     }
 
     fn command(&self, at: usize) -> Option<PutCommand> {
@@ -220,15 +236,17 @@ impl Clients {
         connection: ConnectionId,
         response: Response,
         out: &mut Vec<ClientSend>,
-    ) {
+    ) -> Result<(), Violation> {
         let at = usize::try_from(connection.0).expect("clients are few");
         let Response { request_id, outcome } = response;
         let client = &mut self.clients[at];
-        let Some(current) = &client.current else { return };
+        let Some(current) = &client.current else { return Ok(()) };
         if request_id < current.first_request || request_id >= client.next_request {
             // Of an earlier operation.
-            return;
+            return Ok(());
         }
+        let checked = self.timestamps.check(&outcome, current.known_ts);
+        named(ExternalConsistency::NAME, checked)?;
         let place = self.keys[current.key].1;
         match (outcome, current.value) {
             (Outcome::Committed { .. }, Some(value)) => {
@@ -255,6 +273,7 @@ impl Clients {
             }
             (outcome, _) => unreachable!("{outcome:?} answers no put and no get"),
         }
+        Ok(())
     }
 
     fn finish(&mut self, at: usize, now_us: u64, action: Action, outcome: Known) {

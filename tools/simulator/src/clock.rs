@@ -2,12 +2,16 @@
 
 use palisade_clock::{Interval, Now};
 
+use crate::Parameters;
+
 /// True time 0 is this wall time, in microseconds since the Unix epoch.
 const EPOCH_US: u64 = 1_700_000_000_000_000;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     bound_us: u64,
+    /// By how much more than that it may be wrong.
+    lie_us: u64,
     /// Parts of a million by which the monotonic clock runs fast (or slow, if negative).
     drift_ppm: i64,
     /// What the monotonic clock showed at true time 0.
@@ -17,10 +21,15 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    pub(crate) fn new(bound_us: u64, drift_ppm: u64, random: &mut fastrand::Rng) -> Self {
-        let most = i64::try_from(drift_ppm).expect("it is a small number");
-        let mut clock =
-            Self { bound_us, drift_ppm: random.i64(-most..=most), start_us: 0, offset_us: 0 };
+    pub(crate) fn new(parameters: &Parameters, random: &mut fastrand::Rng) -> Self {
+        let most = i64::try_from(parameters.drift_ppm).expect("it is a small number");
+        let mut clock = Self {
+            bound_us: parameters.clock_bound_us,
+            lie_us: parameters.clock_lie_us,
+            drift_ppm: random.i64(-most..=most),
+            start_us: 0,
+            offset_us: 0,
+        };
         clock.reboot(random);
         clock.jump(random);
         clock
@@ -31,9 +40,9 @@ impl Clock {
         self.start_us = random.u64(1..1_000_000_000_000);
     }
 
-    /// The wall clock is set, within its bound.
+    /// The wall clock is set, within its bound, if that is no lie.
     pub(crate) fn jump(&mut self, random: &mut fastrand::Rng) {
-        let bound = i64::try_from(self.bound_us).expect("it is a small number");
+        let bound = i64::try_from(self.bound_us + self.lie_us).expect("it is a small number");
         self.offset_us = random.i64(-bound..=bound);
     }
 

@@ -72,7 +72,7 @@ impl Node {
         };
         Self {
             id,
-            clock: Clock::new(parameters.clock_bound_us, parameters.drift_ppm, random),
+            clock: Clock::new(parameters, random),
             shards: (0..parameters.shards).map(slot).collect(),
             life: 0,
             running: false,
@@ -151,7 +151,7 @@ fn shard_config(
         cluster_id: 1,
         nodes: (0..parameters.nodes).map(address).collect(),
         ranges: ranges.clone(),
-        max_offset_us: 2 * parameters.clock_bound_us,
+        max_offset_us: 2 * (parameters.clock_bound_us + parameters.clock_lie_us),
         random_seed: stream(parameters.seed, &name).u64(..),
         checkpoint_bytes: parameters.checkpoint_bytes,
         max_message_bytes: parameters.max_message_bytes,

@@ -104,6 +104,8 @@ pub struct Parameters {
     pub sync_us: u64,
     /// A wall clock is right to within this.
     pub clock_bound_us: u64,
+    /// By up to this it is wrong beyond that: the bound is a lie.
+    pub clock_lie_us: u64,
     /// Monotonic clocks run wrong by up to this, in parts of a million.
     pub drift_ppm: u64,
 
@@ -165,7 +167,9 @@ impl Parameters {
             duplication: if calm_network { 0 } else { random.u32(0..800) },
             stale: if calm_network { 0 } else { random.u32(0..2_000) },
             sync_us: random.u64(30..10_000),
-            clock_bound_us: random.u64(50..250_000),
+            // As many small ones as large ones: they make other things slow.
+            clock_bound_us: 50 << random.u32(0..13),
+            clock_lie_us: 0,
             drift_ppm: random.u64(0..500),
             clients: if crowded { random.u32(6..=12) } else { random.u32(1..=6) },
             keys: if crowded { random.u32(1..=3) } else { random.u32(1..=24) },
@@ -264,11 +268,11 @@ impl fmt::Display for Parameters {
             self.think_us / 1_000,
             self.timeout_us / 1_000
         )?;
-        if self.planted.is_some() || self.trust_damage || self.cut_early {
+        if self.planted.is_some() || self.trust_damage || self.cut_early || self.clock_lie_us > 0 {
             write!(
                 f,
-                "\nplanted: {:?}, damage trusted: {}, logs cut early: {}",
-                self.planted, self.trust_damage, self.cut_early
+                "\nplanted: {:?}, damage trusted: {}, logs cut early: {}, clocks wrong by {} us",
+                self.planted, self.trust_damage, self.cut_early, self.clock_lie_us
             )?;
         }
         Ok(())

@@ -74,6 +74,7 @@ enum Event {
     Tick { node: usize, life: u32 },
     Turn { node: usize, slot: usize, life: u32 },
     Synced { node: usize, slot: usize, life: u32 },
+    Wake { node: usize, slot: usize, life: u32 },
     Peer { from: PeerAddress, to: PeerAddress, message: Box<PeerMessage> },
     Request { to: PeerAddress, connection: ConnectionId, request: Box<Request> },
     Reply { from: PeerAddress, connection: ConnectionId, response: Box<Response> },
@@ -158,6 +159,12 @@ impl World {
         match event {
             Event::Tick { node, life } => self.tick(node, life),
             Event::Turn { node, slot, life } => self.turn(node, slot, life),
+            Event::Wake { node, slot, life } => {
+                let at = &self.nodes[node];
+                if at.running && at.life == life {
+                    self.turn_soon(node, slot);
+                }
+            }
             Event::Synced { node, slot, life } => self.synced(node, slot, life),
             Event::Peer { from, to, message } => self.arrive(from, to, *message),
             Event::Request { to, connection, request } => {
@@ -168,7 +175,11 @@ impl World {
                     self.answers.push((connection, *response));
                 } else {
                     let mut sends = Vec::new();
-                    self.clients.reply(self.now_us, from, connection, *response, &mut sends);
+                    let checked =
+                        self.clients.reply(self.now_us, from, connection, *response, &mut sends);
+                    if let Err(violation) = checked {
+                        self.violation.get_or_insert(violation);
+                    }
                     self.send_requests(sends);
                     self.wake_clients();
                 }
@@ -296,7 +307,11 @@ impl World {
     }
 
     fn carry_out(&mut self, node: usize, slot: usize, effects: ShardEffects) {
-        let ShardEffects { appends, sends, replies, installs } = effects;
+        let ShardEffects { appends, sends, replies, installs, wake_after_us } = effects;
+        if let Some(us) = wake_after_us {
+            let life = self.nodes[node].life;
+            self.schedule(self.now_us + us, Event::Wake { node, slot, life });
+        }
         let from = self.nodes[node].shards[slot].at;
         let now_us = self.now_us;
         for (range, append) in &appends {

@@ -11,16 +11,25 @@ use palisade_simulator::{Parameters, Trace, simulate};
 const MAX_SEEDS: u64 = 2_000;
 
 fn is_caught(name: &str, plant: impl Fn(&mut Parameters)) {
+    is_caught_as(name, "", plant);
+}
+
+/// By something whose name holds `invariant`.
+fn is_caught_as(name: &str, invariant: &str, plant: impl Fn(&mut Parameters)) {
     for seed in 0..MAX_SEEDS {
         let mut parameters = Parameters::draw(seed);
         plant(&mut parameters);
         if let Err(failure) = simulate(&parameters, Trace::Off) {
+            assert!(failure.violation.invariant.contains(invariant), "{failure}");
             println!("{name}: seed {seed}: {}", failure.violation);
             return;
         }
     }
     panic!("{name}: not caught within {MAX_SEEDS} seeds");
 }
+
+/// What breaks when timestamps do not tell the order.
+const ORDER: &str = "commits are ordered";
 
 fn fault_is_caught(fault: TestFault) {
     is_caught(&format!("{fault:?}"), |parameters| parameters.planted = Some(fault));
@@ -103,6 +112,17 @@ fn reads_that_are_stale() {
 #[test]
 fn entries_that_are_forgotten() {
     fault_is_caught(TestFault::ForgetOnRestart { entries: 1 });
+}
+
+#[test]
+fn answers_that_do_not_wait() {
+    let plant = |parameters: &mut Parameters| parameters.planted = Some(TestFault::NoCommitWait);
+    is_caught_as("no commit wait", ORDER, plant);
+}
+
+#[test]
+fn a_clock_bound_that_is_a_lie() {
+    is_caught_as("clocks beyond their bound", ORDER, |parameters| parameters.clock_lie_us = 50_000);
 }
 
 #[test]

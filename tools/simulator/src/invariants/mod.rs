@@ -3,6 +3,7 @@
 mod chain_prefix;
 mod durability;
 mod election_safety;
+mod external_consistency;
 mod leader_completeness;
 mod lease_exclusivity;
 mod log_matching;
@@ -25,6 +26,7 @@ use crate::Parameters;
 use chain_prefix::ChainPrefix;
 use durability::Durability;
 use election_safety::ElectionSafety;
+pub(crate) use external_consistency::ExternalConsistency;
 use leader_completeness::LeaderCompleteness;
 use lease_exclusivity::LeaseExclusivity;
 use log_matching::LogMatching;
@@ -192,7 +194,7 @@ fn has_changed(before: &Observation, view: &ReplicaView<'_>) -> bool {
         || last_term(before.log.mark(last)) != view.entry(last).map(|entry| entry.term)
 }
 
-fn named(invariant: &'static str, checked: Result<(), String>) -> Result<(), Violation> {
+pub(crate) fn named(invariant: &'static str, checked: Result<(), String>) -> Result<(), Violation> {
     checked.map_err(|detail| Violation { invariant, detail })
 }
 
