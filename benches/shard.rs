@@ -9,8 +9,8 @@ use palisade_clock::{Interval, Now};
 use palisade_control::Bootstrap;
 use palisade_shard::{ConnectionId, Input, Recovered, Shard, ShardConfig};
 use palisade_wire::{
-    Mode, NodeId, Operation, Outcome, PeerAddress, PutCommand, RangeId, Request, SessionId,
-    ShardId, TxnId,
+    CommitRequest, Mode, NodeId, Operation, Outcome, PeerAddress, RangeId, Request, SessionId,
+    ShardId, TxnId, Write,
 };
 
 /// Requests that one turn takes in.
@@ -49,10 +49,18 @@ impl Bench {
         bench
     }
 
+    /// Time passes.
+    fn advance(&mut self, us: u64) {
+        self.now.monotonic_us += us;
+        self.now.wall = Interval::around(1_000_000 + self.now.monotonic_us, 10);
+    }
+
     /// Ends a turn, makes its writes durable, and returns how many requests were answered well.
     fn turn(&mut self) -> usize {
         let mut answered = 0;
         for _ in 0..2 {
+            // So that nothing waits for its timestamp to pass.
+            self.advance(30);
             let effects = self.shard.end_turn(self.now);
             self.appends += effects.appends.len() as u64;
             self.shard.step(Input::Durable { appends: self.appends }, self.now);
@@ -71,17 +79,17 @@ impl Bench {
     }
 
     fn put_batch(&mut self) {
-        self.now.monotonic_us += 1_000;
-        self.now.wall = Interval::around(1_000_000 + self.now.monotonic_us, 10);
+        self.advance(1_000);
         for _ in 0..BATCH {
             self.sequence += 1;
-            let command = PutCommand {
+            let value = Some(Bytes::from_static(&[7; 256]));
+            let request = CommitRequest {
                 txn: TxnId { session: SessionId(1), sequence: self.sequence },
                 settled_below: self.sequence.saturating_sub(BATCH),
-                key: key(self.sequence),
-                value: Bytes::from_static(&[7; 256]),
+                conditions: Vec::new(),
+                writes: vec![Write { key: key(self.sequence), value }],
             };
-            self.request(Operation::Put { range: RangeId(1), command });
+            self.request(Operation::Commit { range: RangeId(1), request });
         }
         assert_eq!(self.turn(), BATCH as usize);
     }

@@ -5,7 +5,9 @@ use std::{net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use futures_lite::future::block_on;
 
-use crate::{Client, ClientError, ClientOptions, Committed, Versioned};
+use palisade_wire::Expected;
+
+use crate::{Client, ClientError, ClientOptions, Commit, Committed, Versioned};
 
 /// A [`Client`] whose calls block the calling thread. Not for use inside an executor.
 #[derive(Clone, Debug)]
@@ -32,6 +34,35 @@ impl BlockingClient {
         value: impl Into<Bytes>,
     ) -> Result<Committed, ClientError> {
         block_on(self.client.put(key, value))
+    }
+
+    /// See [`Client::insert`].
+    pub fn insert(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<Committed, ClientError> {
+        block_on(self.client.insert(key, value))
+    }
+
+    /// See [`Client::compare_and_set`].
+    pub fn compare_and_set(
+        &self,
+        key: impl Into<Bytes>,
+        expected: Expected,
+        value: impl Into<Bytes>,
+    ) -> Result<Committed, ClientError> {
+        block_on(self.client.compare_and_set(key, expected, value))
+    }
+
+    /// See [`Client::delete`].
+    pub fn delete(&self, key: impl Into<Bytes>) -> Result<Committed, ClientError> {
+        block_on(self.client.delete(key))
+    }
+
+    /// See [`Client::commit`].
+    pub fn commit(&self, commit: Commit) -> Result<Committed, ClientError> {
+        block_on(self.client.commit(commit))
     }
 
     /// See [`Client::get`].

@@ -13,12 +13,13 @@ use bytes::Bytes;
 use palisade_clock::Timestamp;
 use palisade_control::{Change, Topology};
 use palisade_wire::{
-    NodeStatus, Outcome, PeerAddress, Rejection, ShardId, ShardStatus, check_key, check_value,
+    CommitRequest, Expected, NodeStatus, Outcome, PeerAddress, Rejection, SessionId, ShardId,
+    ShardStatus, TxnId, check_key,
 };
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    ClientError,
+    ClientError, Commit,
     driver::{self, Call, Command},
 };
 
@@ -106,13 +107,49 @@ impl Client {
         key: impl Into<Bytes>,
         value: impl Into<Bytes>,
     ) -> Result<Committed, ClientError> {
-        let (key, value) = (key.into(), value.into());
-        check_key(&key).map_err(ClientError::Rejected)?;
-        check_value(&value).map_err(ClientError::Rejected)?;
-        match self.call(Call::Put { key, value }).await? {
+        self.commit(Commit::new().put(key, value)).await
+    }
+
+    /// Writes a key that has no value yet, or fails with [`ClientError::ConditionFailed`].
+    pub async fn insert(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<Committed, ClientError> {
+        let key = key.into();
+        self.commit(Commit::new().expect(key.clone(), Expected::Absent).put(key, value)).await
+    }
+
+    /// Writes a key if it is as expected, or fails with [`ClientError::ConditionFailed`].
+    pub async fn compare_and_set(
+        &self,
+        key: impl Into<Bytes>,
+        expected: Expected,
+        value: impl Into<Bytes>,
+    ) -> Result<Committed, ClientError> {
+        let key = key.into();
+        self.commit(Commit::new().expect(key.clone(), expected).put(key, value)).await
+    }
+
+    /// Deletes a key, whether or not it has a value.
+    pub async fn delete(&self, key: impl Into<Bytes>) -> Result<Committed, ClientError> {
+        self.commit(Commit::new().delete(key)).await
+    }
+
+    /// Makes several changes together or not at all. All keys must lie in one range.
+    pub async fn commit(&self, commit: Commit) -> Result<Committed, ClientError> {
+        let Commit { conditions, writes } = commit;
+        let txn = TxnId { session: SessionId(0), sequence: 0 };
+        let request = CommitRequest { txn, settled_below: 0, conditions, writes };
+        request.check().map_err(ClientError::Rejected)?;
+        let CommitRequest { conditions, writes, .. } = request;
+        match self.call(Call::Commit { conditions, writes }).await? {
             Outcome::Committed { commit_ts, waited_us } => {
                 let waited = Duration::from_micros(u64::from(waited_us));
                 Ok(Committed { commit_ts, waited })
+            }
+            Outcome::ConditionFailed { condition, .. } => {
+                Err(ClientError::ConditionFailed { condition: usize::from(condition) })
             }
             other => Err(unexpected(&other)),
         }
@@ -123,8 +160,8 @@ impl Client {
         let key = key.into();
         check_key(&key).map_err(ClientError::Rejected)?;
         match self.call(Call::Get { key }).await? {
-            Outcome::Value(found) => {
-                Ok(found.map(|(version_ts, value)| Versioned { value, version_ts }))
+            Outcome::Value { version_ts, value } => {
+                Ok(value.map(|value| Versioned { value, version_ts }))
             }
             other => Err(unexpected(&other)),
         }

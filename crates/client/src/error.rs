@@ -24,6 +24,15 @@ pub enum ClientError {
     /// The cluster refused for good.
     #[error("the request was refused: {0}")]
     Rejected(Rejection),
+    /// A condition did not hold: nothing was changed.
+    #[error("condition {condition} of the commit does not hold: nothing was changed")]
+    ConditionFailed {
+        /// Which, counted from 0.
+        condition: usize,
+    },
+    /// The keys of a commit lie in more than one range. Nothing was done. Not retryable.
+    #[error("the keys of the commit lie in several ranges: make it several commits")]
+    SeveralRanges,
     /// None of the addresses answers as a node of the cluster. Retryable.
     #[error(
         "no node of the cluster answers at {addresses}: check the addresses, and that the nodes run"
@@ -50,7 +59,10 @@ impl ClientError {
         match self {
             Self::Deadline { .. } | Self::Unreachable { .. } | Self::NodeDown => true,
             Self::Rejected(rejection) => rejection.is_retryable(),
-            Self::Protocol(_) | Self::Closed => false,
+            Self::ConditionFailed { .. }
+            | Self::SeveralRanges
+            | Self::Protocol(_)
+            | Self::Closed => false,
         }
     }
 
@@ -60,7 +72,10 @@ impl ClientError {
             Self::Deadline { outcome_unknown, .. } => *outcome_unknown,
             Self::Rejected(rejection) => rejection.is_outcome_unknown(),
             Self::Closed | Self::Protocol(_) => true,
-            Self::Unreachable { .. } | Self::NodeDown => false,
+            Self::ConditionFailed { .. }
+            | Self::SeveralRanges
+            | Self::Unreachable { .. }
+            | Self::NodeDown => false,
         }
     }
 }

@@ -23,16 +23,18 @@
 
 mod blocking;
 mod client;
+mod commit;
 mod driver;
 mod error;
 
 pub use blocking::BlockingClient;
 pub use bytes::Bytes;
 pub use client::{Client, ClientOptions, ClientStats, Committed, Versioned};
+pub use commit::Commit;
 pub use error::ClientError;
 pub use palisade_clock::Timestamp;
 pub use palisade_control::{Change, RangeDescriptor, RangeMap, Topology};
 pub use palisade_wire::{
-    MAX_KEY_BYTES, MAX_VALUE_BYTES, Mode, NodeId, NodeStatus, PeerAddress, RangeId, RangeStatus,
-    Rejection, Role, ShardId, ShardStatus,
+    Expected, MAX_COMMIT_BYTES, MAX_COMMIT_PARTS, MAX_KEY_BYTES, MAX_VALUE_BYTES, Mode, NodeId,
+    NodeStatus, PeerAddress, RangeId, RangeStatus, Rejection, Role, ShardId, ShardStatus,
 };

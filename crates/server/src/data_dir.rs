@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use crate::Config;
 
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 
 /// What a data directory says of itself.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -128,12 +128,13 @@ mod tests {
     #[test]
     fn answers_leave_once_what_they_tell_has_passed_and_say_how_long_they_waited() {
         let mut wait = CommitWait::default();
-        let value = Some((Timestamp::from_physical_us(1_005), Bytes::new()));
+        let value =
+            |us, value| Outcome::Value { version_ts: Timestamp::from_physical_us(us), value };
         let mut replies = vec![
             committed(1, 1_010),
             answer(2, Outcome::ControlDone),
-            answer(3, Outcome::Value(value)),
-            answer(4, Outcome::Value(None)),
+            answer(3, value(1_005, Some(Bytes::new()))),
+            answer(4, value(900, None)),
             committed(5, 980),
         ];
         wait.pass(&mut replies, now(50, 1_000));

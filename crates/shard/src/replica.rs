@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use palisade_clock::{Hlc, Now};
+use palisade_clock::{Hlc, Interval, Now};
 use palisade_control::RangeDescriptor;
 use palisade_replication::{
     After, Append, Context, Effects, Entry, EntryKind, Refusal, Revocation, Send, SnapshotPart,
 };
 use palisade_txn::CommitCommand;
 use palisade_wire::{
-    Outcome, PeerAddress, PutCommand, Rejection, ReplicaChange, Response, check_key, check_value,
+    CommitRequest, Outcome, PeerAddress, Rejection, ReplicaChange, Response, check_key,
 };
 
 use crate::{
@@ -127,27 +127,26 @@ impl Replica {
         self.digest
     }
 
-    /// Orders a write, or says at once why not.
-    pub(crate) fn put(
+    /// Orders a commit, or says at once why not.
+    pub(crate) fn commit(
         &mut self,
         asker: Asker,
-        put: PutCommand,
+        request: CommitRequest,
         hlc: &mut Hlc,
         now: Now,
         cx: Context<'_>,
     ) -> Result<(), Outcome> {
-        check_key(&put.key).map_err(Outcome::Rejected)?;
-        check_value(&put.value).map_err(Outcome::Rejected)?;
-        if !self.descriptor.holds(&put.key) {
+        request.check().map_err(Outcome::Rejected)?;
+        if !request.keys().all(|key| self.descriptor.holds(key)) {
             return Err(Outcome::Rejected(Rejection::WrongRange));
         }
         let proposed_ts = hlc.tick_commit(now.wall);
         if self.group.orders_writes()
-            && let Some(outcome) = settled(self.state.look_up(&put, proposed_ts))
+            && let Some(outcome) = settled(self.state.look_up(&request, proposed_ts))
         {
             return Err(outcome);
         }
-        self.propose(asker, || CommitCommand { proposed_ts, put }.to_payload(), cx)
+        self.propose(asker, || CommitCommand { proposed_ts, request }.to_payload(), cx)
     }
 
     /// Orders a payload, or says at once why not.
@@ -198,8 +197,9 @@ impl Replica {
     }
 
     /// Time has passed.
-    pub(crate) fn tick(&mut self, cx: Context<'_>) {
+    pub(crate) fn tick(&mut self, cx: Context<'_>, wall: Interval) {
         self.group.tick(cx);
+        self.state.collect(wall, self.snapshots.protected_ts());
         for (to, message) in self.snapshots.tick(cx.now_us) {
             self.send_snapshot(to, message, After::Nothing);
         }
@@ -207,7 +207,10 @@ impl Replica {
 
     /// Whether time must be told.
     pub(crate) fn wants_ticks(&self, cx: Context<'_>) -> bool {
-        self.wants_checkpoint() || self.snapshots.is_sending() || self.group.wants_ticks(cx)
+        self.wants_checkpoint()
+            || self.snapshots.is_sending()
+            || self.state.has_garbage()
+            || self.group.wants_ticks(cx)
     }
 
     /// Whether a part of a checkpoint is to be written.

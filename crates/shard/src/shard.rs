@@ -342,7 +342,7 @@ impl Shard {
         self.was_admitted = true;
         let cx = Context { now_us: now.monotonic_us, peers: &self.peers };
         for range in &self.touched {
-            self.replicas.get_mut(range).expect("only replicas are touched").tick(cx);
+            self.replicas.get_mut(range).expect("only replicas are touched").tick(cx, now.wall);
         }
         self.ticked = true;
     }
@@ -487,9 +487,9 @@ impl Shard {
             return Err(Outcome::Rejected(Rejection::Overloaded));
         }
         let served = match operation {
-            Operation::Put { range, command } => {
+            Operation::Commit { range, request } => {
                 self.with_replica(range, now, |replica, hlc, cx| {
-                    replica.put(asker, command, hlc, now, cx)
+                    replica.commit(asker, request, hlc, now, cx)
                 })
             }
             Operation::Get { range, key } => {

@@ -3,10 +3,11 @@
 //! The problem: a snapshot must be of one moment, but writing it takes many turns, in which entries
 //! are applied. The naive way, copying everything at once, stops the core for as long as that
 //! takes. Here the reader notes the timestamp of the last version at its start and reads, some keys
-//! each turn, what was there at that timestamp; versions are kept for it meanwhile. What is not
-//! versioned (the outcomes) is small, and copied at the start.
+//! each turn, what was there at that timestamp; versions are kept for it meanwhile. Earlier ones are
+//! left out: whoever restores this reads from that timestamp on. What is not versioned (the
+//! outcomes) is small, and copied at the start.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, ops::Bound};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use palisade_clock::Timestamp;
@@ -32,8 +33,8 @@ pub(crate) struct StateReader {
     at_ts: Timestamp,
     /// Whole items that come before the keys.
     items: VecDeque<Bytes>,
-    /// The last key read, and its last version.
-    read: Option<(Bytes, Timestamp)>,
+    /// The last key read.
+    read: Option<Bytes>,
     keys_left: bool,
 }
 
@@ -82,22 +83,18 @@ impl StateReader {
     }
 
     fn read_keys(&mut self, store: &Store, part: &mut BytesMut) {
-        let read = self.read.take();
-        let from = read.as_ref().map(|(key, _)| &key[..]);
-        for (key, versions) in store.keys_from(from, self.at_ts) {
-            for (ts, value) in versions {
-                if read.as_ref().is_some_and(|(last, last_ts)| last == key && ts <= *last_ts) {
-                    continue;
-                }
-                part.put_u8(VERSION);
-                key.encode(part);
-                part.put_u64_le(ts.to_bits());
-                value.encode(part);
-                if part.len() >= PART_BYTES {
-                    // One key may have more versions than a part has room for.
-                    self.read = Some((key.clone(), ts));
-                    return;
-                }
+        let after = self.read.take();
+        let after = after.as_ref().map_or(Bound::Unbounded, |key| Bound::Excluded(&key[..]));
+        let span = (after, Bound::Unbounded);
+        let keys = store.scan(span, self.at_ts).expect("versions are kept for this reader");
+        for (key, ts, value) in keys {
+            part.put_u8(VERSION);
+            key.encode(part);
+            part.put_u64_le(ts.to_bits());
+            value.encode(part);
+            if part.len() >= PART_BYTES {
+                self.read = Some(key.clone());
+                return;
             }
         }
         self.keys_left = false;
@@ -158,7 +155,8 @@ impl StateBuilder {
 
     /// The state, the digest of its commands, and the timestamp of its last version.
     pub(crate) fn finish(self) -> (StateMachine, u32, Timestamp) {
-        let Self { store, outcomes, map, digest, last_ts } = self;
+        let Self { mut store, outcomes, map, digest, last_ts } = self;
+        store.restored(last_ts);
         let state = match map {
             Some(map) => StateMachine::Control(map),
             None => StateMachine::Keys { store, outcomes },
@@ -171,54 +169,30 @@ impl StateBuilder {
 mod tests {
     use palisade_clock::{Hlc, Interval};
     use palisade_txn::CommitCommand;
-    use palisade_wire::{PutCommand, SessionId, TxnId};
+    use palisade_wire::{CommitRequest, Outcome, SessionId, TxnId, Write};
 
     use super::*;
 
     fn put(state: &mut StateMachine, hlc: &mut Hlc, sequence: u64, protected_ts: Timestamp) {
-        let put = PutCommand {
+        let key = Bytes::from(format!("key {:03}", sequence % 300));
+        // Some are deleted, and are there again later, or not.
+        let value = (sequence % 7 > 0).then(|| vec![sequence as u8; 3_000].into());
+        let request = CommitRequest {
             txn: TxnId { session: SessionId(sequence % 5), sequence },
             settled_below: 0,
-            key: Bytes::from(format!("key {:03}", sequence % 300)),
-            value: Bytes::from(vec![sequence as u8; 3_000]),
+            conditions: Vec::new(),
+            writes: vec![Write { key, value }],
         };
         let proposed_ts = hlc.tick(Interval::around(sequence * 100_000, 0));
-        state.apply(CommitCommand { proposed_ts, put }.to_payload(), hlc, protected_ts);
+        state.apply(CommitCommand { proposed_ts, request }.to_payload(), hlc, protected_ts);
     }
 
-    fn values(state: &StateMachine) -> Vec<palisade_wire::Outcome> {
-        (0..300).map(|key| state.get(format!("key {key:03}").as_bytes(), false)).collect()
-    }
-
-    /// A key that was written ten thousand times in a second made one part of all its versions, and
-    /// the log stopped the node.
-    #[test]
-    fn no_part_is_much_larger_than_the_others() {
-        let (mut state, mut hlc) = (StateMachine::keys(), Hlc::new(0));
-        for sequence in 1..=200 {
-            let put = PutCommand {
-                txn: TxnId { session: SessionId(1), sequence },
-                settled_below: sequence,
-                key: Bytes::from_static(b"key"),
-                value: Bytes::from(vec![sequence as u8; 50_000]),
-            };
-            let proposed_ts = hlc.tick(Interval::around(sequence, 0));
-            let payload = CommitCommand { proposed_ts, put }.to_payload();
-            state.apply(payload, &mut hlc, Timestamp::MAX);
-        }
-        let mut reader = StateReader::new(&state, 0, false);
-        let mut builder = StateBuilder::new();
-        loop {
-            let (part, last) = reader.next_part(&state);
-            assert!(part.len() <= PART_BYTES + 60_000, "a part of {} bytes", part.len());
-            builder.push(part).unwrap();
-            if last {
-                break;
-            }
-        }
-        let (StateMachine::Keys { store, .. }, ..) = builder.finish() else { panic!("keys") };
-        let versions = store.keys_from(None, Timestamp::MAX).map(|(_, versions)| versions.count());
-        assert_eq!(versions.collect::<Vec<_>>(), [200]);
+    fn values(state: &StateMachine) -> Vec<Option<Bytes>> {
+        let get = |key: u32| match state.get(format!("key {key:03}").as_bytes(), false) {
+            Outcome::Value { value, .. } => value,
+            other => panic!("{other:?}"),
+        };
+        (0..300).map(get).collect()
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! What committed entries are applied to.
 
 use bytes::Bytes;
-use palisade_clock::{Hlc, Timestamp};
+use palisade_clock::{Hlc, Interval, Timestamp};
 use palisade_control::{Change, RangeDescriptor, RangeMap};
 use palisade_storage::Store;
-use palisade_txn::{CommitCommand, OutcomeTable, Verdict};
-use palisade_wire::{Outcome, PutCommand, Rejection};
+use palisade_txn::{CommitCommand, OutcomeTable, Settled, Verdict};
+use palisade_wire::{CommitRequest, Condition, Expected, Outcome, Rejection, Write};
 
 /// How long a version outlives the one that replaced it.
 const RETENTION_US: u64 = 1_000_000;
+
+/// Writes of which a tick collects what they replaced, at most.
+const COLLECT_WRITES: usize = 1024;
 
 /// The state of a range.
 #[derive(Debug)]
@@ -34,7 +37,7 @@ impl StateMachine {
     ) -> (Outcome, Option<RangeDescriptor>) {
         match self {
             Self::Keys { store, outcomes } => {
-                (apply_put(store, outcomes, payload, hlc, protected_ts), None)
+                (apply_commit(store, outcomes, payload, hlc, protected_ts), None)
             }
             Self::Control(map) => {
                 let change =
@@ -55,11 +58,11 @@ impl StateMachine {
         }
     }
 
-    /// What is known already of a write that is about to be proposed.
-    pub(crate) fn look_up(&self, put: &PutCommand, now_ts: Timestamp) -> Verdict {
+    /// What is known already of a commit that is about to be proposed.
+    pub(crate) fn look_up(&self, request: &CommitRequest, now_ts: Timestamp) -> Verdict {
         match self {
             Self::Keys { outcomes, .. } => {
-                outcomes.look_up(put.txn, CommitCommand::fingerprint(put), now_ts)
+                outcomes.look_up(request.txn, CommitCommand::fingerprint(request), now_ts)
             }
             Self::Control(_) => Verdict::New,
         }
@@ -70,15 +73,30 @@ impl StateMachine {
         let Self::Keys { store, .. } = self else {
             return Outcome::Rejected(Rejection::WrongRange);
         };
-        let newest = store.get(key, Timestamp::MAX);
-        let found = match newest {
-            Some((ts, _)) if stale => {
-                let before = Timestamp::from_bits(ts.to_bits() - 1);
-                store.get(key, before).or(newest)
-            }
-            newest => newest,
+        let newest = store.newest(key);
+        let before = Timestamp::from_bits(newest.ts.to_bits().saturating_sub(1));
+        let found = match store.get(key, before) {
+            Ok(Some(version)) if stale => version,
+            _ => newest,
         };
-        Outcome::Value(found.map(|(ts, value)| (ts, value.clone())))
+        Outcome::Value { version_ts: found.ts, value: found.value.cloned() }
+    }
+
+    /// Drops versions that are old enough, of so many writes at most.
+    pub(crate) fn collect(&mut self, now: Interval, protected_ts: Timestamp) {
+        if let Self::Keys { store, .. } = self {
+            let old_ts =
+                Timestamp::from_physical_us(now.earliest_us).saturating_sub_us(RETENTION_US);
+            store.collect(old_ts.min(protected_ts), COLLECT_WRITES);
+        }
+    }
+
+    /// Whether there will be something to collect.
+    pub(crate) fn has_garbage(&self) -> bool {
+        match self {
+            Self::Keys { store, .. } => store.has_garbage(),
+            Self::Control(_) => false,
+        }
     }
 }
 
@@ -86,14 +104,19 @@ impl StateMachine {
 pub(crate) fn settled(verdict: Verdict) -> Option<Outcome> {
     match verdict {
         Verdict::New => None,
-        Verdict::Committed(commit_ts) => Some(Outcome::Committed { commit_ts, waited_us: 0 }),
+        Verdict::Settled(Settled::Committed(commit_ts)) => {
+            Some(Outcome::Committed { commit_ts, waited_us: 0 })
+        }
+        Verdict::Settled(Settled::Failed { condition, as_of_ts }) => {
+            Some(Outcome::ConditionFailed { condition, as_of_ts })
+        }
         Verdict::Expired => Some(Outcome::Rejected(Rejection::Expired)),
         Verdict::Reused => Some(Outcome::Rejected(Rejection::IdReused)),
         Verdict::Full => Some(Outcome::Rejected(Rejection::TooManySessions)),
     }
 }
 
-fn apply_put(
+fn apply_commit(
     store: &mut Store,
     outcomes: &mut OutcomeTable,
     payload: Bytes,
@@ -101,17 +124,39 @@ fn apply_put(
     protected_ts: Timestamp,
 ) -> Outcome {
     let command = CommitCommand::from_payload(payload).expect("only whole commands are proposed");
-    let CommitCommand { proposed_ts, put } = command;
+    let CommitCommand { proposed_ts, request } = command;
     // Whoever ordered this may not have known the range's last timestamp yet.
     let commit_ts = proposed_ts.max(store.last_ts().next());
-    let fingerprint = CommitCommand::fingerprint(&put);
-    if let Some(outcome) = settled(outcomes.look_up(put.txn, fingerprint, commit_ts)) {
+    let fingerprint = CommitCommand::fingerprint(&request);
+    let CommitRequest { txn, settled_below, conditions, writes } = request;
+    if let Some(outcome) = settled(outcomes.look_up(txn, fingerprint, commit_ts)) {
         return outcome;
     }
     // What is committed was accepted by a majority's clocks, or by the whole chain's.
     hlc.recover(commit_ts);
-    outcomes.record(put.txn, put.settled_below, fingerprint, commit_ts);
-    let keep_from_ts = commit_ts.saturating_sub_us(RETENTION_US).min(protected_ts);
-    store.put(put.key, commit_ts, put.value, keep_from_ts);
+    if let Some(at) = conditions.iter().position(|condition| !holds(store, condition)) {
+        let condition = u16::try_from(at).expect("conditions are counted by a u16");
+        let as_of_ts = store.last_ts();
+        let failed = Settled::Failed { condition, as_of_ts };
+        outcomes.record(txn, settled_below, fingerprint, failed, commit_ts);
+        return Outcome::ConditionFailed { condition, as_of_ts };
+    }
+    outcomes.record(txn, settled_below, fingerprint, Settled::Committed(commit_ts), commit_ts);
+    store.begin(commit_ts);
+    // As much is collected as is written, and a little more.
+    let collect = 2 * writes.len() + 2;
+    for Write { key, value } in writes {
+        store.write(key, value);
+    }
+    store.collect(commit_ts.saturating_sub_us(RETENTION_US).min(protected_ts), collect);
     Outcome::Committed { commit_ts, waited_us: 0 }
+}
+
+fn holds(store: &Store, condition: &Condition) -> bool {
+    let found = store.newest(&condition.key);
+    match &condition.expected {
+        Expected::Absent => found.value.is_none(),
+        Expected::Value(value) => found.value == Some(value),
+        Expected::Version(ts) => found.value.is_some() && found.ts == *ts,
+    }
 }

@@ -9,7 +9,8 @@ use palisade_shard::{
     ConnectionId, Input, LogCounters, Recovered, Shard, ShardConfig, ShardEffects,
 };
 use palisade_wire::{
-    Mode, NodeId, Operation, PeerAddress, PutCommand, RangeId, Request, SessionId, ShardId, TxnId,
+    CommitRequest, Mode, NodeId, Operation, PeerAddress, RangeId, Request, SessionId, ShardId,
+    TxnId, Write,
 };
 
 /// A shard that is a cluster by itself, and whose log is always durable.
@@ -53,13 +54,14 @@ impl Alone {
     }
 
     fn put(&mut self, sequence: u64, value_bytes: usize) {
-        let command = PutCommand {
+        let key = Bytes::from(format!("key{sequence}"));
+        let commit = CommitRequest {
             txn: TxnId { session: SessionId(1), sequence },
             settled_below: sequence,
-            key: Bytes::from(format!("key{sequence}")),
-            value: Bytes::from(vec![7; value_bytes]),
+            conditions: Vec::new(),
+            writes: vec![Write { key, value: Some(vec![7; value_bytes].into()) }],
         };
-        let operation = Operation::Put { range: RangeId(1), command };
+        let operation = Operation::Commit { range: RangeId(1), request: commit };
         let request = Request { request_id: sequence, operation };
         self.shard.step(Input::Request { connection: ConnectionId(1), request }, self.now);
     }

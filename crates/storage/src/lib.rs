@@ -3,13 +3,18 @@
 //! Invariants:
 //! - The versions of a key lie in the order of their timestamps, and a version is never written
 //!   below one that is there already.
-//! - A read at a timestamp not below the retention horizon sees exactly what was newest then.
+//! - A read at a timestamp not below the horizon sees exactly what was newest then; below it, a read
+//!   is refused, because what it would see may have been collected.
+//! - What is collected is what no read at or above the horizon can see: nothing else, and, in time,
+//!   all of it.
 //!
 //! Knows nothing of logs or replication: what is applied here is committed.
 //!
-//! Left out so far: deletes, scans, checkpoints, data larger than memory, and collection of
-//! versions of keys that are not written again.
+//! Left out so far: deletes of whole ranges, and data larger than memory.
 
+mod bounds;
 mod store;
+mod versions;
 
-pub use store::Store;
+pub use bounds::prefix;
+pub use store::{Collected, Store, Version};

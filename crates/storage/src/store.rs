@@ -2,24 +2,42 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    ops::Bound,
+    ops::{Bound, RangeBounds},
 };
 
 use bytes::Bytes;
 use palisade_clock::Timestamp;
+use thiserror::Error;
+
+use crate::versions::Versions;
 
 /// An ordered map from keys to versions.
 #[derive(Debug, Default)]
 pub struct Store {
     keys: BTreeMap<Bytes, Versions>,
     last_ts: Timestamp,
+    horizon_ts: Timestamp,
+    /// Writes that left something to collect, in their order: once the horizon reaches them.
+    replaced: VecDeque<(Timestamp, Bytes)>,
 }
 
-#[derive(Debug)]
-struct Versions {
-    newest: (Timestamp, Bytes),
-    /// Those before it, oldest first.
-    older: VecDeque<(Timestamp, Bytes)>,
+/// A version of a key, as a read sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version<'a> {
+    /// When it was written.
+    pub ts: Timestamp,
+    /// The value, or `None` if that was a delete.
+    pub value: Option<&'a Bytes>,
+}
+
+/// A read was of a time of which not all is kept any more. Retryable at a later timestamp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a read at {at_ts} is below {horizon_ts}, from where on versions are kept")]
+pub struct Collected {
+    /// What was asked for.
+    pub at_ts: Timestamp,
+    /// The earliest time that can be read.
+    pub horizon_ts: Timestamp,
 }
 
 impl Store {
@@ -33,83 +51,126 @@ impl Store {
         self.last_ts
     }
 
-    /// Keys that have a version.
+    /// The earliest time that can be read.
+    pub fn horizon_ts(&self) -> Timestamp {
+        self.horizon_ts
+    }
+
+    /// Keys of which anything is kept.
     pub fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// Whether no key has a version.
+    /// Whether nothing is kept.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// Adds a version. Versions of this key that no read at or above `keep_from_ts` can see are
-    /// dropped.
-    pub fn put(&mut self, key: Bytes, ts: Timestamp, value: Bytes, keep_from_ts: Timestamp) {
-        assert!(ts > self.last_ts, "version {ts} was written after {}", self.last_ts);
+    /// Moves on to a timestamp, for the writes of one transaction: above all those before.
+    pub fn begin(&mut self, ts: Timestamp) {
+        assert!(ts > self.last_ts, "a transaction at {ts} was applied after {}", self.last_ts);
         self.last_ts = ts;
+    }
+
+    /// Writes a version of a key, or its delete if there is no value, at the timestamp begun. The
+    /// last write of a key in a transaction is the one that counts.
+    pub fn write(&mut self, key: Bytes, value: Option<Bytes>) {
+        let ts = self.last_ts;
         match self.keys.get_mut(&key) {
+            // Nothing was there.
+            None if value.is_none() => {}
             None => {
-                let versions = Versions { newest: (ts, value), older: VecDeque::new() };
-                self.keys.insert(key, versions);
+                // A copy: the key outlives the value, whose memory it may share.
+                let key = Bytes::copy_from_slice(&key);
+                self.keys.insert(key, Versions::new((ts, value)));
+            }
+            Some(versions) if versions.newest.0 == ts => {
+                if value.is_none() {
+                    self.replaced.push_back((ts, key));
+                }
+                versions.newest.1 = value;
             }
             Some(versions) => {
-                let before = std::mem::replace(&mut versions.newest, (ts, value));
-                versions.older.push_back(before);
-                versions.drop_before(keep_from_ts);
+                versions.push((ts, value));
+                self.replaced.push_back((ts, key));
             }
         }
     }
 
-    /// Adds a version found in a snapshot, which lists those of a key from the oldest on.
+    /// Raises the horizon, but not beyond the last write: what is written next may be older than the
+    /// caller thinks, and reads at the horizon must not change any more. Drops what can't be seen any more, of so many writes at most. Returns
+    /// whether there is more to do.
+    pub fn collect(&mut self, horizon_ts: Timestamp, max_writes: usize) -> bool {
+        self.horizon_ts = self.horizon_ts.max(horizon_ts.min(self.last_ts));
+        for _ in 0..max_writes {
+            let due = self.replaced.pop_front_if(|(ts, _)| *ts <= self.horizon_ts);
+            let Some((_, key)) = due else { return false };
+            if self.keys.get_mut(&key).is_some_and(|versions| versions.collect(self.horizon_ts)) {
+                self.keys.remove(&key);
+            }
+        }
+        self.replaced.front().is_some_and(|(ts, _)| *ts <= self.horizon_ts)
+    }
+
+    /// Adds a key found in a snapshot.
     pub fn restore(&mut self, key: Bytes, ts: Timestamp, value: Bytes) {
-        self.last_ts = self.last_ts.max(ts);
-        match self.keys.get_mut(&key) {
-            None => {
-                self.keys.insert(key, Versions { newest: (ts, value), older: VecDeque::new() });
-            }
-            Some(versions) => {
-                assert!(ts > versions.newest.0, "a snapshot lists versions out of order");
-                versions.older.push_back(std::mem::replace(&mut versions.newest, (ts, value)));
-            }
-        }
+        self.keys.insert(key, Versions::new((ts, Some(value))));
     }
 
-    /// Keys from `from` on, or all, in order, each with its versions at or below a timestamp, from
-    /// the oldest on.
-    pub fn keys_from(
-        &self,
-        from: Option<&[u8]>,
-        at_ts: Timestamp,
-    ) -> impl Iterator<Item = (&Bytes, impl Iterator<Item = (Timestamp, &Bytes)>)> {
-        let from = from.map_or(Bound::Unbounded, Bound::Included);
-        let keys = self.keys.range::<[u8], _>((from, Bound::Unbounded));
-        keys.map(move |(key, versions)| {
-            let all = versions.older.iter().chain([&versions.newest]);
-            let seen = all.filter(move |(ts, _)| *ts <= at_ts);
-            (key, seen.map(|(ts, value)| (*ts, value)))
+    /// To be called when everything was restored that was there after the last write.
+    pub fn restored(&mut self, last_ts: Timestamp) {
+        (self.last_ts, self.horizon_ts) = (last_ts, last_ts);
+    }
+
+    /// Whether writes have left something that is to be collected in time.
+    pub fn has_garbage(&self) -> bool {
+        !self.replaced.is_empty()
+    }
+
+    /// The newest version of a key. Of one that was never written, or of whose delete nothing is
+    /// kept, that is a delete at the horizon: it can't be later.
+    pub fn newest(&self, key: &[u8]) -> Version<'_> {
+        let absent = Version { ts: self.horizon_ts, value: None };
+        self.keys.get(key).map_or(absent, |versions| {
+            let (ts, value) = &versions.newest;
+            Version { ts: *ts, value: value.as_ref() }
         })
     }
 
-    /// The newest version at or below a timestamp.
-    pub fn get(&self, key: &[u8], at_ts: Timestamp) -> Option<(Timestamp, &Bytes)> {
-        let versions = self.keys.get(key)?;
-        let (ts, value) = &versions.newest;
-        if *ts <= at_ts {
-            return Some((*ts, value));
-        }
-        let (ts, value) = versions.older.iter().rev().find(|(ts, _)| *ts <= at_ts)?;
-        Some((*ts, value))
+    /// The newest version of a key at or below a timestamp.
+    pub fn get(&self, key: &[u8], at_ts: Timestamp) -> Result<Option<Version<'_>>, Collected> {
+        self.check(at_ts)?;
+        let found = self.keys.get(key).and_then(|versions| versions.at(at_ts));
+        Ok(found.map(|(ts, value)| Version { ts: *ts, value: value.as_ref() }))
     }
-}
 
-impl Versions {
-    fn drop_before(&mut self, keep_from_ts: Timestamp) {
-        // The newest version at or below the horizon is what a read at the horizon sees.
-        let next_ts = |versions: &Self| versions.older.get(1).map_or(versions.newest.0, |v| v.0);
-        while !self.older.is_empty() && next_ts(self) <= keep_from_ts {
-            self.older.pop_front();
+    /// The keys of a span that had a value at a timestamp, in order, from either end.
+    pub fn scan(
+        &self,
+        span: impl RangeBounds<[u8]>,
+        at_ts: Timestamp,
+    ) -> Result<impl DoubleEndedIterator<Item = (&Bytes, Timestamp, &Bytes)>, Collected> {
+        self.check(at_ts)?;
+        let bounds = (span.start_bound(), span.end_bound());
+        // The map panics over a span that ends before it begins.
+        let empty = match bounds {
+            (Bound::Included(begin), Bound::Included(end)) => begin > end,
+            (Bound::Included(begin) | Bound::Excluded(begin), Bound::Excluded(end))
+            | (Bound::Excluded(begin), Bound::Included(end)) => begin >= end,
+            _ => false,
+        };
+        let keys = (!empty).then(|| self.keys.range::<[u8], _>(bounds)).into_iter().flatten();
+        Ok(keys.filter_map(move |(key, versions)| {
+            let (ts, value) = versions.at(at_ts)?;
+            Some((key, *ts, value.as_ref()?))
+        }))
+    }
+
+    fn check(&self, at_ts: Timestamp) -> Result<(), Collected> {
+        if at_ts < self.horizon_ts {
+            return Err(Collected { at_ts, horizon_ts: self.horizon_ts });
         }
+        Ok(())
     }
 }
 
@@ -123,44 +184,155 @@ mod tests {
         Timestamp::from_physical_us(us)
     }
 
+    fn value(store: &Store, key: &[u8], us: u64) -> Option<Bytes> {
+        store.get(key, ts(us)).unwrap().and_then(|version| version.value.cloned())
+    }
+
     #[test]
     fn a_read_sees_what_was_newest_at_its_timestamp() {
         let mut store = Store::new();
         let key = Bytes::from_static(b"k");
-        for us in [10, 20, 30] {
-            store.put(key.clone(), ts(us), us.to_string().into(), Timestamp::ZERO);
+        for (us, written) in [(10, Some("10")), (20, None), (30, Some("30"))] {
+            store.begin(ts(us));
+            store.write(key.clone(), written.map(Bytes::from));
         }
-        let seen = |us| store.get(b"k", ts(us)).map(|(_, value)| value.clone());
-        assert_eq!(seen(9), None);
-        assert_eq!(seen(10), Some("10".into()));
-        assert_eq!(seen(29), Some("20".into()));
-        assert_eq!(seen(99), Some("30".into()));
-        assert_eq!(store.get(b"other", Timestamp::MAX), None);
+        assert_eq!(value(&store, b"k", 9), None);
+        assert_eq!(value(&store, b"k", 10), Some("10".into()));
+        assert_eq!(value(&store, b"k", 29), None);
+        assert_eq!(value(&store, b"k", 99), Some("30".into()));
+        assert_eq!(store.get(b"other", Timestamp::MAX), Ok(None));
+        let deleted = store.get(b"k", ts(25)).unwrap().unwrap();
+        assert_eq!((deleted.ts, deleted.value), (ts(20), None));
     }
 
-    /// Against a model that keeps every version for ever.
     #[test]
-    fn reads_at_or_above_the_horizon_are_as_if_nothing_was_dropped() {
+    fn the_last_write_of_a_transaction_counts_and_its_writes_are_seen_together() {
+        let mut store = Store::new();
+        store.begin(ts(5));
+        store.write("a".into(), Some("1".into()));
+        store.write("b".into(), Some("2".into()));
+        store.write("a".into(), Some("3".into()));
+        store.write("b".into(), None);
+        assert_eq!(value(&store, b"a", 5), Some("3".into()));
+        assert_eq!(value(&store, b"b", 5), None);
+        assert_eq!(store.scan(.., ts(4)).unwrap().count(), 0);
+        assert_eq!(store.scan(.., ts(5)).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_read_below_the_horizon_is_refused() {
+        let mut store = Store::new();
+        store.begin(ts(5));
+        store.write("a".into(), Some("1".into()));
+        store.collect(ts(4), 10);
+        let refused = Collected { at_ts: ts(3), horizon_ts: ts(4) };
+        assert_eq!(store.get(b"a", ts(3)), Err(refused));
+        assert_eq!(store.scan(.., ts(3)).err(), Some(refused));
+        assert_eq!(value(&store, b"a", 4), None);
+        // What is written next may be of any time after the last.
+        store.collect(ts(9), 10);
+        assert_eq!(store.horizon_ts(), ts(5));
+        store.begin(ts(6));
+    }
+
+    #[test]
+    fn a_deleted_key_is_gone_once_nobody_can_see_it() {
+        let mut store = Store::new();
+        for (us, written) in [(5, Some("1".into())), (6, None)] {
+            store.begin(ts(us));
+            store.write("a".into(), written);
+        }
+        assert!(!store.collect(ts(5), 10));
+        assert_eq!((store.len(), value(&store, b"a", 5)), (1, Some("1".into())));
+        assert!(!store.collect(ts(6), 10));
+        assert!(store.is_empty());
+    }
+
+    /// One write in a model that keeps every version for ever.
+    type Model = BTreeMap<(u8, u64), Option<String>>;
+
+    fn seen_in(model: &Model, key: u8, at: u64) -> Option<Bytes> {
+        let newest = model.range((key, 0)..=(key, at)).next_back();
+        newest.and_then(|(_, value)| value.clone()).map(Bytes::from)
+    }
+
+    /// Against the model, over snapshots, collections of any size, deletes, and spans of any shape.
+    #[test]
+    fn reads_at_or_above_the_horizon_are_as_if_nothing_was_collected() {
+        const KEYS: u8 = 5;
         let mut random = fastrand::Rng::with_seed(3);
-        for _ in 0..200 {
-            let mut store = Store::new();
-            let mut model: BTreeMap<(u8, u64), String> = BTreeMap::new();
+        for round in 0..300 {
+            let (mut store, mut model) = (Store::new(), Model::new());
             let mut horizon = 0;
-            for us in 1..100 {
-                let key = random.u8(0..4);
+            for us in 1..80 {
+                store.begin(ts(us));
+                for _ in 0..random.usize(1..3) {
+                    let key = random.u8(0..KEYS);
+                    let value = (random.u8(0..3) > 0).then(|| us.to_string());
+                    model.insert((key, us), value.clone());
+                    store.write(Bytes::copy_from_slice(&[key]), value.map(Bytes::from));
+                }
                 horizon = horizon.max(us - random.u64(0..us.min(20)));
-                let value = us.to_string();
-                model.insert((key, us), value.clone());
-                let key = Bytes::copy_from_slice(&[key]);
-                store.put(key, ts(us), value.into(), ts(horizon));
-            }
-            for key in 0..4 {
-                for at in horizon..100 {
-                    let expected = model.range((key, 0)..=(key, at)).next_back();
-                    let seen = store.get(&[key], ts(at)).map(|(_, value)| value.clone());
-                    assert_eq!(seen, expected.map(|(_, value)| value.clone().into()));
+                store.collect(ts(horizon), random.usize(0..4));
+                if random.u8(0..30) == 0 {
+                    store = copy(&store);
+                    horizon = us;
                 }
             }
+            while store.collect(ts(horizon), 1) {}
+            for at in horizon..80 {
+                for key in 0..KEYS {
+                    let expected = seen_in(&model, key, at);
+                    assert_eq!(value(&store, &[key], at), expected, "round {round}: {key} at {at}");
+                }
+                let span = (bound(&mut random), bound(&mut random));
+                let (begin, end) = (as_slice(&span.0), as_slice(&span.1));
+                let scan = || store.scan((begin, end), ts(at)).unwrap();
+                let found: Vec<_> = scan().map(|(key, _, v)| (key[0], v.clone())).collect();
+                let expected: Vec<_> = (0..KEYS)
+                    .filter(|key| RangeBounds::<[u8]>::contains(&(begin, end), &[*key][..]))
+                    .filter_map(|key| Some((key, seen_in(&model, key, at)?)))
+                    .collect();
+                assert_eq!(found, expected, "round {round}: {span:?} at {at}");
+                let mut backward: Vec<_> =
+                    scan().rev().map(|(key, _, v)| (key[0], v.clone())).collect();
+                backward.reverse();
+                assert_eq!(backward, expected);
+            }
+            // All that can be collected is: of each key, what is seen at the horizon, and later.
+            assert!(!store.replaced.iter().any(|(due, _)| *due <= ts(horizon)));
+            let kept = store.keys.values().map(|versions| versions.all().count());
+            let needed = (0..KEYS).map(|key| {
+                let later = model.range((key, horizon + 1)..=(key, u64::MAX)).count();
+                later + usize::from(seen_in(&model, key, horizon).is_some())
+            });
+            assert!(kept.sum::<usize>() <= needed.sum(), "round {round}: too much is kept");
         }
+    }
+
+    fn bound(random: &mut fastrand::Rng) -> Bound<Vec<u8>> {
+        let key = vec![random.u8(0..6)];
+        match random.u8(0..3) {
+            0 => Bound::Unbounded,
+            1 => Bound::Included(key),
+            _ => Bound::Excluded(key),
+        }
+    }
+
+    fn as_slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
+        match bound {
+            Bound::Unbounded => Bound::Unbounded,
+            Bound::Included(key) => Bound::Included(key),
+            Bound::Excluded(key) => Bound::Excluded(key),
+        }
+    }
+
+    fn copy(store: &Store) -> Store {
+        let mut copy = Store::new();
+        for (key, ts, value) in store.scan(.., store.last_ts()).unwrap() {
+            copy.restore(key.clone(), ts, value.clone());
+        }
+        copy.restored(store.last_ts());
+        copy
     }
 }

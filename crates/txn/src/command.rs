@@ -2,42 +2,62 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use palisade_clock::Timestamp;
-use palisade_wire::{Decode, Encode, PutCommand, Reader, WireError};
+use palisade_wire::{CommitRequest, Condition, Decode, Encode, Expected, Reader, WireError, Write};
 
-/// A write with the timestamp that the replica which ordered it proposed.
+/// A commit with the timestamp that the replica which ordered it proposed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommitCommand {
-    /// The version is written at this timestamp, or just above the range's last one if that is
+    /// The versions are written at this timestamp, or just above the range's last one if that is
     /// later.
     pub proposed_ts: Timestamp,
-    /// The write.
-    pub put: PutCommand,
+    /// The writes, and what must hold for them.
+    pub request: CommitRequest,
 }
 
 impl CommitCommand {
     /// The payload of the entry, in memory of its own.
     pub fn to_payload(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(48 + self.put.key.len() + self.put.value.len());
+        let bytes = self.request.writes.iter().map(|write| {
+            16 + write.key.len() + write.value.as_ref().map_or(0, |value| value.len())
+        });
+        let mut out = BytesMut::with_capacity(48 + bytes.sum::<usize>());
         out.put_u64_le(self.proposed_ts.to_bits());
-        self.put.encode(&mut out);
+        self.request.encode(&mut out);
         out.freeze()
     }
 
-    /// Reads a payload; key and value share its memory.
+    /// Tells whether a retry carries the same commit.
+    pub fn fingerprint(request: &CommitRequest) -> u32 {
+        let mut hasher = crc32fast::Hasher::new();
+        let mut hash = |tag: u8, bytes: &[u8]| {
+            hasher.update(&[tag]);
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        for Condition { key, expected } in &request.conditions {
+            hash(0, key);
+            match expected {
+                Expected::Absent => hash(1, &[]),
+                Expected::Value(value) => hash(2, value),
+                Expected::Version(ts) => hash(3, &ts.to_bits().to_le_bytes()),
+            }
+        }
+        for Write { key, value } in &request.writes {
+            hash(4, key);
+            match value {
+                None => hash(5, &[]),
+                Some(value) => hash(6, value),
+            }
+        }
+        hasher.finalize()
+    }
+
+    /// Reads a payload; keys and values share its memory.
     pub fn from_payload(payload: Bytes) -> Result<Self, WireError> {
         let mut reader = Reader::new(payload);
         let proposed_ts = Timestamp::from_bits(reader.u64()?);
-        let put = PutCommand::decode(&mut reader)?;
+        let request = CommitRequest::decode(&mut reader)?;
         reader.finish()?;
-        Ok(Self { proposed_ts, put })
-    }
-
-    /// Tells whether a retry carries the same write.
-    pub fn fingerprint(put: &PutCommand) -> u32 {
-        let mut hasher = crc32fast::Hasher::new();
-        hasher.update(&(put.key.len() as u64).to_le_bytes());
-        hasher.update(&put.key);
-        hasher.update(&put.value);
-        hasher.finalize()
+        Ok(Self { proposed_ts, request })
     }
 }

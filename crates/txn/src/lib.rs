@@ -1,5 +1,5 @@
-//! Transactions, so far of one write: the command that is replicated, and the memory of outcomes
-//! that makes every commit happen once.
+//! Transactions, so far without reads of their own: the command that is replicated, with the writes
+//! and what must hold for them, and the memory of outcomes that makes every commit happen once.
 //!
 //! Invariants:
 //! - A transaction id takes effect at most once, however often it is proposed, by whichever leader.
@@ -13,4 +13,4 @@ mod command;
 mod outcome;
 
 pub use command::CommitCommand;
-pub use outcome::{OutcomeTable, Verdict};
+pub use outcome::{OutcomeTable, Settled, Verdict};

@@ -23,6 +23,9 @@ const MAX_OUTCOMES: usize = 64 * 1024;
 /// A session that wrote nothing for this long may be forgotten. No client retries for so long.
 const IDLE_US: u64 = 600 * 1_000_000;
 
+/// Stands in a piece for the condition that failed: none did.
+const COMMITTED: u16 = u16::MAX;
+
 /// Outcomes by session.
 #[derive(Debug, Default)]
 pub struct OutcomeTable {
@@ -33,15 +36,30 @@ pub struct OutcomeTable {
 struct Session {
     settled_below: u64,
     /// By sequence, rising.
-    outcomes: VecDeque<Committed>,
+    outcomes: VecDeque<Remembered>,
     last_ts: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Committed {
+struct Remembered {
     sequence: u64,
     fingerprint: u32,
-    commit_ts: Timestamp,
+    settled: Settled,
+}
+
+/// How a transaction ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// It is committed.
+    Committed(Timestamp),
+    /// A condition did not hold. That is remembered, too: a late copy of the request could find that
+    /// it holds, after the client was told that nothing would happen.
+    Failed {
+        /// Which.
+        condition: u16,
+        /// The last commit that was looked at.
+        as_of_ts: Timestamp,
+    },
 }
 
 /// What is known of a transaction id.
@@ -49,8 +67,8 @@ struct Committed {
 pub enum Verdict {
     /// Nothing: it may run.
     New,
-    /// It is committed.
-    Committed(Timestamp),
+    /// It has ended.
+    Settled(Settled),
     /// Its session had settled it: it must not run again.
     Expired,
     /// It was used for another write.
@@ -75,7 +93,7 @@ impl OutcomeTable {
             Ok(at) => {
                 let known = session.outcomes[at];
                 if known.fingerprint == fingerprint {
-                    Verdict::Committed(known.commit_ts)
+                    Verdict::Settled(known.settled)
                 } else {
                     Verdict::Reused
                 }
@@ -86,17 +104,18 @@ impl OutcomeTable {
         }
     }
 
-    /// Remembers a commit that [`OutcomeTable::look_up`] called new, and forgets what the session
-    /// has settled.
+    /// Remembers the end of a transaction that [`OutcomeTable::look_up`] called new, and forgets what
+    /// the session has settled.
     pub fn record(
         &mut self,
         txn: TxnId,
         settled_below: u64,
         fingerprint: u32,
-        commit_ts: Timestamp,
+        settled: Settled,
+        now_ts: Timestamp,
     ) {
         if self.sessions.len() >= MAX_SESSIONS && !self.sessions.contains_key(&txn.session) {
-            let idle = self.idle(commit_ts).collect::<Vec<_>>();
+            let idle = self.idle(now_ts).collect::<Vec<_>>();
             assert!(
                 !idle.is_empty(),
                 "a commit of a new session was let in while there was no room"
@@ -108,16 +127,16 @@ impl OutcomeTable {
         let session = self.sessions.entry(txn.session).or_insert_with(|| Session {
             settled_below: 0,
             outcomes: VecDeque::new(),
-            last_ts: commit_ts,
+            last_ts: now_ts,
         });
-        session.last_ts = commit_ts;
+        session.last_ts = now_ts;
         session.settled_below = session.settled_below.max(settled_below);
-        let settled = session.outcomes.partition_point(|o| o.sequence < session.settled_below);
-        session.outcomes.drain(..settled);
-        let committed = Committed { sequence: txn.sequence, fingerprint, commit_ts };
+        let known = session.outcomes.partition_point(|o| o.sequence < session.settled_below);
+        session.outcomes.drain(..known);
+        let remembered = Remembered { sequence: txn.sequence, fingerprint, settled };
         match session.find(txn.sequence) {
-            Ok(_) => unreachable!("{txn:?} is committed twice"),
-            Err(at) => session.outcomes.insert(at, committed),
+            Ok(_) => unreachable!("{txn:?} has ended twice"),
+            Err(at) => session.outcomes.insert(at, remembered),
         }
     }
 
@@ -131,7 +150,12 @@ impl OutcomeTable {
             for outcome in &session.outcomes {
                 out.put_u64_le(outcome.sequence);
                 out.put_u32_le(outcome.fingerprint);
-                out.put_u64_le(outcome.commit_ts.to_bits());
+                let (condition, ts) = match outcome.settled {
+                    Settled::Committed(commit_ts) => (COMMITTED, commit_ts),
+                    Settled::Failed { condition, as_of_ts } => (condition, as_of_ts),
+                };
+                out.put_u16_le(condition);
+                out.put_u64_le(ts.to_bits());
             }
             out.freeze()
         })
@@ -140,18 +164,20 @@ impl OutcomeTable {
     /// Takes in a piece that [`OutcomeTable::to_pieces`] made.
     pub fn restore(&mut self, piece: Bytes) -> Result<(), WireError> {
         const HEAD_BYTES: usize = 24;
-        const OUTCOME_BYTES: usize = 20;
+        const OUTCOME_BYTES: usize = 22;
         let outcomes = piece.len().saturating_sub(HEAD_BYTES) / OUTCOME_BYTES;
         let mut reader = Reader::new(piece);
         let id = SessionId(reader.u64()?);
         let settled_below = reader.u64()?;
         let last_ts = Timestamp::from_bits(reader.u64()?);
         let outcome = |_| {
-            Ok(Committed {
-                sequence: reader.u64()?,
-                fingerprint: reader.u32()?,
-                commit_ts: Timestamp::from_bits(reader.u64()?),
-            })
+            let (sequence, fingerprint) = (reader.u64()?, reader.u32()?);
+            let (condition, ts) = (reader.u16()?, Timestamp::from_bits(reader.u64()?));
+            let settled = match condition {
+                COMMITTED => Settled::Committed(ts),
+                condition => Settled::Failed { condition, as_of_ts: ts },
+            };
+            Ok(Remembered { sequence, fingerprint, settled })
         };
         let outcomes = (0..outcomes).map(outcome).collect::<Result<_, WireError>>()?;
         reader.finish()?;
@@ -190,12 +216,26 @@ mod tests {
         Timestamp::from_physical_us(us)
     }
 
+    fn committed(us: u64) -> Verdict {
+        Verdict::Settled(Settled::Committed(ts(us)))
+    }
+
+    #[test]
+    fn a_failure_is_remembered_too() {
+        let mut table = OutcomeTable::new();
+        let failed = Settled::Failed { condition: 3, as_of_ts: ts(5) };
+        table.record(txn(1, 5), 5, 77, failed, ts(6));
+        let mut restored = OutcomeTable::new();
+        table.to_pieces().for_each(|piece| restored.restore(piece).unwrap());
+        assert_eq!(restored.look_up(txn(1, 5), 77, ts(9)), Verdict::Settled(failed));
+    }
+
     #[test]
     fn a_retry_gets_the_first_outcome_and_another_body_is_told_apart() {
         let mut table = OutcomeTable::new();
         assert_eq!(table.look_up(txn(1, 5), 77, ts(1)), Verdict::New);
-        table.record(txn(1, 5), 5, 77, ts(1));
-        assert_eq!(table.look_up(txn(1, 5), 77, ts(9)), Verdict::Committed(ts(1)));
+        table.record(txn(1, 5), 5, 77, Settled::Committed(ts(1)), ts(1));
+        assert_eq!(table.look_up(txn(1, 5), 77, ts(9)), committed(1));
         assert_eq!(table.look_up(txn(1, 5), 78, ts(9)), Verdict::Reused);
         assert_eq!(table.look_up(txn(2, 5), 78, ts(9)), Verdict::New);
     }
@@ -204,12 +244,12 @@ mod tests {
     fn sequences_may_arrive_out_of_order_and_expire_once_settled() {
         let mut table = OutcomeTable::new();
         for sequence in [3, 1, 2] {
-            table.record(txn(1, sequence), 1, 0, ts(sequence));
+            table.record(txn(1, sequence), 1, 0, Settled::Committed(ts(sequence)), ts(sequence));
         }
-        assert_eq!(table.look_up(txn(1, 1), 0, ts(9)), Verdict::Committed(ts(1)));
-        table.record(txn(1, 4), 3, 0, ts(4));
+        assert_eq!(table.look_up(txn(1, 1), 0, ts(9)), committed(1));
+        table.record(txn(1, 4), 3, 0, Settled::Committed(ts(4)), ts(4));
         assert_eq!(table.look_up(txn(1, 1), 0, ts(9)), Verdict::Expired);
-        assert_eq!(table.look_up(txn(1, 3), 0, ts(9)), Verdict::Committed(ts(3)));
+        assert_eq!(table.look_up(txn(1, 3), 0, ts(9)), committed(3));
         // A late duplicate of something that never reached this range is refused all the same.
         assert_eq!(table.look_up(txn(1, 0), 0, ts(9)), Verdict::Expired);
     }
@@ -218,8 +258,8 @@ mod tests {
     fn pieces_hold_everything() {
         let mut table = OutcomeTable::new();
         for sequence in 1..4 {
-            table.record(txn(1, sequence), 2, 7, ts(sequence));
-            table.record(txn(2, sequence), 0, 7, ts(sequence));
+            table.record(txn(1, sequence), 2, 7, Settled::Committed(ts(sequence)), ts(sequence));
+            table.record(txn(2, sequence), 0, 7, Settled::Committed(ts(sequence)), ts(sequence));
         }
         let mut restored = OutcomeTable::new();
         for piece in table.to_pieces() {
@@ -236,13 +276,19 @@ mod tests {
     fn sessions_are_bounded_and_only_idle_ones_make_room() {
         let mut table = OutcomeTable::new();
         for session in 0..MAX_SESSIONS as u64 {
-            table.record(txn(session, 1), 0, 0, ts(1 + session % 2 * IDLE_US));
+            table.record(
+                txn(session, 1),
+                0,
+                0,
+                Settled::Committed(ts(1 + session % 2 * IDLE_US)),
+                ts(1 + session % 2 * IDLE_US),
+            );
         }
         assert_eq!(table.look_up(txn(u64::MAX, 1), 0, ts(IDLE_US)), Verdict::Full);
         let later = ts(IDLE_US + 2);
         assert_eq!(table.look_up(txn(u64::MAX, 1), 0, later), Verdict::New);
-        table.record(txn(u64::MAX, 1), 0, 0, later);
-        assert_eq!(table.look_up(txn(1, 1), 0, later), Verdict::Committed(ts(1 + IDLE_US)));
+        table.record(txn(u64::MAX, 1), 0, 0, Settled::Committed(later), later);
+        assert_eq!(table.look_up(txn(1, 1), 0, later), committed(1 + IDLE_US));
         assert_eq!(table.sessions.len(), MAX_SESSIONS / 2 + 1);
     }
 }

@@ -21,7 +21,7 @@ use zerocopy::{
 use crate::{MAX_FRAME_BYTES, WireError};
 
 /// The version of the protocol that this build speaks.
-pub const PROTOCOL_VERSION: u8 = 1;
+pub const PROTOCOL_VERSION: u8 = 2;
 
 /// Bytes before the payload.
 pub const FRAME_HEADER_BYTES: usize = size_of::<FrameHeader>();
@@ -186,7 +186,20 @@ mod tests {
     #[test]
     fn a_length_over_the_limit_is_refused_before_anything_is_reserved() {
         let mut decoder = FrameDecoder::default();
-        decoder.buffer().extend_from_slice(&[0, 0, 0, 0, 255, 255, 255, 255, 1, 3, 0, 0]);
+        decoder.buffer().extend_from_slice(&[
+            0,
+            0,
+            0,
+            0,
+            255,
+            255,
+            255,
+            255,
+            PROTOCOL_VERSION,
+            3,
+            0,
+            0,
+        ]);
         assert!(matches!(decoder.next_frame(), Err(WireError::FrameTooLarge { .. })));
     }
 

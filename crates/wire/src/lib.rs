@@ -9,6 +9,7 @@
 //! are defined by the protocols that exchange them; this crate gives them their frame.
 
 mod codec;
+mod commit;
 mod frame;
 mod handshake;
 mod ids;
@@ -17,11 +18,12 @@ mod request;
 mod status;
 
 pub use codec::{Decode, Encode, Reader, WireError, decode_exact};
+pub use commit::{CommitRequest, Condition, Expected, MAX_COMMIT_BYTES, MAX_COMMIT_PARTS, Write};
 pub use frame::{
     FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameKind, PROTOCOL_VERSION, write_frame,
 };
 pub use handshake::{ClientHello, PeerHello, ServerHello};
 pub use ids::{Mode, NodeId, PeerAddress, RangeId, SessionId, ShardId, TxnId};
 pub use limits::{MAX_FRAME_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES, check_key, check_value};
-pub use request::{Operation, Outcome, PutCommand, Rejection, ReplicaChange, Request, Response};
+pub use request::{Operation, Outcome, Rejection, ReplicaChange, Request, Response};
 pub use status::{Admission, NodeStatus, RangeStatus, Role, ShardStatus};

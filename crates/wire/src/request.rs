@@ -5,8 +5,8 @@ use palisade_clock::Timestamp;
 use thiserror::Error;
 
 use crate::{
-    Decode, Encode, MAX_KEY_BYTES, MAX_VALUE_BYTES, PeerAddress, RangeId, Reader, TxnId, WireError,
-    codec::put_bytes,
+    CommitRequest, Decode, Encode, MAX_COMMIT_BYTES, MAX_COMMIT_PARTS, MAX_KEY_BYTES,
+    MAX_VALUE_BYTES, PeerAddress, RangeId, Reader, WireError, codec::put_bytes,
 };
 
 /// A request of a client.
@@ -21,12 +21,12 @@ pub struct Request {
 /// What a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// A durable write of one key.
-    Put {
-        /// The range that holds the key.
+    /// A commit of writes in one range.
+    Commit {
+        /// The range that holds the keys.
         range: RangeId,
-        /// The write.
-        command: PutCommand,
+        /// The writes.
+        request: CommitRequest,
     },
     /// A linearizable read of one key.
     Get {
@@ -68,20 +68,6 @@ pub enum ReplicaChange {
     },
 }
 
-/// A write of one key, with what makes a retry of it harmless.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PutCommand {
-    /// The idempotency key.
-    pub txn: TxnId,
-    /// Below this sequence the session waits for no answer any more, so that their outcomes may
-    /// be forgotten.
-    pub settled_below: u64,
-    /// The key.
-    pub key: Bytes,
-    /// The value.
-    pub value: Bytes,
-}
-
 /// The answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
@@ -101,8 +87,20 @@ pub enum Outcome {
         /// How long the answer waited for the timestamp to pass, in microseconds.
         waited_us: u32,
     },
-    /// The value of the key, with the timestamp of its version.
-    Value(Option<(Timestamp, Bytes)>),
+    /// A condition did not hold: nothing was changed, and never will be under this id.
+    ConditionFailed {
+        /// Which, by its place in the request.
+        condition: u16,
+        /// The last commit that was looked at.
+        as_of_ts: Timestamp,
+    },
+    /// The value of the key, if it has one, with the timestamp of its version or its delete.
+    Value {
+        /// The timestamp; of a key that was never written, or deleted long ago, zero.
+        version_ts: Timestamp,
+        /// The value.
+        value: Option<Bytes>,
+    },
     /// The range map, encoded by the control plane.
     RangeMap(Bytes),
     /// The state of the shard, in postcard.
@@ -154,6 +152,17 @@ pub enum Rejection {
         /// Its length.
         bytes: u32,
     },
+    /// The commit has no parts, too many, or too many bytes. Not retryable: make it several.
+    #[error(
+        "a commit of {parts} parts and {bytes} bytes is not allowed (1 to {MAX_COMMIT_PARTS} \
+         parts, {MAX_COMMIT_BYTES} bytes)"
+    )]
+    CommitSize {
+        /// Conditions and writes.
+        parts: u32,
+        /// Keys and values, in bytes.
+        bytes: u32,
+    },
     /// The key lies outside the range: fetch the range map again. Nothing happened.
     #[error("the key is outside the range")]
     WrongRange,
@@ -195,6 +204,7 @@ impl Rejection {
             | Self::TooManySessions => true,
             Self::KeySize { .. }
             | Self::ValueSize { .. }
+            | Self::CommitSize { .. }
             | Self::Expired
             | Self::IdReused
             | Self::InvalidChange => false,
@@ -207,34 +217,14 @@ impl Rejection {
     }
 }
 
-impl Encode for PutCommand {
-    fn encode(&self, out: &mut BytesMut) {
-        self.txn.encode(out);
-        out.put_u64_le(self.settled_below);
-        put_bytes(out, &self.key);
-        put_bytes(out, &self.value);
-    }
-}
-
-impl Decode for PutCommand {
-    fn decode(reader: &mut Reader) -> Result<Self, WireError> {
-        Ok(Self {
-            txn: TxnId::decode(reader)?,
-            settled_below: reader.u64()?,
-            key: reader.bytes()?,
-            value: reader.bytes()?,
-        })
-    }
-}
-
 impl Encode for Request {
     fn encode(&self, out: &mut BytesMut) {
         out.put_u64_le(self.request_id);
         match &self.operation {
-            Operation::Put { range, command } => {
+            Operation::Commit { range, request } => {
                 out.put_u8(1);
                 out.put_u32_le(range.0);
-                command.encode(out);
+                request.encode(out);
             }
             Operation::Get { range, key } => {
                 out.put_u8(2);
@@ -260,9 +250,9 @@ impl Decode for Request {
     fn decode(reader: &mut Reader) -> Result<Self, WireError> {
         let request_id = reader.u64()?;
         let operation = match reader.u8()? {
-            1 => Operation::Put {
+            1 => Operation::Commit {
                 range: RangeId(reader.u32()?),
-                command: PutCommand::decode(reader)?,
+                request: CommitRequest::decode(reader)?,
             },
             2 => Operation::Get { range: RangeId(reader.u32()?), key: reader.bytes()? },
             3 => Operation::RangeMap,
@@ -319,7 +309,9 @@ impl Outcome {
     pub fn visible_ts(&self) -> Option<Timestamp> {
         match self {
             Self::Committed { commit_ts, .. } => Some(*commit_ts),
-            Self::Value(found) => found.as_ref().map(|(version_ts, _)| *version_ts),
+            Self::ConditionFailed { as_of_ts: ts, .. } | Self::Value { version_ts: ts, .. } => {
+                Some(*ts)
+            }
             _ => None,
         }
     }
@@ -334,11 +326,19 @@ impl Encode for Response {
                 out.put_u64_le(commit_ts.to_bits());
                 out.put_u32_le(*waited_us);
             }
-            Outcome::Value(None) => out.put_u8(2),
-            Outcome::Value(Some((version_ts, value))) => {
+            Outcome::Value { version_ts, value: None } => {
+                out.put_u8(2);
+                out.put_u64_le(version_ts.to_bits());
+            }
+            Outcome::Value { version_ts, value: Some(value) } => {
                 out.put_u8(3);
                 out.put_u64_le(version_ts.to_bits());
                 put_bytes(out, value);
+            }
+            Outcome::ConditionFailed { condition, as_of_ts } => {
+                out.put_u8(8);
+                out.put_u16_le(*condition);
+                out.put_u64_le(as_of_ts.to_bits());
             }
             Outcome::RangeMap(map) => {
                 out.put_u8(4);
@@ -365,11 +365,15 @@ impl Decode for Response {
                 commit_ts: Timestamp::from_bits(reader.u64()?),
                 waited_us: reader.u32()?,
             },
-            2 => Outcome::Value(None),
-            3 => {
-                let version_ts = Timestamp::from_bits(reader.u64()?);
-                Outcome::Value(Some((version_ts, reader.bytes()?)))
-            }
+            2 => Outcome::Value { version_ts: Timestamp::from_bits(reader.u64()?), value: None },
+            3 => Outcome::Value {
+                version_ts: Timestamp::from_bits(reader.u64()?),
+                value: Some(reader.bytes()?),
+            },
+            8 => Outcome::ConditionFailed {
+                condition: reader.u16()?,
+                as_of_ts: Timestamp::from_bits(reader.u64()?),
+            },
             4 => Outcome::RangeMap(reader.bytes()?),
             5 => Outcome::Status(reader.bytes()?),
             6 => Outcome::ControlDone,
@@ -408,6 +412,11 @@ impl Encode for Rejection {
             Self::InvalidChange => out.put_u8(14),
             Self::NotNow => out.put_u8(15),
             Self::ClockUncertain => out.put_u8(16),
+            Self::CommitSize { parts, bytes } => {
+                out.put_u8(17);
+                out.put_u32_le(parts);
+                out.put_u32_le(bytes);
+            }
         }
     }
 }
@@ -431,6 +440,7 @@ impl Decode for Rejection {
             14 => Self::InvalidChange,
             15 => Self::NotNow,
             16 => Self::ClockUncertain,
+            17 => Self::CommitSize { parts: reader.u32()?, bytes: reader.u32()? },
             tag => return Err(WireError::UnknownTag { what: "rejection", tag }),
         })
     }
@@ -439,18 +449,18 @@ impl Decode for Rejection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{NodeId, SessionId, ShardId, decode_exact};
+    use crate::{NodeId, SessionId, ShardId, TxnId, Write, decode_exact};
 
     fn put() -> Request {
         Request {
             request_id: 7,
-            operation: Operation::Put {
+            operation: Operation::Commit {
                 range: RangeId(3),
-                command: PutCommand {
+                request: CommitRequest {
                     txn: TxnId { session: SessionId(u64::MAX), sequence: 9 },
                     settled_below: 4,
-                    key: Bytes::from_static(b"key"),
-                    value: Bytes::from_static(b"value"),
+                    conditions: Vec::new(),
+                    writes: vec![Write { key: "key".into(), value: Some("value".into()) }],
                 },
             },
         }
@@ -502,12 +512,14 @@ mod tests {
             Rejection::InvalidChange,
             Rejection::NotNow,
             Rejection::ClockUncertain,
+            Rejection::CommitSize { parts: 5, bytes: 6 },
         ];
         let ts = Timestamp::from_physical_us(5);
         let outcomes = [
             Outcome::Committed { commit_ts: ts, waited_us: 7 },
-            Outcome::Value(None),
-            Outcome::Value(Some((ts, Bytes::from_static(b"v")))),
+            Outcome::ConditionFailed { condition: 3, as_of_ts: ts },
+            Outcome::Value { version_ts: ts, value: None },
+            Outcome::Value { version_ts: ts, value: Some(Bytes::from_static(b"v")) },
             Outcome::RangeMap(Bytes::from_static(b"m")),
             Outcome::Status(Bytes::from_static(b"s")),
             Outcome::ControlDone,

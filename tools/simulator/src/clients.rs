@@ -6,13 +6,13 @@ use palisade_control::{RangeDescriptor, RangeMap};
 use palisade_history::{Action, Operation as Recorded, Outcome as Known};
 use palisade_shard::ConnectionId;
 use palisade_wire::{
-    Mode, Operation, Outcome, PeerAddress, PutCommand, RangeId, Rejection, Request, Response,
-    SessionId, TxnId,
+    CommitRequest, Condition, Expected, Mode, Operation, Outcome, PeerAddress, RangeId, Rejection,
+    Request, Response, SessionId, TxnId, Write,
 };
 
 use crate::{
     Violation,
-    invariants::{ExternalConsistency, named},
+    invariants::{ExternalConsistency, Pairs, named},
     parameters::{Parameters, stream},
 };
 
@@ -30,6 +30,13 @@ pub(crate) struct ClientSend {
     pub(crate) request: Request,
 }
 
+/// A put of one key, by whoever remembers nothing.
+pub(crate) fn put(range: RangeId, txn: TxnId, key: Bytes, value: Bytes) -> Operation {
+    let writes = vec![Write { key, value: Some(value) }];
+    let request = CommitRequest { txn, settled_below: 0, conditions: Vec::new(), writes };
+    Operation::Commit { range, request }
+}
+
 #[derive(Debug)]
 pub(crate) struct Clients {
     random: fastrand::Rng,
@@ -44,15 +51,21 @@ pub(crate) struct Clients {
     next_process: u32,
     stopped: bool,
     history: Vec<Recorded>,
+    operations: u64,
     timestamps: ExternalConsistency,
+    /// By range.
+    pairs: Vec<Pairs>,
+    pair_percent: u32,
     /// Writes that are settled: sent again now and then, to no effect.
-    old: Vec<(usize, PutCommand)>,
+    old: Vec<(usize, CommitRequest)>,
 }
 
 /// A range, as the clients know it.
 #[derive(Debug)]
 struct Range {
     range: RangeId,
+    /// The first key that lies in it.
+    start: Vec<u8>,
     mode: Mode,
     epoch: u64,
     members: Vec<PeerAddress>,
@@ -72,11 +85,30 @@ struct Client {
     is_stubborn: bool,
 }
 
+/// What an operation is about.
+#[derive(Clone, Copy, Debug)]
+enum Task {
+    /// One of the keys: what is seen must be linearizable.
+    Register {
+        key: usize,
+        /// The value of a put.
+        value: Option<u64>,
+    },
+    /// The two keys of a range that change together.
+    Pair { place: usize, known_ts: Timestamp, action: PairAction },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum PairAction {
+    /// Reads the first or the second.
+    Read { second: bool },
+    /// Writes or deletes both, on the condition that they were not changed since, or on none.
+    Write { value: Option<u64>, expected: Option<Timestamp> },
+}
+
 #[derive(Debug)]
 struct Current {
-    key: usize,
-    /// The value of a put.
-    value: Option<u64>,
+    task: Task,
     start_us: u64,
     /// The largest timestamp that anybody knew of then.
     known_ts: Timestamp,
@@ -91,6 +123,7 @@ impl Clients {
         let keyed = &ranges.ranges()[1..];
         let of = |descriptor: &RangeDescriptor| Range {
             range: descriptor.range,
+            start: descriptor.start.clone(),
             mode: descriptor.mode,
             epoch: descriptor.epoch,
             members: descriptor.members.clone(),
@@ -124,7 +157,10 @@ impl Clients {
             next_process: parameters.clients,
             stopped: false,
             history: Vec::new(),
+            operations: 0,
             timestamps: ExternalConsistency::default(),
+            pairs: keyed.iter().map(|_| Pairs::default()).collect(),
+            pair_percent: parameters.pair_percent,
             old: Vec::new(),
         }
     }
@@ -161,45 +197,97 @@ impl Clients {
     }
 
     fn begin(&mut self, at: usize, now_us: u64) {
-        let key = self.random.usize(0..self.keys.len());
-        let read = self.random.u32(0..100) < self.read_percent;
-        let value = (!read).then(|| {
-            self.next_value += 1;
-            self.next_value
-        });
+        let task = self.draw_task();
         let client = &mut self.clients[at];
         client.sequence += 1;
         let first_request = client.next_request;
         let known_ts = self.timestamps.known_ts();
-        client.current = Some(Current {
-            key,
-            value,
-            start_us: now_us,
-            known_ts,
-            first_request,
-            may_have_run: false,
-        });
+        client.current =
+            Some(Current { task, start_us: now_us, known_ts, first_request, may_have_run: false });
     }
 
-    fn command(&self, at: usize) -> Option<PutCommand> {
+    fn draw_task(&mut self) -> Task {
+        let read = self.random.u32(0..100) < self.read_percent;
+        self.next_value += u64::from(!read);
+        let value = (!read).then_some(self.next_value);
+        if self.random.u32(0..100) >= self.pair_percent {
+            return Task::Register { key: self.random.usize(0..self.keys.len()), value };
+        }
+        let place = self.random.usize(0..self.pairs.len());
+        let pair = &self.pairs[place];
+        let action = match value {
+            None => PairAction::Read { second: self.random.bool() },
+            Some(value) => {
+                let expected = pair.known_version().filter(|_| self.random.bool());
+                let value = (self.random.u8(0..5) > 0).then_some(value);
+                PairAction::Write { value, expected }
+            }
+        };
+        Task::Pair { place, known_ts: pair.known_ts(), action }
+    }
+
+    fn pair_key(&self, place: usize, second: bool) -> Bytes {
+        [&self.ranges[place].start[..], if second { b"\0pair b" } else { b"\0pair a" }]
+            .concat()
+            .into()
+    }
+
+    fn value(&self, unique: u64) -> Bytes {
+        let mut bytes = vec![0; self.value_bytes.max(8)];
+        bytes[..8].copy_from_slice(&unique.to_le_bytes());
+        bytes.into()
+    }
+
+    /// The range that a task is about.
+    fn place(&self, task: Task) -> usize {
+        match task {
+            Task::Register { key, .. } => self.keys[key].1,
+            Task::Pair { place, .. } => place,
+        }
+    }
+
+    fn command(&self, at: usize) -> Option<CommitRequest> {
         let client = &self.clients[at];
         let current = client.current.as_ref()?;
-        let mut bytes = vec![0; self.value_bytes.max(8)];
-        bytes[..8].copy_from_slice(&current.value?.to_le_bytes());
-        Some(PutCommand {
+        let (mut conditions, mut writes) = (Vec::new(), Vec::new());
+        match current.task {
+            Task::Register { key, value } => {
+                let key = self.keys[key].0.clone();
+                writes.push(Write { key, value: Some(self.value(value?)) });
+            }
+            Task::Pair { action: PairAction::Read { .. }, .. } => return None,
+            Task::Pair { place, action: PairAction::Write { value, expected }, .. } => {
+                for second in [false, true] {
+                    let key = self.pair_key(place, second);
+                    if let Some(expected) = expected.map(Expected::Version) {
+                        conditions.push(Condition { key: key.clone(), expected });
+                    }
+                    writes.push(Write { key, value: value.map(|value| self.value(value)) });
+                }
+            }
+        }
+        Some(CommitRequest {
             txn: TxnId { session: client.session, sequence: client.sequence },
             settled_below: client.sequence,
-            key: self.keys[current.key].0.clone(),
-            value: bytes.into(),
+            conditions,
+            writes,
         })
     }
 
     fn attempt(&mut self, at: usize, now_us: u64, out: &mut Vec<ClientSend>) {
         let command = self.command(at);
+        let Some(task) = self.clients[at].current.as_ref().map(|current| current.task) else {
+            return;
+        };
+        let place = self.place(task);
+        let key = match task {
+            Task::Register { key, .. } => self.keys[key].0.clone(),
+            Task::Pair { action: PairAction::Read { second }, .. } => self.pair_key(place, second),
+            Task::Pair { .. } => self.pair_key(place, false),
+        };
         let client = &mut self.clients[at];
         let Some(current) = &mut client.current else { return };
-        let (key, place) = &self.keys[current.key];
-        let range = &mut self.ranges[*place];
+        let range = &mut self.ranges[place];
         let stubborn = client.is_stubborn && self.random.u8(0..4) > 0;
         let to = if stubborn {
             range.members[at % range.members.len()]
@@ -211,8 +299,8 @@ impl Clients {
         current.may_have_run |= command.is_some();
         let range = range.range;
         let operation = match command {
-            Some(command) => Operation::Put { range, command },
-            None => Operation::Get { range, key: key.clone() },
+            Some(request) => Operation::Commit { range, request },
+            None => Operation::Get { range, key },
         };
         let request = Request { request_id: client.next_request, operation };
         client.next_request += 1;
@@ -224,7 +312,7 @@ impl Clients {
         let (place, command) = self.old[self.random.usize(0..self.old.len())].clone();
         let range = &self.ranges[place];
         let to = range.serves(true, &mut self.random);
-        let operation = Operation::Put { range: range.range, command };
+        let operation = Operation::Commit { range: range.range, request: command };
         let request = Request { request_id: u64::MAX, operation };
         out.push(ClientSend { to, connection: ConnectionId(0), request });
     }
@@ -247,18 +335,28 @@ impl Clients {
         }
         let checked = self.timestamps.check(&outcome, current.known_ts);
         named(ExternalConsistency::NAME, checked)?;
-        let place = self.keys[current.key].1;
-        match (outcome, current.value) {
-            (Outcome::Committed { .. }, Some(value)) => {
+        let task = current.task;
+        let place = self.place(task);
+        let client = &mut self.clients[at];
+        match (outcome, task) {
+            (Outcome::Committed { .. }, Task::Register { value: Some(value), .. }) => {
                 self.ranges[place].leader = Some(from);
                 self.finish(at, now_us, Action::Write(value), Known::Ok);
             }
-            (Outcome::Value(found), None) => {
+            (Outcome::Value { value, .. }, Task::Register { value: None, .. }) => {
                 self.ranges[place].leader = Some(from);
-                let value = found.map(|(_, value)| {
-                    u64::from_le_bytes(*value.first_chunk().expect("values have eight bytes"))
-                });
-                self.finish(at, now_us, Action::Read(value), Known::Ok);
+                self.finish(at, now_us, Action::Read(value.as_ref().map(unique)), Known::Ok);
+            }
+            (
+                outcome @ (Outcome::Committed { .. }
+                | Outcome::ConditionFailed { .. }
+                | Outcome::Value { .. }),
+                Task::Pair { known_ts, action, .. },
+            ) => {
+                self.ranges[place].leader = Some(from);
+                let checked = check_pair(&mut self.pairs[place], known_ts, action, &outcome);
+                named(Pairs::NAME, checked)?;
+                self.end(at, now_us);
             }
             (Outcome::Rejected(Rejection::NotServing { hint: Some(hint) }), _) => {
                 self.ranges[place].leader = Some(hint);
@@ -271,17 +369,33 @@ impl Clients {
             (Outcome::Rejected(_), _) => {
                 client.due_us = now_us + self.random.u64(BACKOFF_US..2 * BACKOFF_US);
             }
-            (outcome, _) => unreachable!("{outcome:?} answers no put and no get"),
+            (outcome, _) => unreachable!("{outcome:?} does not answer {task:?}"),
         }
         Ok(())
     }
 
+    /// An operation on a register has ended.
     fn finish(&mut self, at: usize, now_us: u64, action: Action, outcome: Known) {
+        let client = &self.clients[at];
+        let current = client.current.as_ref().expect("there was an operation");
+        if let Task::Register { key, .. } = current.task {
+            self.history.push(Recorded {
+                process: client.process,
+                start_ns: current.start_us * 1_000,
+                end_ns: now_us * 1_000 + 1,
+                key: u32::try_from(key).expect("keys are few"),
+                action,
+                outcome,
+            });
+        }
+        self.end(at, now_us);
+    }
+
+    fn end(&mut self, at: usize, now_us: u64) {
         let command = self.command(at);
-        let client = &mut self.clients[at];
-        let current = client.current.take().expect("there was an operation");
+        let current = self.clients[at].current.take().expect("there was an operation");
         if let Some(command) = command {
-            let place = self.keys[current.key].1;
+            let place = self.place(current.task);
             if self.old.len() < 64 {
                 self.old.push((place, command));
             } else {
@@ -289,22 +403,15 @@ impl Clients {
                 self.old[instead] = (place, command);
             }
         }
-        self.history.push(Recorded {
-            process: client.process,
-            start_ns: current.start_us * 1_000,
-            end_ns: now_us * 1_000 + 1,
-            key: u32::try_from(current.key).expect("keys are few"),
-            action,
-            outcome,
-        });
-        client.due_us = now_us + self.random.u64(0..=2 * self.think_us);
+        self.operations += 1;
+        self.clients[at].due_us = now_us + self.random.u64(0..=2 * self.think_us);
     }
 
     /// Nobody knows what becomes of it: whoever asked goes on as somebody else.
     fn give_up(&mut self, at: usize, now_us: u64) {
         let Some(current) = &self.clients[at].current else { return };
-        match current.value {
-            Some(value) if current.may_have_run => {
+        match current.task {
+            Task::Register { value: Some(value), .. } if current.may_have_run => {
                 self.finish(at, now_us, Action::Write(value), Known::Info);
             }
             _ => {
@@ -337,6 +444,36 @@ impl Clients {
 
     pub(crate) fn history(&self) -> &[Recorded] {
         &self.history
+    }
+
+    /// Operations that have ended.
+    pub(crate) fn operations(&self) -> u64 {
+        self.operations
+    }
+}
+
+/// What tells a value from all others.
+fn unique(value: &Bytes) -> u64 {
+    u64::from_le_bytes(*value.first_chunk().expect("values have eight bytes"))
+}
+
+fn check_pair(
+    pair: &mut Pairs,
+    known_ts: Timestamp,
+    action: PairAction,
+    outcome: &Outcome,
+) -> Result<(), String> {
+    match (action, outcome) {
+        (PairAction::Read { .. }, Outcome::Value { version_ts, value }) => {
+            pair.read(*version_ts, value.as_ref().map(unique), known_ts)
+        }
+        (PairAction::Write { value, expected }, Outcome::Committed { commit_ts, .. }) => {
+            pair.committed(*commit_ts, value, expected)
+        }
+        (PairAction::Write { value, expected: Some(_) }, Outcome::ConditionFailed { .. }) => {
+            pair.refused(value)
+        }
+        _ => Err(format!("{outcome:?} answers {action:?}")),
     }
 }
 

@@ -119,6 +119,8 @@ pub struct Parameters {
     pub timeout_us: u64,
     /// Gets among the operations, in percent.
     pub read_percent: u32,
+    /// Operations on two keys that change together, among all, in percent.
+    pub pair_percent: u32,
     /// Bytes of a value.
     pub value_bytes: usize,
     /// A range's log grows by this much between checkpoints.
@@ -176,6 +178,7 @@ impl Parameters {
             think_us: random.u64(if crowded { 1..20 } else { 5..300 }) * 1_000,
             timeout_us: random.u64(500..10_000) * 1_000,
             read_percent: random.u32(10..98),
+            pair_percent: random.u32(0..60),
             value_bytes: random.usize(8..300),
             checkpoint_bytes: random.u64(1_000..60_000),
             segment_bytes: random.u64(500..30_000),
@@ -215,6 +218,7 @@ impl Parameters {
             think_us: 20_000,
             timeout_us: 3_000_000,
             read_percent: 50,
+            pair_percent: 20,
             value_bytes: 32,
             checkpoint_bytes: 1 << 20,
             segment_bytes: 1 << 20,
@@ -260,11 +264,12 @@ impl fmt::Display for Parameters {
         )?;
         write!(
             f,
-            "clients: {} on {} keys of {} bytes, {}% gets, {} ms apart, given up after {} ms",
+            "clients: {} on {} keys of {} bytes, {}% gets, {}% on pairs, {} ms apart, given up after {} ms",
             self.clients,
             self.keys,
             self.value_bytes,
             self.read_percent,
+            self.pair_percent,
             self.think_us / 1_000,
             self.timeout_us / 1_000
         )?;

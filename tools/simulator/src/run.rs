@@ -10,11 +10,13 @@ use std::{
 use bytes::Bytes;
 use palisade_shard::ConnectionId;
 use palisade_wire::{
-    Mode, Operation, Outcome, PeerAddress, PutCommand, RangeId, Request, Role, SessionId, TxnId,
+    Mode, Operation, Outcome, PeerAddress, RangeId, Request, Role, SessionId, TxnId,
 };
 
 use crate::{
-    Parameters, Trace, Violation, World, clients::ClientSend, faults::Faults,
+    Parameters, Trace, Violation, World,
+    clients::{ClientSend, put},
+    faults::Faults,
     world::FIRST_OWN_CONNECTION,
 };
 
@@ -68,7 +70,7 @@ pub fn simulate(parameters: &Parameters, trace: Trace) -> Result<Summary, Box<Fa
                 hash: world.record.hash(),
                 events: world.record.events,
                 simulated_us: world.now_us,
-                operations: world.clients.history().len() as u64,
+                operations: world.clients.operations(),
                 crashes: world.crashes,
                 elections: world.invariants.elections(),
             });
@@ -198,7 +200,7 @@ impl Probes {
             for (_, response) in answers.iter().filter(|(to, _)| *to == probe.connection) {
                 match response.outcome {
                     Outcome::Committed { .. } => probe.written = true,
-                    Outcome::Value(Some(_)) if probe.written => return false,
+                    Outcome::Value { value: Some(_), .. } if probe.written => return false,
                     _ => {}
                 }
             }
@@ -226,7 +228,7 @@ impl Probes {
             } else {
                 let txn = TxnId { session: SessionId(u64::MAX), sequence: 1 };
                 let value = Bytes::from_static(&[0; 8]);
-                Operation::Put { range, command: PutCommand { txn, settled_below: 0, key, value } }
+                put(range, txn, key, value)
             };
             let request = Request { request_id: 1, operation };
             sends.push(ClientSend { to, connection: probe.connection, request });

@@ -2,11 +2,14 @@
 
 use bytes::Bytes;
 use palisade_shard::{ConnectionId, ReplicaView};
-use palisade_wire::{
-    NodeId, Operation, Outcome, PeerAddress, PutCommand, RangeId, Request, SessionId, TxnId,
-};
+use palisade_wire::{NodeId, Operation, Outcome, PeerAddress, RangeId, Request, SessionId, TxnId};
 
-use crate::{Violation, World, clients::ClientSend, operator, world::FIRST_OWN_CONNECTION};
+use crate::{
+    Violation, World,
+    clients::{ClientSend, put},
+    operator,
+    world::FIRST_OWN_CONNECTION,
+};
 
 /// Between two looks at what a script waits for.
 const LOOK_US: u64 = 10_000;
@@ -75,7 +78,7 @@ impl World {
         let txn = TxnId { session: SessionId(u64::MAX), sequence: self.next_question };
         let key = self.script_key(range);
         let value = Bytes::from(vec![value; 8]);
-        Operation::Put { range, command: PutCommand { txn, settled_below: 0, key, value } }
+        put(range, txn, key, value)
     }
 
     /// A get of that key.

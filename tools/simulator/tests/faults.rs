@@ -28,7 +28,7 @@ fn put(world: &mut World, value: u8) {
 
 fn value_read(outcome: Option<Outcome>) -> Option<u8> {
     match outcome {
-        Some(Outcome::Value(Some((_, value)))) => value.first().copied(),
+        Some(Outcome::Value { value: Some(value), .. }) => value.first().copied(),
         _ => None,
     }
 }

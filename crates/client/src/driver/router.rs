@@ -10,8 +10,8 @@ use std::{
 
 use palisade_control::{RangeDescriptor, Topology};
 use palisade_wire::{
-    Mode, Operation, Outcome, PeerAddress, PutCommand, RangeId, Rejection, Request, Response,
-    SessionId, TxnId,
+    CommitRequest, Condition, Mode, Operation, Outcome, PeerAddress, RangeId, Rejection, Request,
+    Response, SessionId, TxnId, Write,
 };
 use tokio::{sync::oneshot, task::spawn_local, time::sleep};
 
@@ -123,7 +123,13 @@ impl Router {
             let _ = reply.send(Ok(Outcome::RangeMap(self.topology.borrow().to_bytes())));
             return;
         }
-        let sequence = matches!(call, Call::Put { .. }).then(|| {
+        if let Call::Commit { conditions, writes } = &call
+            && !self.is_in_one_range(conditions, writes)
+        {
+            let _ = reply.send(Err(ClientError::SeveralRanges));
+            return;
+        }
+        let sequence = matches!(call, Call::Commit { .. }).then(|| {
             let sequence = self.next_sequence.get();
             self.next_sequence.set(sequence + 1);
             self.unsettled.borrow_mut().insert(sequence);
@@ -140,6 +146,13 @@ impl Router {
             reason: "the cluster was not reached",
             reply: Some(reply),
         });
+    }
+
+    fn is_in_one_range(&self, conditions: &[Condition], writes: &[Write]) -> bool {
+        let range = self.range_of_commit(conditions, writes);
+        let keys = conditions.iter().map(|condition| &condition.key);
+        let mut keys = keys.chain(writes.iter().map(|write| &write.key));
+        keys.all(|key| self.range_of(key) == range)
     }
 
     fn add(&self, pending: Pending) {
@@ -166,20 +179,28 @@ impl Router {
 
     fn operation(&self, pending: &Pending) -> Operation {
         match &pending.call {
-            Call::Put { key, value } => {
+            Call::Commit { conditions, writes } => {
                 let sequence = pending.sequence.expect("writes have a sequence");
                 let unsettled = self.unsettled.borrow();
                 let settled_below = unsettled.first().copied().unwrap_or(sequence);
                 let txn = TxnId { session: self.session, sequence };
-                let (key, value) = (key.clone(), value.clone());
-                let command = PutCommand { txn, settled_below, key, value };
-                Operation::Put { range: self.range_of(&command.key), command }
+                let (conditions, writes) = (conditions.clone(), writes.clone());
+                let range = self.range_of_commit(&conditions, &writes);
+                let request = CommitRequest { txn, settled_below, conditions, writes };
+                Operation::Commit { range, request }
             }
             Call::Get { key } => Operation::Get { range: self.range_of(key), key: key.clone() },
             Call::Topology => Operation::RangeMap,
             Call::Status { .. } => Operation::Status,
             Call::Control { change } => Operation::Control(change.clone()),
         }
+    }
+
+    /// The range of the first key. That the others are in it, too, is for the caller to see to.
+    fn range_of_commit(&self, conditions: &[Condition], writes: &[Write]) -> RangeId {
+        let of_write = writes.first().map(|write| &write.key);
+        let of_condition = conditions.first().map(|condition| &condition.key);
+        self.range_of(of_write.or(of_condition).expect("a commit has parts"))
     }
 
     fn range_of(&self, key: &[u8]) -> RangeId {
@@ -189,7 +210,9 @@ impl Router {
     /// The range that a call goes to, and what it asks of it.
     fn range_and_part(&self, call: &Call) -> Option<(RangeId, Part)> {
         match call {
-            Call::Put { key, .. } => Some((self.range_of(key), Part::Write)),
+            Call::Commit { conditions, writes } => {
+                Some((self.range_of_commit(conditions, writes), Part::Write))
+            }
             Call::Get { key } => Some((self.range_of(key), Part::Read)),
             Call::Control { .. } => Some((RangeId::CONTROL, Part::Write)),
             Call::Topology | Call::Status { .. } => None,

@@ -57,7 +57,9 @@ mod tests {
         // It had begun before that was known.
         invariant.check(&committed(9), before).unwrap();
         invariant.check(&committed(9), invariant.known_ts()).unwrap_err();
-        invariant.check(&Outcome::Value(Some((ts(20), Bytes::new()))), ts(10)).unwrap();
+        invariant
+            .check(&Outcome::Value { version_ts: ts(20), value: Some(Bytes::new()) }, ts(10))
+            .unwrap();
         invariant.check(&committed(19), invariant.known_ts()).unwrap_err();
         invariant.check(&committed(21), invariant.known_ts()).unwrap();
     }

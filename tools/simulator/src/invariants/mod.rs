@@ -10,6 +10,7 @@ mod log_matching;
 mod monotone;
 mod observation;
 mod own_term_commits;
+mod pairs;
 mod state_machine_safety;
 
 use std::{
@@ -33,6 +34,7 @@ use log_matching::LogMatching;
 use monotone::Monotone;
 use observation::{Committed, Log, Observation};
 use own_term_commits::OwnTermCommits;
+pub(crate) use pairs::Pairs;
 use state_machine_safety::StateMachineSafety;
 
 /// Something that must hold did not.

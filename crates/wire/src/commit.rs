@@ -1,0 +1,209 @@
+//! A commit of a transaction that lies in one range: writes of several keys, and what must hold for
+//! them.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use palisade_clock::Timestamp;
+
+use crate::{
+    Decode, Encode, MAX_KEY_BYTES, MAX_VALUE_BYTES, Reader, Rejection, TxnId, WireError, check_key,
+    check_value, codec::put_bytes,
+};
+
+/// Conditions and writes that one commit may have together.
+pub const MAX_COMMIT_PARTS: usize = 1024;
+
+/// Bytes of all keys and values of a commit.
+pub const MAX_COMMIT_BYTES: usize = MAX_KEY_BYTES + MAX_VALUE_BYTES;
+
+/// Writes that take effect together or not at all, with what makes a retry of them harmless.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitRequest {
+    /// The idempotency key.
+    pub txn: TxnId,
+    /// Below this sequence the session waits for no answer any more, so that their outcomes may
+    /// be forgotten.
+    pub settled_below: u64,
+    /// What must hold; of all of them nothing is changed otherwise.
+    pub conditions: Vec<Condition>,
+    /// The writes; of one key the last counts.
+    pub writes: Vec<Write>,
+}
+
+/// A write of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// The key.
+    pub key: Bytes,
+    /// The value, or `None` to delete it.
+    pub value: Option<Bytes>,
+}
+
+/// What must hold of one key when the commit takes effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// The key.
+    pub key: Bytes,
+    /// What is expected there.
+    pub expected: Expected,
+}
+
+/// What is expected of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// It has no value.
+    Absent,
+    /// It has this value.
+    Value(Bytes),
+    /// It has a value, written at this timestamp.
+    Version(Timestamp),
+}
+
+impl CommitRequest {
+    /// All keys, repeated ones too.
+    pub fn keys(&self) -> impl Iterator<Item = &Bytes> {
+        let conditions = self.conditions.iter().map(|condition| &condition.key);
+        conditions.chain(self.writes.iter().map(|write| &write.key))
+    }
+
+    /// Fails if a key, a value or the whole is over its limit.
+    pub fn check(&self) -> Result<(), Rejection> {
+        let parts = self.conditions.len() + self.writes.len();
+        let mut bytes = 0;
+        for key in self.keys() {
+            check_key(key)?;
+            bytes += key.len();
+        }
+        let expected = self.conditions.iter().filter_map(|condition| match &condition.expected {
+            Expected::Value(value) => Some(value),
+            Expected::Absent | Expected::Version(_) => None,
+        });
+        for value in expected.chain(self.writes.iter().filter_map(|write| write.value.as_ref())) {
+            check_value(value)?;
+            bytes += value.len();
+        }
+        if parts == 0 || parts > MAX_COMMIT_PARTS || bytes > MAX_COMMIT_BYTES {
+            let count = |n| u32::try_from(n).unwrap_or(u32::MAX);
+            return Err(Rejection::CommitSize { parts: count(parts), bytes: count(bytes) });
+        }
+        Ok(())
+    }
+}
+
+const ABSENT: u8 = 0;
+const VALUE: u8 = 1;
+const VERSION: u8 = 2;
+
+impl Encode for CommitRequest {
+    fn encode(&self, out: &mut BytesMut) {
+        let count = |n: usize| u16::try_from(n).expect("checked before it is sent");
+        self.txn.encode(out);
+        out.put_u64_le(self.settled_below);
+        out.put_u16_le(count(self.conditions.len()));
+        out.put_u16_le(count(self.writes.len()));
+        for Condition { key, expected } in &self.conditions {
+            put_bytes(out, key);
+            match expected {
+                Expected::Absent => out.put_u8(ABSENT),
+                Expected::Value(value) => {
+                    out.put_u8(VALUE);
+                    put_bytes(out, value);
+                }
+                Expected::Version(ts) => {
+                    out.put_u8(VERSION);
+                    out.put_u64_le(ts.to_bits());
+                }
+            }
+        }
+        for Write { key, value } in &self.writes {
+            put_bytes(out, key);
+            match value {
+                None => out.put_u8(ABSENT),
+                Some(value) => {
+                    out.put_u8(VALUE);
+                    put_bytes(out, value);
+                }
+            }
+        }
+    }
+}
+
+impl Decode for CommitRequest {
+    fn decode(reader: &mut Reader) -> Result<Self, WireError> {
+        let txn = TxnId::decode(reader)?;
+        let settled_below = reader.u64()?;
+        let (conditions, writes) = (reader.u16()?, reader.u16()?);
+        // Not from the counts: they are not to be trusted with memory.
+        let mut request =
+            Self { txn, settled_below, conditions: Vec::new(), writes: Vec::with_capacity(1) };
+        for _ in 0..conditions {
+            let key = reader.bytes()?;
+            let expected = match reader.u8()? {
+                ABSENT => Expected::Absent,
+                VALUE => Expected::Value(reader.bytes()?),
+                VERSION => Expected::Version(Timestamp::from_bits(reader.u64()?)),
+                tag => return Err(WireError::UnknownTag { what: "condition", tag }),
+            };
+            request.conditions.push(Condition { key, expected });
+        }
+        for _ in 0..writes {
+            let key = reader.bytes()?;
+            let value = match reader.u8()? {
+                ABSENT => None,
+                VALUE => Some(reader.bytes()?),
+                tag => return Err(WireError::UnknownTag { what: "write", tag }),
+            };
+            request.writes.push(Write { key, value });
+        }
+        Ok(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SessionId;
+
+    fn request(conditions: Vec<Condition>, writes: Vec<Write>) -> CommitRequest {
+        let txn = TxnId { session: SessionId(7), sequence: 9 };
+        CommitRequest { txn, settled_below: 3, conditions, writes }
+    }
+
+    fn put(key: &'static str, bytes: usize) -> Write {
+        Write { key: key.into(), value: Some(vec![1; bytes].into()) }
+    }
+
+    #[test]
+    fn every_kind_of_part_comes_back() {
+        let expected =
+            [Expected::Absent, Expected::Value("v".into()), Expected::Version(Timestamp::MAX)];
+        let condition = |expected| Condition { key: "c".into(), expected };
+        let conditions = expected.map(condition).to_vec();
+        let sent = request(conditions, vec![put("a", 0), Write { key: "b".into(), value: None }]);
+        let mut out = BytesMut::new();
+        sent.encode(&mut out);
+        let bytes = out.freeze();
+        let mut reader = Reader::new(bytes.clone());
+        assert_eq!(CommitRequest::decode(&mut reader).unwrap(), sent);
+        reader.finish().unwrap();
+        for end in 0..bytes.len() {
+            assert!(CommitRequest::decode(&mut Reader::new(bytes.slice(..end))).is_err());
+        }
+    }
+
+    #[test]
+    fn limits_are_checked_for_the_whole() {
+        assert!(request(vec![], vec![put("a", 10)]).check().is_ok());
+        let size = |refused: Result<(), Rejection>| match refused {
+            Err(Rejection::CommitSize { parts, bytes }) => (parts, bytes),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(size(request(vec![], vec![]).check()), (0, 0));
+        let many = vec![put("a", 0); MAX_COMMIT_PARTS + 1];
+        assert_eq!(size(request(vec![], many).check()), (1025, 1025));
+        let large = vec![put("a", MAX_VALUE_BYTES), put("b", MAX_KEY_BYTES)];
+        let bytes = u32::try_from(MAX_COMMIT_BYTES + 2).unwrap();
+        assert_eq!(size(request(vec![], large).check()), (2, bytes));
+        let no_key = request(vec![], vec![put("", 1)]).check();
+        assert!(matches!(no_key, Err(Rejection::KeySize { .. })));
+    }
+}
