@@ -20,6 +20,8 @@ pub enum TestFault {
     TrustEmptyLog,
     /// Answers don't wait for the timestamp of what they tell to pass.
     NoCommitWait,
+    /// Commits are made whether or not their conditions hold.
+    IgnoreConditions,
     /// A rule of a replication protocol is broken.
     Protocol(ProtocolFault),
 }

@@ -420,7 +420,7 @@ impl Replica {
             None
         } else {
             let protected_ts = self.snapshots.protected_ts();
-            let (outcome, changed) = self.state.apply(payload, hlc, protected_ts);
+            let (outcome, changed) = self.state.apply(payload, hlc, protected_ts, self.fault);
             out.installs.extend(changed);
             Some(outcome)
         };

@@ -176,7 +176,7 @@ mod tests {
     fn put(state: &mut StateMachine, hlc: &mut Hlc, sequence: u64, protected_ts: Timestamp) {
         let key = Bytes::from(format!("key {:03}", sequence % 300));
         // Some are deleted, and are there again later, or not.
-        let value = (sequence % 7 > 0).then(|| vec![sequence as u8; 3_000].into());
+        let value = (!sequence.is_multiple_of(7)).then(|| vec![sequence as u8; 3_000].into());
         let request = CommitRequest {
             txn: TxnId { session: SessionId(sequence % 5), sequence },
             settled_below: 0,
@@ -184,7 +184,7 @@ mod tests {
             writes: vec![Write { key, value }],
         };
         let proposed_ts = hlc.tick(Interval::around(sequence * 100_000, 0));
-        state.apply(CommitCommand { proposed_ts, request }.to_payload(), hlc, protected_ts);
+        state.apply(CommitCommand { proposed_ts, request }.to_payload(), hlc, protected_ts, None);
     }
 
     fn values(state: &StateMachine) -> Vec<Option<Bytes>> {

@@ -10,6 +10,8 @@ use palisade_wire::{CommitRequest, Condition, Expected, Outcome, Rejection, Writ
 /// How long a version outlives the one that replaced it.
 const RETENTION_US: u64 = 1_000_000;
 
+use crate::TestFault;
+
 /// Writes of which a tick collects what they replaced, at most.
 const COLLECT_WRITES: usize = 1024;
 
@@ -34,10 +36,16 @@ impl StateMachine {
         payload: Bytes,
         hlc: &mut Hlc,
         protected_ts: Timestamp,
+        fault: Option<TestFault>,
     ) -> (Outcome, Option<RangeDescriptor>) {
         match self {
             Self::Keys { store, outcomes } => {
-                (apply_commit(store, outcomes, payload, hlc, protected_ts), None)
+                let command = CommitCommand::from_payload(payload);
+                let mut command = command.expect("only whole commands are proposed");
+                if fault == Some(TestFault::IgnoreConditions) {
+                    command.request.conditions.clear();
+                }
+                (apply_commit(store, outcomes, command, hlc, protected_ts), None)
             }
             Self::Control(map) => {
                 let change =
@@ -119,11 +127,10 @@ pub(crate) fn settled(verdict: Verdict) -> Option<Outcome> {
 fn apply_commit(
     store: &mut Store,
     outcomes: &mut OutcomeTable,
-    payload: Bytes,
+    command: CommitCommand,
     hlc: &mut Hlc,
     protected_ts: Timestamp,
 ) -> Outcome {
-    let command = CommitCommand::from_payload(payload).expect("only whole commands are proposed");
     let CommitCommand { proposed_ts, request } = command;
     // Whoever ordered this may not have known the range's last timestamp yet.
     let commit_ts = proposed_ts.max(store.last_ts().next());

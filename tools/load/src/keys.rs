@@ -40,11 +40,38 @@ impl Keys {
         self.ranges[place].0
     }
 
-    /// The key of a number: it begins as its range does.
+    /// The key of a number: it begins as its range does, and lies below the next one.
     pub fn key(&self, key: u32) -> Bytes {
         let (_, start) = &self.ranges[self.range_of(key)];
         let mut bytes = start.clone();
-        bytes.extend_from_slice(format!("key{key:010}").as_bytes());
+        bytes.extend_from_slice(format!("\0key{key:010}").as_bytes());
         bytes.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use palisade_client::{NodeId, RangeDescriptor};
+
+    use super::*;
+
+    /// The first range begins with the empty key: its keys were another's.
+    #[test]
+    fn every_key_lies_in_the_range_that_it_is_meant_for() {
+        let ranges = palisade_control::Bootstrap {
+            nodes: vec![NodeId(0)],
+            shards: 1,
+            ranges_per_mode: 3,
+            only: None,
+        }
+        .range_map();
+        let topology = Topology { cluster_id: 1, nodes: Vec::new(), ranges };
+        for mode in [None, Some(Mode::Raft), Some(Mode::Chain)] {
+            let keys = Keys::new(&topology, mode, 50).unwrap();
+            for key in 0..50 {
+                let found: &RangeDescriptor = topology.ranges.find(&keys.key(key));
+                assert_eq!(found.range, keys.range_id(keys.range_of(key)));
+            }
+        }
     }
 }

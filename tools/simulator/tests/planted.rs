@@ -121,6 +121,13 @@ fn answers_that_do_not_wait() {
 }
 
 #[test]
+fn conditions_that_are_ignored() {
+    let plant =
+        |parameters: &mut Parameters| parameters.planted = Some(TestFault::IgnoreConditions);
+    is_caught_as("ignored conditions", "commits of several keys", plant);
+}
+
+#[test]
 fn a_clock_bound_that_is_a_lie() {
     is_caught_as("clocks beyond their bound", ORDER, |parameters| parameters.clock_lie_us = 50_000);
 }
