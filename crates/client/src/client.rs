@@ -19,7 +19,7 @@ use palisade_wire::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    ClientError, Commit,
+    ClientError, Commit, Scan,
     driver::{self, Call, Command},
 };
 
@@ -167,6 +167,11 @@ impl Client {
         }
     }
 
+    /// The keys from `begin` on, before `end` if there is one, in order.
+    pub fn scan(&self, begin: impl Into<Bytes>, end: Option<Bytes>) -> Scan {
+        Scan::new(self.clone(), begin.into(), end)
+    }
+
     /// The cluster's nodes and ranges, as the client knows them.
     pub async fn topology(&self) -> Result<Topology, ClientError> {
         match self.call(Call::Topology).await? {
@@ -219,7 +224,7 @@ impl Client {
         ClientStats { retries: self.counters.retries.load(Ordering::Relaxed) }
     }
 
-    async fn call(&self, call: Call) -> Result<Outcome, ClientError> {
+    pub(crate) async fn call(&self, call: Call) -> Result<Outcome, ClientError> {
         let (reply, answer) = oneshot::channel();
         let deadline = Instant::now() + self.timeout;
         let command = Command { call, deadline, timeout: self.timeout, reply };
@@ -228,7 +233,7 @@ impl Client {
     }
 }
 
-fn unexpected(outcome: &Outcome) -> ClientError {
+pub(crate) fn unexpected(outcome: &Outcome) -> ClientError {
     match outcome {
         Outcome::Rejected(rejection) => ClientError::Rejected(*rejection),
         other => ClientError::Protocol(format!("an answer of another kind: {other:?}")),

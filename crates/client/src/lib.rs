@@ -26,6 +26,7 @@ mod client;
 mod commit;
 mod driver;
 mod error;
+mod scan;
 
 pub use blocking::BlockingClient;
 pub use bytes::Bytes;
@@ -35,6 +36,8 @@ pub use error::ClientError;
 pub use palisade_clock::Timestamp;
 pub use palisade_control::{Change, RangeDescriptor, RangeMap, Topology};
 pub use palisade_wire::{
-    Expected, MAX_COMMIT_BYTES, MAX_COMMIT_PARTS, MAX_KEY_BYTES, MAX_VALUE_BYTES, Mode, NodeId,
-    NodeStatus, PeerAddress, RangeId, RangeStatus, Rejection, Role, ShardId, ShardStatus,
+    Expected, MAX_COMMIT_BYTES, MAX_COMMIT_PARTS, MAX_KEY_BYTES, MAX_PAGE_ROWS, MAX_VALUE_BYTES,
+    Mode, NodeId, NodeStatus, PeerAddress, RangeId, RangeStatus, Rejection, Role, Row, ShardId,
+    ShardStatus,
 };
+pub use scan::Scan;

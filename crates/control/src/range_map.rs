@@ -104,6 +104,15 @@ impl RangeMap {
         &keyed[after - 1]
     }
 
+    /// The range with the last of the keys before one, or with the last of all.
+    pub fn find_before(&self, end: Option<&[u8]>) -> &RangeDescriptor {
+        let keyed = &self.ranges[1..];
+        let after = end.map_or(keyed.len(), |end| {
+            keyed.partition_point(|descriptor| *descriptor.start < *end)
+        });
+        &keyed[after.saturating_sub(1)]
+    }
+
     /// Makes a change, and returns the range as it is now.
     pub fn apply(&mut self, change: &Change) -> Result<&RangeDescriptor, InvalidChange> {
         let Change::RemoveFromChain { range, epoch, node } = *change;

@@ -10,7 +10,7 @@ use palisade_replication::{
 };
 use palisade_txn::CommitCommand;
 use palisade_wire::{
-    CommitRequest, Outcome, PeerAddress, Rejection, ReplicaChange, Response, check_key,
+    CommitRequest, Outcome, PeerAddress, Rejection, ReplicaChange, Response, ScanRequest, check_key,
 };
 
 use crate::{
@@ -41,6 +41,13 @@ struct WaitingWrite {
     asker: Asker,
 }
 
+/// What a read is of.
+#[derive(Debug)]
+pub(crate) enum Read {
+    Key(Bytes),
+    Span(Box<ScanRequest>),
+}
+
 /// A replica of a range.
 #[derive(Debug)]
 pub(crate) struct Replica {
@@ -52,7 +59,7 @@ pub(crate) struct Replica {
     /// Of every entry applied so far.
     digest: u32,
     writes: VecDeque<WaitingWrite>,
-    reads: BTreeMap<u64, (Asker, Bytes)>,
+    reads: BTreeMap<u64, (Asker, Read)>,
     next_token: u64,
     fault: Option<TestFault>,
     /// Writes of this group in the shard's log: how many of the shard's there were with them, and
@@ -180,19 +187,41 @@ impl Replica {
         }
     }
 
-    /// Begins a read, or says at once why not.
+    /// Begins a read of a key, or says at once why not.
     pub(crate) fn get(&mut self, asker: Asker, key: &[u8]) -> Result<(), Outcome> {
         check_key(key).map_err(Outcome::Rejected)?;
         if !self.descriptor.holds(key) {
             return Err(Outcome::Rejected(Rejection::WrongRange));
         }
+        // A copy: the key shares the memory of everything that arrived with it.
+        self.read(asker, Read::Key(Bytes::copy_from_slice(key)))
+    }
+
+    /// Begins a scan, or says at once why not.
+    pub(crate) fn scan(&mut self, asker: Asker, mut scan: ScanRequest) -> Result<(), Outcome> {
+        let RangeDescriptor { start, end, .. } = &self.descriptor;
+        let ours = match (&scan.end, end) {
+            _ if !scan.backward => self.descriptor.holds(&scan.begin),
+            (None, None) => true,
+            (None, Some(_)) => false,
+            (Some(before), None) => **before > **start,
+            (Some(before), Some(end)) => **before > **start && **before <= **end,
+        };
+        if !ours {
+            return Err(Outcome::Rejected(Rejection::WrongRange));
+        }
+        scan.begin = Bytes::copy_from_slice(&scan.begin);
+        scan.end = scan.end.map(|end| Bytes::copy_from_slice(&end));
+        self.read(asker, Read::Span(Box::new(scan)))
+    }
+
+    fn read(&mut self, asker: Asker, read: Read) -> Result<(), Outcome> {
         if self.reads.len() >= MAX_WAITING {
             return Err(Outcome::Rejected(Rejection::Overloaded));
         }
         self.next_token += 1;
         self.group.read(self.next_token).map_err(refused)?;
-        // A copy: the key shares the memory of everything that arrived with it.
-        self.reads.insert(self.next_token, (asker, Bytes::copy_from_slice(key)));
+        self.reads.insert(self.next_token, (asker, read));
         Ok(())
     }
 
@@ -368,9 +397,13 @@ impl Replica {
             }
         }
         for token in reads {
-            let (asker, key) = self.reads.remove(&token).expect("a read is let through once");
+            let (asker, read) = self.reads.remove(&token).expect("a read is let through once");
             let stale = self.fault == Some(TestFault::StaleReads);
-            out.reply(asker, self.state.get(&key, stale));
+            let outcome = match read {
+                Read::Key(key) => self.state.get(&key, stale),
+                Read::Span(scan) => self.state.scan(&scan, &self.descriptor),
+            };
+            out.reply(asker, outcome);
         }
         for token in refused_reads {
             let (asker, _) = self.reads.remove(&token).expect("a read is refused once");

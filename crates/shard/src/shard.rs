@@ -477,7 +477,7 @@ impl Shard {
             }
             _ => {}
         }
-        if !matches!(operation, Operation::Get { .. }) {
+        if !matches!(operation, Operation::Get { .. } | Operation::Scan(_)) {
             self.check_log_room()?;
         }
         if now.wall.bound_us() > self.config.max_offset_us {
@@ -494,6 +494,9 @@ impl Shard {
             }
             Operation::Get { range, key } => {
                 self.with_replica(range, now, |replica, _, _| replica.get(asker, &key))
+            }
+            Operation::Scan(scan) => {
+                self.with_replica(scan.range, now, |replica, _, _| replica.scan(asker, scan))
             }
             Operation::Control(change) => {
                 let parsed = Change::from_bytes(&change);

@@ -5,12 +5,18 @@ use palisade_clock::{Hlc, Interval, Timestamp};
 use palisade_control::{Change, RangeDescriptor, RangeMap};
 use palisade_storage::Store;
 use palisade_txn::{CommitCommand, OutcomeTable, Settled, Verdict};
-use palisade_wire::{CommitRequest, Condition, Expected, Outcome, Rejection, Write};
+use palisade_wire::{
+    CommitRequest, Condition, Expected, MAX_PAGE_BYTES, MAX_PAGE_ROWS, Outcome, Page, Rejection,
+    Row, ScanRequest, Write,
+};
 
 /// How long a version outlives the one that replaced it.
 const RETENTION_US: u64 = 1_000_000;
 
 use crate::TestFault;
+
+/// Keys that a page of a scan looks at, those without a value counted.
+const MAX_PAGE_KEYS: usize = 4096;
 
 /// Writes of which a tick collects what they replaced, at most.
 const COLLECT_WRITES: usize = 1024;
@@ -88,6 +94,42 @@ impl StateMachine {
             _ => newest,
         };
         Outcome::Value { version_ts: found.ts, value: found.value.cloned() }
+    }
+
+    /// A page of a span, as far as it lies in the range.
+    pub(crate) fn scan(&self, scan: &ScanRequest, descriptor: &RangeDescriptor) -> Outcome {
+        let Self::Keys { store, .. } = self else {
+            return Outcome::Rejected(Rejection::WrongRange);
+        };
+        let begin = (&scan.begin[..]).max(&descriptor.start[..]);
+        let ends = [scan.end.as_deref(), descriptor.end.as_deref()];
+        let end = ends.into_iter().flatten().min();
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        let max_rows = scan.max_rows.clamp(1, MAX_PAGE_ROWS) as usize;
+        let stopped =
+            store.page(begin, end, scan.backward, MAX_PAGE_KEYS, |key, version_ts, value| {
+                let has_room = rows.len() < max_rows && bytes < MAX_PAGE_BYTES;
+                if has_room {
+                    bytes += key.len() + value.len();
+                    rows.push(Row { key: key.clone(), version_ts, value: value.clone() });
+                }
+                has_room
+            });
+        let resume = match stopped {
+            // A span's end is not part of it.
+            Some(key) if scan.backward => Some([key, &b"\0"[..]].concat().into()),
+            Some(key) => Some(key.clone()),
+            None if scan.backward => {
+                let more = *descriptor.start > *scan.begin;
+                more.then(|| Bytes::copy_from_slice(&descriptor.start))
+            }
+            None => {
+                let of_range = descriptor.end.as_deref();
+                let of_range = of_range.filter(|of| scan.end.as_ref().is_none_or(|end| *of < end));
+                of_range.map(Bytes::copy_from_slice)
+            }
+        };
+        Outcome::Page(Page { as_of_ts: store.last_ts(), rows, resume })
     }
 
     /// Drops versions that are old enough, of so many writes at most.

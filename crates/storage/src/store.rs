@@ -166,6 +166,33 @@ impl Store {
         }))
     }
 
+    /// A page of a span as it is now: rows in order, from either end, until `take` has enough, or so
+    /// many keys were looked at. Returns the key at which it stopped, which was not looked at.
+    pub fn page<'a>(
+        &'a self,
+        begin: &[u8],
+        end: Option<&[u8]>,
+        backward: bool,
+        max_keys: usize,
+        mut take: impl FnMut(&'a Bytes, Timestamp, &'a Bytes) -> bool,
+    ) -> Option<&'a Bytes> {
+        if end.is_some_and(|end| begin >= end) {
+            return None;
+        }
+        let end = end.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut keys = self.keys.range::<[u8], _>((Bound::Included(begin), end));
+        let mut next = || if backward { keys.next_back() } else { keys.next() };
+        for _ in 0..max_keys {
+            let (key, Versions { newest: (ts, value), .. }) = next()?;
+            if let Some(value) = value
+                && !take(key, *ts, value)
+            {
+                return Some(key);
+            }
+        }
+        next().map(|(key, _)| key)
+    }
+
     fn check(&self, at_ts: Timestamp) -> Result<(), Collected> {
         if at_ts < self.horizon_ts {
             return Err(Collected { at_ts, horizon_ts: self.horizon_ts });
@@ -246,6 +273,48 @@ mod tests {
         assert_eq!((store.len(), value(&store, b"a", 5)), (1, Some("1".into())));
         assert!(!store.collect(ts(6), 10));
         assert!(store.is_empty());
+    }
+
+    #[test]
+    fn pages_follow_each_other_in_both_directions() {
+        let mut store = Store::new();
+        for key in 0..20_u8 {
+            store.begin(ts(u64::from(key) + 1));
+            store.write(Bytes::copy_from_slice(&[key]), Some("v".into()));
+        }
+        for key in [3_u8, 4, 5, 6, 18] {
+            store.begin(ts(100 + u64::from(key)));
+            store.write(Bytes::copy_from_slice(&[key]), None);
+        }
+        let kept = (2..19_u8).filter(|key| !matches!(key, 3..=6 | 18));
+        for (backward, max_keys, max_rows) in
+            [(false, 3, 9), (false, 9, 2), (true, 3, 9), (true, 1, 1), (false, 99, 99)]
+        {
+            let (mut begin, mut end) = (vec![2], Some(vec![19]));
+            let mut found = Vec::new();
+            loop {
+                let mut rows = 0;
+                let stopped =
+                    store.page(&begin, end.as_deref(), backward, max_keys, |key, _, _| {
+                        rows += 1;
+                        if rows <= max_rows {
+                            found.push(key[0]);
+                        }
+                        rows <= max_rows
+                    });
+                match stopped {
+                    None => break,
+                    // The end is not looked at, so it is the key after the one stopped at.
+                    Some(key) if backward => end = Some([key, &b"\0"[..]].concat()),
+                    Some(key) => begin = key.to_vec(),
+                }
+            }
+            let mut expected: Vec<_> = kept.clone().collect();
+            if backward {
+                expected.reverse();
+            }
+            assert_eq!(found, expected, "{backward} {max_keys} {max_rows}");
+        }
     }
 
     /// One write in a model that keeps every version for ever.

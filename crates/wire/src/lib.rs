@@ -15,6 +15,7 @@ mod handshake;
 mod ids;
 mod limits;
 mod request;
+mod scan;
 mod status;
 
 pub use codec::{Decode, Encode, Reader, WireError, decode_exact};
@@ -26,4 +27,5 @@ pub use handshake::{ClientHello, PeerHello, ServerHello};
 pub use ids::{Mode, NodeId, PeerAddress, RangeId, SessionId, ShardId, TxnId};
 pub use limits::{MAX_FRAME_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES, check_key, check_value};
 pub use request::{Operation, Outcome, Rejection, ReplicaChange, Request, Response};
+pub use scan::{MAX_PAGE_BYTES, MAX_PAGE_ROWS, Page, Row, ScanRequest};
 pub use status::{Admission, NodeStatus, RangeStatus, Role, ShardStatus};

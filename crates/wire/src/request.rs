@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::{
     CommitRequest, Decode, Encode, MAX_COMMIT_BYTES, MAX_COMMIT_PARTS, MAX_KEY_BYTES,
-    MAX_VALUE_BYTES, PeerAddress, RangeId, Reader, WireError, codec::put_bytes,
+    MAX_VALUE_BYTES, Page, PeerAddress, RangeId, Reader, ScanRequest, WireError, codec::put_bytes,
 };
 
 /// A request of a client.
@@ -35,6 +35,8 @@ pub enum Operation {
         /// The key.
         key: Bytes,
     },
+    /// A linearizable read of a page of keys.
+    Scan(ScanRequest),
     /// The range map, as this shard knows it.
     RangeMap,
     /// The state of this shard.
@@ -101,6 +103,8 @@ pub enum Outcome {
         /// The value.
         value: Option<Bytes>,
     },
+    /// A page of keys with their values.
+    Page(Page),
     /// The range map, encoded by the control plane.
     RangeMap(Bytes),
     /// The state of the shard, in postcard.
@@ -231,6 +235,10 @@ impl Encode for Request {
                 out.put_u32_le(range.0);
                 put_bytes(out, key);
             }
+            Operation::Scan(scan) => {
+                out.put_u8(7);
+                scan.encode(out);
+            }
             Operation::RangeMap => out.put_u8(3),
             Operation::Status => out.put_u8(4),
             Operation::Control(change) => {
@@ -255,6 +263,7 @@ impl Decode for Request {
                 request: CommitRequest::decode(reader)?,
             },
             2 => Operation::Get { range: RangeId(reader.u32()?), key: reader.bytes()? },
+            7 => Operation::Scan(ScanRequest::decode(reader)?),
             3 => Operation::RangeMap,
             4 => Operation::Status,
             5 => Operation::Control(reader.bytes()?),
@@ -312,6 +321,7 @@ impl Outcome {
             Self::ConditionFailed { as_of_ts: ts, .. } | Self::Value { version_ts: ts, .. } => {
                 Some(*ts)
             }
+            Self::Page(page) => Some(page.as_of_ts),
             _ => None,
         }
     }
@@ -334,6 +344,10 @@ impl Encode for Response {
                 out.put_u8(3);
                 out.put_u64_le(version_ts.to_bits());
                 put_bytes(out, value);
+            }
+            Outcome::Page(page) => {
+                out.put_u8(9);
+                page.encode(out);
             }
             Outcome::ConditionFailed { condition, as_of_ts } => {
                 out.put_u8(8);
@@ -370,6 +384,7 @@ impl Decode for Response {
                 version_ts: Timestamp::from_bits(reader.u64()?),
                 value: Some(reader.bytes()?),
             },
+            9 => Outcome::Page(Page::decode(reader)?),
             8 => Outcome::ConditionFailed {
                 condition: reader.u16()?,
                 as_of_ts: Timestamp::from_bits(reader.u64()?),
@@ -449,7 +464,7 @@ impl Decode for Rejection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{NodeId, SessionId, ShardId, TxnId, Write, decode_exact};
+    use crate::{NodeId, Row, SessionId, ShardId, TxnId, Write, decode_exact};
 
     fn put() -> Request {
         Request {
@@ -483,6 +498,10 @@ mod tests {
         let members =
             Operation::Replicas { range, change: ReplicaChange::Members { voters, learners } };
         let mut requests = vec![put()];
+        for (end, backward) in [(None, false), (Some("e".into()), true)] {
+            let scan = ScanRequest { range, begin: "b".into(), end, backward, max_rows: 9 };
+            requests.push(Request { request_id: 1, operation: Operation::Scan(scan) });
+        }
         let others = [get, Operation::RangeMap, Operation::Status, control, transfer, members];
         for operation in others {
             requests.push(Request { request_id: u64::MAX, operation });
@@ -518,6 +537,12 @@ mod tests {
         let outcomes = [
             Outcome::Committed { commit_ts: ts, waited_us: 7 },
             Outcome::ConditionFailed { condition: 3, as_of_ts: ts },
+            Outcome::Page(Page { as_of_ts: ts, rows: Vec::new(), resume: None }),
+            Outcome::Page(Page {
+                as_of_ts: ts,
+                rows: vec![Row { key: "k".into(), version_ts: ts, value: "v".into() }; 2],
+                resume: Some("r".into()),
+            }),
             Outcome::Value { version_ts: ts, value: None },
             Outcome::Value { version_ts: ts, value: Some(Bytes::from_static(b"v")) },
             Outcome::RangeMap(Bytes::from_static(b"m")),

@@ -6,8 +6,8 @@ use palisade_control::{RangeDescriptor, RangeMap};
 use palisade_history::{Action, Operation as Recorded, Outcome as Known};
 use palisade_shard::ConnectionId;
 use palisade_wire::{
-    CommitRequest, Condition, Expected, Mode, Operation, Outcome, PeerAddress, RangeId, Rejection,
-    Request, Response, SessionId, TxnId, Write,
+    CommitRequest, Condition, Expected, Mode, Operation, Outcome, Page, PeerAddress, RangeId,
+    Rejection, Request, Response, ScanRequest, SessionId, TxnId, Write,
 };
 
 use crate::{
@@ -102,6 +102,8 @@ enum Task {
 enum PairAction {
     /// Reads the first or the second.
     Read { second: bool },
+    /// Reads both at once.
+    Scan { backward: bool },
     /// Writes or deletes both, on the condition that they were not changed since, or on none.
     Write { value: Option<u64>, expected: Option<Timestamp> },
 }
@@ -216,6 +218,7 @@ impl Clients {
         let place = self.random.usize(0..self.pairs.len());
         let pair = &self.pairs[place];
         let action = match value {
+            None if self.random.bool() => PairAction::Scan { backward: self.random.bool() },
             None => PairAction::Read { second: self.random.bool() },
             Some(value) => {
                 let expected = pair.known_version().filter(|_| self.random.bool());
@@ -255,7 +258,9 @@ impl Clients {
                 let key = self.keys[key].0.clone();
                 writes.push(Write { key, value: Some(self.value(value?)) });
             }
-            Task::Pair { action: PairAction::Read { .. }, .. } => return None,
+            Task::Pair { action: PairAction::Read { .. } | PairAction::Scan { .. }, .. } => {
+                return None;
+            }
             Task::Pair { place, action: PairAction::Write { value, expected }, .. } => {
                 for second in [false, true] {
                     let key = self.pair_key(place, second);
@@ -298,9 +303,13 @@ impl Clients {
         range.leader = None;
         current.may_have_run |= command.is_some();
         let range = range.range;
-        let operation = match command {
-            Some(request) => Operation::Commit { range, request },
-            None => Operation::Get { range, key },
+        let operation = match (command, task) {
+            (Some(request), _) => Operation::Commit { range, request },
+            (None, Task::Pair { action: PairAction::Scan { backward }, .. }) => {
+                let end = Some([&key[..key.len() - 1], b"z"].concat().into());
+                Operation::Scan(ScanRequest { range, begin: key, end, backward, max_rows: 9 })
+            }
+            (None, _) => Operation::Get { range, key },
         };
         let request = Request { request_id: client.next_request, operation };
         client.next_request += 1;
@@ -350,6 +359,7 @@ impl Clients {
             (
                 outcome @ (Outcome::Committed { .. }
                 | Outcome::ConditionFailed { .. }
+                | Outcome::Page(_)
                 | Outcome::Value { .. }),
                 Task::Pair { known_ts, action, .. },
             ) => {
@@ -466,6 +476,19 @@ fn check_pair(
     match (action, outcome) {
         (PairAction::Read { .. }, Outcome::Value { version_ts, value }) => {
             pair.read(*version_ts, value.as_ref().map(unique), known_ts)
+        }
+        (PairAction::Scan { backward }, Outcome::Page(Page { as_of_ts, rows, .. })) => {
+            match &rows[..] {
+                [] => pair.read(*as_of_ts, None, known_ts),
+                [one, other]
+                    if one.version_ts == other.version_ts
+                        && one.value == other.value
+                        && (one.key > other.key) == backward =>
+                {
+                    pair.read(one.version_ts, Some(unique(&one.value)), known_ts)
+                }
+                _ => Err(format!("a scan saw {rows:?}, backward: {backward}")),
+            }
         }
         (PairAction::Write { value, expected }, Outcome::Committed { commit_ts, .. }) => {
             pair.committed(*commit_ts, value, expected)

@@ -40,9 +40,19 @@ const BATCH: usize = 256;
 pub(crate) enum Call {
     Commit { conditions: Vec<Condition>, writes: Vec<Write> },
     Get { key: Bytes },
+    Scan(Span),
     Topology,
     Status { at: PeerAddress },
     Control { change: Bytes },
+}
+
+/// What is left of a scan.
+#[derive(Clone, Debug)]
+pub(crate) struct Span {
+    pub(crate) begin: Bytes,
+    pub(crate) end: Option<Bytes>,
+    pub(crate) backward: bool,
+    pub(crate) max_rows: u32,
 }
 
 /// A call with its deadline and whoever waits for it.

@@ -11,11 +11,11 @@ use std::{
 use palisade_control::{RangeDescriptor, Topology};
 use palisade_wire::{
     CommitRequest, Condition, Mode, Operation, Outcome, PeerAddress, RangeId, Rejection, Request,
-    Response, SessionId, TxnId, Write,
+    Response, ScanRequest, SessionId, TxnId, Write,
 };
 use tokio::{sync::oneshot, task::spawn_local, time::sleep};
 
-use super::{Call, Command, connection};
+use super::{Call, Command, Span, connection};
 use crate::{
     ClientError,
     client::{Counters, is_final},
@@ -190,6 +190,11 @@ impl Router {
                 Operation::Commit { range, request }
             }
             Call::Get { key } => Operation::Get { range: self.range_of(key), key: key.clone() },
+            Call::Scan(span) => {
+                let range = self.range_of_span(span);
+                let Span { begin, end, backward, max_rows } = span.clone();
+                Operation::Scan(ScanRequest { range, begin, end, backward, max_rows })
+            }
             Call::Topology => Operation::RangeMap,
             Call::Status { .. } => Operation::Status,
             Call::Control { change } => Operation::Control(change.clone()),
@@ -203,6 +208,14 @@ impl Router {
         self.range_of(of_write.or(of_condition).expect("a commit has parts"))
     }
 
+    /// The range that the next page is in.
+    fn range_of_span(&self, span: &Span) -> RangeId {
+        if !span.backward {
+            return self.range_of(&span.begin);
+        }
+        self.topology.borrow().ranges.find_before(span.end.as_deref()).range
+    }
+
     fn range_of(&self, key: &[u8]) -> RangeId {
         self.topology.borrow().ranges.find(key).range
     }
@@ -214,6 +227,7 @@ impl Router {
                 Some((self.range_of_commit(conditions, writes), Part::Write))
             }
             Call::Get { key } => Some((self.range_of(key), Part::Read)),
+            Call::Scan(span) => Some((self.range_of_span(span), Part::Read)),
             Call::Control { .. } => Some((RangeId::CONTROL, Part::Write)),
             Call::Topology | Call::Status { .. } => None,
         }
