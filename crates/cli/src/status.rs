@@ -64,6 +64,12 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         }
     }
     println!("{table}");
+    for node in &nodes {
+        if let Some(shard) = node.shards.first() {
+            let bound_us = shard.clock_bound_us;
+            println!("node {}: its clock is right to within {bound_us} µs", node.node.0);
+        }
+    }
     for shard in shards {
         match shard.admission {
             Admission::Admitted => {}
