@@ -1,8 +1,8 @@
 //! The next segment, prepared on a thread of its own; and old ones, let go of there.
 //!
 //! Pre-writing takes tens of milliseconds of disk time, bringing a recycled file back into the page
-//! cache may take as long, as may finding memory for one, and unmapping walks every page of a segment: a shard's thread can't wait
-//! for any of these.
+//! cache may take as long, finding memory touches every page of it, and unmapping walks them: a
+//! shard's thread can't wait for any of these.
 
 use std::{
     fs::File,
