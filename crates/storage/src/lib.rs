@@ -12,9 +12,7 @@
 //!
 //! Left out so far: deletes of whole ranges, and data larger than memory.
 
-mod bounds;
 mod store;
 mod versions;
 
-pub use bounds::prefix;
 pub use store::{Collected, Store, Version};
