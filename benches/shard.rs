@@ -9,8 +9,8 @@ use palisade_clock::{Interval, Now};
 use palisade_control::Bootstrap;
 use palisade_shard::{ConnectionId, Input, Recovered, Shard, ShardConfig};
 use palisade_wire::{
-    CommitRequest, Mode, NodeId, Operation, Outcome, PeerAddress, RangeId, Request, SessionId,
-    ShardId, TxnId, Write,
+    Commit, CommitRequest, Mode, NodeId, Operation, Outcome, PeerAddress, RangeId, Request,
+    SessionId, ShardId, TxnId,
 };
 
 /// Requests that one turn takes in.
@@ -82,12 +82,10 @@ impl Bench {
         self.advance(1_000);
         for _ in 0..BATCH {
             self.sequence += 1;
-            let value = Some(Bytes::from_static(&[7; 256]));
             let request = CommitRequest {
                 txn: TxnId { session: SessionId(1), sequence: self.sequence },
                 settled_below: self.sequence.saturating_sub(BATCH),
-                conditions: Vec::new(),
-                writes: vec![Write { key: key(self.sequence), value }],
+                commit: Commit::new().put(key(self.sequence), Bytes::from_static(&[7; 256])),
             };
             self.request(Operation::Commit { range: RangeId(1), request });
         }

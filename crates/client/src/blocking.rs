@@ -5,9 +5,9 @@ use std::{net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use futures_lite::future::block_on;
 
-use palisade_wire::Expected;
+use palisade_wire::{Commit, Expected};
 
-use crate::{Client, ClientError, ClientOptions, Commit, Committed, Versioned};
+use crate::{Client, ClientError, ClientOptions, Committed, Versioned};
 
 /// A [`Client`] whose calls block the calling thread. Not for use inside an executor.
 #[derive(Clone, Debug)]

@@ -13,13 +13,12 @@ use bytes::Bytes;
 use palisade_clock::Timestamp;
 use palisade_control::{Change, Topology};
 use palisade_wire::{
-    CommitRequest, Expected, NodeStatus, Outcome, PeerAddress, Rejection, SessionId, ShardId,
-    ShardStatus, TxnId, check_key,
+    Commit, Expected, NodeStatus, Outcome, PeerAddress, Rejection, ShardId, ShardStatus, check_key,
 };
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    ClientError, Commit, Scan,
+    ClientError, Scan,
     driver::{self, Call, Command},
 };
 
@@ -138,12 +137,8 @@ impl Client {
 
     /// Makes several changes together or not at all. All keys must lie in one range.
     pub async fn commit(&self, commit: Commit) -> Result<Committed, ClientError> {
-        let Commit { conditions, writes } = commit;
-        let txn = TxnId { session: SessionId(0), sequence: 0 };
-        let request = CommitRequest { txn, settled_below: 0, conditions, writes };
-        request.check().map_err(ClientError::Rejected)?;
-        let CommitRequest { conditions, writes, .. } = request;
-        match self.call(Call::Commit { conditions, writes }).await? {
+        commit.check().map_err(ClientError::Rejected)?;
+        match self.call(Call::Commit(commit)).await? {
             Outcome::Committed { commit_ts, waited_us } => {
                 let waited = Duration::from_micros(u64::from(waited_us));
                 Ok(Committed { commit_ts, waited })

@@ -23,7 +23,6 @@
 
 mod blocking;
 mod client;
-mod commit;
 mod driver;
 mod error;
 mod scan;
@@ -31,13 +30,12 @@ mod scan;
 pub use blocking::BlockingClient;
 pub use bytes::Bytes;
 pub use client::{Client, ClientOptions, ClientStats, Committed, Versioned};
-pub use commit::Commit;
 pub use error::ClientError;
 pub use palisade_clock::Timestamp;
 pub use palisade_control::{Change, RangeDescriptor, RangeMap, Topology};
 pub use palisade_wire::{
-    Expected, MAX_COMMIT_BYTES, MAX_COMMIT_PARTS, MAX_KEY_BYTES, MAX_PAGE_ROWS, MAX_VALUE_BYTES,
-    Mode, NodeId, NodeStatus, PeerAddress, RangeId, RangeStatus, Rejection, Role, Row, ShardId,
-    ShardStatus,
+    Commit, Expected, MAX_COMMIT_BYTES, MAX_COMMIT_PARTS, MAX_KEY_BYTES, MAX_PAGE_ROWS,
+    MAX_VALUE_BYTES, Mode, NodeId, NodeStatus, PeerAddress, RangeId, RangeStatus, Rejection, Role,
+    Row, ShardId, ShardStatus,
 };
 pub use scan::Scan;

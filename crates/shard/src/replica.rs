@@ -143,8 +143,8 @@ impl Replica {
         now: Now,
         cx: Context<'_>,
     ) -> Result<(), Outcome> {
-        request.check().map_err(Outcome::Rejected)?;
-        if !request.keys().all(|key| self.descriptor.holds(key)) {
+        request.commit.check().map_err(Outcome::Rejected)?;
+        if !request.commit.keys().all(|key| self.descriptor.holds(key)) {
             return Err(Outcome::Rejected(Rejection::WrongRange));
         }
         let proposed_ts = hlc.tick_commit(now.wall);

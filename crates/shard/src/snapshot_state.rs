@@ -169,19 +169,22 @@ impl StateBuilder {
 mod tests {
     use palisade_clock::{Hlc, Interval};
     use palisade_txn::CommitCommand;
-    use palisade_wire::{CommitRequest, Outcome, SessionId, TxnId, Write};
+    use palisade_wire::{Commit, CommitRequest, Outcome, SessionId, TxnId};
 
     use super::*;
 
     fn put(state: &mut StateMachine, hlc: &mut Hlc, sequence: u64, protected_ts: Timestamp) {
         let key = Bytes::from(format!("key {:03}", sequence % 300));
         // Some are deleted, and are there again later, or not.
-        let value = (!sequence.is_multiple_of(7)).then(|| vec![sequence as u8; 3_000].into());
+        let commit = if sequence.is_multiple_of(7) {
+            Commit::new().delete(key)
+        } else {
+            Commit::new().put(key, vec![sequence as u8; 3_000])
+        };
         let request = CommitRequest {
             txn: TxnId { session: SessionId(sequence % 5), sequence },
             settled_below: 0,
-            conditions: Vec::new(),
-            writes: vec![Write { key, value }],
+            commit,
         };
         let proposed_ts = hlc.tick(Interval::around(sequence * 100_000, 0));
         state.apply(CommitCommand { proposed_ts, request }.to_payload(), hlc, protected_ts, None);

@@ -6,8 +6,8 @@ use palisade_control::{Change, RangeDescriptor, RangeMap};
 use palisade_storage::Store;
 use palisade_txn::{CommitCommand, OutcomeTable, Settled, Verdict};
 use palisade_wire::{
-    CommitRequest, Condition, Expected, MAX_PAGE_BYTES, MAX_PAGE_ROWS, Outcome, Page, Rejection,
-    Row, ScanRequest, Write,
+    Commit, CommitRequest, Condition, Expected, MAX_PAGE_BYTES, MAX_PAGE_ROWS, Outcome, Page,
+    Rejection, Row, ScanRequest, Write,
 };
 
 /// How long a version outlives the one that replaced it.
@@ -49,7 +49,7 @@ impl StateMachine {
                 let command = CommitCommand::from_payload(payload);
                 let mut command = command.expect("only whole commands are proposed");
                 if fault == Some(TestFault::IgnoreConditions) {
-                    command.request.conditions.clear();
+                    command.request.commit.conditions.clear();
                 }
                 (apply_commit(store, outcomes, command, hlc, protected_ts), None)
             }
@@ -76,7 +76,7 @@ impl StateMachine {
     pub(crate) fn look_up(&self, request: &CommitRequest, now_ts: Timestamp) -> Verdict {
         match self {
             Self::Keys { outcomes, .. } => {
-                outcomes.look_up(request.txn, CommitCommand::fingerprint(request), now_ts)
+                outcomes.look_up(request.txn, CommitCommand::fingerprint(&request.commit), now_ts)
             }
             Self::Control(_) => Verdict::New,
         }
@@ -176,8 +176,8 @@ fn apply_commit(
     let CommitCommand { proposed_ts, request } = command;
     // Whoever ordered this may not have known the range's last timestamp yet.
     let commit_ts = proposed_ts.max(store.last_ts().next());
-    let fingerprint = CommitCommand::fingerprint(&request);
-    let CommitRequest { txn, settled_below, conditions, writes } = request;
+    let fingerprint = CommitCommand::fingerprint(&request.commit);
+    let CommitRequest { txn, settled_below, commit: Commit { conditions, writes } } = request;
     if let Some(outcome) = settled(outcomes.look_up(txn, fingerprint, commit_ts)) {
         return outcome;
     }

@@ -9,8 +9,8 @@ use palisade_shard::{
     ConnectionId, Input, LogCounters, Recovered, Shard, ShardConfig, ShardEffects,
 };
 use palisade_wire::{
-    CommitRequest, Mode, NodeId, Operation, PeerAddress, RangeId, Request, SessionId, ShardId,
-    TxnId, Write,
+    Commit, CommitRequest, Mode, NodeId, Operation, PeerAddress, RangeId, Request, SessionId,
+    ShardId, TxnId,
 };
 
 /// A shard that is a cluster by itself, and whose log is always durable.
@@ -58,8 +58,7 @@ impl Alone {
         let commit = CommitRequest {
             txn: TxnId { session: SessionId(1), sequence },
             settled_below: sequence,
-            conditions: Vec::new(),
-            writes: vec![Write { key, value: Some(vec![7; value_bytes].into()) }],
+            commit: Commit::new().put(key, vec![7; value_bytes]),
         };
         let operation = Operation::Commit { range: RangeId(1), request: commit };
         let request = Request { request_id: sequence, operation };

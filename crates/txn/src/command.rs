@@ -2,7 +2,9 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use palisade_clock::Timestamp;
-use palisade_wire::{CommitRequest, Condition, Decode, Encode, Expected, Reader, WireError, Write};
+use palisade_wire::{
+    Commit, CommitRequest, Condition, Decode, Encode, Expected, Reader, WireError, Write,
+};
 
 /// A commit with the timestamp that the replica which ordered it proposed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +19,7 @@ pub struct CommitCommand {
 impl CommitCommand {
     /// The payload of the entry, in memory of its own.
     pub fn to_payload(&self) -> Bytes {
-        let bytes = self.request.writes.iter().map(|write| {
+        let bytes = self.request.commit.writes.iter().map(|write| {
             16 + write.key.len() + write.value.as_ref().map_or(0, |value| value.len())
         });
         let mut out = BytesMut::with_capacity(48 + bytes.sum::<usize>());
@@ -27,14 +29,14 @@ impl CommitCommand {
     }
 
     /// Tells whether a retry carries the same commit.
-    pub fn fingerprint(request: &CommitRequest) -> u32 {
+    pub fn fingerprint(commit: &Commit) -> u32 {
         let mut hasher = crc32fast::Hasher::new();
         let mut hash = |tag: u8, bytes: &[u8]| {
             hasher.update(&[tag]);
             hasher.update(&(bytes.len() as u64).to_le_bytes());
             hasher.update(bytes);
         };
-        for Condition { key, expected } in &request.conditions {
+        for Condition { key, expected } in &commit.conditions {
             hash(0, key);
             match expected {
                 Expected::Absent => hash(1, &[]),
@@ -42,7 +44,7 @@ impl CommitCommand {
                 Expected::Version(ts) => hash(3, &ts.to_bits().to_le_bytes()),
             }
         }
-        for Write { key, value } in &request.writes {
+        for Write { key, value } in &commit.writes {
             hash(4, key);
             match value {
                 None => hash(5, &[]),

@@ -15,7 +15,7 @@ pub const MAX_COMMIT_PARTS: usize = 1024;
 /// Bytes of all keys and values of a commit.
 pub const MAX_COMMIT_BYTES: usize = MAX_KEY_BYTES + MAX_VALUE_BYTES;
 
-/// Writes that take effect together or not at all, with what makes a retry of them harmless.
+/// A commit, with what makes a retry of it harmless.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommitRequest {
     /// The idempotency key.
@@ -23,7 +23,14 @@ pub struct CommitRequest {
     /// Below this sequence the session waits for no answer any more, so that their outcomes may
     /// be forgotten.
     pub settled_below: u64,
-    /// What must hold; of all of them nothing is changed otherwise.
+    /// What is to be done.
+    pub commit: Commit,
+}
+
+/// Writes that take effect together or not at all, and what must hold for them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Commit {
+    /// What must hold; of all keys nothing is changed otherwise.
     pub conditions: Vec<Condition>,
     /// The writes; of one key the last counts.
     pub writes: Vec<Write>,
@@ -58,7 +65,33 @@ pub enum Expected {
     Version(Timestamp),
 }
 
-impl CommitRequest {
+impl Commit {
+    /// No changes yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Writes a key.
+    #[must_use]
+    pub fn put(mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+        self.writes.push(Write { key: key.into(), value: Some(value.into()) });
+        self
+    }
+
+    /// Deletes a key.
+    #[must_use]
+    pub fn delete(mut self, key: impl Into<Bytes>) -> Self {
+        self.writes.push(Write { key: key.into(), value: None });
+        self
+    }
+
+    /// Nothing is changed unless this holds.
+    #[must_use]
+    pub fn expect(mut self, key: impl Into<Bytes>, expected: Expected) -> Self {
+        self.conditions.push(Condition { key: key.into(), expected });
+        self
+    }
+
     /// All keys, repeated ones too.
     pub fn keys(&self) -> impl Iterator<Item = &Bytes> {
         let conditions = self.conditions.iter().map(|condition| &condition.key);
@@ -96,11 +129,12 @@ const VERSION: u8 = 2;
 impl Encode for CommitRequest {
     fn encode(&self, out: &mut BytesMut) {
         let count = |n: usize| u16::try_from(n).expect("checked before it is sent");
+        let Commit { conditions, writes } = &self.commit;
         self.txn.encode(out);
         out.put_u64_le(self.settled_below);
-        out.put_u16_le(count(self.conditions.len()));
-        out.put_u16_le(count(self.writes.len()));
-        for Condition { key, expected } in &self.conditions {
+        out.put_u16_le(count(conditions.len()));
+        out.put_u16_le(count(writes.len()));
+        for Condition { key, expected } in conditions {
             put_bytes(out, key);
             match expected {
                 Expected::Absent => out.put_u8(ABSENT),
@@ -114,7 +148,7 @@ impl Encode for CommitRequest {
                 }
             }
         }
-        for Write { key, value } in &self.writes {
+        for Write { key, value } in writes {
             put_bytes(out, key);
             match value {
                 None => out.put_u8(ABSENT),
@@ -133,8 +167,7 @@ impl Decode for CommitRequest {
         let settled_below = reader.u64()?;
         let (conditions, writes) = (reader.u16()?, reader.u16()?);
         // Not from the counts: they are not to be trusted with memory.
-        let mut request =
-            Self { txn, settled_below, conditions: Vec::new(), writes: Vec::with_capacity(1) };
+        let mut commit = Commit { conditions: Vec::new(), writes: Vec::with_capacity(1) };
         for _ in 0..conditions {
             let key = reader.bytes()?;
             let expected = match reader.u8()? {
@@ -143,7 +176,7 @@ impl Decode for CommitRequest {
                 VERSION => Expected::Version(Timestamp::from_bits(reader.u64()?)),
                 tag => return Err(WireError::UnknownTag { what: "condition", tag }),
             };
-            request.conditions.push(Condition { key, expected });
+            commit.conditions.push(Condition { key, expected });
         }
         for _ in 0..writes {
             let key = reader.bytes()?;
@@ -152,9 +185,9 @@ impl Decode for CommitRequest {
                 VALUE => Some(reader.bytes()?),
                 tag => return Err(WireError::UnknownTag { what: "write", tag }),
             };
-            request.writes.push(Write { key, value });
+            commit.writes.push(Write { key, value });
         }
-        Ok(request)
+        Ok(Self { txn, settled_below, commit })
     }
 }
 
@@ -163,9 +196,8 @@ mod tests {
     use super::*;
     use crate::SessionId;
 
-    fn request(conditions: Vec<Condition>, writes: Vec<Write>) -> CommitRequest {
-        let txn = TxnId { session: SessionId(7), sequence: 9 };
-        CommitRequest { txn, settled_below: 3, conditions, writes }
+    fn commit(conditions: Vec<Condition>, writes: Vec<Write>) -> Commit {
+        Commit { conditions, writes }
     }
 
     fn put(key: &'static str, bytes: usize) -> Write {
@@ -178,7 +210,9 @@ mod tests {
             [Expected::Absent, Expected::Value("v".into()), Expected::Version(Timestamp::MAX)];
         let condition = |expected| Condition { key: "c".into(), expected };
         let conditions = expected.map(condition).to_vec();
-        let sent = request(conditions, vec![put("a", 0), Write { key: "b".into(), value: None }]);
+        let commit = commit(conditions, vec![put("a", 0), Write { key: "b".into(), value: None }]);
+        let txn = TxnId { session: SessionId(7), sequence: 9 };
+        let sent = CommitRequest { txn, settled_below: 3, commit };
         let mut out = BytesMut::new();
         sent.encode(&mut out);
         let bytes = out.freeze();
@@ -192,18 +226,18 @@ mod tests {
 
     #[test]
     fn limits_are_checked_for_the_whole() {
-        assert!(request(vec![], vec![put("a", 10)]).check().is_ok());
+        assert!(commit(vec![], vec![put("a", 10)]).check().is_ok());
         let size = |refused: Result<(), Rejection>| match refused {
             Err(Rejection::CommitSize { parts, bytes }) => (parts, bytes),
             other => panic!("{other:?}"),
         };
-        assert_eq!(size(request(vec![], vec![]).check()), (0, 0));
+        assert_eq!(size(commit(vec![], vec![]).check()), (0, 0));
         let many = vec![put("a", 0); MAX_COMMIT_PARTS + 1];
-        assert_eq!(size(request(vec![], many).check()), (1025, 1025));
+        assert_eq!(size(commit(vec![], many).check()), (1025, 1025));
         let large = vec![put("a", MAX_VALUE_BYTES), put("b", MAX_KEY_BYTES)];
         let bytes = u32::try_from(MAX_COMMIT_BYTES + 2).unwrap();
-        assert_eq!(size(request(vec![], large).check()), (2, bytes));
-        let no_key = request(vec![], vec![put("", 1)]).check();
+        assert_eq!(size(commit(vec![], large).check()), (2, bytes));
+        let no_key = commit(vec![], vec![put("", 1)]).check();
         assert!(matches!(no_key, Err(Rejection::KeySize { .. })));
     }
 }

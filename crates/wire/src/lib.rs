@@ -19,7 +19,9 @@ mod scan;
 mod status;
 
 pub use codec::{Decode, Encode, Reader, WireError, decode_exact};
-pub use commit::{CommitRequest, Condition, Expected, MAX_COMMIT_BYTES, MAX_COMMIT_PARTS, Write};
+pub use commit::{
+    Commit, CommitRequest, Condition, Expected, MAX_COMMIT_BYTES, MAX_COMMIT_PARTS, Write,
+};
 pub use frame::{
     FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameKind, PROTOCOL_VERSION, write_frame,
 };

@@ -464,7 +464,7 @@ impl Decode for Rejection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{NodeId, Row, SessionId, ShardId, TxnId, Write, decode_exact};
+    use crate::{Commit, NodeId, Row, SessionId, ShardId, TxnId, decode_exact};
 
     fn put() -> Request {
         Request {
@@ -474,8 +474,7 @@ mod tests {
                 request: CommitRequest {
                     txn: TxnId { session: SessionId(u64::MAX), sequence: 9 },
                     settled_below: 4,
-                    conditions: Vec::new(),
-                    writes: vec![Write { key: "key".into(), value: Some("value".into()) }],
+                    commit: Commit::new().put("key", "value"),
                 },
             },
         }

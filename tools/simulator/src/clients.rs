@@ -6,8 +6,8 @@ use palisade_control::{RangeDescriptor, RangeMap};
 use palisade_history::{Action, Operation as Recorded, Outcome as Known};
 use palisade_shard::ConnectionId;
 use palisade_wire::{
-    CommitRequest, Condition, Expected, Mode, Operation, Outcome, Page, PeerAddress, RangeId,
-    Rejection, Request, Response, ScanRequest, SessionId, TxnId, Write,
+    Commit, CommitRequest, Expected, Mode, Operation, Outcome, Page, PeerAddress, RangeId,
+    Rejection, Request, Response, ScanRequest, SessionId, TxnId,
 };
 
 use crate::{
@@ -32,8 +32,7 @@ pub(crate) struct ClientSend {
 
 /// A put of one key, by whoever remembers nothing.
 pub(crate) fn put(range: RangeId, txn: TxnId, key: Bytes, value: Bytes) -> Operation {
-    let writes = vec![Write { key, value: Some(value) }];
-    let request = CommitRequest { txn, settled_below: 0, conditions: Vec::new(), writes };
+    let request = CommitRequest { txn, settled_below: 0, commit: Commit::new().put(key, value) };
     Operation::Commit { range, request }
 }
 
@@ -252,11 +251,11 @@ impl Clients {
     fn command(&self, at: usize) -> Option<CommitRequest> {
         let client = &self.clients[at];
         let current = client.current.as_ref()?;
-        let (mut conditions, mut writes) = (Vec::new(), Vec::new());
+        let mut commit = Commit::new();
         match current.task {
             Task::Register { key, value } => {
                 let key = self.keys[key].0.clone();
-                writes.push(Write { key, value: Some(self.value(value?)) });
+                commit = commit.put(key, self.value(value?));
             }
             Task::Pair { action: PairAction::Read { .. } | PairAction::Scan { .. }, .. } => {
                 return None;
@@ -265,17 +264,19 @@ impl Clients {
                 for second in [false, true] {
                     let key = self.pair_key(place, second);
                     if let Some(expected) = expected.map(Expected::Version) {
-                        conditions.push(Condition { key: key.clone(), expected });
+                        commit = commit.expect(key.clone(), expected);
                     }
-                    writes.push(Write { key, value: value.map(|value| self.value(value)) });
+                    commit = match value {
+                        None => commit.delete(key),
+                        Some(value) => commit.put(key, self.value(value)),
+                    };
                 }
             }
         }
         Some(CommitRequest {
             txn: TxnId { session: client.session, sequence: client.sequence },
             settled_below: client.sequence,
-            conditions,
-            writes,
+            commit,
         })
     }
 

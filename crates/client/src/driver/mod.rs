@@ -19,7 +19,7 @@ use std::{
 
 use bytes::Bytes;
 use palisade_control::Topology;
-use palisade_wire::{Condition, Outcome, PeerAddress, Write};
+use palisade_wire::{Commit, Outcome, PeerAddress};
 use tokio::{
     sync::{mpsc, oneshot},
     task::LocalSet,
@@ -38,7 +38,7 @@ const BATCH: usize = 256;
 /// A call of the client.
 #[derive(Debug)]
 pub(crate) enum Call {
-    Commit { conditions: Vec<Condition>, writes: Vec<Write> },
+    Commit(Commit),
     Get { key: Bytes },
     Scan(Span),
     Topology,

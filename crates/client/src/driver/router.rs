@@ -10,8 +10,8 @@ use std::{
 
 use palisade_control::{RangeDescriptor, Topology};
 use palisade_wire::{
-    CommitRequest, Condition, Mode, Operation, Outcome, PeerAddress, RangeId, Rejection, Request,
-    Response, ScanRequest, SessionId, TxnId, Write,
+    Commit, CommitRequest, Mode, Operation, Outcome, PeerAddress, RangeId, Rejection, Request,
+    Response, ScanRequest, SessionId, TxnId,
 };
 use tokio::{sync::oneshot, task::spawn_local, time::sleep};
 
@@ -123,13 +123,13 @@ impl Router {
             let _ = reply.send(Ok(Outcome::RangeMap(self.topology.borrow().to_bytes())));
             return;
         }
-        if let Call::Commit { conditions, writes } = &call
-            && !self.is_in_one_range(conditions, writes)
+        if let Call::Commit(commit) = &call
+            && !self.is_in_one_range(commit)
         {
             let _ = reply.send(Err(ClientError::SeveralRanges));
             return;
         }
-        let sequence = matches!(call, Call::Commit { .. }).then(|| {
+        let sequence = matches!(call, Call::Commit(_)).then(|| {
             let sequence = self.next_sequence.get();
             self.next_sequence.set(sequence + 1);
             self.unsettled.borrow_mut().insert(sequence);
@@ -148,11 +148,9 @@ impl Router {
         });
     }
 
-    fn is_in_one_range(&self, conditions: &[Condition], writes: &[Write]) -> bool {
-        let range = self.range_of_commit(conditions, writes);
-        let keys = conditions.iter().map(|condition| &condition.key);
-        let mut keys = keys.chain(writes.iter().map(|write| &write.key));
-        keys.all(|key| self.range_of(key) == range)
+    fn is_in_one_range(&self, commit: &Commit) -> bool {
+        let range = self.range_of_commit(commit);
+        commit.keys().all(|key| self.range_of(key) == range)
     }
 
     fn add(&self, pending: Pending) {
@@ -179,14 +177,13 @@ impl Router {
 
     fn operation(&self, pending: &Pending) -> Operation {
         match &pending.call {
-            Call::Commit { conditions, writes } => {
+            Call::Commit(commit) => {
                 let sequence = pending.sequence.expect("writes have a sequence");
                 let unsettled = self.unsettled.borrow();
                 let settled_below = unsettled.first().copied().unwrap_or(sequence);
                 let txn = TxnId { session: self.session, sequence };
-                let (conditions, writes) = (conditions.clone(), writes.clone());
-                let range = self.range_of_commit(&conditions, &writes);
-                let request = CommitRequest { txn, settled_below, conditions, writes };
+                let range = self.range_of_commit(commit);
+                let request = CommitRequest { txn, settled_below, commit: commit.clone() };
                 Operation::Commit { range, request }
             }
             Call::Get { key } => Operation::Get { range: self.range_of(key), key: key.clone() },
@@ -202,10 +199,8 @@ impl Router {
     }
 
     /// The range of the first key. That the others are in it, too, is for the caller to see to.
-    fn range_of_commit(&self, conditions: &[Condition], writes: &[Write]) -> RangeId {
-        let of_write = writes.first().map(|write| &write.key);
-        let of_condition = conditions.first().map(|condition| &condition.key);
-        self.range_of(of_write.or(of_condition).expect("a commit has parts"))
+    fn range_of_commit(&self, commit: &Commit) -> RangeId {
+        self.range_of(commit.keys().next().expect("a commit without parts was refused"))
     }
 
     /// The range that the next page is in.
@@ -223,9 +218,7 @@ impl Router {
     /// The range that a call goes to, and what it asks of it.
     fn range_and_part(&self, call: &Call) -> Option<(RangeId, Part)> {
         match call {
-            Call::Commit { conditions, writes } => {
-                Some((self.range_of_commit(conditions, writes), Part::Write))
-            }
+            Call::Commit(commit) => Some((self.range_of_commit(commit), Part::Write)),
             Call::Get { key } => Some((self.range_of(key), Part::Read)),
             Call::Scan(span) => Some((self.range_of_span(span), Part::Read)),
             Call::Control { .. } => Some((RangeId::CONTROL, Part::Write)),
