@@ -9,8 +9,8 @@ use palisade_clock::{Interval, Now};
 use palisade_control::Bootstrap;
 use palisade_shard::{ConnectionId, Input, Recovered, Shard, ShardConfig};
 use palisade_wire::{
-    Commit, CommitRequest, Mode, NodeId, Operation, Outcome, PeerAddress, RangeId, Request,
-    SessionId, ShardId, TxnId,
+    Commit, CommitRequest, Mode, NodeId, Operation, Outcome, PeerAddress, RangeId, ReadKind,
+    Request, SessionId, ShardId, TxnId,
 };
 
 /// Requests that one turn takes in.
@@ -87,7 +87,7 @@ impl Bench {
                 settled_below: self.sequence.saturating_sub(BATCH),
                 commit: Commit::new().put(key(self.sequence), Bytes::from_static(&[7; 256])),
             };
-            self.request(Operation::Commit { range: RangeId(1), request });
+            self.request(Operation::Commit { range: RangeId(1), request, claim: None });
         }
         assert_eq!(self.turn(), BATCH as usize);
     }
@@ -96,7 +96,7 @@ impl Bench {
         for _ in 0..BATCH {
             self.sequence += 1;
             let key = key(self.sequence);
-            self.request(Operation::Get { range: RangeId(1), key });
+            self.request(Operation::Get { range: RangeId(1), key, kind: ReadKind::Latest });
         }
         assert_eq!(black_box(self.turn()), BATCH as usize);
     }

@@ -7,7 +7,7 @@ use futures_lite::future::block_on;
 
 use palisade_wire::{Commit, Expected};
 
-use crate::{Client, ClientError, ClientOptions, Committed, Versioned};
+use crate::{Client, ClientError, ClientOptions, Committed, Transaction, Versioned};
 
 /// A [`Client`] whose calls block the calling thread. Not for use inside an executor.
 #[derive(Clone, Debug)]
@@ -70,8 +70,83 @@ impl BlockingClient {
         block_on(self.client.get(key))
     }
 
+    /// See [`Client::run`].
+    pub fn run<T, E: From<ClientError>>(
+        &self,
+        mut body: impl FnMut(&mut BlockingTransaction) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut tries = self.client.tries();
+        loop {
+            let mut transaction = BlockingTransaction { transaction: tries.begin() };
+            let result = body(&mut transaction);
+            if let Some(result) = block_on(tries.end(transaction.transaction, result)) {
+                return result;
+            }
+        }
+    }
+
     /// The asynchronous client behind this one.
     pub fn inner(&self) -> &Client {
         &self.client
+    }
+}
+
+/// A [`Transaction`] whose calls block the calling thread.
+#[derive(Debug)]
+pub struct BlockingTransaction {
+    transaction: Transaction,
+}
+
+impl BlockingTransaction {
+    /// See [`Transaction::get`].
+    pub fn get(&mut self, key: impl Into<Bytes>) -> Result<Option<Bytes>, ClientError> {
+        block_on(self.transaction.get(key))
+    }
+
+    /// See [`Transaction::get_for_update`].
+    pub fn get_for_update(&mut self, key: impl Into<Bytes>) -> Result<Option<Bytes>, ClientError> {
+        block_on(self.transaction.get_for_update(key))
+    }
+
+    /// See [`Transaction::put`].
+    pub fn put(
+        &mut self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<(), ClientError> {
+        self.transaction.put(key, value)
+    }
+
+    /// See [`Transaction::insert`].
+    pub fn insert(
+        &mut self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<(), ClientError> {
+        block_on(self.transaction.insert(key, value))
+    }
+
+    /// See [`Transaction::compare_and_set`].
+    pub fn compare_and_set(
+        &mut self,
+        key: impl Into<Bytes>,
+        expected: Expected,
+        value: impl Into<Bytes>,
+    ) -> Result<(), ClientError> {
+        block_on(self.transaction.compare_and_set(key, expected, value))
+    }
+
+    /// See [`Transaction::delete`].
+    pub fn delete(&mut self, key: impl Into<Bytes>) -> Result<(), ClientError> {
+        self.transaction.delete(key)
+    }
+
+    /// See [`Transaction::scan`]: all of it, gathered in memory.
+    pub fn scan(
+        &mut self,
+        begin: impl Into<Bytes>,
+        end: Option<Bytes>,
+    ) -> Result<Vec<(Bytes, Bytes)>, ClientError> {
+        block_on(self.transaction.scan(begin, end).all())
     }
 }

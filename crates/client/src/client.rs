@@ -13,13 +13,15 @@ use bytes::Bytes;
 use palisade_clock::Timestamp;
 use palisade_control::{Change, Topology};
 use palisade_wire::{
-    Commit, Expected, NodeStatus, Outcome, PeerAddress, Rejection, ShardId, ShardStatus, check_key,
+    Commit, Expected, NodeStatus, Outcome, PeerAddress, Rejection, SessionId, ShardId, ShardStatus,
+    TxnId, check_key,
 };
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    ClientError, Scan,
+    ClientError, Scan, Transaction,
     driver::{self, Call, Command},
+    transaction::Tries,
 };
 
 /// Calls that may be under way at a time; further ones wait their turn.
@@ -70,6 +72,8 @@ pub struct ClientStats {
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) retries: AtomicU64,
+    /// Tries of transactions.
+    pub(crate) owners: AtomicU64,
 }
 
 /// A client of a cluster. Clones share its connections and its session.
@@ -77,6 +81,8 @@ pub(crate) struct Counters {
 pub struct Client {
     commands: mpsc::Sender<Command>,
     counters: Arc<Counters>,
+    /// Names the transactions of all clones towards whoever keeps their locks.
+    lockers: SessionId,
     timeout: Duration,
 }
 
@@ -91,7 +97,9 @@ impl Client {
         let (ready, is_ready) = oneshot::channel();
         driver::spawn(addresses.to_vec(), options, incoming, counters.clone(), ready)?;
         is_ready.await.map_err(|_| ClientError::Closed)??;
-        Ok(Self { commands, counters, timeout: options.timeout })
+        // Two clients with the same would take each other's locks for their own.
+        let lockers = SessionId(fastrand::u64(..));
+        Ok(Self { commands, counters, lockers, timeout: options.timeout })
     }
 
     /// The same client with another time limit for its calls.
@@ -138,7 +146,7 @@ impl Client {
     /// Makes several changes together or not at all. All keys must lie in one range.
     pub async fn commit(&self, commit: Commit) -> Result<Committed, ClientError> {
         commit.check().map_err(ClientError::Rejected)?;
-        match self.call(Call::Commit(commit)).await? {
+        match self.call(Call::Commit { commit, locks: None }).await? {
             Outcome::Committed { commit_ts, waited_us } => {
                 let waited = Duration::from_micros(u64::from(waited_us));
                 Ok(Committed { commit_ts, waited })
@@ -150,11 +158,46 @@ impl Client {
         }
     }
 
+    /// Runs a transaction: reads, then writes, in one range, all at one moment or not at all. Others
+    /// see nothing of it before it has committed, and change nothing that it has read.
+    ///
+    /// It is run again, from the beginning, if it loses its locks to one that began before it, or
+    /// with a leader; so `body` should do nothing but call the transaction, and must end soon: after
+    /// 5 seconds without a call the locks are given to others. What `body` returns as an error rolls
+    /// it back. The whole ends by the client's deadline.
+    ///
+    /// ```no_run
+    /// # async fn example(client: palisade_client::Client) -> Result<(), palisade_client::ClientError> {
+    /// let counted = client
+    ///     .run(async |tx| {
+    ///         let before = tx.get_for_update("visits").await?;
+    ///         let visits = before.map_or(0, |before| before.len()) + 1;
+    ///         tx.put("visits", "*".repeat(visits))?;
+    ///         Ok::<_, palisade_client::ClientError>(visits)
+    ///     })
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn run<T, E: From<ClientError>>(
+        &self,
+        mut body: impl AsyncFnMut(&mut Transaction) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut tries = self.tries();
+        loop {
+            let mut transaction = tries.begin();
+            let result = body(&mut transaction).await;
+            if let Some(result) = tries.end(transaction, result).await {
+                return result;
+            }
+        }
+    }
+
     /// Reads the latest value of a key (linearizable).
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Versioned>, ClientError> {
         let key = key.into();
         check_key(&key).map_err(ClientError::Rejected)?;
-        match self.call(Call::Get { key }).await? {
+        match self.call(Call::Get { key, locks: None }).await? {
             Outcome::Value { version_ts, value } => {
                 Ok(value.map(|value| Versioned { value, version_ts }))
             }
@@ -220,11 +263,41 @@ impl Client {
     }
 
     pub(crate) async fn call(&self, call: Call) -> Result<Outcome, ClientError> {
+        self.call_until(call, Instant::now() + self.timeout).await
+    }
+
+    pub(crate) async fn call_until(
+        &self,
+        call: Call,
+        deadline: Instant,
+    ) -> Result<Outcome, ClientError> {
         let (reply, answer) = oneshot::channel();
-        let deadline = Instant::now() + self.timeout;
         let command = Command { call, deadline, timeout: self.timeout, reply };
         self.commands.send(command).await.map_err(|_| ClientError::Closed)?;
         answer.await.map_err(|_| ClientError::Closed)?
+    }
+
+    /// Makes a call whose answer nobody waits for, if there is room for it.
+    pub(crate) fn send(&self, call: Call) {
+        let deadline = Instant::now() + self.timeout;
+        let command =
+            Command { call, deadline, timeout: self.timeout, reply: oneshot::channel().0 };
+        // Without room for it, its locks end by themselves.
+        let _ = self.commands.try_send(command);
+    }
+
+    pub(crate) fn tries(&self) -> Tries {
+        Tries::new(self.clone(), self.timeout)
+    }
+
+    /// What the next try of a transaction is known by.
+    pub(crate) fn next_owner(&self) -> TxnId {
+        let sequence = self.counters.owners.fetch_add(1, Ordering::Relaxed);
+        TxnId { session: self.lockers, sequence }
+    }
+
+    pub(crate) fn count_retry(&self) {
+        self.counters.retries.fetch_add(1, Ordering::Relaxed);
     }
 }
 

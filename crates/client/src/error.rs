@@ -30,8 +30,12 @@ pub enum ClientError {
         /// Which, counted from 0.
         condition: usize,
     },
-    /// The keys of a commit lie in more than one range. Nothing was done. Not retryable.
-    #[error("the keys of the commit lie in several ranges: make it several commits")]
+    /// The transaction has lost its locks, to an older one or with a leader. Nothing was written, nor
+    /// will be. [`Client::run`](crate::Client::run) runs it again by itself.
+    #[error("the transaction has lost its locks, and did nothing: run it again")]
+    Aborted,
+    /// The keys of a transaction lie in more than one range. Nothing was done. Not retryable.
+    #[error("the keys lie in several ranges: make it several transactions")]
     SeveralRanges,
     /// None of the addresses answers as a node of the cluster. Retryable.
     #[error(
@@ -57,7 +61,9 @@ impl ClientError {
     /// safely by calling again: that is a new write.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Deadline { .. } | Self::Unreachable { .. } | Self::NodeDown => true,
+            Self::Deadline { .. } | Self::Unreachable { .. } | Self::NodeDown | Self::Aborted => {
+                true
+            }
             Self::Rejected(rejection) => rejection.is_retryable(),
             Self::ConditionFailed { .. }
             | Self::SeveralRanges
@@ -73,6 +79,7 @@ impl ClientError {
             Self::Rejected(rejection) => rejection.is_outcome_unknown(),
             Self::Closed | Self::Protocol(_) => true,
             Self::ConditionFailed { .. }
+            | Self::Aborted
             | Self::SeveralRanges
             | Self::Unreachable { .. }
             | Self::NodeDown => false,

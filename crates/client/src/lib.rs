@@ -26,8 +26,9 @@ mod client;
 mod driver;
 mod error;
 mod scan;
+mod transaction;
 
-pub use blocking::BlockingClient;
+pub use blocking::{BlockingClient, BlockingTransaction};
 pub use bytes::Bytes;
 pub use client::{Client, ClientOptions, ClientStats, Committed, Versioned};
 pub use error::ClientError;
@@ -38,4 +39,5 @@ pub use palisade_wire::{
     MAX_VALUE_BYTES, Mode, NodeId, NodeStatus, PeerAddress, RangeId, RangeStatus, Rejection, Role,
     Row, ShardId, ShardStatus,
 };
-pub use scan::Scan;
+pub use scan::{Scan, TransactionScan};
+pub use transaction::Transaction;

@@ -1,10 +1,12 @@
 //! The keys of a span, a page at a time.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use palisade_wire::{MAX_PAGE_ROWS, Outcome, Page, Row};
 
 use crate::{
-    Client, ClientError,
+    Client, ClientError, Transaction,
     client::unexpected,
     driver::{Call, Span},
 };
@@ -44,10 +46,11 @@ impl Scan {
             if span.end.as_ref().is_some_and(|end| span.begin >= *end) {
                 break;
             }
-            let page = match self.client.call(Call::Scan(span.clone())).await? {
-                Outcome::Page(page) => page,
-                other => return Err(unexpected(&other)),
-            };
+            let page =
+                match self.client.call(Call::Scan { span: span.clone(), locks: None }).await? {
+                    Outcome::Page(page) => page,
+                    other => return Err(unexpected(&other)),
+                };
             let Page { rows, resume, .. } = page;
             match resume {
                 None => self.left = None,
@@ -64,6 +67,98 @@ impl Scan {
 
     /// All rows that are left, gathered in memory.
     pub async fn all(mut self) -> Result<Vec<Row>, ClientError> {
+        let mut all = Vec::new();
+        while let Some(mut rows) = self.next_page().await? {
+            all.append(&mut rows);
+        }
+        Ok(all)
+    }
+}
+
+/// A scan of a transaction under way: see [`Transaction::scan`]. What it has gone over is locked, all
+/// of it as it was at one moment.
+#[derive(Debug)]
+pub struct TransactionScan<'a> {
+    transaction: &'a mut Transaction,
+    /// What is left, unless it is through.
+    left: Option<Span>,
+    exclusive: bool,
+}
+
+impl<'a> TransactionScan<'a> {
+    pub(crate) fn new(transaction: &'a mut Transaction, begin: Bytes, end: Option<Bytes>) -> Self {
+        let span = Span { begin, end, backward: false, max_rows: MAX_PAGE_ROWS };
+        Self { transaction, left: Some(span), exclusive: false }
+    }
+
+    /// The last keys come first.
+    #[must_use]
+    pub fn backward(mut self) -> Self {
+        self.left = self.left.map(|span| Span { backward: true, ..span });
+        self
+    }
+
+    /// So many rows at most are asked for at a time, and locked: more than are wanted keep others
+    /// from writing.
+    #[must_use]
+    pub fn page_rows(mut self, max_rows: u32) -> Self {
+        self.left = self.left.map(|span| Span { max_rows, ..span });
+        self
+    }
+
+    /// Nobody else may read what is gone over, either.
+    #[must_use]
+    pub fn for_update(mut self) -> Self {
+        self.exclusive = true;
+        self
+    }
+
+    /// The next keys with their values, at least one; or `None` when the span is through.
+    pub async fn next_page(&mut self) -> Result<Option<Vec<(Bytes, Bytes)>>, ClientError> {
+        while let Some(span) = self.left.clone() {
+            if span.end.as_ref().is_some_and(|end| span.begin >= *end) {
+                break;
+            }
+            let locks = Some(self.transaction.locks(&span.begin, self.exclusive));
+            let call = Call::Scan { span: span.clone(), locks };
+            let page = match self.transaction.call(call).await? {
+                Outcome::LockedPage { page, .. } => page,
+                other => return Err(unexpected(&other)),
+            };
+            let (mut begin, mut end) = (span.begin.clone(), span.end.clone());
+            self.left = page.resume.map(|resume| {
+                if span.backward {
+                    begin = resume.clone();
+                    Span { end: Some(resume), ..span.clone() }
+                } else {
+                    end = Some(resume.clone());
+                    Span { begin: resume, ..span.clone() }
+                }
+            });
+            let mut rows: BTreeMap<_, _> =
+                page.rows.into_iter().map(|row| (row.key, row.value)).collect();
+            let before_end = |key: &Bytes| end.as_ref().is_none_or(|end| key < end);
+            let own = self.transaction.own().range(begin..).take_while(|(key, _)| before_end(key));
+            for (key, value) in own {
+                match value {
+                    Some(value) => drop(rows.insert(key.clone(), value.clone())),
+                    None => drop(rows.remove(key)),
+                }
+            }
+            let mut rows: Vec<_> = rows.into_iter().collect();
+            if span.backward {
+                rows.reverse();
+            }
+            if !rows.is_empty() {
+                return Ok(Some(rows));
+            }
+        }
+        self.left = None;
+        Ok(None)
+    }
+
+    /// All rows that are left, gathered in memory.
+    pub async fn all(mut self) -> Result<Vec<(Bytes, Bytes)>, ClientError> {
         let mut all = Vec::new();
         while let Some(mut rows) = self.next_page().await? {
             all.append(&mut rows);

@@ -22,6 +22,12 @@ pub enum TestFault {
     NoCommitWait,
     /// Commits are made whether or not their conditions hold.
     IgnoreConditions,
+    /// Whoever asks for a lock has it, whoever else has.
+    IgnoreLocks,
+    /// A transaction whose locks are lost commits all the same.
+    TrustLostLocks,
+    /// A locked read does not wait for what was ordered before it.
+    EarlyLockedReads,
     /// A rule of a replication protocol is broken.
     Protocol(ProtocolFault),
 }

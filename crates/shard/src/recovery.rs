@@ -72,6 +72,7 @@ impl Surroundings {
             log_bytes,
             checkpoint_bytes: self.checkpoint_bytes,
             first_stream: random.u64(..),
+            first_token: random.u64(..),
             fault: self.fault,
         }))
     }

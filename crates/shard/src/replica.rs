@@ -1,16 +1,17 @@
 //! One replica of a range: its group, its state, and who waits for it.
 
+mod transactions;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use palisade_clock::{Hlc, Interval, Now};
+use palisade_clock::{Hlc, Now};
 use palisade_control::RangeDescriptor;
 use palisade_replication::{
     After, Append, Context, Effects, Entry, EntryKind, Refusal, Revocation, Send, SnapshotPart,
 };
-use palisade_txn::CommitCommand;
 use palisade_wire::{
-    CommitRequest, Outcome, PeerAddress, Rejection, ReplicaChange, Response, ScanRequest, check_key,
+    Outcome, PeerAddress, Rejection, ReplicaChange, Response, ScanRequest, check_key,
 };
 
 use crate::{
@@ -18,8 +19,9 @@ use crate::{
     group::Group,
     snapshot_state::{StateBuilder, StateReader},
     snapshots::{Arrived, Snapshots, Taking},
-    state_machine::{StateMachine, settled},
+    state_machine::StateMachine,
 };
+use transactions::Transactions;
 
 /// Requests that may wait at one replica.
 const MAX_WAITING: usize = 64 * 1024;
@@ -61,6 +63,9 @@ pub(crate) struct Replica {
     writes: VecDeque<WaitingWrite>,
     reads: BTreeMap<u64, (Asker, Read)>,
     next_token: u64,
+    transactions: Transactions,
+    /// What this turn has found to say, to whoever waited for locks.
+    answers: Vec<(Asker, Outcome)>,
     fault: Option<TestFault>,
     /// Writes of this group in the shard's log: how many of the shard's there were with them, and
     /// how many of the group's.
@@ -90,6 +95,7 @@ pub(crate) struct Start {
     pub(crate) log_bytes: u64,
     pub(crate) checkpoint_bytes: u64,
     pub(crate) first_stream: u64,
+    pub(crate) first_token: u64,
     pub(crate) fault: Option<TestFault>,
 }
 
@@ -107,7 +113,7 @@ impl Replica {
     pub(crate) fn new(start: Start) -> Self {
         let Start { descriptor, group, state, applied_index, digest, .. } = start;
         let changed_ranges = state.changed_ranges();
-        let Start { log_bytes, checkpoint_bytes, first_stream, fault, .. } = start;
+        let Start { log_bytes, checkpoint_bytes, first_stream, first_token, fault, .. } = start;
         Self {
             descriptor,
             group,
@@ -117,6 +123,8 @@ impl Replica {
             writes: VecDeque::new(),
             reads: BTreeMap::new(),
             next_token: 0,
+            transactions: Transactions::new(first_token),
+            answers: Vec::new(),
             fault,
             pending: VecDeque::new(),
             appends: 0,
@@ -132,28 +140,6 @@ impl Replica {
 
     pub(crate) fn digest(&self) -> u32 {
         self.digest
-    }
-
-    /// Orders a commit, or says at once why not.
-    pub(crate) fn commit(
-        &mut self,
-        asker: Asker,
-        request: CommitRequest,
-        hlc: &mut Hlc,
-        now: Now,
-        cx: Context<'_>,
-    ) -> Result<(), Outcome> {
-        request.commit.check().map_err(Outcome::Rejected)?;
-        if !request.commit.keys().all(|key| self.descriptor.holds(key)) {
-            return Err(Outcome::Rejected(Rejection::WrongRange));
-        }
-        let proposed_ts = hlc.tick_commit(now.wall);
-        if self.group.orders_writes()
-            && let Some(outcome) = settled(self.state.look_up(&request, proposed_ts))
-        {
-            return Err(outcome);
-        }
-        self.propose(asker, || CommitCommand { proposed_ts, request }.to_payload(), cx)
     }
 
     /// Orders a payload, or says at once why not.
@@ -198,7 +184,14 @@ impl Replica {
     }
 
     /// Begins a scan, or says at once why not.
-    pub(crate) fn scan(&mut self, asker: Asker, mut scan: ScanRequest) -> Result<(), Outcome> {
+    pub(crate) fn scan(&mut self, asker: Asker, scan: ScanRequest) -> Result<(), Outcome> {
+        let scan = self.check_scan(scan)?;
+        self.read(asker, Read::Span(Box::new(scan)))
+    }
+
+    /// Makes sure that a scan begins in this range, and copies its bounds: they share the memory of
+    /// everything that arrived with them.
+    fn check_scan(&self, mut scan: ScanRequest) -> Result<ScanRequest, Outcome> {
         let RangeDescriptor { start, end, .. } = &self.descriptor;
         let ours = match (&scan.end, end) {
             _ if !scan.backward => self.descriptor.holds(&scan.begin),
@@ -212,7 +205,7 @@ impl Replica {
         }
         scan.begin = Bytes::copy_from_slice(&scan.begin);
         scan.end = scan.end.map(|end| Bytes::copy_from_slice(&end));
-        self.read(asker, Read::Span(Box::new(scan)))
+        Ok(scan)
     }
 
     fn read(&mut self, asker: Asker, read: Read) -> Result<(), Outcome> {
@@ -226,9 +219,10 @@ impl Replica {
     }
 
     /// Time has passed.
-    pub(crate) fn tick(&mut self, cx: Context<'_>, wall: Interval) {
+    pub(crate) fn tick(&mut self, hlc: &mut Hlc, now: Now, cx: Context<'_>) {
         self.group.tick(cx);
-        self.state.collect(wall, self.snapshots.protected_ts());
+        self.expire_locks(hlc, now, cx);
+        self.state.collect(now.wall, self.snapshots.protected_ts());
         for (to, message) in self.snapshots.tick(cx.now_us) {
             self.send_snapshot(to, message, After::Nothing);
         }
@@ -239,6 +233,7 @@ impl Replica {
         self.wants_checkpoint()
             || self.snapshots.is_sending()
             || self.state.has_garbage()
+            || self.transactions.wants_ticks()
             || self.group.wants_ticks(cx)
     }
 
@@ -405,6 +400,11 @@ impl Replica {
             };
             out.reply(asker, outcome);
         }
+        self.check_leadership();
+        self.answer_locked_reads();
+        for (asker, outcome) in self.answers.drain(..) {
+            out.reply(asker, outcome);
+        }
         for token in refused_reads {
             let (asker, _) = self.reads.remove(&token).expect("a read is refused once");
             out.reply(asker, Outcome::Rejected(Rejection::NotServing { hint: None }));
@@ -433,7 +433,7 @@ impl Replica {
 
     /// Whether nobody waits for an answer.
     pub(crate) fn is_idle(&self) -> bool {
-        self.writes.is_empty() && self.reads.is_empty()
+        self.writes.is_empty() && self.reads.is_empty() && self.transactions.is_idle()
     }
 
     fn apply(&mut self, entry: Entry, hlc: &mut Hlc, out: &mut ShardEffects) {

@@ -9,8 +9,8 @@ use palisade_clock::{Hlc, Now};
 use palisade_control::{Change, NodeAddress, RangeDescriptor, RangeMap, Topology};
 use palisade_replication::{After, Append, Context, PeerTiming, Peers, RecoveredGroup, raft};
 use palisade_wire::{
-    Admission as Admitted, Mode, Operation, Outcome, PeerAddress, RangeId, Rejection, Request,
-    Response, ShardStatus, WireError,
+    Admission as Admitted, Mode, Operation, Outcome, PeerAddress, RangeId, ReadKind, Rejection,
+    Request, Response, ShardStatus, WireError,
 };
 
 use crate::{
@@ -342,7 +342,8 @@ impl Shard {
         self.was_admitted = true;
         let cx = Context { now_us: now.monotonic_us, peers: &self.peers };
         for range in &self.touched {
-            self.replicas.get_mut(range).expect("only replicas are touched").tick(cx, now.wall);
+            let replica = self.replicas.get_mut(range).expect("only replicas are touched");
+            replica.tick(&mut self.hlc, now, cx);
         }
         self.ticked = true;
     }
@@ -477,7 +478,11 @@ impl Shard {
             }
             _ => {}
         }
-        if !matches!(operation, Operation::Get { .. } | Operation::Scan(_)) {
+        let writes = match operation {
+            Operation::Get { .. } | Operation::Scan { .. } | Operation::Rollback { .. } => false,
+            _ => true,
+        };
+        if writes {
             self.check_log_room()?;
         }
         if now.wall.bound_us() > self.config.max_offset_us {
@@ -487,16 +492,31 @@ impl Shard {
             return Err(Outcome::Rejected(Rejection::Overloaded));
         }
         let served = match operation {
-            Operation::Commit { range, request } => {
+            Operation::Commit { range, request, claim } => {
                 self.with_replica(range, now, |replica, hlc, cx| {
-                    replica.commit(asker, request, hlc, now, cx)
+                    replica.commit(asker, request, claim, hlc, now, cx)
                 })
             }
-            Operation::Get { range, key } => {
-                self.with_replica(range, now, |replica, _, _| replica.get(asker, &key))
+            Operation::Get { range, key, kind } => {
+                self.with_replica(range, now, |replica, hlc, cx| match kind {
+                    ReadKind::Latest => replica.get(asker, &key),
+                    ReadKind::Locking(locking) => {
+                        replica.locked_get(asker, &key, locking, hlc, now, cx)
+                    }
+                })
             }
-            Operation::Scan(scan) => {
-                self.with_replica(scan.range, now, |replica, _, _| replica.scan(asker, scan))
+            Operation::Scan { scan, kind } => {
+                self.with_replica(scan.range, now, |replica, hlc, cx| match kind {
+                    ReadKind::Latest => replica.scan(asker, scan),
+                    ReadKind::Locking(locking) => {
+                        replica.locked_scan(asker, scan, locking, hlc, now, cx)
+                    }
+                })
+            }
+            Operation::Rollback { range, claim } => {
+                self.with_replica(range, now, |replica, hlc, cx| {
+                    Err(replica.rollback(claim, hlc, now, cx))
+                })
             }
             Operation::Control(change) => {
                 let parsed = Change::from_bytes(&change);

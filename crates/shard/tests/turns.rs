@@ -60,7 +60,7 @@ impl Alone {
             settled_below: sequence,
             commit: Commit::new().put(key, vec![7; value_bytes]),
         };
-        let operation = Operation::Commit { range: RangeId(1), request: commit };
+        let operation = Operation::Commit { range: RangeId(1), request: commit, claim: None };
         let request = Request { request_id: sequence, operation };
         self.shard.step(Input::Request { connection: ConnectionId(1), request }, self.now);
     }

@@ -98,22 +98,49 @@ impl Commit {
         conditions.chain(self.writes.iter().map(|write| &write.key))
     }
 
-    /// Fails if a key, a value or the whole is over its limit.
-    pub fn check(&self) -> Result<(), Rejection> {
-        let parts = self.conditions.len() + self.writes.len();
-        let mut bytes = 0;
-        for key in self.keys() {
-            check_key(key)?;
-            bytes += key.len();
-        }
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.conditions.is_empty() && self.writes.is_empty()
+    }
+
+    /// All values, those that are expected too.
+    fn values(&self) -> impl Iterator<Item = &Bytes> {
         let expected = self.conditions.iter().filter_map(|condition| match &condition.expected {
             Expected::Value(value) => Some(value),
             Expected::Absent | Expected::Version(_) => None,
         });
-        for value in expected.chain(self.writes.iter().filter_map(|write| write.value.as_ref())) {
-            check_value(value)?;
-            bytes += value.len();
-        }
+        expected.chain(self.writes.iter().filter_map(|write| write.value.as_ref()))
+    }
+
+    /// Bytes of all keys and values.
+    pub fn bytes(&self) -> usize {
+        self.keys().chain(self.values()).map(Bytes::len).sum()
+    }
+
+    /// The same in memory of its own.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        let copy = Bytes::copy_from_slice;
+        let conditions = self.conditions.iter().map(|Condition { key, expected }| Condition {
+            key: copy(key),
+            expected: match expected {
+                Expected::Value(value) => Expected::Value(copy(value)),
+                other => other.clone(),
+            },
+        });
+        let writes = self.writes.iter().map(|Write { key, value }| Write {
+            key: copy(key),
+            value: value.as_deref().map(copy),
+        });
+        Self { conditions: conditions.collect(), writes: writes.collect() }
+    }
+
+    /// Fails if a key, a value or the whole is over its limit.
+    pub fn check(&self) -> Result<(), Rejection> {
+        let parts = self.conditions.len() + self.writes.len();
+        let bytes = self.bytes();
+        self.keys().try_for_each(|key| check_key(key))?;
+        self.values().try_for_each(|value| check_value(value))?;
         if parts == 0 || parts > MAX_COMMIT_PARTS || bytes > MAX_COMMIT_BYTES {
             let count = |n| u32::try_from(n).unwrap_or(u32::MAX);
             return Err(Rejection::CommitSize { parts: count(parts), bytes: count(bytes) });

@@ -5,8 +5,9 @@ use palisade_clock::Timestamp;
 use thiserror::Error;
 
 use crate::{
-    CommitRequest, Decode, Encode, MAX_COMMIT_BYTES, MAX_COMMIT_PARTS, MAX_KEY_BYTES,
-    MAX_VALUE_BYTES, Page, PeerAddress, RangeId, Reader, ScanRequest, WireError, codec::put_bytes,
+    CommitRequest, Decode, Encode, LockClaim, LockGrant, MAX_COMMIT_BYTES, MAX_COMMIT_PARTS,
+    MAX_KEY_BYTES, MAX_VALUE_BYTES, Page, PeerAddress, RangeId, ReadKind, Reader, ScanRequest,
+    WireError, codec::put_bytes,
 };
 
 /// A request of a client.
@@ -27,16 +28,32 @@ pub enum Operation {
         range: RangeId,
         /// The writes.
         request: CommitRequest,
+        /// The transaction whose locks they rely on, if any.
+        claim: Option<LockClaim>,
     },
-    /// A linearizable read of one key.
+    /// A read of one key.
     Get {
         /// The range that holds the key.
         range: RangeId,
         /// The key.
         key: Bytes,
+        /// Of which kind.
+        kind: ReadKind,
     },
-    /// A linearizable read of a page of keys.
-    Scan(ScanRequest),
+    /// A read of a page of keys.
+    Scan {
+        /// Which.
+        scan: ScanRequest,
+        /// Of which kind.
+        kind: ReadKind,
+    },
+    /// The end of a transaction that commits nothing: its locks are let go.
+    Rollback {
+        /// The range that it has locks in.
+        range: RangeId,
+        /// The transaction.
+        claim: LockClaim,
+    },
     /// The range map, as this shard knows it.
     RangeMap,
     /// The state of this shard.
@@ -105,6 +122,24 @@ pub enum Outcome {
     },
     /// A page of keys with their values.
     Page(Page),
+    /// A value, or none, of a key that is locked now.
+    LockedValue {
+        /// What the transaction shows from now on.
+        grant: LockGrant,
+        /// As of a value that is not locked.
+        version_ts: Timestamp,
+        /// The value.
+        value: Option<Bytes>,
+    },
+    /// A page of keys that are locked now, with everything between them.
+    LockedPage {
+        /// What the transaction shows from now on.
+        grant: LockGrant,
+        /// The page.
+        page: Page,
+    },
+    /// The transaction has no locks any more, if it had any.
+    RolledBack,
     /// The range map, encoded by the control plane.
     RangeMap(Bytes),
     /// The state of the shard, in postcard.
@@ -190,6 +225,15 @@ pub enum Rejection {
     /// node, or when the clock is synchronised. Nothing happened.
     #[error("the node's clock is not trusted: check its synchronisation")]
     ClockUncertain,
+    /// The transaction has lost its locks: an older one needed them, leadership has changed, or
+    /// it asked for nothing for too long. Nothing was written, nor will be: run it again. The same
+    /// request is not retryable.
+    #[error("the transaction has lost its locks, and did nothing: run it again")]
+    Aborted,
+    /// A lock was not free in time, or too many are held or waited for. Nothing happened, and other
+    /// locks are still held; retry.
+    #[error("a lock is held by others for too long, or there are too many")]
+    Locked,
 }
 
 impl Rejection {
@@ -204,6 +248,7 @@ impl Rejection {
             | Self::WrongRange
             | Self::NotNow
             | Self::ClockUncertain
+            | Self::Locked
             | Self::LogFull
             | Self::TooManySessions => true,
             Self::KeySize { .. }
@@ -211,6 +256,7 @@ impl Rejection {
             | Self::CommitSize { .. }
             | Self::Expired
             | Self::IdReused
+            | Self::Aborted
             | Self::InvalidChange => false,
         }
     }
@@ -225,19 +271,30 @@ impl Encode for Request {
     fn encode(&self, out: &mut BytesMut) {
         out.put_u64_le(self.request_id);
         match &self.operation {
-            Operation::Commit { range, request } => {
+            Operation::Commit { range, request, claim } => {
                 out.put_u8(1);
                 out.put_u32_le(range.0);
                 request.encode(out);
+                out.put_u8(u8::from(claim.is_some()));
+                if let Some(claim) = claim {
+                    claim.encode(out);
+                }
             }
-            Operation::Get { range, key } => {
+            Operation::Get { range, key, kind } => {
                 out.put_u8(2);
                 out.put_u32_le(range.0);
                 put_bytes(out, key);
+                kind.encode(out);
             }
-            Operation::Scan(scan) => {
+            Operation::Scan { scan, kind } => {
                 out.put_u8(7);
                 scan.encode(out);
+                kind.encode(out);
+            }
+            Operation::Rollback { range, claim } => {
+                out.put_u8(8);
+                out.put_u32_le(range.0);
+                claim.encode(out);
             }
             Operation::RangeMap => out.put_u8(3),
             Operation::Status => out.put_u8(4),
@@ -261,9 +318,21 @@ impl Decode for Request {
             1 => Operation::Commit {
                 range: RangeId(reader.u32()?),
                 request: CommitRequest::decode(reader)?,
+                claim: if reader.bool()? { Some(LockClaim::decode(reader)?) } else { None },
             },
-            2 => Operation::Get { range: RangeId(reader.u32()?), key: reader.bytes()? },
-            7 => Operation::Scan(ScanRequest::decode(reader)?),
+            2 => Operation::Get {
+                range: RangeId(reader.u32()?),
+                key: reader.bytes()?,
+                kind: ReadKind::decode(reader)?,
+            },
+            7 => Operation::Scan {
+                scan: ScanRequest::decode(reader)?,
+                kind: ReadKind::decode(reader)?,
+            },
+            8 => Operation::Rollback {
+                range: RangeId(reader.u32()?),
+                claim: LockClaim::decode(reader)?,
+            },
             3 => Operation::RangeMap,
             4 => Operation::Status,
             5 => Operation::Control(reader.bytes()?),
@@ -318,10 +387,10 @@ impl Outcome {
     pub fn visible_ts(&self) -> Option<Timestamp> {
         match self {
             Self::Committed { commit_ts, .. } => Some(*commit_ts),
-            Self::ConditionFailed { as_of_ts: ts, .. } | Self::Value { version_ts: ts, .. } => {
-                Some(*ts)
-            }
-            Self::Page(page) => Some(page.as_of_ts),
+            Self::ConditionFailed { as_of_ts: ts, .. }
+            | Self::Value { version_ts: ts, .. }
+            | Self::LockedValue { version_ts: ts, .. } => Some(*ts),
+            Self::Page(page) | Self::LockedPage { page, .. } => Some(page.as_of_ts),
             _ => None,
         }
     }
@@ -349,6 +418,21 @@ impl Encode for Response {
                 out.put_u8(9);
                 page.encode(out);
             }
+            Outcome::LockedValue { grant, version_ts, value } => {
+                out.put_u8(10);
+                grant.encode(out);
+                out.put_u64_le(version_ts.to_bits());
+                out.put_u8(u8::from(value.is_some()));
+                if let Some(value) = value {
+                    put_bytes(out, value);
+                }
+            }
+            Outcome::LockedPage { grant, page } => {
+                out.put_u8(11);
+                grant.encode(out);
+                page.encode(out);
+            }
+            Outcome::RolledBack => out.put_u8(12),
             Outcome::ConditionFailed { condition, as_of_ts } => {
                 out.put_u8(8);
                 out.put_u16_le(*condition);
@@ -385,6 +469,16 @@ impl Decode for Response {
                 value: Some(reader.bytes()?),
             },
             9 => Outcome::Page(Page::decode(reader)?),
+            10 => Outcome::LockedValue {
+                grant: LockGrant::decode(reader)?,
+                version_ts: Timestamp::from_bits(reader.u64()?),
+                value: if reader.bool()? { Some(reader.bytes()?) } else { None },
+            },
+            11 => Outcome::LockedPage {
+                grant: LockGrant::decode(reader)?,
+                page: Page::decode(reader)?,
+            },
+            12 => Outcome::RolledBack,
             8 => Outcome::ConditionFailed {
                 condition: reader.u16()?,
                 as_of_ts: Timestamp::from_bits(reader.u64()?),
@@ -427,6 +521,8 @@ impl Encode for Rejection {
             Self::InvalidChange => out.put_u8(14),
             Self::NotNow => out.put_u8(15),
             Self::ClockUncertain => out.put_u8(16),
+            Self::Aborted => out.put_u8(18),
+            Self::Locked => out.put_u8(19),
             Self::CommitSize { parts, bytes } => {
                 out.put_u8(17);
                 out.put_u32_le(parts);
@@ -456,6 +552,8 @@ impl Decode for Rejection {
             15 => Self::NotNow,
             16 => Self::ClockUncertain,
             17 => Self::CommitSize { parts: reader.u32()?, bytes: reader.u32()? },
+            18 => Self::Aborted,
+            19 => Self::Locked,
             tag => return Err(WireError::UnknownTag { what: "rejection", tag }),
         })
     }
@@ -464,7 +562,12 @@ impl Decode for Rejection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Commit, NodeId, Row, SessionId, ShardId, TxnId, decode_exact};
+    use crate::{Commit, Locking, NodeId, Row, SessionId, ShardId, TxnId, decode_exact};
+
+    fn claim(start_us: Option<u64>, token: Option<u64>) -> LockClaim {
+        let owner = TxnId { session: SessionId(6), sequence: 5 };
+        LockClaim { owner, start_ts: start_us.map(Timestamp::from_physical_us), token }
+    }
 
     fn put() -> Request {
         Request {
@@ -476,6 +579,7 @@ mod tests {
                     settled_below: 4,
                     commit: Commit::new().put("key", "value"),
                 },
+                claim: Some(claim(Some(8), Some(9))),
             },
         }
     }
@@ -488,7 +592,10 @@ mod tests {
 
     #[test]
     fn requests_come_back_as_they_were() {
-        let get = Operation::Get { range: RangeId(1), key: Bytes::from_static(b"k") };
+        let get = |kind| Operation::Get { range: RangeId(1), key: Bytes::from_static(b"k"), kind };
+        let claims = [claim(None, None), claim(Some(1), None), claim(Some(1), Some(0))];
+        let locking = |(claim, exclusive)| ReadKind::Locking(Locking { claim, exclusive });
+        let kinds = claims.into_iter().zip([true, false, true]).map(locking);
         let control = Operation::Control(Bytes::from_static(b"c"));
         let at = |node| PeerAddress { node: NodeId(node), shard: ShardId(1) };
         let range = RangeId(9);
@@ -499,10 +606,13 @@ mod tests {
         let mut requests = vec![put()];
         for (end, backward) in [(None, false), (Some("e".into()), true)] {
             let scan = ScanRequest { range, begin: "b".into(), end, backward, max_rows: 9 };
-            requests.push(Request { request_id: 1, operation: Operation::Scan(scan) });
+            let operation = Operation::Scan { scan, kind: ReadKind::Latest };
+            requests.push(Request { request_id: 1, operation });
         }
-        let others = [get, Operation::RangeMap, Operation::Status, control, transfer, members];
-        for operation in others {
+        let rollback = Operation::Rollback { range, claim: claim(None, Some(3)) };
+        let others = [rollback, Operation::RangeMap, Operation::Status, control, transfer, members];
+        let gets = kinds.chain([ReadKind::Latest]).map(get);
+        for operation in gets.chain(others) {
             requests.push(Request { request_id: u64::MAX, operation });
         }
         for request in requests {
@@ -531,7 +641,10 @@ mod tests {
             Rejection::NotNow,
             Rejection::ClockUncertain,
             Rejection::CommitSize { parts: 5, bytes: 6 },
+            Rejection::Aborted,
+            Rejection::Locked,
         ];
+        let grant = LockGrant { start_ts: Timestamp::from_physical_us(3), token: 4 };
         let ts = Timestamp::from_physical_us(5);
         let outcomes = [
             Outcome::Committed { commit_ts: ts, waited_us: 7 },
@@ -544,6 +657,13 @@ mod tests {
             }),
             Outcome::Value { version_ts: ts, value: None },
             Outcome::Value { version_ts: ts, value: Some(Bytes::from_static(b"v")) },
+            Outcome::LockedValue { grant, version_ts: ts, value: None },
+            Outcome::LockedValue { grant, version_ts: ts, value: Some("v".into()) },
+            Outcome::LockedPage {
+                grant,
+                page: Page { as_of_ts: ts, rows: Vec::new(), resume: None },
+            },
+            Outcome::RolledBack,
             Outcome::RangeMap(Bytes::from_static(b"m")),
             Outcome::Status(Bytes::from_static(b"s")),
             Outcome::ControlDone,

@@ -6,13 +6,14 @@ use palisade_control::{RangeDescriptor, RangeMap};
 use palisade_history::{Action, Operation as Recorded, Outcome as Known};
 use palisade_shard::ConnectionId;
 use palisade_wire::{
-    Commit, CommitRequest, Expected, Mode, Operation, Outcome, Page, PeerAddress, RangeId,
-    Rejection, Request, Response, ScanRequest, SessionId, TxnId,
+    Commit, CommitRequest, Expected, LockClaim, Mode, Operation, Outcome, Page, PeerAddress,
+    RangeId, ReadKind, Rejection, Request, Response, ScanRequest, SessionId, TxnId,
 };
 
 use crate::{
     Violation,
-    invariants::{ExternalConsistency, Pairs, named},
+    interactive::Interactive,
+    invariants::{ExternalConsistency, Pairs, Transactions, named},
     parameters::{Parameters, stream},
 };
 
@@ -33,7 +34,7 @@ pub(crate) struct ClientSend {
 /// A put of one key, by whoever remembers nothing.
 pub(crate) fn put(range: RangeId, txn: TxnId, key: Bytes, value: Bytes) -> Operation {
     let request = CommitRequest { txn, settled_below: 0, commit: Commit::new().put(key, value) };
-    Operation::Commit { range, request }
+    Operation::Commit { range, request, claim: None }
 }
 
 #[derive(Debug)]
@@ -55,8 +56,12 @@ pub(crate) struct Clients {
     /// By range.
     pairs: Vec<Pairs>,
     pair_percent: u32,
+    /// By range.
+    transactions: Vec<Transactions>,
+    transaction_percent: u32,
+    cells: usize,
     /// Writes that are settled: sent again now and then, to no effect.
-    old: Vec<(usize, CommitRequest)>,
+    old: Vec<(usize, CommitRequest, Option<LockClaim>)>,
 }
 
 /// A range, as the clients know it.
@@ -80,6 +85,10 @@ struct Client {
     next_request: u64,
     due_us: u64,
     current: Option<Current>,
+    /// Tries of transactions.
+    owners: u64,
+    /// What the operation is about, if it has several steps.
+    transaction: Option<Interactive>,
     /// Asks the same replica over and over, whoever leads: the first to see a stale one.
     is_stubborn: bool,
 }
@@ -95,6 +104,8 @@ enum Task {
     },
     /// The two keys of a range that change together.
     Pair { place: usize, known_ts: Timestamp, action: PairAction },
+    /// The client's transaction.
+    Transaction { place: usize },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -143,6 +154,8 @@ impl Clients {
             next_request: 0,
             due_us: random.u64(300_000..600_000),
             current: None,
+            owners: 0,
+            transaction: None,
             is_stubborn: random.bool(),
         };
         Self {
@@ -162,6 +175,9 @@ impl Clients {
             timestamps: ExternalConsistency::default(),
             pairs: keyed.iter().map(|_| Pairs::default()).collect(),
             pair_percent: parameters.pair_percent,
+            transactions: keyed.iter().map(|_| Transactions::default()).collect(),
+            transaction_percent: parameters.transaction_percent,
+            cells: parameters.cells,
             old: Vec::new(),
         }
     }
@@ -201,6 +217,12 @@ impl Clients {
         let task = self.draw_task();
         let client = &mut self.clients[at];
         client.sequence += 1;
+        if let Task::Transaction { place } = task {
+            let owner = client.next_owner();
+            let (random, next_value) = (&mut self.random, &mut self.next_value);
+            let drawn = Interactive::draw(random, place, self.cells, owner, next_value);
+            client.transaction = Some(drawn);
+        }
         let first_request = client.next_request;
         let known_ts = self.timestamps.known_ts();
         client.current =
@@ -208,6 +230,9 @@ impl Clients {
     }
 
     fn draw_task(&mut self) -> Task {
+        if self.random.u32(0..100) < self.transaction_percent {
+            return Task::Transaction { place: self.random.usize(0..self.ranges.len()) };
+        }
         let read = self.random.u32(0..100) < self.read_percent;
         self.next_value += u64::from(!read);
         let value = (!read).then_some(self.next_value);
@@ -244,7 +269,7 @@ impl Clients {
     fn place(&self, task: Task) -> usize {
         match task {
             Task::Register { key, .. } => self.keys[key].1,
-            Task::Pair { place, .. } => place,
+            Task::Pair { place, .. } | Task::Transaction { place } => place,
         }
     }
 
@@ -259,6 +284,14 @@ impl Clients {
             }
             Task::Pair { action: PairAction::Read { .. } | PairAction::Scan { .. }, .. } => {
                 return None;
+            }
+            Task::Transaction { place } => {
+                let transaction = client.transaction.as_ref()?;
+                if !transaction.is_committing() {
+                    return None;
+                }
+                let value = |unique| self.value(unique);
+                commit = transaction.commit(&self.ranges[place].start, value);
             }
             Task::Pair { place, action: PairAction::Write { value, expected }, .. } => {
                 for second in [false, true] {
@@ -290,6 +323,7 @@ impl Clients {
             Task::Register { key, .. } => self.keys[key].0.clone(),
             Task::Pair { action: PairAction::Read { second }, .. } => self.pair_key(place, second),
             Task::Pair { .. } => self.pair_key(place, false),
+            Task::Transaction { .. } => Bytes::new(),
         };
         let client = &mut self.clients[at];
         let Some(current) = &mut client.current else { return };
@@ -298,19 +332,32 @@ impl Clients {
         let to = if stubborn {
             range.members[at % range.members.len()]
         } else {
-            range.serves(command.is_some(), &mut self.random)
+            let at_leader = command.is_some() || client.transaction.is_some();
+            range.serves(at_leader, &mut self.random)
         };
         // Should it be lost, somebody else may know more.
         range.leader = None;
+        if let Some(transaction) = &client.transaction
+            && command.is_some()
+            && !current.may_have_run
+        {
+            self.transactions[place].commits(&transaction.writes);
+        }
         current.may_have_run |= command.is_some();
+        let claim = client.transaction.as_ref().and_then(Interactive::locks);
+        let step = client.transaction.as_ref().map(|it| it.operation(range.range, &range.start));
         let range = range.range;
         let operation = match (command, task) {
-            (Some(request), _) => Operation::Commit { range, request },
+            (Some(request), _) => Operation::Commit { range, request, claim },
+            (None, Task::Transaction { .. }) => {
+                step.flatten().expect("a transaction that does not commit has a step to do")
+            }
             (None, Task::Pair { action: PairAction::Scan { backward }, .. }) => {
                 let end = Some([&key[..key.len() - 1], b"z"].concat().into());
-                Operation::Scan(ScanRequest { range, begin: key, end, backward, max_rows: 9 })
+                let scan = ScanRequest { range, begin: key, end, backward, max_rows: 9 };
+                Operation::Scan { scan, kind: ReadKind::Latest }
             }
-            (None, _) => Operation::Get { range, key },
+            (None, _) => Operation::Get { range, key, kind: ReadKind::Latest },
         };
         let request = Request { request_id: client.next_request, operation };
         client.next_request += 1;
@@ -319,10 +366,10 @@ impl Clients {
     }
 
     fn repeat_an_old_one(&mut self, out: &mut Vec<ClientSend>) {
-        let (place, command) = self.old[self.random.usize(0..self.old.len())].clone();
+        let (place, command, claim) = self.old[self.random.usize(0..self.old.len())].clone();
         let range = &self.ranges[place];
         let to = range.serves(true, &mut self.random);
-        let operation = Operation::Commit { range: range.range, request: command };
+        let operation = Operation::Commit { range: range.range, request: command, claim };
         let request = Request { request_id: u64::MAX, operation };
         out.push(ClientSend { to, connection: ConnectionId(0), request });
     }
@@ -369,6 +416,21 @@ impl Clients {
                 named(Pairs::NAME, checked)?;
                 self.end(at, now_us);
             }
+            (Outcome::Rejected(Rejection::Aborted), Task::Transaction { .. }) => {
+                let checked = self.aborted(at, now_us);
+                named(Transactions::NAME, checked)?;
+            }
+            (
+                outcome @ (Outcome::LockedValue { .. }
+                | Outcome::LockedPage { .. }
+                | Outcome::Committed { .. }
+                | Outcome::RolledBack),
+                Task::Transaction { .. },
+            ) => {
+                self.ranges[place].leader = Some(from);
+                let checked = self.step_done(at, now_us, &outcome);
+                named(Transactions::NAME, checked)?;
+            }
             (Outcome::Rejected(Rejection::NotServing { hint: Some(hint) }), _) => {
                 self.ranges[place].leader = Some(hint);
                 if self.random.bool() {
@@ -382,6 +444,47 @@ impl Clients {
             }
             (outcome, _) => unreachable!("{outcome:?} does not answer {task:?}"),
         }
+        Ok(())
+    }
+
+    /// A step of a transaction was answered: the next one follows, soon or after some thought.
+    fn step_done(&mut self, at: usize, now_us: u64, outcome: &Outcome) -> Result<(), String> {
+        let client = &mut self.clients[at];
+        let transaction = client.transaction.as_mut().expect("its step was answered");
+        let place = transaction.place;
+        let invariant = &mut self.transactions[place];
+        let done = transaction.answered(outcome, &self.ranges[place].start, unique)?;
+        if let Outcome::Committed { commit_ts, .. } = outcome {
+            invariant.committed(*commit_ts, &transaction.seen, &transaction.writes)?;
+        } else {
+            invariant.read(&transaction.seen)?;
+        }
+        if done {
+            self.end(at, now_us);
+            return Ok(());
+        }
+        let current = client.current.as_mut().expect("it has an operation");
+        current.first_request = client.next_request;
+        let thinks = self.random.u8(0..4) == 0;
+        client.due_us = now_us + if thinks { self.random.u64(0..=self.think_us) } else { 0 };
+        Ok(())
+    }
+
+    /// A transaction has failed for certain: it is tried again.
+    fn aborted(&mut self, at: usize, now_us: u64) -> Result<(), String> {
+        let client = &mut self.clients[at];
+        let owner = client.next_owner();
+        let current = client.current.as_mut().expect("it has an operation");
+        let transaction = client.transaction.as_mut().expect("it is the operation");
+        if current.may_have_run {
+            self.transactions[transaction.place].aborted(&transaction.writes)?;
+        }
+        transaction.again(owner, &mut self.next_value);
+        client.sequence += 1;
+        current.may_have_run = false;
+        current.known_ts = self.timestamps.known_ts();
+        current.first_request = client.next_request;
+        client.due_us = now_us + self.random.u64(0..BACKOFF_US);
         Ok(())
     }
 
@@ -405,13 +508,15 @@ impl Clients {
     fn end(&mut self, at: usize, now_us: u64) {
         let command = self.command(at);
         let current = self.clients[at].current.take().expect("there was an operation");
+        let transaction = self.clients[at].transaction.take();
         if let Some(command) = command {
             let place = self.place(current.task);
+            let old = (place, command, transaction.as_ref().and_then(Interactive::locks));
             if self.old.len() < 64 {
-                self.old.push((place, command));
+                self.old.push(old);
             } else {
                 let instead = self.random.usize(0..64);
-                self.old[instead] = (place, command);
+                self.old[instead] = old;
             }
         }
         self.operations += 1;
@@ -427,6 +532,7 @@ impl Clients {
             }
             _ => {
                 self.clients[at].current = None;
+                self.clients[at].transaction = None;
                 self.clients[at].due_us = now_us + 1;
             }
         }
@@ -498,6 +604,14 @@ fn check_pair(
             pair.refused(value)
         }
         _ => Err(format!("{outcome:?} answers {action:?}")),
+    }
+}
+
+impl Client {
+    /// What the leader is to know the next try of a transaction by.
+    fn next_owner(&mut self) -> TxnId {
+        self.owners += 1;
+        TxnId { session: SessionId(!self.session.0), sequence: self.owners }
     }
 }
 

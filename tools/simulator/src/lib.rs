@@ -17,6 +17,7 @@ mod clients;
 mod clock;
 mod disk;
 mod faults;
+mod interactive;
 mod invariants;
 mod network;
 mod node;

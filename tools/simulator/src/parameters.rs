@@ -121,6 +121,10 @@ pub struct Parameters {
     pub read_percent: u32,
     /// Operations on two keys that change together, among all, in percent.
     pub pair_percent: u32,
+    /// Transactions of several steps, among all operations, in percent.
+    pub transaction_percent: u32,
+    /// Cells of each range that they are about, up to four.
+    pub cells: usize,
     /// Bytes of a value.
     pub value_bytes: usize,
     /// A range's log grows by this much between checkpoints.
@@ -179,6 +183,8 @@ impl Parameters {
             timeout_us: random.u64(500..10_000) * 1_000,
             read_percent: random.u32(10..98),
             pair_percent: random.u32(0..60),
+            transaction_percent: random.u32(0..70),
+            cells: random.usize(1..=4),
             value_bytes: random.usize(8..300),
             checkpoint_bytes: random.u64(1_000..60_000),
             segment_bytes: random.u64(500..30_000),
@@ -219,6 +225,8 @@ impl Parameters {
             timeout_us: 3_000_000,
             read_percent: 50,
             pair_percent: 20,
+            transaction_percent: 20,
+            cells: 3,
             value_bytes: 32,
             checkpoint_bytes: 1 << 20,
             segment_bytes: 1 << 20,
@@ -264,12 +272,15 @@ impl fmt::Display for Parameters {
         )?;
         write!(
             f,
-            "clients: {} on {} keys of {} bytes, {}% gets, {}% on pairs, {} ms apart, given up after {} ms",
+            "clients: {} on {} keys of {} bytes, {}% gets, {}% on pairs, {}% transactions on {} cells, \
+             {} ms apart, given up after {} ms",
             self.clients,
             self.keys,
             self.value_bytes,
             self.read_percent,
             self.pair_percent,
+            self.transaction_percent,
+            self.cells,
             self.think_us / 1_000,
             self.timeout_us / 1_000
         )?;

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use palisade_shard::ConnectionId;
 use palisade_wire::{
-    Mode, Operation, Outcome, PeerAddress, RangeId, Request, Role, SessionId, TxnId,
+    Mode, Operation, Outcome, PeerAddress, RangeId, ReadKind, Request, Role, SessionId, TxnId,
 };
 
 use crate::{
@@ -224,7 +224,7 @@ impl Probes {
             missing = Some(format!("{} does not answer for {}", to, probe.range));
             let (range, key) = (probe.range, probe.key.clone());
             let operation = if probe.written {
-                Operation::Get { range, key }
+                Operation::Get { range, key, kind: ReadKind::Latest }
             } else {
                 let txn = TxnId { session: SessionId(u64::MAX), sequence: 1 };
                 let value = Bytes::from_static(&[0; 8]);

@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use palisade_shard::{ConnectionId, ReplicaView};
-use palisade_wire::{NodeId, Operation, Outcome, PeerAddress, RangeId, Request, SessionId, TxnId};
+use palisade_wire::{
+    NodeId, Operation, Outcome, PeerAddress, RangeId, ReadKind, Request, SessionId, TxnId,
+};
 
 use crate::{
     Violation, World,
@@ -83,7 +85,7 @@ impl World {
 
     /// A get of that key.
     pub fn get_operation(&self, range: RangeId) -> Operation {
-        Operation::Get { range, key: self.script_key(range) }
+        Operation::Get { range, key: self.script_key(range), kind: ReadKind::Latest }
     }
 
     fn script_key(&self, range: RangeId) -> Bytes {

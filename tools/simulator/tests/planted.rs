@@ -127,6 +127,26 @@ fn conditions_that_are_ignored() {
     is_caught_as("ignored conditions", "commits of several keys", plant);
 }
 
+fn transactions_break(fault: TestFault) {
+    let plant = |parameters: &mut Parameters| parameters.planted = Some(fault);
+    is_caught_as(&format!("{fault:?}"), "transactions are strictly", plant);
+}
+
+#[test]
+fn locks_that_keep_nobody_out() {
+    transactions_break(TestFault::IgnoreLocks);
+}
+
+#[test]
+fn locks_that_outlive_their_leader() {
+    transactions_break(TestFault::TrustLostLocks);
+}
+
+#[test]
+fn locked_reads_that_overtake_writes() {
+    transactions_break(TestFault::EarlyLockedReads);
+}
+
 #[test]
 fn a_clock_bound_that_is_a_lie() {
     is_caught_as("clocks beyond their bound", ORDER, |parameters| parameters.clock_lie_us = 50_000);

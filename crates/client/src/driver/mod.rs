@@ -19,7 +19,7 @@ use std::{
 
 use bytes::Bytes;
 use palisade_control::Topology;
-use palisade_wire::{Commit, Outcome, PeerAddress};
+use palisade_wire::{Commit, LockClaim, Outcome, PeerAddress};
 use tokio::{
     sync::{mpsc, oneshot},
     task::LocalSet,
@@ -38,12 +38,24 @@ const BATCH: usize = 256;
 /// A call of the client.
 #[derive(Debug)]
 pub(crate) enum Call {
-    Commit(Commit),
-    Get { key: Bytes },
-    Scan(Span),
+    Commit { commit: Commit, locks: Option<Locks> },
+    Get { key: Bytes, locks: Option<Locks> },
+    Scan { span: Span, locks: Option<Locks> },
+    Rollback(Locks),
     Topology,
     Status { at: PeerAddress },
     Control { change: Bytes },
+}
+
+/// What a call of a transaction has to do with locks.
+#[derive(Clone, Debug)]
+pub(crate) struct Locks {
+    /// The transaction.
+    pub(crate) claim: LockClaim,
+    /// Whether a read locks exclusively.
+    pub(crate) exclusive: bool,
+    /// The first key that the transaction was about: its locks are in that range.
+    pub(crate) anchor: Bytes,
 }
 
 /// What is left of a scan.

@@ -3,19 +3,21 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
+    iter::once,
     rc::{Rc, Weak},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use palisade_control::{RangeDescriptor, Topology};
 use palisade_wire::{
-    Commit, CommitRequest, Mode, Operation, Outcome, PeerAddress, RangeId, Rejection, Request,
-    Response, ScanRequest, SessionId, TxnId,
+    Commit, CommitRequest, Locking, Mode, Operation, Outcome, PeerAddress, RangeId, ReadKind,
+    Rejection, Request, Response, ScanRequest, SessionId, TxnId,
 };
 use tokio::{sync::oneshot, task::spawn_local, time::sleep};
 
-use super::{Call, Command, Span, connection};
+use super::{Call, Command, Locks, Span, connection};
 use crate::{
     ClientError,
     client::{Counters, is_final},
@@ -123,13 +125,11 @@ impl Router {
             let _ = reply.send(Ok(Outcome::RangeMap(self.topology.borrow().to_bytes())));
             return;
         }
-        if let Call::Commit(commit) = &call
-            && !self.is_in_one_range(commit)
-        {
+        if !self.is_in_one_range(&call) {
             let _ = reply.send(Err(ClientError::SeveralRanges));
             return;
         }
-        let sequence = matches!(call, Call::Commit(_)).then(|| {
+        let sequence = matches!(call, Call::Commit { .. }).then(|| {
             let sequence = self.next_sequence.get();
             self.next_sequence.set(sequence + 1);
             self.unsettled.borrow_mut().insert(sequence);
@@ -148,9 +148,19 @@ impl Router {
         });
     }
 
-    fn is_in_one_range(&self, commit: &Commit) -> bool {
-        let range = self.range_of_commit(commit);
-        commit.keys().all(|key| self.range_of(key) == range)
+    fn is_in_one_range(&self, call: &Call) -> bool {
+        let (keys, locks): (Box<dyn Iterator<Item = &Bytes>>, _) = match call {
+            Call::Commit { commit, locks } => (Box::new(commit.keys()), locks),
+            Call::Get { key, locks } => (Box::new(once(key)), locks),
+            Call::Scan { span, locks: Some(locks) } => {
+                return self.range_of_span(span) == self.range_of(&locks.anchor);
+            }
+            _ => return true,
+        };
+        let anchor = locks.iter().map(|locks| &locks.anchor);
+        let mut ranges = keys.chain(anchor).map(|key| self.range_of(key));
+        let first = ranges.next();
+        ranges.all(|range| Some(range) == first)
     }
 
     fn add(&self, pending: Pending) {
@@ -177,20 +187,29 @@ impl Router {
 
     fn operation(&self, pending: &Pending) -> Operation {
         match &pending.call {
-            Call::Commit(commit) => {
+            Call::Commit { commit, locks } => {
                 let sequence = pending.sequence.expect("writes have a sequence");
                 let unsettled = self.unsettled.borrow();
                 let settled_below = unsettled.first().copied().unwrap_or(sequence);
                 let txn = TxnId { session: self.session, sequence };
-                let range = self.range_of_commit(commit);
+                let range = self.range_of_commit(commit, locks.as_ref());
                 let request = CommitRequest { txn, settled_below, commit: commit.clone() };
-                Operation::Commit { range, request }
+                let claim = locks.as_ref().map(|locks| locks.claim);
+                Operation::Commit { range, request, claim }
             }
-            Call::Get { key } => Operation::Get { range: self.range_of(key), key: key.clone() },
-            Call::Scan(span) => {
+            Call::Get { key, locks } => {
+                let (range, kind) = (self.range_of(key), read_kind(locks.as_ref()));
+                Operation::Get { range, key: key.clone(), kind }
+            }
+            Call::Scan { span, locks } => {
                 let range = self.range_of_span(span);
                 let Span { begin, end, backward, max_rows } = span.clone();
-                Operation::Scan(ScanRequest { range, begin, end, backward, max_rows })
+                let scan = ScanRequest { range, begin, end, backward, max_rows };
+                Operation::Scan { scan, kind: read_kind(locks.as_ref()) }
+            }
+            Call::Rollback(locks) => {
+                let range = self.range_of(&locks.anchor);
+                Operation::Rollback { range, claim: locks.claim }
             }
             Call::Topology => Operation::RangeMap,
             Call::Status { .. } => Operation::Status,
@@ -198,9 +217,11 @@ impl Router {
         }
     }
 
-    /// The range of the first key. That the others are in it, too, is for the caller to see to.
-    fn range_of_commit(&self, commit: &Commit) -> RangeId {
-        self.range_of(commit.keys().next().expect("a commit without parts was refused"))
+    /// The range of the first key: the others are in it, too, as was looked at first.
+    fn range_of_commit(&self, commit: &Commit, locks: Option<&Locks>) -> RangeId {
+        let anchor = locks.map(|locks| &locks.anchor);
+        let first = anchor.or_else(|| commit.keys().next());
+        self.range_of(first.expect("a commit without parts was refused"))
     }
 
     /// The range that the next page is in.
@@ -218,9 +239,12 @@ impl Router {
     /// The range that a call goes to, and what it asks of it.
     fn range_and_part(&self, call: &Call) -> Option<(RangeId, Part)> {
         match call {
-            Call::Commit(commit) => Some((self.range_of_commit(commit), Part::Write)),
-            Call::Get { key } => Some((self.range_of(key), Part::Read)),
-            Call::Scan(span) => Some((self.range_of_span(span), Part::Read)),
+            Call::Commit { commit, locks } => {
+                Some((self.range_of_commit(commit, locks.as_ref()), Part::Write))
+            }
+            Call::Get { key, locks } => Some((self.range_of(key), reads(locks.as_ref()))),
+            Call::Scan { span, locks } => Some((self.range_of_span(span), reads(locks.as_ref()))),
+            Call::Rollback(locks) => Some((self.range_of(&locks.anchor), Part::Write)),
             Call::Control { .. } => Some((RangeId::CONTROL, Part::Write)),
             Call::Topology | Call::Status { .. } => None,
         }
@@ -248,6 +272,7 @@ impl Router {
     pub(super) fn answer(&self, response: Response) {
         let Response { request_id: id, outcome } = response;
         match outcome {
+            Outcome::Rejected(Rejection::Aborted) => self.finish(id, Err(ClientError::Aborted)),
             Outcome::Rejected(rejection) if !is_final(rejection) => {
                 self.counters.retries.fetch_add(1, Ordering::Relaxed);
                 self.rejected(id, rejection);
@@ -287,12 +312,15 @@ impl Router {
                     self.dispatch_later(id);
                 }
             }
-            Rejection::Overloaded | Rejection::TooManySessions => {
+            Rejection::Overloaded | Rejection::TooManySessions | Rejection::Locked => {
                 let mut requests = self.pending.borrow_mut();
                 let Some(pending) = requests.get_mut(&id) else { return };
                 pending.at = None;
                 pending.tries += 1;
-                pending.reason = "the shard is overloaded";
+                pending.reason = match rejection {
+                    Rejection::Locked => "others hold the locks",
+                    _ => "the shard is overloaded",
+                };
                 drop(requests);
                 self.dispatch_later(id);
             }
@@ -398,6 +426,17 @@ impl Router {
             let _ = reply.send(result);
         }
     }
+}
+
+fn read_kind(locks: Option<&Locks>) -> ReadKind {
+    locks.map_or(ReadKind::Latest, |Locks { claim, exclusive, .. }| {
+        ReadKind::Locking(Locking { claim: *claim, exclusive: *exclusive })
+    })
+}
+
+/// Locks are kept where writes are ordered.
+fn reads(locks: Option<&Locks>) -> Part {
+    if locks.is_some() { Part::Write } else { Part::Read }
 }
 
 /// Who serves a range, as long as nobody has said otherwise.

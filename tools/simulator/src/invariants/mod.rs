@@ -12,6 +12,7 @@ mod observation;
 mod own_term_commits;
 mod pairs;
 mod state_machine_safety;
+mod transactions;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,6 +37,7 @@ use observation::{Committed, Log, Observation};
 use own_term_commits::OwnTermCommits;
 pub(crate) use pairs::Pairs;
 use state_machine_safety::StateMachineSafety;
+pub(crate) use transactions::{Seen, Transactions};
 
 /// Something that must hold did not.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,257 @@
+//! Transactions that read, think and write.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use palisade_clock::Timestamp;
+use palisade_wire::{Commit, Expected, LockClaim, Outcome, check_key, check_value};
+
+use crate::{
+    Client, ClientError, TransactionScan,
+    client::unexpected,
+    driver::{Call, Locks},
+};
+
+/// One try of a transaction: see [`Client::run`].
+///
+/// What it reads stays as it is until it ends: its keys are locked, and so is everything between the
+/// keys of a scan. What it writes is seen by itself at once, and by others when it has committed.
+#[derive(Debug)]
+pub struct Transaction {
+    client: Client,
+    deadline: Instant,
+    claim: LockClaim,
+    /// The first key that it was about.
+    anchor: Option<Bytes>,
+    writes: BTreeMap<Bytes, Option<Bytes>>,
+    /// Whether a try of the cluster's to answer found the locks lost.
+    is_aborted: bool,
+    has_locks: bool,
+}
+
+impl Transaction {
+    fn new(client: Client, deadline: Instant, start_ts: Option<Timestamp>) -> Self {
+        let claim = LockClaim { owner: client.next_owner(), start_ts, token: None };
+        Self {
+            client,
+            deadline,
+            claim,
+            anchor: None,
+            writes: BTreeMap::new(),
+            is_aborted: false,
+            has_locks: false,
+        }
+    }
+
+    /// Reads a key.
+    pub async fn get(&mut self, key: impl Into<Bytes>) -> Result<Option<Bytes>, ClientError> {
+        self.read(key.into(), false).await
+    }
+
+    /// Reads a key that is going to be written: nobody else may read it until this ends. Who reads
+    /// first and then writes may have to run again because another did the same.
+    pub async fn get_for_update(
+        &mut self,
+        key: impl Into<Bytes>,
+    ) -> Result<Option<Bytes>, ClientError> {
+        self.read(key.into(), true).await
+    }
+
+    /// Writes a key. The cluster learns of it with the commit.
+    pub fn put(
+        &mut self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<(), ClientError> {
+        let value = value.into();
+        check_value(&value).map_err(ClientError::Rejected)?;
+        self.write(key.into(), Some(value))
+    }
+
+    /// Writes a key that has no value yet, or fails with [`ClientError::ConditionFailed`].
+    pub async fn insert(
+        &mut self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<(), ClientError> {
+        self.compare_and_set(key, Expected::Absent, value).await
+    }
+
+    /// Writes a key if it is as expected, or fails with [`ClientError::ConditionFailed`]; the
+    /// transaction may go on. What it wrote itself has no version yet.
+    pub async fn compare_and_set(
+        &mut self,
+        key: impl Into<Bytes>,
+        expected: Expected,
+        value: impl Into<Bytes>,
+    ) -> Result<(), ClientError> {
+        let key = key.into();
+        let (version_ts, found) = match self.writes.get(&key) {
+            Some(own) => (None, own.clone()),
+            None => {
+                let (version_ts, found) = self.read_locked(key.clone(), true).await?;
+                (Some(version_ts), found)
+            }
+        };
+        let holds = match &expected {
+            Expected::Absent => found.is_none(),
+            Expected::Value(value) => found.as_ref() == Some(value),
+            Expected::Version(ts) => found.is_some() && version_ts == Some(*ts),
+        };
+        if !holds {
+            return Err(ClientError::ConditionFailed { condition: 0 });
+        }
+        self.put(key, value)
+    }
+
+    /// Deletes a key, whether or not it has a value.
+    pub fn delete(&mut self, key: impl Into<Bytes>) -> Result<(), ClientError> {
+        self.write(key.into(), None)
+    }
+
+    /// The keys from `begin` on, before `end` if there is one, in order, with what this transaction
+    /// has written itself.
+    pub fn scan(&mut self, begin: impl Into<Bytes>, end: Option<Bytes>) -> TransactionScan<'_> {
+        TransactionScan::new(self, begin.into(), end)
+    }
+
+    fn write(&mut self, key: Bytes, value: Option<Bytes>) -> Result<(), ClientError> {
+        check_key(&key).map_err(ClientError::Rejected)?;
+        self.anchor.get_or_insert_with(|| key.clone());
+        self.writes.insert(key, value);
+        Ok(())
+    }
+
+    async fn read(&mut self, key: Bytes, exclusive: bool) -> Result<Option<Bytes>, ClientError> {
+        if let Some(own) = self.writes.get(&key) {
+            return Ok(own.clone());
+        }
+        Ok(self.read_locked(key, exclusive).await?.1)
+    }
+
+    async fn read_locked(
+        &mut self,
+        key: Bytes,
+        exclusive: bool,
+    ) -> Result<(Timestamp, Option<Bytes>), ClientError> {
+        check_key(&key).map_err(ClientError::Rejected)?;
+        let locks = Some(self.locks(&key, exclusive));
+        match self.call(Call::Get { key, locks }).await? {
+            Outcome::LockedValue { grant, version_ts, value } => {
+                self.claim = self.claim.granted(grant);
+                Ok((version_ts, value))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// How a read of this key is asked for; the first decides which range the transaction is in.
+    pub(crate) fn locks(&mut self, key: &Bytes, exclusive: bool) -> Locks {
+        self.has_locks = true;
+        let anchor = self.anchor.get_or_insert_with(|| key.clone()).clone();
+        Locks { claim: self.claim, exclusive, anchor }
+    }
+
+    pub(crate) async fn call(&mut self, call: Call) -> Result<Outcome, ClientError> {
+        let result = if self.is_aborted {
+            Err(ClientError::Aborted)
+        } else {
+            self.client.call_until(call, self.deadline).await
+        };
+        self.is_aborted |= matches!(result, Err(ClientError::Aborted));
+        if let Ok(Outcome::LockedValue { grant, .. } | Outcome::LockedPage { grant, .. }) = &result
+        {
+            self.claim = self.claim.granted(*grant);
+        }
+        result
+    }
+
+    /// What it has written itself, in order of the keys.
+    pub(crate) fn own(&self) -> &BTreeMap<Bytes, Option<Bytes>> {
+        &self.writes
+    }
+
+    async fn commit(&mut self) -> Result<(), ClientError> {
+        let Some(anchor) = self.anchor.clone() else { return Ok(()) };
+        let mut commit = Commit::new();
+        for (key, value) in std::mem::take(&mut self.writes) {
+            commit = match value {
+                Some(value) => commit.put(key, value),
+                None => commit.delete(key),
+            };
+        }
+        if !commit.is_empty() {
+            commit.check().map_err(ClientError::Rejected)?;
+        }
+        let claim = self.claim;
+        let locks = claim.token.map(|_| Locks { claim, exclusive: true, anchor });
+        // From here on only the cluster may end it.
+        self.has_locks = false;
+        match self.call(Call::Commit { commit, locks }).await? {
+            Outcome::Committed { .. } => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+impl Drop for Transaction {
+    /// Lets the locks go; nobody waits for that.
+    fn drop(&mut self) {
+        if let Some(anchor) = self.anchor.take()
+            && self.has_locks
+            && !self.is_aborted
+        {
+            let locks = Locks { claim: self.claim, exclusive: false, anchor };
+            self.client.send(Call::Rollback(locks));
+        }
+    }
+}
+
+/// The tries of a transaction.
+#[derive(Debug)]
+pub(crate) struct Tries {
+    client: Client,
+    timeout: Duration,
+    deadline: Instant,
+    /// Kept over all tries: whoever began first goes first.
+    start_ts: Option<Timestamp>,
+}
+
+impl Tries {
+    pub(crate) fn new(client: Client, timeout: Duration) -> Self {
+        let deadline = Instant::now() + timeout;
+        Self { client, timeout, deadline, start_ts: None }
+    }
+
+    pub(crate) fn begin(&self) -> Transaction {
+        Transaction::new(self.client.clone(), self.deadline, self.start_ts)
+    }
+
+    /// Ends a try; returns the result, unless there is to be another. That needs no pause: being as
+    /// old as it is, it will wait where it must, and is let through in the end.
+    pub(crate) async fn end<T, E: From<ClientError>>(
+        &mut self,
+        mut transaction: Transaction,
+        result: Result<T, E>,
+    ) -> Option<Result<T, E>> {
+        match result {
+            Err(error) if !transaction.is_aborted => return Some(Err(error)),
+            Ok(value) if !transaction.is_aborted => match transaction.commit().await {
+                Ok(()) => return Some(Ok(value)),
+                Err(ClientError::Aborted) => {}
+                Err(error) => return Some(Err(error.into())),
+            },
+            _ => {}
+        }
+        self.start_ts = transaction.claim.start_ts;
+        self.client.count_retry();
+        if Instant::now() < self.deadline {
+            return None;
+        }
+        let (after, reason) = (self.timeout, "the transaction lost its locks again and again");
+        Some(Err(ClientError::Deadline { after, reason, outcome_unknown: false }.into()))
+    }
+}

@@ -1,0 +1,121 @@
+//! How a transaction that takes locks is known to the leader which keeps them.
+
+use bytes::{BufMut, BytesMut};
+use palisade_clock::Timestamp;
+
+use crate::{Decode, Encode, Reader, TxnId, WireError};
+
+/// A transaction, as its client names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LockClaim {
+    /// Which: another for each try. Not the id that it commits under.
+    pub owner: TxnId,
+    /// When its first try began, if that is known already.
+    pub start_ts: Option<Timestamp>,
+    /// What the leader gave it with its first lock, if it has any.
+    pub token: Option<u64>,
+}
+
+/// What a transaction gets with its first lock, and shows with every request that follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LockGrant {
+    /// When its first try began.
+    pub start_ts: Timestamp,
+    /// Proves that the locks are those that were given: a leader that knows it not has lost them.
+    pub token: u64,
+}
+
+/// A read that locks what it reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Locking {
+    /// For whom.
+    pub claim: LockClaim,
+    /// Whether others may not read it, either.
+    pub exclusive: bool,
+}
+
+/// What a read is to be like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadKind {
+    /// Of the latest value, linearizable.
+    Latest,
+    /// Of the latest value, for a transaction, which keeps it from changing.
+    Locking(Locking),
+}
+
+impl LockClaim {
+    /// The same transaction, with what it was given.
+    #[must_use]
+    pub fn granted(self, grant: LockGrant) -> Self {
+        Self { start_ts: Some(grant.start_ts), token: Some(grant.token), ..self }
+    }
+}
+
+const START: u8 = 1;
+const TOKEN: u8 = 2;
+
+impl Encode for LockClaim {
+    fn encode(&self, out: &mut BytesMut) {
+        self.owner.encode(out);
+        let start = if self.start_ts.is_some() { START } else { 0 };
+        out.put_u8(start | if self.token.is_some() { TOKEN } else { 0 });
+        if let Some(ts) = self.start_ts {
+            out.put_u64_le(ts.to_bits());
+        }
+        if let Some(token) = self.token {
+            out.put_u64_le(token);
+        }
+    }
+}
+
+impl Decode for LockClaim {
+    fn decode(reader: &mut Reader) -> Result<Self, WireError> {
+        let owner = TxnId::decode(reader)?;
+        let tag = reader.u8()?;
+        if tag & !(START | TOKEN) != 0 {
+            return Err(WireError::UnknownTag { what: "lock claim", tag });
+        }
+        let mut field = |bit| if tag & bit != 0 { reader.u64().map(Some) } else { Ok(None) };
+        let start_ts = field(START)?.map(Timestamp::from_bits);
+        Ok(Self { owner, start_ts, token: field(TOKEN)? })
+    }
+}
+
+impl Encode for LockGrant {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_u64_le(self.start_ts.to_bits());
+        out.put_u64_le(self.token);
+    }
+}
+
+impl Decode for LockGrant {
+    fn decode(reader: &mut Reader) -> Result<Self, WireError> {
+        Ok(Self { start_ts: Timestamp::from_bits(reader.u64()?), token: reader.u64()? })
+    }
+}
+
+impl Encode for ReadKind {
+    fn encode(&self, out: &mut BytesMut) {
+        match self {
+            Self::Latest => out.put_u8(0),
+            Self::Locking(Locking { claim, exclusive }) => {
+                out.put_u8(1);
+                claim.encode(out);
+                out.put_u8(u8::from(*exclusive));
+            }
+        }
+    }
+}
+
+impl Decode for ReadKind {
+    fn decode(reader: &mut Reader) -> Result<Self, WireError> {
+        match reader.u8()? {
+            0 => Ok(Self::Latest),
+            1 => {
+                let claim = LockClaim::decode(reader)?;
+                Ok(Self::Locking(Locking { claim, exclusive: reader.bool()? }))
+            }
+            tag => Err(WireError::UnknownTag { what: "kind of read", tag }),
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Transactions that read, think and write, through the client, against real processes.
+#![allow(clippy::disallowed_methods, reason = "tests run on the real machine")]
+
+mod support;
+
+use std::time::Duration;
+
+use palisade_client::{Bytes, Client, ClientError, Expected, Transaction};
+use palisade_cluster::Cluster;
+use support::{BOTH_MODES, keys, options, pause, run};
+
+type Result<T> = std::result::Result<T, ClientError>;
+
+fn number(value: Option<&Bytes>) -> u64 {
+    value.map_or(0, |value| u64::from_le_bytes(value[..].try_into().unwrap()))
+}
+
+async fn add(client: &Client, key: &[u8], locks_first: bool) -> Result<()> {
+    client
+        .run(async |tx: &mut Transaction| {
+            let before = match locks_first {
+                true => tx.get_for_update(key.to_vec()).await?,
+                false => tx.get(key.to_vec()).await?,
+            };
+            tx.put(key.to_vec(), (number(before.as_ref()) + 1).to_le_bytes().to_vec())
+        })
+        .await
+}
+
+/// Whoever leads is killed again and again, and with it the locks.
+#[test]
+fn no_update_is_lost_among_many_writers_and_over_kills() {
+    run(async {
+        let mut cluster = Cluster::start(options()).unwrap();
+        let client = cluster.wait_until_serving().await.unwrap();
+        let client = client.with_timeout(Duration::from_secs(60));
+        for mode in BOTH_MODES {
+            let key = keys(&client, mode).await.key(0).to_vec();
+            let work = |locks_first| {
+                let (client, key) = (client.clone(), key.clone());
+                async move {
+                    for _ in 0..60 {
+                        add(&client, &key, locks_first).await.unwrap();
+                    }
+                }
+            };
+            let all = futures_lite::future::zip(
+                futures_lite::future::zip(work(true), work(false)),
+                futures_lite::future::zip(work(true), work(false)),
+            );
+            let kills = async {
+                for node in 0..3 {
+                    pause(Duration::from_millis(100)).await;
+                    cluster.kill(node).unwrap();
+                    pause(Duration::from_millis(300)).await;
+                    cluster.start_node(node).unwrap();
+                    pause(Duration::from_millis(600)).await;
+                }
+            };
+            futures_lite::future::zip(all, kills).await;
+            let counted = client.get(key).await.unwrap().map(|found| found.value);
+            assert_eq!(number(counted.as_ref()), 240, "{mode}");
+        }
+    });
+}
+
+/// Scenario 33 for what a user sees: transfers conserve the total that scans and reads see.
+#[test]
+fn transfers_conserve_the_total_that_others_see() {
+    const ACCOUNTS: u8 = 6;
+    run(async {
+        let mut cluster = Cluster::start(options()).unwrap();
+        let client = cluster.wait_until_serving().await.unwrap();
+        for mode in BOTH_MODES {
+            let bank = keys(&client, mode).await.key(0).to_vec();
+            let account = |of: u8| [&bank[..], b"/", &[of]].concat();
+            client
+                .run(async |tx: &mut Transaction| {
+                    (0..ACCOUNTS)
+                        .try_for_each(|of| tx.put(account(of), 100_u64.to_le_bytes().to_vec()))
+                })
+                .await
+                .unwrap();
+            let transfers = async {
+                let mut random = fastrand::Rng::with_seed(1);
+                for _ in 0..150 {
+                    let (from, to) = (random.u8(0..ACCOUNTS), random.u8(0..ACCOUNTS));
+                    let moved = client
+                        .run(async |tx: &mut Transaction| {
+                            let of = number(tx.get(account(from)).await?.as_ref());
+                            let to_have = number(tx.get(account(to)).await?.as_ref());
+                            if of < 7 || from == to {
+                                return Ok::<_, ClientError>(false);
+                            }
+                            tx.put(account(from), (of - 7).to_le_bytes().to_vec())?;
+                            tx.put(account(to), (to_have + 7).to_le_bytes().to_vec())?;
+                            Ok(true)
+                        })
+                        .await;
+                    moved.unwrap();
+                }
+            };
+            let look = async |backward: bool| {
+                for _ in 0..60 {
+                    let rows = client
+                        .run(async |tx: &mut Transaction| {
+                            let scan = tx.scan(account(0), Some(account(ACCOUNTS).into()));
+                            let scan = scan.page_rows(2);
+                            if backward { scan.backward().all().await } else { scan.all().await }
+                        })
+                        .await
+                        .unwrap();
+                    assert_eq!(rows.len(), usize::from(ACCOUNTS));
+                    assert_eq!(rows[0].0 > rows[1].0, backward);
+                    let total: u64 = rows.iter().map(|(_, value)| number(Some(value))).sum();
+                    assert_eq!(total, u64::from(ACCOUNTS) * 100, "{mode}");
+                }
+            };
+            let others = futures_lite::future::zip(look(false), look(true));
+            let both = futures_lite::future::zip(transfers, others);
+            futures_lite::future::zip(both, async {}).await;
+        }
+    });
+}
+
+#[test]
+fn a_transaction_sees_its_own_writes_and_nobody_sees_those_of_one_that_fails() {
+    run(async {
+        let mut cluster = Cluster::start(options()).unwrap();
+        let client = cluster.wait_until_serving().await.unwrap();
+        let all = keys(&client, BOTH_MODES[0]).await;
+        let base = all.key(0).to_vec();
+        let key = |name: &str| [&base[..], name.as_bytes()].concat();
+        client.put(key("b"), "old").await.unwrap();
+        client.put(key("c"), "old").await.unwrap();
+        let failed: Result<()> = client
+            .run(async |tx: &mut Transaction| {
+                tx.put(key("a"), "new")?;
+                tx.delete(key("b"))?;
+                assert_eq!(tx.get(key("a")).await?.as_deref(), Some(&b"new"[..]));
+                assert_eq!(tx.get(key("b")).await?, None);
+                let names = |rows: Vec<(Bytes, Bytes)>| {
+                    rows.iter().map(|(key, _)| key[base.len()]).collect::<Vec<_>>()
+                };
+                let span = || (key("a"), Some(Bytes::from(key("z"))));
+                let rows = tx.scan(span().0, span().1).all().await?;
+                assert_eq!(names(rows), b"ac");
+                let rows = tx.scan(span().0, span().1).backward().page_rows(1).all().await?;
+                assert_eq!(names(rows), b"ca");
+                let taken = tx.insert(key("c"), "new").await;
+                assert_eq!(taken, Err(ClientError::ConditionFailed { condition: 0 }));
+                tx.insert(key("b"), "again").await?;
+                tx.compare_and_set(key("b"), Expected::Value("again".into()), "more").await?;
+                Err(ClientError::NodeDown)
+            })
+            .await;
+        assert_eq!(failed, Err(ClientError::NodeDown));
+        let value = async |name| client.get(key(name)).await.unwrap().map(|found| found.value);
+        assert_eq!(value("a").await, None);
+        assert_eq!(value("b").await.as_deref(), Some(&b"old"[..]));
+        // Its locks are gone: this does not wait for them.
+        client.with_timeout(Duration::from_secs(2)).put(key("c"), "free").await.unwrap();
+
+        let several: Result<()> = client
+            .run(async |tx: &mut Transaction| {
+                tx.get(all.key(0)).await?;
+                tx.put(all.key(1), "elsewhere")
+            })
+            .await;
+        assert_eq!(several, Err(ClientError::SeveralRanges));
+        let nothing: Result<u8> = client.run(async |_: &mut Transaction| Ok(7)).await;
+        assert_eq!(nothing, Ok(7));
+    });
+}
+
+/// Scenarios 7 and 32: whoever waits for a lock is done by its deadline, and has none then.
+#[test]
+fn waiting_for_a_lock_ends_by_the_deadline() {
+    run(async {
+        let mut cluster = Cluster::start(options()).unwrap();
+        let client = cluster.wait_until_serving().await.unwrap();
+        for mode in BOTH_MODES {
+            let key = keys(&client, mode).await.key(0).to_vec();
+            let hasty = client.with_timeout(Duration::from_millis(300));
+            let held: Result<()> = client
+                .run(async |tx: &mut Transaction| {
+                    tx.get_for_update(key.clone()).await?;
+                    let waited: Result<Option<Bytes>> =
+                        hasty.run(async |tx: &mut Transaction| tx.get(key.clone()).await).await;
+                    let error = waited.unwrap_err();
+                    assert!(
+                        matches!(error, ClientError::Deadline { outcome_unknown: false, .. }),
+                        "{error}"
+                    );
+                    // A read of the latest needs no lock.
+                    assert_eq!(hasty.get(key.clone()).await?, None);
+                    tx.put(key.clone(), "held")
+                })
+                .await;
+            held.unwrap();
+            let found = hasty.get(key.clone()).await.unwrap().map(|found| found.value);
+            assert_eq!(found.as_deref(), Some(&b"held"[..]));
+            hasty.put(key, "free").await.unwrap();
+        }
+    });
+}

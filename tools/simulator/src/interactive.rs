@@ -1,0 +1,193 @@
+//! Transactions that clients carry out step by step, on a few cells of each range.
+
+use bytes::Bytes;
+use palisade_wire::{
+    Commit, LockClaim, Locking, Operation, Outcome, Page, RangeId, ReadKind, ScanRequest, TxnId,
+};
+
+use crate::invariants::Seen;
+
+/// One try of a transaction.
+#[derive(Debug)]
+pub(crate) struct Interactive {
+    /// Which range it is in.
+    pub(crate) place: usize,
+    /// How the leader knows it.
+    pub(crate) claim: LockClaim,
+    /// What it has seen so far.
+    pub(crate) seen: Vec<Seen>,
+    /// What it writes, if it gets that far.
+    pub(crate) writes: Vec<(usize, Option<u64>)>,
+    /// What is left to do, the last first.
+    steps: Vec<Step>,
+    /// Everything to do, for the next try.
+    plan: Vec<Step>,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Get { cell: usize, exclusive: bool },
+    Scan { from: usize, to: usize, backward: bool, exclusive: bool },
+    Commit,
+    Rollback,
+}
+
+/// The key of a cell.
+pub(crate) fn cell_key(start: &[u8], cell: usize) -> Bytes {
+    [start, b"\0cell", &[u8::try_from(cell).expect("cells are few")]].concat().into()
+}
+
+impl Interactive {
+    /// A plan: some reads, then some writes; or a blind write.
+    pub(crate) fn draw(
+        random: &mut fastrand::Rng,
+        place: usize,
+        cells: usize,
+        owner: TxnId,
+        next_value: &mut u64,
+    ) -> Self {
+        let mut plan = vec![if random.u8(0..12) == 0 { Step::Rollback } else { Step::Commit }];
+        for _ in 0..random.usize(0..4) {
+            let exclusive = random.u8(0..3) == 0;
+            let cell = random.usize(0..cells);
+            plan.push(if random.u8(0..3) == 0 {
+                let to = random.usize(cell..cells) + 1;
+                Step::Scan { from: cell, to, backward: random.bool(), exclusive }
+            } else {
+                Step::Get { cell, exclusive }
+            });
+        }
+        let claim = LockClaim { owner, start_ts: None, token: None };
+        let (seen, steps) = (Vec::new(), plan.clone());
+        let mut drawn = Self { place, claim, seen, writes: Vec::new(), steps, plan };
+        let blind = drawn.steps.len() == 1;
+        for cell in 0..cells {
+            if random.u8(0..3) == 0 || (blind && cell == 0) {
+                *next_value += 1;
+                let value = (random.u8(0..5) > 0).then_some(*next_value);
+                drawn.writes.push((cell, value));
+            }
+        }
+        if blind {
+            drawn.plan = vec![Step::Commit];
+            drawn.steps.clone_from(&drawn.plan);
+        }
+        drawn
+    }
+
+    /// The same once more, after it was aborted: as old as it is, with values of its own.
+    pub(crate) fn again(&mut self, owner: TxnId, next_value: &mut u64) {
+        self.claim = LockClaim { owner, token: None, ..self.claim };
+        self.seen.clear();
+        self.steps.clone_from(&self.plan);
+        for value in self.writes.iter_mut().filter_map(|(_, value)| value.as_mut()) {
+            *next_value += 1;
+            *value = *next_value;
+        }
+    }
+
+    /// Whether the next step is the last, which can't be taken back.
+    pub(crate) fn is_committing(&self) -> bool {
+        matches!(self.steps.last(), Some(Step::Commit))
+    }
+
+    /// The claim that the commit relies on: a blind write has none.
+    pub(crate) fn locks(&self) -> Option<LockClaim> {
+        self.claim.token.map(|_| self.claim)
+    }
+
+    /// What the commit is to do.
+    pub(crate) fn commit(&self, start: &[u8], value: impl Fn(u64) -> Bytes) -> Commit {
+        self.writes.iter().fold(Commit::new(), |commit, (cell, written)| {
+            let key = cell_key(start, *cell);
+            match written {
+                Some(unique) => commit.put(key, value(*unique)),
+                None => commit.delete(key),
+            }
+        })
+    }
+
+    /// The next step's request, unless that is the commit.
+    pub(crate) fn operation(&self, range: RangeId, start: &[u8]) -> Option<Operation> {
+        let locking = |exclusive| ReadKind::Locking(Locking { claim: self.claim, exclusive });
+        Some(match self.steps.last()? {
+            Step::Get { cell, exclusive } => {
+                let key = cell_key(start, *cell);
+                Operation::Get { range, key, kind: locking(*exclusive) }
+            }
+            Step::Scan { from, to, backward, exclusive } => {
+                let (begin, end) = (cell_key(start, *from), Some(cell_key(start, *to)));
+                let scan = ScanRequest { range, begin, end, backward: *backward, max_rows: 2 };
+                Operation::Scan { scan, kind: locking(*exclusive) }
+            }
+            Step::Rollback => Operation::Rollback { range, claim: self.claim },
+            Step::Commit => return None,
+        })
+    }
+
+    /// A step was answered; tells whether all is done.
+    pub(crate) fn answered(
+        &mut self,
+        outcome: &Outcome,
+        start: &[u8],
+        unique: impl Fn(&Bytes) -> u64,
+    ) -> Result<bool, String> {
+        let step = self.steps.pop();
+        match (step, outcome) {
+            (Some(Step::Get { cell, .. }), Outcome::LockedValue { grant, version_ts, value }) => {
+                self.claim = self.claim.granted(*grant);
+                let value = value.as_ref().map(unique);
+                self.seen.push(Seen { cell, ts: *version_ts, value });
+            }
+            (
+                Some(Step::Scan { from, to, backward, exclusive }),
+                Outcome::LockedPage { grant, page },
+            ) => {
+                self.claim = self.claim.granted(*grant);
+                let Page { as_of_ts, rows, resume } = page;
+                let all = (from, to);
+                let (mut from, mut to) = all;
+                if let Some(resume) = resume {
+                    let inside = |cell: &usize| cell_key(start, *cell) < *resume;
+                    let at = (from..to).filter(inside).count() + from;
+                    (from, to) = if backward { (at, to) } else { (from, at) };
+                    if from == to {
+                        return Err(format!("a page of cells {all:?} is empty: {page:?}"));
+                    }
+                    let (from, to) = if backward { (all.0, at) } else { (at, all.1) };
+                    if from < to {
+                        self.steps.push(Step::Scan { from, to, backward, exclusive });
+                    }
+                }
+                let mut rows = rows.iter();
+                let mut cells: Vec<_> = (from..to).collect();
+                if backward {
+                    cells.reverse();
+                }
+                let mut next = rows.next();
+                for cell in cells {
+                    let found = next.filter(|row| row.key == cell_key(start, cell));
+                    let (ts, value) = match found {
+                        Some(row) => (row.version_ts, Some(unique(&row.value))),
+                        None => (*as_of_ts, None),
+                    };
+                    self.seen.push(Seen { cell, ts, value });
+                    if found.is_some() {
+                        next = rows.next();
+                    }
+                }
+                if let Some(row) = next {
+                    return Err(format!("{row:?} is no cell of {all:?}, or out of order"));
+                }
+            }
+            (Some(Step::Rollback), Outcome::RolledBack) => return Ok(true),
+            (Some(Step::Commit), Outcome::Committed { .. }) => {
+                // It may be sent again, to no effect.
+                self.steps.push(Step::Commit);
+                return Ok(true);
+            }
+            (step, outcome) => return Err(format!("{outcome:?} answers {step:?}")),
+        }
+        Ok(false)
+    }
+}
