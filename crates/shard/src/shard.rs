@@ -478,11 +478,11 @@ impl Shard {
             }
             _ => {}
         }
-        let writes = match operation {
-            Operation::Get { .. } | Operation::Scan { .. } | Operation::Rollback { .. } => false,
-            _ => true,
-        };
-        if writes {
+        let only_reads = matches!(
+            operation,
+            Operation::Get { .. } | Operation::Scan { .. } | Operation::Rollback { .. }
+        );
+        if !only_reads {
             self.check_log_room()?;
         }
         if now.wall.bound_us() > self.config.max_offset_us {
