@@ -521,7 +521,7 @@ mod tests {
             let mut random = fastrand::Rng::with_seed(seed);
             let mut desk = Desk::new();
             let mut granted: Vec<(u64, Span, Strength)> = Vec::new();
-            let mut asked: BTreeMap<u64, (u64, bool, Vec<(Span, Strength)>)> = BTreeMap::new();
+            let mut asked = BTreeMap::new();
             let owners = random.u64(2..12);
             for _ in 0..200 {
                 let number = random.u64(0..owners);
@@ -545,7 +545,8 @@ mod tests {
                     }
                 }
                 for (ticket, event) in desk.events() {
-                    let (number, keeps, wants) = asked.remove(&ticket).expect("it waited");
+                    let (number, keeps, wants): (_, _, Vec<_>) =
+                        asked.remove(&ticket).expect("it waited");
                     if event == LockEvent::Granted && keeps {
                         granted.extend(wants.into_iter().map(|(span, s)| (number, span, s)));
                     }
