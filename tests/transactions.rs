@@ -5,7 +5,7 @@ mod support;
 
 use std::time::Duration;
 
-use palisade_client::{Bytes, Client, ClientError, Expected, Transaction};
+use palisade_client::{Bytes, Client, ClientError, Expected, Rejection, Transaction};
 use palisade_cluster::Cluster;
 use support::{BOTH_MODES, keys, options, pause, run};
 
@@ -201,6 +201,91 @@ fn waiting_for_a_lock_ends_by_the_deadline() {
             let found = hasty.get(key.clone()).await.unwrap().map(|found| found.value);
             assert_eq!(found.as_deref(), Some(&b"held"[..]));
             hasty.put(key, "free").await.unwrap();
+        }
+    });
+}
+
+/// One writer writes a number to a key of one range, then to a key of another, and so on: whoever
+/// sees both at one moment sees the first at least as far as the second, and at most one further.
+#[test]
+fn a_snapshot_of_several_ranges_is_of_one_moment_and_misses_nothing_acknowledged() {
+    run(async {
+        let mut cluster = Cluster::start(options()).unwrap();
+        let client = cluster.wait_until_serving().await.unwrap();
+        let first = keys(&client, BOTH_MODES[0]).await.key(0).to_vec();
+        let second = keys(&client, BOTH_MODES[1]).await.key(0).to_vec();
+        let acknowledged = std::cell::Cell::new(0_u64);
+        let done = std::cell::Cell::new(false);
+        let writer = async {
+            for count in 1..=200_u64 {
+                client.put(first.clone(), count.to_le_bytes().to_vec()).await.unwrap();
+                client.put(second.clone(), count.to_le_bytes().to_vec()).await.unwrap();
+                acknowledged.set(count);
+            }
+            done.set(true);
+        };
+        let readers = async {
+            let mut seen = Vec::new();
+            while !done.get() {
+                let before = acknowledged.get();
+                let fresh = client.snapshot();
+                let stale = client.stale_snapshot(Duration::from_millis(50));
+                for snapshot in [&fresh, &stale] {
+                    let value = async |key: &Vec<u8>| {
+                        let found = snapshot.get(key.clone()).await.unwrap();
+                        number(found.map(|found| found.value).as_ref())
+                    };
+                    let (of_second, of_first) = (value(&second).await, value(&first).await);
+                    assert!(of_first == of_second || of_first == of_second + 1);
+                    seen.push((snapshot.at_ts().unwrap(), of_first));
+                    let scanned = snapshot.scan("", None).all().await.unwrap();
+                    let found = scanned.iter().find(|row| row.key == first);
+                    assert_eq!(number(found.map(|row| &row.value)), of_first);
+                }
+                let [.., (_, of_first), _] = seen[..] else { unreachable!() };
+                assert!(of_first >= before, "{of_first} is read, {before} was acknowledged");
+                // A moment of the past, from whoever is asked.
+                let (at_ts, expected) = seen[seen.len().saturating_sub(6)];
+                let found = client.snapshot_at(at_ts).get(first.clone()).await.unwrap();
+                assert_eq!(number(found.map(|found| found.value).as_ref()), expected);
+            }
+            assert!(seen.len() > 10 && seen.iter().any(|(_, of_first)| *of_first > 1));
+        };
+        futures_lite::future::zip(writer, readers).await;
+    });
+}
+
+/// Scenario 34: what a reader comes back for is kept, and what nobody reads is not.
+#[test]
+fn a_long_reader_sees_the_same_as_long_as_it_comes_back() {
+    run(async {
+        let mut cluster = Cluster::start(options()).unwrap();
+        let client = cluster.wait_until_serving().await.unwrap();
+        for mode in BOTH_MODES {
+            let key = keys(&client, mode).await.key(0).to_vec();
+            client.put(key.clone(), "before").await.unwrap();
+            let snapshot = client.snapshot();
+            snapshot.get(key.clone()).await.unwrap();
+            let forgotten = client.put(key.clone(), "after").await.unwrap().commit_ts;
+            for _ in 0..10 {
+                pause(Duration::from_millis(300)).await;
+                client.put(key.clone(), "after").await.unwrap();
+                let found = snapshot.get(key.clone()).await.unwrap().unwrap();
+                assert_eq!(found.value, "before", "{mode}");
+            }
+            drop(snapshot);
+            let deadline = std::time::Instant::now() + Duration::from_secs(60);
+            loop {
+                pause(Duration::from_millis(500)).await;
+                client.put(key.clone(), "after").await.unwrap();
+                let gone = client.snapshot_at(forgotten);
+                if gone.get(key.clone()).await == Err(ClientError::Rejected(Rejection::Collected)) {
+                    break;
+                }
+                assert!(std::time::Instant::now() < deadline, "it is kept for ever");
+                // Reading it has protected it for some more seconds.
+                pause(Duration::from_secs(7)).await;
+            }
         }
     });
 }

@@ -13,14 +13,14 @@ use bytes::Bytes;
 use palisade_clock::Timestamp;
 use palisade_control::{Change, Topology};
 use palisade_wire::{
-    Commit, Expected, NodeStatus, Outcome, PeerAddress, Rejection, SessionId, ShardId, ShardStatus,
-    TxnId, check_key,
+    Commit, Expected, NodeStatus, Outcome, PeerAddress, ReadKind, Rejection, SessionId, ShardId,
+    ShardStatus, TxnId, check_key,
 };
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    ClientError, Scan, Transaction,
-    driver::{self, Call, Command},
+    ClientError, Scan, Snapshot, Transaction,
+    driver::{self, Call, Command, How},
     transaction::Tries,
 };
 
@@ -49,6 +49,18 @@ pub struct Versioned {
     pub value: Bytes,
     /// When it was written, in the cluster's time.
     pub version_ts: Timestamp,
+}
+
+impl Versioned {
+    /// What an answer to a read of a key says.
+    pub(crate) fn of(outcome: Outcome) -> Result<Option<Self>, ClientError> {
+        match outcome {
+            Outcome::Value { version_ts, value, .. } => {
+                Ok(value.map(|value| Self { value, version_ts }))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
 }
 
 /// A write that is durable and replicated.
@@ -197,17 +209,32 @@ impl Client {
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Versioned>, ClientError> {
         let key = key.into();
         check_key(&key).map_err(ClientError::Rejected)?;
-        match self.call(Call::Get { key, locks: None }).await? {
-            Outcome::Value { version_ts, value } => {
-                Ok(value.map(|value| Versioned { value, version_ts }))
-            }
-            other => Err(unexpected(&other)),
-        }
+        Versioned::of(self.call(Call::Get { key, how: How::Latest }).await?)
     }
 
-    /// The keys from `begin` on, before `end` if there is one, in order.
+    /// Everything as it is at one moment, over all ranges, without locks: nothing that was acknowledged
+    /// before the first read is missing.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::new(self.clone(), ReadKind::Snapshot)
+    }
+
+    /// Everything as it was at a moment in the past, from any replica that knows it. What is too old
+    /// is refused as [`Rejection::Collected`].
+    pub fn snapshot_at(&self, at_ts: Timestamp) -> Snapshot {
+        Snapshot::new(self.clone(), ReadKind::AsOf(at_ts))
+    }
+
+    /// Everything as it was at one moment, not longer ago than `max_staleness` at the first read, from
+    /// any replica that knows it.
+    pub fn stale_snapshot(&self, max_staleness: Duration) -> Snapshot {
+        let max_us = u64::try_from(max_staleness.as_micros()).unwrap_or(u64::MAX);
+        Snapshot::new(self.clone(), ReadKind::Stale { max_us })
+    }
+
+    /// The keys from `begin` on, before `end` if there is one, in order, as they are at one moment:
+    /// a scan of a fresh [`Client::snapshot`].
     pub fn scan(&self, begin: impl Into<Bytes>, end: Option<Bytes>) -> Scan {
-        Scan::new(self.clone(), begin.into(), end)
+        self.snapshot().scan(begin, end)
     }
 
     /// The cluster's nodes and ranges, as the client knows them.

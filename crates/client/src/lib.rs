@@ -26,6 +26,7 @@ mod client;
 mod driver;
 mod error;
 mod scan;
+mod snapshot;
 mod transaction;
 
 pub use blocking::{BlockingClient, BlockingTransaction};
@@ -40,4 +41,5 @@ pub use palisade_wire::{
     Row, ShardId, ShardStatus,
 };
 pub use scan::{Scan, TransactionScan};
+pub use snapshot::Snapshot;
 pub use transaction::Transaction;

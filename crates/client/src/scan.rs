@@ -6,23 +6,23 @@ use bytes::Bytes;
 use palisade_wire::{MAX_PAGE_ROWS, Outcome, Page, Row};
 
 use crate::{
-    Client, ClientError, Transaction,
+    ClientError, Snapshot, Transaction,
     client::unexpected,
-    driver::{Call, Span},
+    driver::{Call, How, Span},
 };
 
-/// A scan under way: see [`Client::scan`]. Each page is linearizable; pages are not of one moment.
+/// A scan under way: see [`Client::scan`](crate::Client::scan). All of it is as it was at one moment.
 #[derive(Clone, Debug)]
 pub struct Scan {
-    client: Client,
+    snapshot: Snapshot,
     /// What is left, unless it is through.
     left: Option<Span>,
 }
 
 impl Scan {
-    pub(crate) fn new(client: Client, begin: Bytes, end: Option<Bytes>) -> Self {
+    pub(crate) fn new(snapshot: Snapshot, begin: Bytes, end: Option<Bytes>) -> Self {
         let span = Span { begin, end, backward: false, max_rows: MAX_PAGE_ROWS };
-        Self { client, left: Some(span) }
+        Self { snapshot, left: Some(span) }
     }
 
     /// The last keys come first.
@@ -46,11 +46,10 @@ impl Scan {
             if span.end.as_ref().is_some_and(|end| span.begin >= *end) {
                 break;
             }
-            let page =
-                match self.client.call(Call::Scan { span: span.clone(), locks: None }).await? {
-                    Outcome::Page(page) => page,
-                    other => return Err(unexpected(&other)),
-                };
+            let page = match self.snapshot.page(span).await? {
+                Outcome::Page { page, .. } => page,
+                other => return Err(unexpected(&other)),
+            };
             let Page { rows, resume, .. } = page;
             match resume {
                 None => self.left = None,
@@ -119,10 +118,10 @@ impl<'a> TransactionScan<'a> {
             if span.end.as_ref().is_some_and(|end| span.begin >= *end) {
                 break;
             }
-            let locks = Some(self.transaction.locks(&span.begin, self.exclusive));
-            let call = Call::Scan { span: span.clone(), locks };
+            let how = How::Locked(self.transaction.locks(&span.begin, self.exclusive));
+            let call = Call::Scan { span: span.clone(), how };
             let page = match self.transaction.call(call).await? {
-                Outcome::LockedPage { page, .. } => page,
+                Outcome::Page { page, .. } => page,
                 other => return Err(unexpected(&other)),
             };
             let (mut begin, mut end) = (span.begin.clone(), span.end.clone());

@@ -7,12 +7,12 @@ use std::{
 
 use bytes::Bytes;
 use palisade_clock::Timestamp;
-use palisade_wire::{Commit, Expected, LockClaim, Outcome, check_key, check_value};
+use palisade_wire::{Basis, Commit, Expected, LockClaim, Outcome, check_key, check_value};
 
 use crate::{
     Client, ClientError, TransactionScan,
     client::unexpected,
-    driver::{Call, Locks},
+    driver::{Call, How, Locks},
 };
 
 /// One try of a transaction: see [`Client::run`].
@@ -138,12 +138,9 @@ impl Transaction {
         exclusive: bool,
     ) -> Result<(Timestamp, Option<Bytes>), ClientError> {
         check_key(&key).map_err(ClientError::Rejected)?;
-        let locks = Some(self.locks(&key, exclusive));
-        match self.call(Call::Get { key, locks }).await? {
-            Outcome::LockedValue { grant, version_ts, value } => {
-                self.claim = self.claim.granted(grant);
-                Ok((version_ts, value))
-            }
+        let how = How::Locked(self.locks(&key, exclusive));
+        match self.call(Call::Get { key, how }).await? {
+            Outcome::Value { version_ts, value, .. } => Ok((version_ts, value)),
             other => Err(unexpected(&other)),
         }
     }
@@ -162,7 +159,8 @@ impl Transaction {
             self.client.call_until(call, self.deadline).await
         };
         self.is_aborted |= matches!(result, Err(ClientError::Aborted));
-        if let Ok(Outcome::LockedValue { grant, .. } | Outcome::LockedPage { grant, .. }) = &result
+        if let Ok(Outcome::Value { basis, .. } | Outcome::Page { basis, .. }) = &result
+            && let Basis::Locked(grant) = basis
         {
             self.claim = self.claim.granted(*grant);
         }

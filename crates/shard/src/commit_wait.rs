@@ -109,6 +109,7 @@ impl Ord for Waiting {
 mod tests {
     use bytes::Bytes;
     use palisade_clock::Interval;
+    use palisade_wire::Basis;
 
     use super::*;
 
@@ -128,8 +129,11 @@ mod tests {
     #[test]
     fn answers_leave_once_what_they_tell_has_passed_and_say_how_long_they_waited() {
         let mut wait = CommitWait::default();
-        let value =
-            |us, value| Outcome::Value { version_ts: Timestamp::from_physical_us(us), value };
+        let value = |us, value| Outcome::Value {
+            basis: Basis::Latest,
+            version_ts: Timestamp::from_physical_us(us),
+            value,
+        };
         let mut replies = vec![
             committed(1, 1_010),
             answer(2, Outcome::ControlDone),

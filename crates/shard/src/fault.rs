@@ -28,6 +28,8 @@ pub enum TestFault {
     TrustLostLocks,
     /// A locked read does not wait for what was ordered before it.
     EarlyLockedReads,
+    /// Reads at a timestamp wait neither for it to pass nor for what was ordered before.
+    HastySnapshots,
     /// A rule of a replication protocol is broken.
     Protocol(ProtocolFault),
 }

@@ -124,6 +124,19 @@ impl Group {
         either!(self, running => running.protocol.read(token, &mut running.effects))
     }
 
+    /// Asks to read where writes are ordered, of which a chain's head knows the latest that are
+    /// committed everywhere. That it is the head is for the chain's epochs to see to.
+    pub(crate) fn read_where_ordered(&mut self, token: u64) -> Result<(), Refusal> {
+        match self {
+            Self::Raft(running) => running.protocol.read(token, &mut running.effects),
+            Self::Chain(running) if running.protocol.orders_writes() => {
+                running.effects.reads.push(token);
+                Ok(())
+            }
+            Self::Chain(_) => Err(Refusal::NotServing { hint: self.leader() }),
+        }
+    }
+
     /// Changes who leads or replicates a group in Raft mode; tells which entry it waits for.
     pub(crate) fn change(
         &mut self,

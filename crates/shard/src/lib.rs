@@ -13,6 +13,7 @@
 
 mod admission;
 mod commit_wait;
+mod early_reads;
 mod fault;
 mod group;
 mod peer;

@@ -1,11 +1,12 @@
 //! One replica of a range: its group, its state, and who waits for it.
 
+mod past;
 mod transactions;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use palisade_clock::{Hlc, Now};
+use palisade_clock::{Hlc, Now, Timestamp};
 use palisade_control::RangeDescriptor;
 use palisade_replication::{
     After, Append, Context, Effects, Entry, EntryKind, Refusal, Revocation, Send, SnapshotPart,
@@ -21,6 +22,7 @@ use crate::{
     snapshots::{Arrived, Snapshots, Taking},
     state_machine::StateMachine,
 };
+use past::PastReads;
 use transactions::Transactions;
 
 /// Requests that may wait at one replica.
@@ -64,7 +66,8 @@ pub(crate) struct Replica {
     reads: BTreeMap<u64, (Asker, Read)>,
     next_token: u64,
     transactions: Transactions,
-    /// What this turn has found to say, to whoever waited for locks.
+    past: PastReads,
+    /// What this turn has to say to those who waited.
     answers: Vec<(Asker, Outcome)>,
     fault: Option<TestFault>,
     /// Writes of this group in the shard's log: how many of the shard's there were with them, and
@@ -124,6 +127,7 @@ impl Replica {
             reads: BTreeMap::new(),
             next_token: 0,
             transactions: Transactions::new(first_token),
+            past: PastReads::default(),
             answers: Vec::new(),
             fault,
             pending: VecDeque::new(),
@@ -222,10 +226,16 @@ impl Replica {
     pub(crate) fn tick(&mut self, hlc: &mut Hlc, now: Now, cx: Context<'_>) {
         self.group.tick(cx);
         self.expire_locks(hlc, now, cx);
-        self.state.collect(now.wall, self.snapshots.protected_ts());
+        self.past.tick(now);
+        self.state.collect(now.wall, self.protected_ts());
         for (to, message) in self.snapshots.tick(cx.now_us) {
             self.send_snapshot(to, message, After::Nothing);
         }
+    }
+
+    /// From here on versions are kept: somebody reads them.
+    fn protected_ts(&self) -> Timestamp {
+        self.snapshots.protected_ts().min(self.past.protected_ts())
     }
 
     /// Whether time must be told.
@@ -379,6 +389,7 @@ impl Replica {
         &mut self,
         cx: Context<'_>,
         hlc: &mut Hlc,
+        now: Now,
         shard_appends: u64,
         out: &mut ShardEffects,
     ) -> Outbox {
@@ -392,21 +403,27 @@ impl Replica {
             }
         }
         for token in reads {
+            if self.past_read_confirmed(token) {
+                continue;
+            }
             let (asker, read) = self.reads.remove(&token).expect("a read is let through once");
             let stale = self.fault == Some(TestFault::StaleReads);
             let outcome = match read {
                 Read::Key(key) => self.state.get(&key, stale),
-                Read::Span(scan) => self.state.scan(&scan, &self.descriptor),
+                Read::Span(scan) => self.state.scan(&scan, None, &self.descriptor),
             };
             out.reply(asker, outcome);
         }
         self.check_leadership();
         self.answer_locked_reads();
+        self.answer_past_reads(now);
         for (asker, outcome) in self.answers.drain(..) {
             out.reply(asker, outcome);
         }
         for token in refused_reads {
-            let (asker, _) = self.reads.remove(&token).expect("a read is refused once");
+            let past = self.past_read_refused(token);
+            let asker = past.or_else(|| Some(self.reads.remove(&token)?.0));
+            let asker = asker.expect("a read is refused once");
             out.reply(asker, Outcome::Rejected(Rejection::NotServing { hint: None }));
         }
         if !self.group.holds_proposals() {
@@ -433,7 +450,10 @@ impl Replica {
 
     /// Whether nobody waits for an answer.
     pub(crate) fn is_idle(&self) -> bool {
-        self.writes.is_empty() && self.reads.is_empty() && self.transactions.is_idle()
+        self.writes.is_empty()
+            && self.reads.is_empty()
+            && self.transactions.is_idle()
+            && self.past.is_idle()
     }
 
     fn apply(&mut self, entry: Entry, hlc: &mut Hlc, out: &mut ShardEffects) {
@@ -452,7 +472,7 @@ impl Replica {
             // It only marks the beginning of a term.
             None
         } else {
-            let protected_ts = self.snapshots.protected_ts();
+            let protected_ts = self.protected_ts();
             let (outcome, changed) = self.state.apply(payload, hlc, protected_ts, self.fault);
             out.installs.extend(changed);
             Some(outcome)

@@ -17,6 +17,7 @@ use crate::{
     Hello, PeerBody, PeerMessage, Recovered, ReplicaView, TestFault,
     admission::Admission,
     commit_wait::CommitWait,
+    early_reads::EarlyReads,
     recovery::Surroundings,
     replay::SHARD_RECORD,
     replica::{Asker, Outbox, Replica},
@@ -152,6 +153,8 @@ pub struct Shard {
     held: VecDeque<(u64, PeerAddress, PeerBody)>,
     /// Answers that wait for time to pass.
     commit_wait: CommitWait,
+    /// Reads at timestamps that have not passed yet.
+    early_reads: EarlyReads,
     log: LogCounters,
     draining: bool,
     requests: u64,
@@ -192,6 +195,7 @@ impl Shard {
             }
         }
         Ok(Self {
+            early_reads: EarlyReads::new(config.max_offset_us),
             config,
             hlc,
             ranges_version: 0,
@@ -230,7 +234,9 @@ impl Shard {
 
     /// Whether nobody waits for an answer.
     pub fn is_idle(&self) -> bool {
-        self.commit_wait.is_empty() && self.replicas.values().all(|replica| replica.is_idle())
+        self.commit_wait.is_empty()
+            && self.early_reads.is_empty()
+            && self.replicas.values().all(|replica| replica.is_idle())
     }
 
     /// Whether the shard's replicas take part.
@@ -288,10 +294,7 @@ impl Shard {
             Input::Request { connection, request } => {
                 let Request { request_id, operation } = request;
                 self.requests += 1;
-                let asker = Asker { connection, request_id };
-                if let Err(outcome) = self.serve(asker, operation, now) {
-                    self.effects.reply(asker, outcome);
-                }
+                self.request(Asker { connection, request_id }, operation, now);
             }
             Input::Peer { from, message } => self.receive(from, message, now),
             Input::Durable { appends } => self.durable(appends, now),
@@ -369,6 +372,9 @@ impl Shard {
 
     /// Ends a turn: everything that its inputs asked for.
     pub fn end_turn(&mut self, now: Now) -> ShardEffects {
+        while let Some((asker, operation)) = self.early_reads.next(now) {
+            self.request(asker, operation, now);
+        }
         // Checkpoints let go of more than they take, but later: they must not be what fills it up.
         let has_room = self.log.left_bytes >= CHECKPOINT_RESERVE_BYTES;
         if std::mem::take(&mut self.ticked) && has_room {
@@ -405,6 +411,8 @@ impl Shard {
             self.commit_wait.pass(&mut out.replies, now);
             out.wake_after_us = self.commit_wait.next_us(now);
         }
+        let early_us = self.early_reads.next_us(now);
+        out.wake_after_us = out.wake_after_us.into_iter().chain(early_us).min();
         out
     }
 
@@ -418,7 +426,7 @@ impl Shard {
         let replica = self.replicas.get_mut(&range).expect("only replicas are touched");
         let cx = Context { now_us: now.monotonic_us, peers: &self.peers };
         let Outbox { appends, sends: of_replica, revoked, written } =
-            replica.flush(cx, &mut self.hlc, self.appends, out);
+            replica.flush(cx, &mut self.hlc, now, self.appends, out);
         if replica.wants_ticks(cx) {
             self.active.insert(range);
         } else {
@@ -460,6 +468,12 @@ impl Shard {
         }
     }
 
+    fn request(&mut self, asker: Asker, operation: Operation, now: Now) {
+        if let Err(outcome) = self.serve(asker, operation, now) {
+            self.effects.reply(asker, outcome);
+        }
+    }
+
     /// Carries out a request, or says at once what becomes of it.
     fn serve(&mut self, asker: Asker, operation: Operation, now: Now) -> Result<(), Outcome> {
         match operation {
@@ -491,6 +505,10 @@ impl Shard {
         if self.commit_wait.is_full() {
             return Err(Outcome::Rejected(Rejection::Overloaded));
         }
+        let hasty = self.config.fault == Some(TestFault::HastySnapshots);
+        let Some(operation) = self.early_reads.pass(asker, operation, hasty, now)? else {
+            return Ok(());
+        };
         let served = match operation {
             Operation::Commit { range, request, claim } => {
                 self.with_replica(range, now, |replica, hlc, cx| {
@@ -503,6 +521,7 @@ impl Shard {
                     ReadKind::Locking(locking) => {
                         replica.locked_get(asker, &key, locking, hlc, now, cx)
                     }
+                    _ => replica.get_past(asker, &key, kind, now),
                 })
             }
             Operation::Scan { scan, kind } => {
@@ -511,6 +530,7 @@ impl Shard {
                     ReadKind::Locking(locking) => {
                         replica.locked_scan(asker, scan, locking, hlc, now, cx)
                     }
+                    _ => replica.scan_past(asker, scan, kind, now),
                 })
             }
             Operation::Rollback { range, claim } => {

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use palisade_clock::{Hlc, Interval, Timestamp};
 use palisade_control::{Change, RangeDescriptor, RangeMap};
-use palisade_storage::Store;
+use palisade_storage::{Store, Version};
 use palisade_txn::{CommitCommand, OutcomeTable, Settled, Verdict};
 use palisade_wire::{
-    Commit, CommitRequest, Condition, Expected, MAX_PAGE_BYTES, MAX_PAGE_ROWS, Outcome, Page,
-    Rejection, Row, ScanRequest, Write,
+    Basis, Commit, CommitRequest, Condition, Expected, MAX_PAGE_BYTES, MAX_PAGE_ROWS, Outcome,
+    Page, Rejection, Row, ScanRequest, Write,
 };
 
 /// How long a version outlives the one that replaced it.
@@ -82,6 +82,29 @@ impl StateMachine {
         }
     }
 
+    /// The timestamp of the last commit: everything at or below it is applied.
+    pub(crate) fn last_ts(&self) -> Timestamp {
+        match self {
+            Self::Keys { store, .. } => store.last_ts(),
+            Self::Control(_) => Timestamp::ZERO,
+        }
+    }
+
+    /// The value of a key at a timestamp.
+    pub(crate) fn get_as_of(&self, key: &[u8], at_ts: Timestamp) -> Outcome {
+        let Self::Keys { store, .. } = self else {
+            return Outcome::Rejected(Rejection::WrongRange);
+        };
+        let Ok(found) = store.get(key, at_ts) else {
+            return Outcome::Rejected(Rejection::Collected);
+        };
+        let (version_ts, value) = match found {
+            Some(Version { ts, value }) => (ts, value.cloned()),
+            None => (Timestamp::ZERO, None),
+        };
+        Outcome::Value { basis: Basis::AsOf(at_ts), version_ts, value }
+    }
+
     /// The newest value of a key, or the one before it if `stale`.
     pub(crate) fn get(&self, key: &[u8], stale: bool) -> Outcome {
         let Self::Keys { store, .. } = self else {
@@ -93,11 +116,17 @@ impl StateMachine {
             Ok(Some(version)) if stale => version,
             _ => newest,
         };
-        Outcome::Value { version_ts: found.ts, value: found.value.cloned() }
+        let (version_ts, value) = (found.ts, found.value.cloned());
+        Outcome::Value { basis: Basis::Latest, version_ts, value }
     }
 
-    /// A page of a span, as far as it lies in the range.
-    pub(crate) fn scan(&self, scan: &ScanRequest, descriptor: &RangeDescriptor) -> Outcome {
+    /// A page of a span, as far as it lies in the range: the latest, or of a timestamp.
+    pub(crate) fn scan(
+        &self,
+        scan: &ScanRequest,
+        as_of: Option<Timestamp>,
+        descriptor: &RangeDescriptor,
+    ) -> Outcome {
         let Self::Keys { store, .. } = self else {
             return Outcome::Rejected(Rejection::WrongRange);
         };
@@ -106,15 +135,19 @@ impl StateMachine {
         let end = ends.into_iter().flatten().min();
         let (mut rows, mut bytes) = (Vec::new(), 0);
         let max_rows = scan.max_rows.clamp(1, MAX_PAGE_ROWS) as usize;
-        let stopped =
-            store.page(begin, end, scan.backward, MAX_PAGE_KEYS, |key, version_ts, value| {
-                let has_room = rows.len() < max_rows && bytes < MAX_PAGE_BYTES;
-                if has_room {
-                    bytes += key.len() + value.len();
-                    rows.push(Row { key: key.clone(), version_ts, value: value.clone() });
-                }
-                has_room
-            });
+        let at_ts = as_of.unwrap_or(Timestamp::MAX);
+        let take = |key: &Bytes, version_ts, value: &Bytes| {
+            let has_room = rows.len() < max_rows && bytes < MAX_PAGE_BYTES;
+            if has_room {
+                bytes += key.len() + value.len();
+                rows.push(Row { key: key.clone(), version_ts, value: value.clone() });
+            }
+            has_room
+        };
+        let Ok(stopped) = store.page((begin, end), at_ts, scan.backward, MAX_PAGE_KEYS, take)
+        else {
+            return Outcome::Rejected(Rejection::Collected);
+        };
         let resume = match stopped {
             // A span's end is not part of it.
             Some(key) if scan.backward => Some([key, &b"\0"[..]].concat().into()),
@@ -129,7 +162,9 @@ impl StateMachine {
                 of_range.map(Bytes::copy_from_slice)
             }
         };
-        Outcome::Page(Page { as_of_ts: store.last_ts(), rows, resume })
+        let as_of_ts = as_of.unwrap_or(store.last_ts());
+        let basis = as_of.map_or(Basis::Latest, Basis::AsOf);
+        Outcome::Page { basis, page: Page { as_of_ts, rows, resume } }
     }
 
     /// Drops versions that are old enough, of so many writes at most.

@@ -166,31 +166,33 @@ impl Store {
         }))
     }
 
-    /// A page of a span as it is now: rows in order, from either end, until `take` has enough, or so
-    /// many keys were looked at. Returns the key at which it stopped, which was not looked at.
+    /// A page of a span as it was at a timestamp: rows in order, from either end, until `take` has
+    /// enough, or so many keys were looked at. Returns the key at which it stopped, which was not
+    /// looked at.
     pub fn page<'a>(
         &'a self,
-        begin: &[u8],
-        end: Option<&[u8]>,
+        (begin, end): (&[u8], Option<&[u8]>),
+        at_ts: Timestamp,
         backward: bool,
         max_keys: usize,
         mut take: impl FnMut(&'a Bytes, Timestamp, &'a Bytes) -> bool,
-    ) -> Option<&'a Bytes> {
+    ) -> Result<Option<&'a Bytes>, Collected> {
+        self.check(at_ts)?;
         if end.is_some_and(|end| begin >= end) {
-            return None;
+            return Ok(None);
         }
         let end = end.map_or(Bound::Unbounded, Bound::Excluded);
         let mut keys = self.keys.range::<[u8], _>((Bound::Included(begin), end));
         let mut next = || if backward { keys.next_back() } else { keys.next() };
         for _ in 0..max_keys {
-            let (key, Versions { newest: (ts, value), .. }) = next()?;
-            if let Some(value) = value
+            let Some((key, versions)) = next() else { return Ok(None) };
+            if let Some((ts, Some(value))) = versions.at(at_ts)
                 && !take(key, *ts, value)
             {
-                return Some(key);
+                return Ok(Some(key));
             }
         }
-        next().map(|(key, _)| key)
+        Ok(next().map(|(key, _)| key))
     }
 
     fn check(&self, at_ts: Timestamp) -> Result<(), Collected> {
@@ -294,15 +296,16 @@ mod tests {
             let mut found = Vec::new();
             loop {
                 let mut rows = 0;
-                let stopped =
-                    store.page(&begin, end.as_deref(), backward, max_keys, |key, _, _| {
-                        rows += 1;
-                        if rows <= max_rows {
-                            found.push(key[0]);
-                        }
-                        rows <= max_rows
-                    });
-                match stopped {
+                let span = (&begin[..], end.as_deref());
+                let take = |key: &Bytes, _, _: &Bytes| {
+                    rows += 1;
+                    if rows <= max_rows {
+                        found.push(key[0]);
+                    }
+                    rows <= max_rows
+                };
+                let stopped = store.page(span, Timestamp::MAX, backward, max_keys, take);
+                match stopped.unwrap() {
                     None => break,
                     // The end is not looked at, so it is the key after the one stopped at.
                     Some(key) if backward => end = Some([key, &b"\0"[..]].concat()),

@@ -14,7 +14,7 @@ mod frame;
 mod handshake;
 mod ids;
 mod limits;
-mod lock;
+mod read;
 mod request;
 mod scan;
 mod status;
@@ -29,7 +29,7 @@ pub use frame::{
 pub use handshake::{ClientHello, PeerHello, ServerHello};
 pub use ids::{Mode, NodeId, PeerAddress, RangeId, SessionId, ShardId, TxnId};
 pub use limits::{MAX_FRAME_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES, check_key, check_value};
-pub use lock::{LockClaim, LockGrant, Locking, ReadKind};
+pub use read::{Basis, LockClaim, LockGrant, Locking, ReadKind};
 pub use request::{Operation, Outcome, Rejection, ReplicaChange, Request, Response};
 pub use scan::{MAX_PAGE_BYTES, MAX_PAGE_ROWS, Page, Row, ScanRequest};
 pub use status::{Admission, NodeStatus, RangeStatus, Role, ShardStatus};

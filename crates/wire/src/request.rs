@@ -5,7 +5,7 @@ use palisade_clock::Timestamp;
 use thiserror::Error;
 
 use crate::{
-    CommitRequest, Decode, Encode, LockClaim, LockGrant, MAX_COMMIT_BYTES, MAX_COMMIT_PARTS,
+    Basis, CommitRequest, Decode, Encode, LockClaim, MAX_COMMIT_BYTES, MAX_COMMIT_PARTS,
     MAX_KEY_BYTES, MAX_VALUE_BYTES, Page, PeerAddress, RangeId, ReadKind, Reader, ScanRequest,
     WireError, codec::put_bytes,
 };
@@ -115,26 +115,17 @@ pub enum Outcome {
     },
     /// The value of the key, if it has one, with the timestamp of its version or its delete.
     Value {
+        /// What that holds for.
+        basis: Basis,
         /// The timestamp; of a key that was never written, or deleted long ago, zero.
         version_ts: Timestamp,
         /// The value.
         value: Option<Bytes>,
     },
     /// A page of keys with their values.
-    Page(Page),
-    /// A value, or none, of a key that is locked now.
-    LockedValue {
-        /// What the transaction shows from now on.
-        grant: LockGrant,
-        /// As of a value that is not locked.
-        version_ts: Timestamp,
-        /// The value.
-        value: Option<Bytes>,
-    },
-    /// A page of keys that are locked now, with everything between them.
-    LockedPage {
-        /// What the transaction shows from now on.
-        grant: LockGrant,
+    Page {
+        /// What that holds for.
+        basis: Basis,
         /// The page.
         page: Page,
     },
@@ -234,6 +225,12 @@ pub enum Rejection {
     /// locks are still held; retry.
     #[error("a lock is held by others for too long, or there are too many")]
     Locked,
+    /// What was there at the timestamp is not kept any more. Not retryable but at a later one.
+    #[error("versions of that time are not kept any more: read at a later one")]
+    Collected,
+    /// The timestamp to read at lies too far in the future. Nothing happened; retry later.
+    #[error("the timestamp to read at lies in the future")]
+    NotYet,
 }
 
 impl Rejection {
@@ -249,6 +246,7 @@ impl Rejection {
             | Self::NotNow
             | Self::ClockUncertain
             | Self::Locked
+            | Self::NotYet
             | Self::LogFull
             | Self::TooManySessions => true,
             Self::KeySize { .. }
@@ -257,6 +255,7 @@ impl Rejection {
             | Self::Expired
             | Self::IdReused
             | Self::Aborted
+            | Self::Collected
             | Self::InvalidChange => false,
         }
     }
@@ -387,10 +386,10 @@ impl Outcome {
     pub fn visible_ts(&self) -> Option<Timestamp> {
         match self {
             Self::Committed { commit_ts, .. } => Some(*commit_ts),
-            Self::ConditionFailed { as_of_ts: ts, .. }
-            | Self::Value { version_ts: ts, .. }
-            | Self::LockedValue { version_ts: ts, .. } => Some(*ts),
-            Self::Page(page) | Self::LockedPage { page, .. } => Some(page.as_of_ts),
+            Self::ConditionFailed { as_of_ts: ts, .. } | Self::Value { version_ts: ts, .. } => {
+                Some(*ts)
+            }
+            Self::Page { page, .. } => Some(page.as_of_ts),
             _ => None,
         }
     }
@@ -405,34 +404,21 @@ impl Encode for Response {
                 out.put_u64_le(commit_ts.to_bits());
                 out.put_u32_le(*waited_us);
             }
-            Outcome::Value { version_ts, value: None } => {
+            Outcome::Value { basis, version_ts, value } => {
                 out.put_u8(2);
-                out.put_u64_le(version_ts.to_bits());
-            }
-            Outcome::Value { version_ts, value: Some(value) } => {
-                out.put_u8(3);
-                out.put_u64_le(version_ts.to_bits());
-                put_bytes(out, value);
-            }
-            Outcome::Page(page) => {
-                out.put_u8(9);
-                page.encode(out);
-            }
-            Outcome::LockedValue { grant, version_ts, value } => {
-                out.put_u8(10);
-                grant.encode(out);
+                basis.encode(out);
                 out.put_u64_le(version_ts.to_bits());
                 out.put_u8(u8::from(value.is_some()));
                 if let Some(value) = value {
                     put_bytes(out, value);
                 }
             }
-            Outcome::LockedPage { grant, page } => {
-                out.put_u8(11);
-                grant.encode(out);
+            Outcome::Page { basis, page } => {
+                out.put_u8(9);
+                basis.encode(out);
                 page.encode(out);
             }
-            Outcome::RolledBack => out.put_u8(12),
+            Outcome::RolledBack => out.put_u8(3),
             Outcome::ConditionFailed { condition, as_of_ts } => {
                 out.put_u8(8);
                 out.put_u16_le(*condition);
@@ -463,22 +449,13 @@ impl Decode for Response {
                 commit_ts: Timestamp::from_bits(reader.u64()?),
                 waited_us: reader.u32()?,
             },
-            2 => Outcome::Value { version_ts: Timestamp::from_bits(reader.u64()?), value: None },
-            3 => Outcome::Value {
-                version_ts: Timestamp::from_bits(reader.u64()?),
-                value: Some(reader.bytes()?),
-            },
-            9 => Outcome::Page(Page::decode(reader)?),
-            10 => Outcome::LockedValue {
-                grant: LockGrant::decode(reader)?,
+            2 => Outcome::Value {
+                basis: Basis::decode(reader)?,
                 version_ts: Timestamp::from_bits(reader.u64()?),
                 value: if reader.bool()? { Some(reader.bytes()?) } else { None },
             },
-            11 => Outcome::LockedPage {
-                grant: LockGrant::decode(reader)?,
-                page: Page::decode(reader)?,
-            },
-            12 => Outcome::RolledBack,
+            9 => Outcome::Page { basis: Basis::decode(reader)?, page: Page::decode(reader)? },
+            3 => Outcome::RolledBack,
             8 => Outcome::ConditionFailed {
                 condition: reader.u16()?,
                 as_of_ts: Timestamp::from_bits(reader.u64()?),
@@ -523,6 +500,8 @@ impl Encode for Rejection {
             Self::ClockUncertain => out.put_u8(16),
             Self::Aborted => out.put_u8(18),
             Self::Locked => out.put_u8(19),
+            Self::Collected => out.put_u8(20),
+            Self::NotYet => out.put_u8(21),
             Self::CommitSize { parts, bytes } => {
                 out.put_u8(17);
                 out.put_u32_le(parts);
@@ -554,6 +533,8 @@ impl Decode for Rejection {
             17 => Self::CommitSize { parts: reader.u32()?, bytes: reader.u32()? },
             18 => Self::Aborted,
             19 => Self::Locked,
+            20 => Self::Collected,
+            21 => Self::NotYet,
             tag => return Err(WireError::UnknownTag { what: "rejection", tag }),
         })
     }
@@ -562,7 +543,7 @@ impl Decode for Rejection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Commit, Locking, NodeId, Row, SessionId, ShardId, TxnId, decode_exact};
+    use crate::{Commit, LockGrant, Locking, NodeId, Row, SessionId, ShardId, TxnId, decode_exact};
 
     fn claim(start_us: Option<u64>, token: Option<u64>) -> LockClaim {
         let owner = TxnId { session: SessionId(6), sequence: 5 };
@@ -611,7 +592,8 @@ mod tests {
         }
         let rollback = Operation::Rollback { range, claim: claim(None, Some(3)) };
         let others = [rollback, Operation::RangeMap, Operation::Status, control, transfer, members];
-        let gets = kinds.chain([ReadKind::Latest]).map(get);
+        let past = [ReadKind::AsOf(Timestamp::MAX), ReadKind::Stale { max_us: 7 }];
+        let gets = kinds.chain([ReadKind::Latest, ReadKind::Snapshot]).chain(past).map(get);
         for operation in gets.chain(others) {
             requests.push(Request { request_id: u64::MAX, operation });
         }
@@ -643,26 +625,28 @@ mod tests {
             Rejection::CommitSize { parts: 5, bytes: 6 },
             Rejection::Aborted,
             Rejection::Locked,
+            Rejection::Collected,
+            Rejection::NotYet,
         ];
         let grant = LockGrant { start_ts: Timestamp::from_physical_us(3), token: 4 };
         let ts = Timestamp::from_physical_us(5);
         let outcomes = [
             Outcome::Committed { commit_ts: ts, waited_us: 7 },
             Outcome::ConditionFailed { condition: 3, as_of_ts: ts },
-            Outcome::Page(Page { as_of_ts: ts, rows: Vec::new(), resume: None }),
-            Outcome::Page(Page {
-                as_of_ts: ts,
-                rows: vec![Row { key: "k".into(), version_ts: ts, value: "v".into() }; 2],
-                resume: Some("r".into()),
-            }),
-            Outcome::Value { version_ts: ts, value: None },
-            Outcome::Value { version_ts: ts, value: Some(Bytes::from_static(b"v")) },
-            Outcome::LockedValue { grant, version_ts: ts, value: None },
-            Outcome::LockedValue { grant, version_ts: ts, value: Some("v".into()) },
-            Outcome::LockedPage {
-                grant,
+            Outcome::Page {
+                basis: Basis::Latest,
                 page: Page { as_of_ts: ts, rows: Vec::new(), resume: None },
             },
+            Outcome::Page {
+                basis: Basis::AsOf(ts),
+                page: Page {
+                    as_of_ts: ts,
+                    rows: vec![Row { key: "k".into(), version_ts: ts, value: "v".into() }; 2],
+                    resume: Some("r".into()),
+                },
+            },
+            Outcome::Value { basis: Basis::AsOf(ts), version_ts: ts, value: None },
+            Outcome::Value { basis: Basis::Locked(grant), version_ts: ts, value: Some("v".into()) },
             Outcome::RolledBack,
             Outcome::RangeMap(Bytes::from_static(b"m")),
             Outcome::Status(Bytes::from_static(b"s")),

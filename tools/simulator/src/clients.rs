@@ -12,9 +12,11 @@ use palisade_wire::{
 
 use crate::{
     Violation,
+    clock::timestamp,
     interactive::Interactive,
     invariants::{ExternalConsistency, Pairs, Transactions, named},
     parameters::{Parameters, stream},
+    snapshot_reads::SnapshotReads,
 };
 
 /// An attempt without an answer is followed by another after this.
@@ -59,7 +61,10 @@ pub(crate) struct Clients {
     /// By range.
     transactions: Vec<Transactions>,
     transaction_percent: u32,
+    snapshot_percent: u32,
     cells: usize,
+    /// A timestamp that somebody has read at.
+    read_at: Option<Timestamp>,
     /// Writes that are settled: sent again now and then, to no effect.
     old: Vec<(usize, CommitRequest, Option<LockClaim>)>,
 }
@@ -89,6 +94,7 @@ struct Client {
     owners: u64,
     /// What the operation is about, if it has several steps.
     transaction: Option<Interactive>,
+    snapshot: Option<SnapshotReads>,
     /// Asks the same replica over and over, whoever leads: the first to see a stale one.
     is_stubborn: bool,
 }
@@ -106,6 +112,8 @@ enum Task {
     Pair { place: usize, known_ts: Timestamp, action: PairAction },
     /// The client's transaction.
     Transaction { place: usize },
+    /// What the client reads at one timestamp, next of this range.
+    Snapshot { place: usize },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -156,6 +164,7 @@ impl Clients {
             current: None,
             owners: 0,
             transaction: None,
+            snapshot: None,
             is_stubborn: random.bool(),
         };
         Self {
@@ -177,6 +186,8 @@ impl Clients {
             pair_percent: parameters.pair_percent,
             transactions: keyed.iter().map(|_| Transactions::default()).collect(),
             transaction_percent: parameters.transaction_percent,
+            snapshot_percent: parameters.snapshot_percent,
+            read_at: None,
             cells: parameters.cells,
             old: Vec::new(),
         }
@@ -214,9 +225,15 @@ impl Clients {
     }
 
     fn begin(&mut self, at: usize, now_us: u64) {
-        let task = self.draw_task();
+        let mut task = self.draw_task();
         let client = &mut self.clients[at];
         client.sequence += 1;
+        if let Task::Snapshot { place } = &mut task {
+            let (random, places) = (&mut self.random, self.ranges.len());
+            let drawn = SnapshotReads::draw(random, places, self.cells, self.read_at);
+            *place = drawn.place().expect("there is something to read");
+            client.snapshot = Some(drawn);
+        }
         if let Task::Transaction { place } = task {
             let owner = client.next_owner();
             let (random, next_value) = (&mut self.random, &mut self.next_value);
@@ -232,6 +249,9 @@ impl Clients {
     fn draw_task(&mut self) -> Task {
         if self.random.u32(0..100) < self.transaction_percent {
             return Task::Transaction { place: self.random.usize(0..self.ranges.len()) };
+        }
+        if self.random.u32(0..100) < self.snapshot_percent {
+            return Task::Snapshot { place: 0 };
         }
         let read = self.random.u32(0..100) < self.read_percent;
         self.next_value += u64::from(!read);
@@ -269,7 +289,9 @@ impl Clients {
     fn place(&self, task: Task) -> usize {
         match task {
             Task::Register { key, .. } => self.keys[key].1,
-            Task::Pair { place, .. } | Task::Transaction { place } => place,
+            Task::Pair { place, .. } | Task::Transaction { place } | Task::Snapshot { place } => {
+                place
+            }
         }
     }
 
@@ -282,9 +304,8 @@ impl Clients {
                 let key = self.keys[key].0.clone();
                 commit = commit.put(key, self.value(value?));
             }
-            Task::Pair { action: PairAction::Read { .. } | PairAction::Scan { .. }, .. } => {
-                return None;
-            }
+            Task::Pair { action: PairAction::Read { .. } | PairAction::Scan { .. }, .. }
+            | Task::Snapshot { .. } => return None,
             Task::Transaction { place } => {
                 let transaction = client.transaction.as_ref()?;
                 if !transaction.is_committing() {
@@ -323,7 +344,7 @@ impl Clients {
             Task::Register { key, .. } => self.keys[key].0.clone(),
             Task::Pair { action: PairAction::Read { second }, .. } => self.pair_key(place, second),
             Task::Pair { .. } => self.pair_key(place, false),
-            Task::Transaction { .. } => Bytes::new(),
+            Task::Transaction { .. } | Task::Snapshot { .. } => Bytes::new(),
         };
         let client = &mut self.clients[at];
         let Some(current) = &mut client.current else { return };
@@ -332,8 +353,14 @@ impl Clients {
         let to = if stubborn {
             range.members[at % range.members.len()]
         } else {
-            let at_leader = command.is_some() || client.transaction.is_some();
-            range.serves(at_leader, &mut self.random)
+            let steps = client.transaction.is_some() || client.snapshot.is_some();
+            let anybodys = client.snapshot.as_ref().is_some_and(SnapshotReads::is_anybodys);
+            let anybody = self.random.usize(0..range.members.len());
+            if anybodys && self.random.bool() {
+                range.members[anybody]
+            } else {
+                range.serves(command.is_some() || steps, &mut self.random)
+            }
         };
         // Should it be lost, somebody else may know more.
         range.leader = None;
@@ -345,12 +372,16 @@ impl Clients {
         }
         current.may_have_run |= command.is_some();
         let claim = client.transaction.as_ref().and_then(Interactive::locks);
-        let step = client.transaction.as_ref().map(|it| it.operation(range.range, &range.start));
+        let step = match (&client.transaction, &client.snapshot) {
+            (Some(transaction), _) => transaction.operation(range.range, &range.start),
+            (None, Some(snapshot)) => snapshot.operation(range.range, &range.start),
+            (None, None) => None,
+        };
         let range = range.range;
         let operation = match (command, task) {
             (Some(request), _) => Operation::Commit { range, request, claim },
-            (None, Task::Transaction { .. }) => {
-                step.flatten().expect("a transaction that does not commit has a step to do")
+            (None, Task::Transaction { .. } | Task::Snapshot { .. }) => {
+                step.expect("what is not over has a step to do")
             }
             (None, Task::Pair { action: PairAction::Scan { backward }, .. }) => {
                 let end = Some([&key[..key.len() - 1], b"z"].concat().into());
@@ -407,7 +438,7 @@ impl Clients {
             (
                 outcome @ (Outcome::Committed { .. }
                 | Outcome::ConditionFailed { .. }
-                | Outcome::Page(_)
+                | Outcome::Page { .. }
                 | Outcome::Value { .. }),
                 Task::Pair { known_ts, action, .. },
             ) => {
@@ -416,13 +447,21 @@ impl Clients {
                 named(Pairs::NAME, checked)?;
                 self.end(at, now_us);
             }
+            // It came late, or its timestamp was an old one.
+            (Outcome::Rejected(Rejection::Collected), Task::Snapshot { .. }) => {
+                self.end(at, now_us)
+            }
+            (outcome @ (Outcome::Value { .. } | Outcome::Page { .. }), Task::Snapshot { .. }) => {
+                let checked = self.snapshot_read(at, now_us, &outcome);
+                named(Transactions::NAME, checked)?;
+            }
             (Outcome::Rejected(Rejection::Aborted), Task::Transaction { .. }) => {
                 let checked = self.aborted(at, now_us);
                 named(Transactions::NAME, checked)?;
             }
             (
-                outcome @ (Outcome::LockedValue { .. }
-                | Outcome::LockedPage { .. }
+                outcome @ (Outcome::Value { .. }
+                | Outcome::Page { .. }
                 | Outcome::Committed { .. }
                 | Outcome::RolledBack),
                 Task::Transaction { .. },
@@ -470,6 +509,28 @@ impl Clients {
         Ok(())
     }
 
+    /// One of the reads at a timestamp was answered.
+    fn snapshot_read(&mut self, at: usize, now_us: u64, outcome: &Outcome) -> Result<(), String> {
+        let client = &mut self.clients[at];
+        let current = client.current.as_mut().expect("it has an operation");
+        let Task::Snapshot { place } = &mut current.task else { return Ok(()) };
+        let snapshot = client.snapshot.as_mut().expect("it is the operation");
+        let (start, began_ts) = (&self.ranges[*place].start, timestamp(current.start_us));
+        let (at_ts, seen) =
+            snapshot.answered(outcome, start, current.known_ts, began_ts, unique)?;
+        self.transactions[*place].snapshot(at_ts, &seen)?;
+        self.read_at = Some(at_ts);
+        match snapshot.place() {
+            None => self.end(at, now_us),
+            Some(next) => {
+                *place = next;
+                current.first_request = client.next_request;
+                client.due_us = now_us;
+            }
+        }
+        Ok(())
+    }
+
     /// A transaction has failed for certain: it is tried again.
     fn aborted(&mut self, at: usize, now_us: u64) -> Result<(), String> {
         let client = &mut self.clients[at];
@@ -509,6 +570,7 @@ impl Clients {
         let command = self.command(at);
         let current = self.clients[at].current.take().expect("there was an operation");
         let transaction = self.clients[at].transaction.take();
+        self.clients[at].snapshot = None;
         if let Some(command) = command {
             let place = self.place(current.task);
             let old = (place, command, transaction.as_ref().and_then(Interactive::locks));
@@ -532,7 +594,7 @@ impl Clients {
             }
             _ => {
                 self.clients[at].current = None;
-                self.clients[at].transaction = None;
+                (self.clients[at].transaction, self.clients[at].snapshot) = (None, None);
                 self.clients[at].due_us = now_us + 1;
             }
         }
@@ -581,22 +643,23 @@ fn check_pair(
     outcome: &Outcome,
 ) -> Result<(), String> {
     match (action, outcome) {
-        (PairAction::Read { .. }, Outcome::Value { version_ts, value }) => {
+        (PairAction::Read { .. }, Outcome::Value { version_ts, value, .. }) => {
             pair.read(*version_ts, value.as_ref().map(unique), known_ts)
         }
-        (PairAction::Scan { backward }, Outcome::Page(Page { as_of_ts, rows, .. })) => {
-            match &rows[..] {
-                [] => pair.read(*as_of_ts, None, known_ts),
-                [one, other]
-                    if one.version_ts == other.version_ts
-                        && one.value == other.value
-                        && (one.key > other.key) == backward =>
-                {
-                    pair.read(one.version_ts, Some(unique(&one.value)), known_ts)
-                }
-                _ => Err(format!("a scan saw {rows:?}, backward: {backward}")),
+        (
+            PairAction::Scan { backward },
+            Outcome::Page { page: Page { as_of_ts, rows, .. }, .. },
+        ) => match &rows[..] {
+            [] => pair.read(*as_of_ts, None, known_ts),
+            [one, other]
+                if one.version_ts == other.version_ts
+                    && one.value == other.value
+                    && (one.key > other.key) == backward =>
+            {
+                pair.read(one.version_ts, Some(unique(&one.value)), known_ts)
             }
-        }
+            _ => Err(format!("a scan saw {rows:?}, backward: {backward}")),
+        },
         (PairAction::Write { value, expected }, Outcome::Committed { commit_ts, .. }) => {
             pair.committed(*commit_ts, value, expected)
         }

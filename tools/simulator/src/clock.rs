@@ -1,6 +1,6 @@
 //! A node's clocks: a monotonic one that drifts, and a wall clock that is wrong within its bound.
 
-use palisade_clock::{Interval, Now};
+use palisade_clock::{Interval, Now, Timestamp};
 
 use crate::Parameters;
 
@@ -18,6 +18,11 @@ pub(crate) struct Clock {
     start_us: u64,
     /// What the wall clock is ahead by.
     offset_us: i64,
+}
+
+/// A point of true time, as a timestamp.
+pub(crate) fn timestamp(now_us: u64) -> Timestamp {
+    Timestamp::from_physical_us(EPOCH_US + now_us)
 }
 
 impl Clock {

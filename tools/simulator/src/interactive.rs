@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use palisade_wire::{
-    Commit, LockClaim, Locking, Operation, Outcome, Page, RangeId, ReadKind, ScanRequest, TxnId,
+    Basis, Commit, LockClaim, Locking, Operation, Outcome, Page, RangeId, ReadKind, ScanRequest,
+    TxnId,
 };
 
 use crate::invariants::Seen;
@@ -134,14 +135,17 @@ impl Interactive {
     ) -> Result<bool, String> {
         let step = self.steps.pop();
         match (step, outcome) {
-            (Some(Step::Get { cell, .. }), Outcome::LockedValue { grant, version_ts, value }) => {
+            (
+                Some(Step::Get { cell, .. }),
+                Outcome::Value { basis: Basis::Locked(grant), version_ts, value },
+            ) => {
                 self.claim = self.claim.granted(*grant);
                 let value = value.as_ref().map(unique);
                 self.seen.push(Seen { cell, ts: *version_ts, value });
             }
             (
                 Some(Step::Scan { from, to, backward, exclusive }),
-                Outcome::LockedPage { grant, page },
+                Outcome::Page { basis: Basis::Locked(grant), page },
             ) => {
                 self.claim = self.claim.granted(*grant);
                 let Page { as_of_ts, rows, resume } = page;

@@ -25,6 +25,7 @@ mod operator;
 mod parameters;
 mod run;
 mod script;
+mod snapshot_reads;
 mod trace;
 mod world;
 

@@ -123,7 +123,9 @@ pub struct Parameters {
     pub pair_percent: u32,
     /// Transactions of several steps, among all operations, in percent.
     pub transaction_percent: u32,
-    /// Cells of each range that they are about, up to four.
+    /// Reads of several ranges at one timestamp, likewise.
+    pub snapshot_percent: u32,
+    /// Cells of each range that both are about, up to four.
     pub cells: usize,
     /// Bytes of a value.
     pub value_bytes: usize,
@@ -184,6 +186,7 @@ impl Parameters {
             read_percent: random.u32(10..98),
             pair_percent: random.u32(0..60),
             transaction_percent: random.u32(0..70),
+            snapshot_percent: random.u32(0..30),
             cells: random.usize(1..=4),
             value_bytes: random.usize(8..300),
             checkpoint_bytes: random.u64(1_000..60_000),
@@ -226,6 +229,7 @@ impl Parameters {
             read_percent: 50,
             pair_percent: 20,
             transaction_percent: 20,
+            snapshot_percent: 10,
             cells: 3,
             value_bytes: 32,
             checkpoint_bytes: 1 << 20,
@@ -272,14 +276,15 @@ impl fmt::Display for Parameters {
         )?;
         write!(
             f,
-            "clients: {} on {} keys of {} bytes, {}% gets, {}% on pairs, {}% transactions on {} cells, \
-             {} ms apart, given up after {} ms",
+            "clients: {} on {} keys of {} bytes, {}% gets, {}% on pairs, {}% transactions and \
+             {}% snapshots of {} cells, {} ms apart, given up after {} ms",
             self.clients,
             self.keys,
             self.value_bytes,
             self.read_percent,
             self.pair_percent,
             self.transaction_percent,
+            self.snapshot_percent,
             self.cells,
             self.think_us / 1_000,
             self.timeout_us / 1_000

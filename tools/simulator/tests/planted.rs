@@ -148,8 +148,17 @@ fn locked_reads_that_overtake_writes() {
 }
 
 #[test]
+fn snapshots_that_are_read_too_soon() {
+    transactions_break(TestFault::HastySnapshots);
+}
+
+#[test]
 fn a_clock_bound_that_is_a_lie() {
-    is_caught_as("clocks beyond their bound", ORDER, |parameters| parameters.clock_lie_us = 50_000);
+    is_caught_as("clocks beyond their bound", ORDER, |parameters| {
+        parameters.clock_lie_us = 50_000;
+        // They would be wrong, too.
+        parameters.snapshot_percent = 0;
+    });
 }
 
 #[test]

@@ -19,7 +19,7 @@ use std::{
 
 use bytes::Bytes;
 use palisade_control::Topology;
-use palisade_wire::{Commit, LockClaim, Outcome, PeerAddress};
+use palisade_wire::{Commit, LockClaim, Outcome, PeerAddress, ReadKind};
 use tokio::{
     sync::{mpsc, oneshot},
     task::LocalSet,
@@ -39,12 +39,23 @@ const BATCH: usize = 256;
 #[derive(Debug)]
 pub(crate) enum Call {
     Commit { commit: Commit, locks: Option<Locks> },
-    Get { key: Bytes, locks: Option<Locks> },
-    Scan { span: Span, locks: Option<Locks> },
+    Get { key: Bytes, how: How },
+    Scan { span: Span, how: How },
     Rollback(Locks),
     Topology,
     Status { at: PeerAddress },
     Control { change: Bytes },
+}
+
+/// What a read is to be like.
+#[derive(Clone, Debug)]
+pub(crate) enum How {
+    /// Of the latest.
+    Latest,
+    /// For a transaction.
+    Locked(Locks),
+    /// Of a moment: at the leader, or first at any replica.
+    Past { kind: ReadKind, anywhere: bool },
 }
 
 /// What a call of a transaction has to do with locks.

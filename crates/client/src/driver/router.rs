@@ -17,7 +17,7 @@ use palisade_wire::{
 };
 use tokio::{sync::oneshot, task::spawn_local, time::sleep};
 
-use super::{Call, Command, Locks, Span, connection};
+use super::{Call, Command, How, Locks, Span, connection};
 use crate::{
     ClientError,
     client::{Counters, is_final},
@@ -150,9 +150,9 @@ impl Router {
 
     fn is_in_one_range(&self, call: &Call) -> bool {
         let (keys, locks): (Box<dyn Iterator<Item = &Bytes>>, _) = match call {
-            Call::Commit { commit, locks } => (Box::new(commit.keys()), locks),
-            Call::Get { key, locks } => (Box::new(once(key)), locks),
-            Call::Scan { span, locks: Some(locks) } => {
+            Call::Commit { commit, locks } => (Box::new(commit.keys()), locks.as_ref()),
+            Call::Get { key, how: How::Locked(locks) } => (Box::new(once(key)), Some(locks)),
+            Call::Scan { span, how: How::Locked(locks) } => {
                 return self.range_of_span(span) == self.range_of(&locks.anchor);
             }
             _ => return true,
@@ -197,15 +197,15 @@ impl Router {
                 let claim = locks.as_ref().map(|locks| locks.claim);
                 Operation::Commit { range, request, claim }
             }
-            Call::Get { key, locks } => {
-                let (range, kind) = (self.range_of(key), read_kind(locks.as_ref()));
+            Call::Get { key, how } => {
+                let (range, kind) = (self.range_of(key), how.kind());
                 Operation::Get { range, key: key.clone(), kind }
             }
-            Call::Scan { span, locks } => {
+            Call::Scan { span, how } => {
                 let range = self.range_of_span(span);
                 let Span { begin, end, backward, max_rows } = span.clone();
                 let scan = ScanRequest { range, begin, end, backward, max_rows };
-                Operation::Scan { scan, kind: read_kind(locks.as_ref()) }
+                Operation::Scan { scan, kind: how.kind() }
             }
             Call::Rollback(locks) => {
                 let range = self.range_of(&locks.anchor);
@@ -242,8 +242,8 @@ impl Router {
             Call::Commit { commit, locks } => {
                 Some((self.range_of_commit(commit, locks.as_ref()), Part::Write))
             }
-            Call::Get { key, locks } => Some((self.range_of(key), reads(locks.as_ref()))),
-            Call::Scan { span, locks } => Some((self.range_of_span(span), reads(locks.as_ref()))),
+            Call::Get { key, how } => Some((self.range_of(key), how.part())),
+            Call::Scan { span, how } => Some((self.range_of_span(span), how.part())),
             Call::Rollback(locks) => Some((self.range_of(&locks.anchor), Part::Write)),
             Call::Control { .. } => Some((RangeId::CONTROL, Part::Write)),
             Call::Topology | Call::Status { .. } => None,
@@ -259,6 +259,12 @@ impl Router {
             let at = fastrand::usize(..self.connections.len());
             return *self.connections.keys().nth(at).expect("it is below their number");
         };
+        if let Call::Get { how, .. } | Call::Scan { how, .. } = call
+            && let How::Past { anywhere: true, .. } = how
+        {
+            let members = self.descriptor(key.0).members;
+            return members[fastrand::usize(..members.len())];
+        }
         let mut serving = self.serving.borrow_mut();
         *serving.entry(key).or_insert_with(|| first_guess(&self.descriptor(key.0), key.1))
     }
@@ -292,6 +298,13 @@ impl Router {
     }
 
     fn rejected(&self, id: u64, rejection: Rejection) {
+        // Whoever was asked does not know enough: where writes are ordered, everything is known.
+        if let Some(pending) = self.pending.borrow_mut().get_mut(&id)
+            && let Call::Get { how, .. } | Call::Scan { how, .. } = &mut pending.call
+            && let How::Past { anywhere, .. } = how
+        {
+            *anywhere = false;
+        }
         match rejection {
             Rejection::NotServing { hint: Some(hint) } => {
                 let mut requests = self.pending.borrow_mut();
@@ -428,15 +441,24 @@ impl Router {
     }
 }
 
-fn read_kind(locks: Option<&Locks>) -> ReadKind {
-    locks.map_or(ReadKind::Latest, |Locks { claim, exclusive, .. }| {
-        ReadKind::Locking(Locking { claim: *claim, exclusive: *exclusive })
-    })
-}
+impl How {
+    fn kind(&self) -> ReadKind {
+        match self {
+            Self::Latest => ReadKind::Latest,
+            Self::Locked(Locks { claim, exclusive, .. }) => {
+                ReadKind::Locking(Locking { claim: *claim, exclusive: *exclusive })
+            }
+            Self::Past { kind, .. } => *kind,
+        }
+    }
 
-/// Locks are kept where writes are ordered.
-fn reads(locks: Option<&Locks>) -> Part {
-    if locks.is_some() { Part::Write } else { Part::Read }
+    /// Locks are kept where writes are ordered, and there all that happened is known.
+    fn part(&self) -> Part {
+        match self {
+            Self::Latest => Part::Read,
+            Self::Locked(_) | Self::Past { .. } => Part::Write,
+        }
+    }
 }
 
 /// Who serves a range, as long as nobody has said otherwise.

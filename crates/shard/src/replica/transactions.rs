@@ -25,7 +25,8 @@ use palisade_txn::{
     CommitCommand, LockError, LockEvent, LockRequest, LockTable, Priority, Span, Strength,
 };
 use palisade_wire::{
-    CommitRequest, LockClaim, LockGrant, Locking, Outcome, Rejection, ScanRequest, TxnId, check_key,
+    Basis, CommitRequest, LockClaim, LockGrant, Locking, Outcome, Rejection, ScanRequest, TxnId,
+    check_key,
 };
 
 use super::{Asker, MAX_WAITING, Read, Replica, WaitingWrite, refused};
@@ -247,7 +248,7 @@ impl Replica {
     ) -> Result<(), Outcome> {
         let mut scan = self.check_scan(scan)?;
         // As far as the page goes now: that much is locked, and then read.
-        let Outcome::Page(page) = self.state.scan(&scan, &self.descriptor) else {
+        let Outcome::Page { page, .. } = self.state.scan(&scan, None, &self.descriptor) else {
             return Err(Outcome::Rejected(Rejection::WrongRange));
         };
         let (start, end) = (&self.descriptor.start, &self.descriptor.end);
@@ -476,20 +477,17 @@ impl Replica {
         let LockedRead { asker, owner, grant, read, resume } = locked;
         // What was read before may have changed since, if the locks are gone.
         let outcome = if self.transactions.locks.is_held(owner, grant.token) {
-            let found = match read {
+            let mut found = match read {
                 Read::Key(key) => self.state.get(&key, false),
-                Read::Span(scan) => self.state.scan(&scan, &self.descriptor),
+                Read::Span(scan) => self.state.scan(&scan, None, &self.descriptor),
             };
-            match found {
-                Outcome::Value { version_ts, value } => {
-                    Outcome::LockedValue { grant, version_ts, value }
-                }
-                Outcome::Page(mut page) => {
-                    page.resume = page.resume.or(resume);
-                    Outcome::LockedPage { grant, page }
-                }
-                other => other,
+            if let Outcome::Page { page, .. } = &mut found {
+                page.resume = page.resume.take().or(resume);
             }
+            if let Outcome::Value { basis, .. } | Outcome::Page { basis, .. } = &mut found {
+                *basis = Basis::Locked(grant);
+            }
+            found
         } else {
             Outcome::Rejected(Rejection::Aborted)
         };

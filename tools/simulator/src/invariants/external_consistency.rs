@@ -38,6 +38,7 @@ impl ExternalConsistency {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use palisade_wire::Basis;
 
     use super::*;
 
@@ -58,7 +59,14 @@ mod tests {
         invariant.check(&committed(9), before).unwrap();
         invariant.check(&committed(9), invariant.known_ts()).unwrap_err();
         invariant
-            .check(&Outcome::Value { version_ts: ts(20), value: Some(Bytes::new()) }, ts(10))
+            .check(
+                &Outcome::Value {
+                    basis: Basis::Latest,
+                    version_ts: ts(20),
+                    value: Some(Bytes::new()),
+                },
+                ts(10),
+            )
             .unwrap();
         invariant.check(&committed(19), invariant.known_ts()).unwrap_err();
         invariant.check(&committed(21), invariant.known_ts()).unwrap();

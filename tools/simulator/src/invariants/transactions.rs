@@ -6,6 +6,7 @@
 //!   to that cell: no lost update, no write skew, no phantom;
 //! - what is read at a timestamp is what was written then;
 //! - what one transaction reads was so at one moment, even if it never commits;
+//! - what is read as of a timestamp was so then, and stays so, whoever is asked;
 //! - what was aborted is never seen.
 //!
 //! That commits are in the order in which the world saw them is `external_consistency`'s to check.
@@ -67,6 +68,29 @@ impl Transactions {
         seen.iter().try_for_each(|seen| self.unchanged(seen, moment.next()))
     }
 
+    /// Somebody has read at a timestamp, without locks: later reads at it must see the same.
+    pub(crate) fn snapshot(&mut self, at_ts: Timestamp, seen: &[Seen]) -> Result<(), String> {
+        for Seen { cell, ts, value } in seen {
+            if *ts > at_ts {
+                return Err(format!("cell {cell} of {ts} was read at {at_ts}"));
+            }
+            if value.is_some() {
+                self.note(*cell, *ts, *value)?;
+            }
+        }
+        self.still_so(at_ts.next(), seen)
+    }
+
+    /// What was seen is still so right before a moment, and nobody is to say otherwise later.
+    fn still_so(&mut self, before: Timestamp, seen: &[Seen]) -> Result<(), String> {
+        for seen in seen {
+            self.unchanged(seen, before)?;
+            let read = (seen.ts, seen.value.is_some());
+            self.cells.entry(seen.cell).or_default().reads.insert(before, read);
+        }
+        Ok(())
+    }
+
     /// A transaction has committed.
     pub(crate) fn committed(
         &mut self,
@@ -74,11 +98,7 @@ impl Transactions {
         seen: &[Seen],
         writes: &[(usize, Option<u64>)],
     ) -> Result<(), String> {
-        for seen in seen {
-            self.unchanged(seen, ts)?;
-            let read = (seen.ts, seen.value.is_some());
-            self.cells.entry(seen.cell).or_default().reads.insert(ts, read);
-        }
+        self.still_so(ts, seen)?;
         self.count_deletes(writes, |deletes| deletes - 1);
         writes.iter().try_for_each(|(cell, value)| self.note(*cell, ts, *value))
     }
@@ -166,6 +186,8 @@ mod tests {
         all.committed(ts(40), &[seen(1, 30, Some(4))], &[(1, None)]).unwrap();
         all.read(&[seen(1, 45, None)]).unwrap();
         all.aborted(&[(0, Some(9))]).unwrap();
+        all.snapshot(ts(25), &[seen(0, 20, Some(3)), seen(1, 10, Some(2))]).unwrap();
+        all.snapshot(ts(50), &[seen(0, 20, Some(3)), seen(1, 50, None)]).unwrap();
     }
 
     #[test]
@@ -189,6 +211,12 @@ mod tests {
         noticed(|all| {
             all.committed(ts(30), &[seen(7, 20, None)], &[])?;
             all.read(&[seen(7, 25, Some(6))])
+        });
+        // A snapshot that misses something, and one below which something is written later.
+        noticed(|all| all.snapshot(ts(30), &[seen(0, 10, Some(1))]));
+        noticed(|all| {
+            all.snapshot(ts(30), &[seen(0, 20, Some(3))])?;
+            all.read(&[seen(0, 30, Some(8))])
         });
         // A fractured read, an aborted one, one of what never was, one of what is gone.
         noticed(|all| all.read(&[seen(0, 10, Some(1)), seen(1, 20, Some(2))]));

@@ -1,4 +1,5 @@
-//! How a transaction that takes locks is known to the leader which keeps them.
+//! What kinds of reads there are, and how a transaction that takes locks is known to the leader which
+//! keeps them.
 
 use bytes::{BufMut, BytesMut};
 use palisade_clock::Timestamp;
@@ -41,6 +42,28 @@ pub enum ReadKind {
     Latest,
     /// Of the latest value, for a transaction, which keeps it from changing.
     Locking(Locking),
+    /// At a timestamp not before whatever was acknowledged until now, which the answer tells: the
+    /// first read of a snapshot.
+    Snapshot,
+    /// At this timestamp.
+    AsOf(Timestamp),
+    /// At a timestamp that is not further in the past than this many microseconds, and which the
+    /// answer tells: at any replica that knows enough.
+    Stale {
+        /// How stale.
+        max_us: u64,
+    },
+}
+
+/// What an answer to a read holds for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Basis {
+    /// The moment of the read: it was the latest.
+    Latest,
+    /// As long as the transaction has its locks, which it shows this for.
+    Locked(LockGrant),
+    /// The moment of this timestamp.
+    AsOf(Timestamp),
 }
 
 impl LockClaim {
@@ -103,6 +126,15 @@ impl Encode for ReadKind {
                 claim.encode(out);
                 out.put_u8(u8::from(*exclusive));
             }
+            Self::Snapshot => out.put_u8(2),
+            Self::AsOf(ts) => {
+                out.put_u8(3);
+                out.put_u64_le(ts.to_bits());
+            }
+            Self::Stale { max_us } => {
+                out.put_u8(4);
+                out.put_u64_le(*max_us);
+            }
         }
     }
 }
@@ -115,7 +147,37 @@ impl Decode for ReadKind {
                 let claim = LockClaim::decode(reader)?;
                 Ok(Self::Locking(Locking { claim, exclusive: reader.bool()? }))
             }
+            2 => Ok(Self::Snapshot),
+            3 => Ok(Self::AsOf(Timestamp::from_bits(reader.u64()?))),
+            4 => Ok(Self::Stale { max_us: reader.u64()? }),
             tag => Err(WireError::UnknownTag { what: "kind of read", tag }),
+        }
+    }
+}
+
+impl Encode for Basis {
+    fn encode(&self, out: &mut BytesMut) {
+        match self {
+            Self::Latest => out.put_u8(0),
+            Self::Locked(grant) => {
+                out.put_u8(1);
+                grant.encode(out);
+            }
+            Self::AsOf(ts) => {
+                out.put_u8(2);
+                out.put_u64_le(ts.to_bits());
+            }
+        }
+    }
+}
+
+impl Decode for Basis {
+    fn decode(reader: &mut Reader) -> Result<Self, WireError> {
+        match reader.u8()? {
+            0 => Ok(Self::Latest),
+            1 => Ok(Self::Locked(LockGrant::decode(reader)?)),
+            2 => Ok(Self::AsOf(Timestamp::from_bits(reader.u64()?))),
+            tag => Err(WireError::UnknownTag { what: "basis", tag }),
         }
     }
 }

@@ -1,0 +1,127 @@
+//! Clients that read the cells of several ranges at one timestamp.
+
+use bytes::Bytes;
+use palisade_clock::Timestamp;
+use palisade_wire::{Basis, Operation, Outcome, Page, RangeId, ReadKind, ScanRequest};
+
+use crate::{interactive::cell_key, invariants::Seen};
+
+/// What a client reads at one timestamp.
+#[derive(Debug)]
+pub(crate) struct SnapshotReads {
+    age: Age,
+    /// Once it is known.
+    at_ts: Option<Timestamp>,
+    cells: usize,
+    /// What is left to read, the last first: a range by its place, and one cell of it, or all.
+    left: Vec<(usize, Option<usize>)>,
+}
+
+/// How old what is read may be.
+#[derive(Clone, Copy, Debug)]
+enum Age {
+    /// Nothing that was acknowledged may be missing.
+    Fresh,
+    /// By true time, in microseconds.
+    Stale { max_us: u64 },
+    /// A timestamp that somebody has read at before.
+    Past,
+}
+
+impl SnapshotReads {
+    pub(crate) fn draw(
+        random: &mut fastrand::Rng,
+        places: usize,
+        cells: usize,
+        earlier: Option<Timestamp>,
+    ) -> Self {
+        let (age, at_ts) = match (random.u8(0..4), earlier) {
+            (0, Some(at_ts)) => (Age::Past, Some(at_ts)),
+            (1, _) => (Age::Stale { max_us: 1 << random.u32(5..22) }, None),
+            _ => (Age::Fresh, None),
+        };
+        let mut read = |_| {
+            let cell = random.bool().then(|| random.usize(0..cells));
+            (random.usize(0..places), cell)
+        };
+        let left = (0..4).map(&mut read).collect();
+        Self { age, at_ts, cells, left }
+    }
+
+    /// The range that is read next, unless that was all.
+    pub(crate) fn place(&self) -> Option<usize> {
+        self.left.last().map(|(place, _)| *place)
+    }
+
+    /// Whether any replica may know enough.
+    pub(crate) fn is_anybodys(&self) -> bool {
+        !matches!(self.age, Age::Fresh)
+    }
+
+    pub(crate) fn operation(&self, range: RangeId, start: &[u8]) -> Option<Operation> {
+        let (_, cell) = self.left.last()?;
+        let kind = match (self.at_ts, self.age) {
+            (Some(at_ts), _) => ReadKind::AsOf(at_ts),
+            (None, Age::Stale { max_us }) => ReadKind::Stale { max_us },
+            (None, _) => ReadKind::Snapshot,
+        };
+        Some(match cell {
+            Some(cell) => Operation::Get { range, key: cell_key(start, *cell), kind },
+            None => {
+                let (begin, end) = (cell_key(start, 0), Some(cell_key(start, self.cells)));
+                let scan = ScanRequest { range, begin, end, backward: false, max_rows: 99 };
+                Operation::Scan { scan, kind }
+            }
+        })
+    }
+
+    /// A read was answered. Returns the timestamp, and what was seen then.
+    pub(crate) fn answered(
+        &mut self,
+        outcome: &Outcome,
+        start: &[u8],
+        known_ts: Timestamp,
+        began_ts: Timestamp,
+        unique: impl Fn(&Bytes) -> u64,
+    ) -> Result<(Timestamp, Vec<Seen>), String> {
+        let at = match outcome {
+            Outcome::Value { basis: Basis::AsOf(ts), .. }
+            | Outcome::Page { basis: Basis::AsOf(ts), .. } => *ts,
+            other => return Err(format!("{other:?} answers {self:?}")),
+        };
+        let known = *self.at_ts.get_or_insert(at);
+        let in_time = match self.age {
+            Age::Fresh => at >= known_ts,
+            Age::Stale { max_us } => at >= began_ts.saturating_sub_us(max_us),
+            Age::Past => true,
+        };
+        if at != known || !in_time {
+            return Err(format!("{self:?} was answered as of {at}; {known_ts} was known"));
+        }
+        let nothing = |cell| Seen { cell, ts: at, value: None };
+        let mut seen = Vec::new();
+        match (self.left.pop(), outcome) {
+            (Some((_, Some(cell))), Outcome::Value { version_ts, value, .. }) => {
+                let value = value.as_ref().map(unique);
+                let found = value.map(|value| Seen { cell, ts: *version_ts, value: Some(value) });
+                seen.push(found.unwrap_or(nothing(cell)));
+            }
+            (Some((_, None)), Outcome::Page { page: Page { rows, .. }, .. }) => {
+                for cell in 0..self.cells {
+                    let row = rows.iter().find(|row| row.key == cell_key(start, cell));
+                    let found = row.map(|row| Seen {
+                        cell,
+                        ts: row.version_ts,
+                        value: Some(unique(&row.value)),
+                    });
+                    seen.push(found.unwrap_or(nothing(cell)));
+                }
+                if !rows.is_sorted_by_key(|row| &row.key) || rows.len() > self.cells {
+                    return Err(format!("{rows:?} are not the cells in order"));
+                }
+            }
+            (read, outcome) => return Err(format!("{outcome:?} answers {read:?}")),
+        }
+        Ok((at, seen))
+    }
+}
