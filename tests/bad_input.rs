@@ -95,7 +95,7 @@ fn a_data_directory_in_use_or_of_another_cluster_is_named() {
         let foreign = cluster.dir().join("foreign.toml");
         let line = text.lines().find(|line| line.starts_with("cluster_id")).unwrap();
         fs::write(&foreign, text.replace(line, "cluster_id = 99")).unwrap();
-        start(&foreign, "but the config says node 1 of cluster 99");
+        start(&foreign, "but is opened for node 1 of cluster 99");
         cluster.start_node(1).unwrap();
         let client = cluster.wait_until_serving().await.unwrap();
         assert_eq!(client.get("key").await.unwrap().unwrap().value, "value");

@@ -15,6 +15,12 @@ pub struct BlockingClient {
     client: Client,
 }
 
+impl From<Client> for BlockingClient {
+    fn from(client: Client) -> Self {
+        Self { client }
+    }
+}
+
 impl BlockingClient {
     /// See [`Client::connect`].
     pub fn connect(addresses: &[SocketAddr], options: ClientOptions) -> Result<Self, ClientError> {

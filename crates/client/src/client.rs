@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     ClientError, Scan, Snapshot, Transaction,
-    driver::{self, Call, Command, How},
+    driver::{self, Call, Cluster, Command, How, InProcess},
     transaction::Tries,
 };
 
@@ -104,10 +104,19 @@ impl Client {
         addresses: &[SocketAddr],
         options: ClientOptions,
     ) -> Result<Self, ClientError> {
+        Self::start(Cluster::At(addresses.to_vec()), options).await
+    }
+
+    /// A client of a shard in this process.
+    pub async fn in_process(shard: InProcess, options: ClientOptions) -> Result<Self, ClientError> {
+        Self::start(Cluster::InProcess(shard), options).await
+    }
+
+    async fn start(cluster: Cluster, options: ClientOptions) -> Result<Self, ClientError> {
         let (commands, incoming) = mpsc::channel(MAX_CALLS);
         let counters = Arc::new(Counters::default());
         let (ready, is_ready) = oneshot::channel();
-        driver::spawn(addresses.to_vec(), options, incoming, counters.clone(), ready)?;
+        driver::spawn(cluster, options, incoming, counters.clone(), ready)?;
         is_ready.await.map_err(|_| ClientError::Closed)??;
         // Two clients with the same would take each other's locks for their own.
         let lockers = SessionId(fastrand::u64(..));

@@ -32,6 +32,7 @@ mod transaction;
 pub use blocking::{BlockingClient, BlockingTransaction};
 pub use bytes::Bytes;
 pub use client::{Client, ClientOptions, ClientStats, Committed, Versioned};
+pub use driver::InProcess;
 pub use error::ClientError;
 pub use palisade_clock::Timestamp;
 pub use palisade_control::{Change, RangeDescriptor, RangeMap, Topology};

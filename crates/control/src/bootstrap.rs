@@ -23,6 +23,22 @@ pub struct Bootstrap {
     pub only: Option<Mode>,
 }
 
+/// The range map of a node by itself: one range for all keys.
+pub fn range_map_of_one(at: PeerAddress) -> RangeMap {
+    let descriptor = |range, end| RangeDescriptor {
+        range,
+        mode: Mode::Raft,
+        epoch: FIRST_EPOCH,
+        start: Vec::new(),
+        end,
+        members: vec![at],
+    };
+    RangeMap::new(vec![
+        descriptor(RangeId::CONTROL, Some(Vec::new())),
+        descriptor(RangeId(1), None),
+    ])
+}
+
 impl Bootstrap {
     /// Splits the key space evenly by the first two bytes of the key; modes alternate, and so do the
     /// nodes that lead.

@@ -1,17 +1,19 @@
-//! Palisade: a sharded, replicated, linearizable store.
+//! Palisade: a sharded, replicated, strictly serializable store.
 //!
-//! What a program that uses a cluster adds to its `Cargo.toml`:
+//! What a program adds to its `Cargo.toml`, whether the database is in its own process or a cluster:
 //!
-//! ```no_run
-//! use palisade::{BlockingClient, ClientOptions};
+//! ```
+//! use palisade::BlockingDatabase;
 //!
-//! # fn main() -> Result<(), palisade::ClientError> {
-//! let nodes = ["127.0.0.1:7000".parse().unwrap(), "127.0.0.1:7010".parse().unwrap()];
-//! let client = BlockingClient::connect(&nodes, ClientOptions::default())?;
-//! client.put("answer", "42")?;
-//! assert_eq!(client.get("answer")?.unwrap().value, "42");
+//! # fn main() -> Result<(), palisade::OpenError> {
+//! let db = BlockingDatabase::open("mem:")?; // or file:DIRECTORY, or palisade://HOST:PORT,HOST:PORT
+//! db.put("answer", "42")?;
+//! assert_eq!(db.get("answer")?.unwrap().value, "42");
 //! # Ok(())
 //! # }
 //! ```
 
+mod database;
+
+pub use database::{BlockingDatabase, Database, OpenError};
 pub use palisade_client::*;

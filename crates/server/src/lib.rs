@@ -15,7 +15,6 @@
 mod clients;
 mod config;
 mod core;
-mod data_dir;
 mod inbox;
 mod log_file;
 mod log_progress;
@@ -29,6 +28,5 @@ pub use config::{
     ClockConfig, ClockSourceConfig, Config, ConfigError, FaultConfig, LogBackend, LogConfig,
     ModeConfig, NodeConfig,
 };
-pub use data_dir::DataDirError;
 pub use log_file::LogFile;
 pub use node::{StartError, run};

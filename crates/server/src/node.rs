@@ -17,16 +17,15 @@ use glommio::{
 use palisade_clock::KernelClock;
 use palisade_shard::{Input, ReplayError, Replayed, Shard, ShardConfig};
 use palisade_sync::{Receiver, Sender, Watermark, mailbox};
-use palisade_wal::{Log, WalError};
+use palisade_wal::{DataDir, DataDirError, Log, Owner, WalError};
 use palisade_wire::{PeerAddress, ShardId, WireError};
 use signal_hook::{consts::TERM_SIGNALS, iterator::Signals};
 use thiserror::Error;
 
 use crate::{
-    Config, DataDirError, FaultConfig,
+    Config, FaultConfig,
     clients::{accept, serve_client},
     core::{Core, ShardCommand},
-    data_dir::DataDir,
     log_progress::LogProgress,
     log_sync::sync_log,
     outbound::Outbound,
@@ -93,7 +92,9 @@ pub enum StartError {
 pub fn run(config: Config, started: impl FnOnce()) -> Result<(), StartError> {
     let config = Arc::new(config);
     // Before the panic hook and any thread: every reason not to start.
-    let data_dir = Arc::new(DataDir::open(&config)?);
+    let Config { cluster_id, node, shards, .. } = *config;
+    let owner = Owner { cluster_id, node: node.0, shards };
+    let data_dir = Arc::new(DataDir::open(&config.data_dir, owner)?);
     for shard in 0..config.shards {
         for address in listen_addresses(&config, ShardId(shard)) {
             check_free(address).map_err(|source| StartError::Listen { address, source })?;
@@ -249,7 +250,7 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
     let clock = KernelClock::new(config.clock.source.into(), config.clock.bound_us);
 
     let mut replayed = Replayed::default();
-    let log_dir = data_dir.log_dir(shard);
+    let log_dir = data_dir.log_dir(shard.0);
     let progress = LogProgress::new(at);
     let log =
         Log::open(&log_dir, config.log_options(shard), &|done| progress.tell(done), |record| {

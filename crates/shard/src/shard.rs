@@ -5,7 +5,7 @@ use std::{
     ops::Bound,
 };
 
-use palisade_clock::{Hlc, Now};
+use palisade_clock::{Hlc, Now, Timestamp};
 use palisade_control::{Change, NodeAddress, RangeDescriptor, RangeMap, Topology};
 use palisade_replication::{After, Append, Context, PeerTiming, Peers, RecoveredGroup, raft};
 use palisade_wire::{
@@ -230,6 +230,11 @@ impl Shard {
     /// Refuses every new request from now on; what is under way is still answered.
     pub fn drain(&mut self) {
         self.draining = true;
+    }
+
+    /// The last timestamp that was handed out or learned of.
+    pub fn last_ts(&self) -> Timestamp {
+        self.hlc.last()
     }
 
     /// Whether nobody waits for an answer.

@@ -25,6 +25,7 @@
 //! Left out: repair of damaged records from peers (a damaged log is refused as a whole).
 #![allow(clippy::disallowed_methods, reason = "this crate is the disk that is handed to others")]
 
+mod data_dir;
 mod error;
 mod image;
 mod inspect;
@@ -36,6 +37,7 @@ mod retention;
 mod segment;
 mod spare;
 
+pub use data_dir::{DataDir, DataDirError, Owner};
 pub use error::WalError;
 pub use image::{Image, ImageDamage, Remains};
 pub use inspect::{InspectedRecord, InspectedSegment, Inspection, SegmentRole, inspect};

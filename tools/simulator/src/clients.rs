@@ -449,7 +449,7 @@ impl Clients {
             }
             // It came late, or its timestamp was an old one.
             (Outcome::Rejected(Rejection::Collected), Task::Snapshot { .. }) => {
-                self.end(at, now_us)
+                self.end(at, now_us);
             }
             (outcome @ (Outcome::Value { .. } | Outcome::Page { .. }), Task::Snapshot { .. }) => {
                 let checked = self.snapshot_read(at, now_us, &outcome);

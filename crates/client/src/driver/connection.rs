@@ -21,23 +21,31 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::router::Router;
+use super::{Submit, router::Router};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const READ_BYTES: usize = 64 * 1024;
 
-/// Where requests to a shard gather until they are written out.
+/// The way to a shard. Requests gather until they are written out; in process they are handed over.
 #[derive(Debug, Default)]
 pub(super) struct Connection {
     buffer: RefCell<BytesMut>,
     filled: Notify,
     open: Cell<bool>,
+    in_process: Option<Submit>,
 }
 
 impl Connection {
-    /// Adds a request, unless the connection is down.
+    pub(super) fn in_process(submit: Submit) -> Self {
+        Self { in_process: Some(submit), ..Self::default() }
+    }
+
+    /// Adds a request, unless the connection is down, or there is no room.
     pub(super) fn push(&self, request: &Request) -> bool {
+        if let Some(Submit(submit)) = &self.in_process {
+            return submit(request.clone());
+        }
         if self.open.get() {
             let mut buffer = self.buffer.borrow_mut();
             write_frame(&mut buffer, FrameKind::Request, |out| request.encode(out));

@@ -10,6 +10,7 @@ mod connection;
 mod router;
 
 use std::{
+    fmt,
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
@@ -19,7 +20,7 @@ use std::{
 
 use bytes::Bytes;
 use palisade_control::Topology;
-use palisade_wire::{Commit, LockClaim, Outcome, PeerAddress, ReadKind};
+use palisade_wire::{Commit, LockClaim, Outcome, PeerAddress, ReadKind, Request, Response};
 use tokio::{
     sync::{mpsc, oneshot},
     task::LocalSet,
@@ -78,6 +79,42 @@ pub(crate) struct Span {
     pub(crate) max_rows: u32,
 }
 
+/// Hands a request to a shard of this process; tells whether it was taken.
+pub(crate) struct Submit(pub(crate) Box<dyn Fn(Request) -> bool + Send>);
+
+impl fmt::Debug for Submit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Submit")
+    }
+}
+
+/// A cluster that is one shard in this process.
+#[derive(Debug)]
+pub struct InProcess {
+    topology: Topology,
+    submit: Submit,
+    answers: mpsc::Receiver<Response>,
+}
+
+impl InProcess {
+    /// `submit` hands a request to the shard, which sends its answers to `answers`; it must not
+    /// block, and returns whether the request was taken.
+    pub fn new(
+        topology: Topology,
+        submit: impl Fn(Request) -> bool + Send + 'static,
+        answers: mpsc::Receiver<Response>,
+    ) -> Self {
+        Self { topology, submit: Submit(Box::new(submit)), answers }
+    }
+}
+
+/// Where the cluster is.
+#[derive(Debug)]
+pub(crate) enum Cluster {
+    At(Vec<SocketAddr>),
+    InProcess(InProcess),
+}
+
 /// A call with its deadline and whoever waits for it.
 #[derive(Debug)]
 pub(crate) struct Command {
@@ -89,7 +126,7 @@ pub(crate) struct Command {
 
 /// Starts the thread; it ends when the last client is dropped.
 pub(crate) fn spawn(
-    addresses: Vec<SocketAddr>,
+    cluster: Cluster,
     options: ClientOptions,
     commands: mpsc::Receiver<Command>,
     counters: Arc<Counters>,
@@ -102,12 +139,30 @@ pub(crate) fn spawn(
     let drive = move || {
         let local = LocalSet::new();
         local.block_on(&runtime, async move {
-            match discover(&addresses, options).await {
-                Ok(topology) => {
-                    let router = Router::new(topology, counters);
+            let found = match cluster {
+                Cluster::At(addresses) => {
+                    discover(&addresses, options).await.map(|topology| (topology, None))
+                }
+                Cluster::InProcess(InProcess { topology, submit, answers }) => {
+                    Ok((topology, Some((submit, answers))))
+                }
+            };
+            match found {
+                Ok((topology, in_process)) => {
                     // Whoever connected may have gone away meanwhile.
                     let _ = ready.send(Ok(()));
-                    run(router, commands).await;
+                    match in_process {
+                        None => {
+                            let router = Router::new(topology, counters, None);
+                            router.clone().connect_all();
+                            run(router, commands).await;
+                        }
+                        Some((submit, answers)) => {
+                            let router = Router::new(topology, counters, Some(submit));
+                            let hearing = hear(router.clone(), answers);
+                            futures_lite::future::or(run(router, commands), hearing).await;
+                        }
+                    }
                 }
                 Err(error) => {
                     let _ = ready.send(Err(error));
@@ -144,8 +199,14 @@ async fn discover(
     })
 }
 
+/// Takes in the answers of a shard in this process, until that is gone.
+async fn hear(router: Rc<Router>, mut answers: mpsc::Receiver<Response>) {
+    while let Some(response) = answers.recv().await {
+        router.answer(response);
+    }
+}
+
 async fn run(router: Rc<Router>, mut commands: mpsc::Receiver<Command>) {
-    router.clone().connect_all();
     let mut deadlines = interval(DEADLINE_CHECK);
     deadlines.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut batch = Vec::with_capacity(BATCH);

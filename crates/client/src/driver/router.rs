@@ -17,7 +17,7 @@ use palisade_wire::{
 };
 use tokio::{sync::oneshot, task::spawn_local, time::sleep};
 
-use super::{Call, Command, How, Locks, Span, connection};
+use super::{Call, Command, How, Locks, Span, Submit, connection};
 use crate::{
     ClientError,
     client::{Counters, is_final},
@@ -74,8 +74,13 @@ pub(super) struct Router {
 }
 
 impl Router {
-    pub(super) fn new(topology: Topology, counters: Arc<Counters>) -> Rc<Self> {
-        let connections = topology
+    /// A router for a cluster behind sockets, or for one that is a shard of this process.
+    pub(super) fn new(
+        topology: Topology,
+        counters: Arc<Counters>,
+        in_process: Option<Submit>,
+    ) -> Rc<Self> {
+        let mut connections: BTreeMap<PeerAddress, Rc<connection::Connection>> = topology
             .nodes
             .iter()
             .flat_map(|node| {
@@ -86,6 +91,10 @@ impl Router {
             })
             .map(|at| (at, Rc::default()))
             .collect();
+        if let Some(submit) = in_process {
+            let only = connections.values_mut().next().expect("a cluster of one shard has one");
+            *only = Rc::new(connection::Connection::in_process(submit));
+        }
         Rc::new_cyclic(|itself| Self {
             itself: itself.clone(),
             topology: RefCell::new(topology),

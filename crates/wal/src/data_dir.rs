@@ -6,27 +6,35 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use palisade_wire::{NodeId, ShardId};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::Config;
-
 const FORMAT_VERSION: u32 = 2;
+
+/// Whose a data directory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The cluster.
+    pub cluster_id: u64,
+    /// The node of it.
+    pub node: u16,
+    /// How many shards the node has.
+    pub shards: u16,
+}
 
 /// What a data directory says of itself.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Identity {
     format_version: u32,
     cluster_id: u64,
-    node: NodeId,
+    node: u16,
     shards: u16,
 }
 
-/// A locked data directory. The lock goes with the process, however it ends.
+/// A locked data directory. The lock goes with this value, or with the process, however that ends.
 #[derive(Debug)]
-pub(crate) struct DataDir {
+pub struct DataDir {
     path: PathBuf,
     _lock: File,
 }
@@ -46,8 +54,8 @@ pub enum DataDirError {
     },
     /// Another process has it. Retryable once that has ended.
     #[error(
-        "the data directory {path} is in use by another process: stop that node first, or configure \
-         another data_dir",
+        "the data directory {path} is in use by another process: stop that first, or use another \
+         directory",
         path = path.display()
     )]
     InUse {
@@ -56,8 +64,8 @@ pub enum DataDirError {
     },
     /// It belongs to somebody else.
     #[error(
-        "the data directory {path} holds {found}, but the config says {expected}: correct the \
-         config, or configure another data_dir",
+        "the data directory {path} holds {found}, but is opened for {expected}: correct that, or use \
+         another directory",
         path = path.display()
     )]
     Foreign {
@@ -80,8 +88,8 @@ pub enum DataDirError {
 
 impl DataDir {
     /// Locks a directory, creating it if need be, and checks that it is this node's.
-    pub(crate) fn open(config: &Config) -> Result<Self, DataDirError> {
-        let path = config.data_dir.clone();
+    pub fn open(path: &Path, owner: Owner) -> Result<Self, DataDirError> {
+        let path = path.to_owned();
         fs::create_dir_all(&path).map_err(failed("create", &path))?;
         let lock_path = path.join("LOCK");
         let lock = OpenOptions::new()
@@ -95,19 +103,15 @@ impl DataDir {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(DataDirError::InUse { path }),
             Err(errno) => return Err(failed("lock", &lock_path)(errno.into())),
         }
-        let expected = Identity {
-            format_version: FORMAT_VERSION,
-            cluster_id: config.cluster_id,
-            node: config.node,
-            shards: config.shards,
-        };
+        let Owner { cluster_id, node, shards } = owner;
+        let expected = Identity { format_version: FORMAT_VERSION, cluster_id, node, shards };
         check_identity(&path, &expected)?;
         Ok(Self { path, _lock: lock })
     }
 
     /// The directory of a shard's log.
-    pub(crate) fn log_dir(&self, shard: ShardId) -> PathBuf {
-        self.path.join(format!("shard-{:03}", shard.0)).join("log")
+    pub fn log_dir(&self, shard: u16) -> PathBuf {
+        self.path.join(format!("shard-{shard:03}")).join("log")
     }
 }
 
@@ -145,7 +149,7 @@ impl Identity {
     fn describe(&self) -> String {
         format!(
             "node {} of cluster {} with {} shards (format {})",
-            self.node.0, self.cluster_id, self.shards, self.format_version
+            self.node, self.cluster_id, self.shards, self.format_version
         )
     }
 }

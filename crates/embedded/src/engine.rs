@@ -1,0 +1,376 @@
+//! The shard's thread: requests in, answers out, and the log between them.
+
+use std::{
+    io,
+    path::Path,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use palisade_client::InProcess;
+use palisade_control::{NodeAddress, Topology, range_map_of_one};
+use palisade_replication::{Append, raft};
+use palisade_shard::{
+    ConnectionId, Input, LogCounters, Recovered, ReplayError, Replayed, Shard, ShardConfig,
+    ShardEffects, record_of,
+};
+use palisade_wal::{
+    Backend, DataDir, DataDirError, Log, LogOptions, Owner, Position, SyncPlan, WalError,
+};
+use palisade_wire::{NodeId, PeerAddress, RangeId, Request, Response, ShardId, WireError};
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+use crate::{clock::Clock, storage::SyncedLog};
+
+/// What is said to belong to all databases that are alone.
+const CLUSTER_ID: u64 = 1;
+
+/// Requests that wait for their turn, and answers on their way: a client has no more under way.
+const MAX_REQUESTS: usize = 64 * 1024;
+
+/// Requests that one turn takes in.
+const TURN_REQUESTS: usize = 1024;
+
+/// Between two ticks, and while nothing has to be told the time.
+const TICK: Duration = Duration::from_millis(10);
+const QUIET_TICK: Duration = Duration::from_secs(1);
+
+/// Waits that are shorter are spent looking: a thread would sleep longer.
+const SPIN_US: u64 = 50;
+
+const SEGMENT_BYTES: u64 = 32 << 20;
+const LOG_LIMIT_BYTES: u64 = 4 << 30;
+const CHECKPOINT_BYTES: u64 = 32 << 20;
+
+/// Bytes of log that one turn may need.
+const TURN_LOG_BYTES: u64 = 16 << 20;
+
+/// Segments beyond which the log is long.
+const LONG_SEGMENTS: usize = 8;
+
+/// Between two looks after the log.
+const LOG_INTERVAL_US: u64 = 1_000_000;
+
+/// How often it is looked whether the next segment of the log is ready.
+const SEGMENT_POLL: Duration = Duration::from_millis(1);
+
+/// Why a database can't be opened. Nothing was changed.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The directory can't be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The log can't be used.
+    #[error(transparent)]
+    Wal(#[from] WalError),
+    /// The log's records make no sense.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    /// A logged command can't be read.
+    #[error("the log holds a command that this build cannot read: {0}")]
+    Command(#[from] WireError),
+    /// A thread can't be started.
+    #[error("a thread cannot be started: {0}")]
+    Thread(io::Error),
+}
+
+/// What happens to the engine.
+enum Event {
+    Request(Request),
+    Synced(SyncPlan, io::Result<()>),
+    Close,
+}
+
+/// A running database. It closes when it is dropped, and lets go of its directory.
+#[derive(Debug)]
+pub struct Engine {
+    events: Sender<Event>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Engine {
+    /// Opens a database in memory, which is gone with the engine.
+    pub fn in_memory() -> Result<(Self, InProcess), OpenError> {
+        Self::start(None)
+    }
+
+    /// Opens the database in a directory, which is made if it is not there. One engine at a time has
+    /// it, of all processes.
+    pub fn in_directory(path: &Path) -> Result<(Self, InProcess), OpenError> {
+        Self::start(Some(path))
+    }
+
+    fn start(directory: Option<&Path>) -> Result<(Self, InProcess), OpenError> {
+        let (events, incoming) = bounded(MAX_REQUESTS);
+        let (answers, answered) = mpsc::channel(MAX_REQUESTS);
+        let (recovered, storage) = match directory {
+            None => (Recovered::default(), Storage::Memory { bytes: 0 }),
+            Some(path) => open(path, events.clone())?,
+        };
+        let at = PeerAddress { node: NodeId(0), shard: ShardId(0) };
+        let ranges = range_map_of_one(at);
+        // A shard is counted by its addresses; nobody connects to this one.
+        let nowhere = ([127, 0, 0, 1], 0).into();
+        let nodes = vec![NodeAddress { node: at.node, client: vec![nowhere] }];
+        let config = ShardConfig {
+            at,
+            cluster_id: CLUSTER_ID,
+            nodes: nodes.clone(),
+            ranges: ranges.clone(),
+            max_offset_us: 1,
+            random_seed: fastrand::u64(..),
+            checkpoint_bytes: CHECKPOINT_BYTES,
+            max_message_bytes: raft::DEFAULT_MESSAGE_BYTES,
+            fault: None,
+        };
+        let mut clock = Clock::new();
+        let shard = Shard::new(config, recovered, clock.now())?;
+        clock.move_beyond(shard.last_ts());
+        let running = Running {
+            shard,
+            clock,
+            storage,
+            answers,
+            appends: 0,
+            syncs: 0,
+            tick_due_us: 0,
+            log_due_us: 0,
+        };
+        let thread = thread::Builder::new()
+            .name("palisade-shard".to_owned())
+            .spawn(move || running.run(incoming))
+            .map_err(OpenError::Thread)?;
+        let submit = {
+            let events = events.clone();
+            move |request| match events.try_send(Event::Request(request)) {
+                Ok(()) => true,
+                Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+            }
+        };
+        let topology = Topology { cluster_id: CLUSTER_ID, nodes, ranges };
+        let in_process = InProcess::new(topology, submit, answered);
+        Ok((Self { events, thread: Some(thread) }, in_process))
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // If it has ended, it is closed.
+        let _ = self.events.send(Event::Close);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Where the log is.
+#[derive(Debug)]
+enum Storage {
+    /// Nowhere: everything is durable at once, as long as it lasts.
+    Memory {
+        bytes: u64,
+    },
+    Directory {
+        log: SyncedLog,
+        start: Position,
+        _lock: DataDir,
+    },
+}
+
+fn open(path: &Path, events: Sender<Event>) -> Result<(Recovered, Storage), OpenError> {
+    let owner = Owner { cluster_id: CLUSTER_ID, node: 0, shards: 1 };
+    let lock = DataDir::open(path, owner)?;
+    let options = LogOptions {
+        cluster_id: CLUSTER_ID,
+        node: 0,
+        shard: 0,
+        segment_bytes: SEGMENT_BYTES,
+        limit_bytes: LOG_LIMIT_BYTES,
+        ahead_bytes: palisade_shard::LOG_RESERVE_BYTES + TURN_LOG_BYTES,
+        backend: Backend::Mapped,
+    };
+    let mut replayed = Replayed::default();
+    let log = Log::open(&lock.log_dir(0), options, &|_| {}, |record| replayed.visit(record))?;
+    let recovered = replayed.finish(None)?;
+    let start = log.end();
+    let done = move |plan, synced| {
+        // Whoever asked has ended.
+        let _ = events.send(Event::Synced(plan, synced));
+    };
+    let log = SyncedLog::new(log, done).map_err(OpenError::Thread)?;
+    Ok((recovered, Storage::Directory { log, start, _lock: lock }))
+}
+
+/// What the shard's thread has.
+struct Running {
+    shard: Shard,
+    clock: Clock,
+    storage: Storage,
+    answers: mpsc::Sender<Response>,
+    appends: u64,
+    syncs: u64,
+    tick_due_us: u64,
+    log_due_us: u64,
+}
+
+/// There is only one client.
+const CLIENT: ConnectionId = ConnectionId(0);
+
+impl Running {
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "the queue closes before the log waits for its syncs"
+    )]
+    fn run(mut self, events: Receiver<Event>) {
+        let mut wake_after_us = None;
+        loop {
+            let mut batch = Vec::new();
+            match self.wait(&events, wake_after_us) {
+                Ok(event) => batch.push(event),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            batch.extend(events.try_iter().take(TURN_REQUESTS));
+            for event in batch {
+                match event {
+                    Event::Request(request) => {
+                        let input = Input::Request { connection: CLIENT, request };
+                        self.shard.step(input, self.clock.now());
+                    }
+                    Event::Synced(plan, Ok(())) => self.synced(&plan),
+                    Event::Synced(plan, Err(error)) => {
+                        tracing::error!(
+                            "a sync of {} failed: {error}. Nothing more is acknowledged: close the \
+                             database, check the disk, and open it again",
+                            plan.path.display()
+                        );
+                        return;
+                    }
+                    Event::Close => return,
+                }
+            }
+            match self.turn() {
+                Ok(wake) => wake_after_us = wake,
+                Err(error) => {
+                    tracing::error!("{error}; the database closes to keep its promises");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The next event, or the time for a turn without one.
+    fn wait(
+        &self,
+        events: &Receiver<Event>,
+        wake_after_us: Option<u64>,
+    ) -> Result<Event, RecvTimeoutError> {
+        let until_tick_us = self.tick_due_us.saturating_sub(self.clock.now().monotonic_us);
+        let wait_us = wake_after_us.map_or(until_tick_us, |us| us.min(until_tick_us));
+        if wait_us > SPIN_US {
+            return events.recv_timeout(Duration::from_micros(wait_us));
+        }
+        let until_us = self.clock.now().monotonic_us + wait_us;
+        while self.clock.now().monotonic_us < until_us {
+            if let Ok(event) = events.try_recv() {
+                return Ok(event);
+            }
+            std::hint::spin_loop();
+        }
+        Err(RecvTimeoutError::Timeout)
+    }
+
+    /// Ends a turn and carries out what it asks for; tells after how many microseconds the next one
+    /// is due, if before the next tick.
+    fn turn(&mut self) -> Result<Option<u64>, WalError> {
+        let now = self.clock.now();
+        self.shard.set_log_counters(self.counters());
+        if now.monotonic_us >= self.tick_due_us {
+            self.shard.step(Input::Tick, now);
+            let quiet = self.shard.active_replicas() == 0;
+            let pause = if quiet { QUIET_TICK } else { TICK };
+            self.tick_due_us = now.monotonic_us + pause.as_micros() as u64;
+        }
+        loop {
+            let effects = self.shard.end_turn(self.clock.now());
+            let ShardEffects { appends, replies, wake_after_us, .. } = effects;
+            for (_, response) in replies {
+                // Who does not take its answers has more calls under way than it may have.
+                let _ = self.answers.try_send(response);
+            }
+            let appended = !appends.is_empty();
+            for (range, append) in &appends {
+                self.append(*range, append)?;
+            }
+            match &mut self.storage {
+                Storage::Memory { .. } if appended => {
+                    let durable = Input::Durable { appends: self.appends };
+                    self.shard.step(durable, self.clock.now());
+                    continue;
+                }
+                Storage::Memory { .. } => {}
+                Storage::Directory { log, .. } => log.sync(),
+            }
+            self.look_after_log();
+            // Who has to be told the time may have become so in this turn.
+            if self.shard.active_replicas() > 0 {
+                let soon_us = self.clock.now().monotonic_us + TICK.as_micros() as u64;
+                self.tick_due_us = self.tick_due_us.min(soon_us);
+            }
+            return Ok(wake_after_us);
+        }
+    }
+
+    fn append(&mut self, range: RangeId, append: &Append) -> Result<(), WalError> {
+        self.appends += 1;
+        let record = record_of(range, append);
+        match &mut self.storage {
+            Storage::Memory { bytes } => *bytes += record.payload.len() as u64,
+            Storage::Directory { log, .. } => loop {
+                match log.log.append(&record) {
+                    Ok(_) => break,
+                    // Nothing that depends on the write has left yet: this is only a slow turn.
+                    Err(WalError::NotReady) => thread::sleep(SEGMENT_POLL),
+                    Err(error) => return Err(error),
+                }
+            },
+        }
+        Ok(())
+    }
+
+    fn synced(&mut self, plan: &SyncPlan) {
+        self.syncs += 1;
+        if let Storage::Directory { log, .. } = &mut self.storage {
+            log.synced(plan);
+        }
+        self.shard.step(Input::Durable { appends: plan.appends }, self.clock.now());
+    }
+
+    /// Looks after the log now and then: the next segments, and, once it is long or can't grow, the
+    /// groups that keep its beginning.
+    fn look_after_log(&mut self) {
+        let Storage::Directory { log, .. } = &mut self.storage else { return };
+        let now_us = self.clock.now().monotonic_us;
+        if now_us < self.log_due_us {
+            return;
+        }
+        self.log_due_us = now_us + LOG_INTERVAL_US;
+        let is_short = log.log.prepare().is_err();
+        if is_short || log.log.live_segments() > LONG_SEGMENTS {
+            let unknown = self.shard.compact(log.log.pinning());
+            unknown.into_iter().for_each(|group| log.log.forget(group));
+        }
+    }
+
+    fn counters(&self) -> LogCounters {
+        let (bytes, left_bytes) = match &self.storage {
+            Storage::Memory { bytes } => (*bytes, u64::MAX),
+            Storage::Directory { log, start, .. } => {
+                (log.log.end() - start, log.log.left_bytes().saturating_sub(TURN_LOG_BYTES))
+            }
+        };
+        LogCounters { syncs: self.syncs, bytes, left_bytes }
+    }
+}

@@ -1,0 +1,33 @@
+//! A database inside the program, gone with it: for tests, and to try things out.
+//!
+//! `cargo run -p palisade --example in_memory`
+#![allow(clippy::print_stdout, reason = "it shows what it does")]
+
+use palisade::{BlockingDatabase, BlockingTransaction, ClientError, OpenError};
+
+fn main() -> Result<(), OpenError> {
+    let db = BlockingDatabase::open("mem:")?;
+    db.put("account/ann", "70")?;
+    db.put("account/bob", "30")?;
+
+    // All of it happens at one moment, or none of it.
+    let moved = db.run(|tx: &mut BlockingTransaction| {
+        let balance = |value: Option<palisade::Bytes>| -> i64 {
+            value.and_then(|value| String::from_utf8_lossy(&value).parse().ok()).unwrap_or(0)
+        };
+        let ann = balance(tx.get_for_update("account/ann")?);
+        let bob = balance(tx.get_for_update("account/bob")?);
+        let moved = ann.min(25);
+        tx.put("account/ann", (ann - moved).to_string())?;
+        tx.put("account/bob", (bob + moved).to_string())?;
+        Ok::<_, ClientError>(moved)
+    })?;
+    println!("moved {moved}");
+
+    for (name, balance) in db.run(|tx: &mut BlockingTransaction| {
+        tx.scan("account/", Some("account0".into())) // '0' follows '/'
+    })? {
+        println!("{}: {}", String::from_utf8_lossy(&name), String::from_utf8_lossy(&balance));
+    }
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! One suite for all that a database can be: in memory, in a directory, a cluster of processes.
+#![allow(clippy::disallowed_methods, reason = "tests run on the real machine")]
+
+mod support;
+
+use std::time::Duration;
+
+use palisade::{
+    BlockingDatabase, BlockingTransaction, Bytes, ClientError, Commit, Database, Expected,
+    OpenError, Transaction,
+};
+use palisade_cluster::Cluster;
+use support::{options, run};
+
+type Result<T> = std::result::Result<T, ClientError>;
+
+/// All keys begin alike, so that they lie in one range of any cluster.
+fn key(name: &str) -> Vec<u8> {
+    format!("suite/{name}").into()
+}
+
+fn span() -> (Vec<u8>, Option<Bytes>) {
+    (key(""), Some("suite0".into()))
+}
+
+async fn value(db: &Database, name: &str) -> Option<Bytes> {
+    db.get(key(name)).await.unwrap().map(|found| found.value)
+}
+
+/// What must be so of any database that is new.
+async fn suite(db: &Database) {
+    single_keys(db).await;
+    commits(db).await;
+    transactions(db).await;
+    snapshots(db).await;
+    counters(db).await;
+}
+
+async fn single_keys(db: &Database) {
+    assert_eq!(db.get(key("a")).await.unwrap(), None);
+    let first = db.put(key("a"), "1").await.unwrap();
+    let found = db.get(key("a")).await.unwrap().unwrap();
+    assert_eq!((&found.value[..], found.version_ts), (&b"1"[..], first.commit_ts));
+    let taken = db.insert(key("a"), "2").await.unwrap_err();
+    assert_eq!(taken, ClientError::ConditionFailed { condition: 0 });
+    let set = Expected::Version(first.commit_ts);
+    let second = db.compare_and_set(key("a"), set.clone(), "2").await.unwrap();
+    assert!(second.commit_ts > first.commit_ts);
+    db.compare_and_set(key("a"), set, "3").await.unwrap_err();
+    db.delete(key("a")).await.unwrap();
+    assert_eq!(value(db, "a").await, None);
+    db.insert(key("a"), "4").await.unwrap();
+    db.delete(key("a")).await.unwrap();
+    assert!(matches!(db.put("", "no key").await, Err(ClientError::Rejected(_))));
+}
+
+async fn commits(db: &Database) {
+    let both = Commit::new().put(key("b"), "1").put(key("c"), "1");
+    db.commit(both.clone().expect(key("b"), Expected::Absent)).await.unwrap();
+    let again = db.commit(both.put(key("d"), "1").expect(key("b"), Expected::Absent)).await;
+    assert_eq!(again, Err(ClientError::ConditionFailed { condition: 0 }));
+    assert_eq!(value(db, "d").await, None);
+    let rows = db.scan(span().0, span().1).all().await.unwrap();
+    let names: Vec<_> = rows.iter().map(|row| row.key.to_vec()).collect();
+    assert_eq!(names, [key("b"), key("c")]);
+    let rows = db.scan(span().0, span().1).backward().page_rows(1).all().await.unwrap();
+    assert_eq!(rows[0].key, key("c"));
+}
+
+async fn transactions(db: &Database) {
+    let failed: Result<()> = db
+        .run(async |tx: &mut Transaction| {
+            tx.put(key("b"), "9")?;
+            tx.delete(key("c"))?;
+            assert_eq!(tx.get(key("b")).await?.as_deref(), Some(&b"9"[..]));
+            let rows = tx.scan(span().0, span().1).all().await?;
+            assert_eq!(rows, [(Bytes::from(key("b")), Bytes::from("9"))]);
+            Err(ClientError::NodeDown)
+        })
+        .await;
+    assert_eq!(failed, Err(ClientError::NodeDown));
+    assert_eq!(value(db, "b").await.as_deref(), Some(&b"1"[..]));
+    let read = db
+        .run(async |tx: &mut Transaction| {
+            let read = tx.get_for_update(key("b")).await?;
+            tx.insert(key("e"), "new").await?;
+            tx.delete(key("c"))?;
+            Ok::<_, ClientError>(read)
+        })
+        .await;
+    assert_eq!(read.unwrap().as_deref(), Some(&b"1"[..]));
+    assert_eq!((value(db, "c").await, value(db, "e").await), (None, Some("new".into())));
+}
+
+async fn snapshots(db: &Database) {
+    let before = db.snapshot();
+    let rows = before.scan(span().0, span().1).all().await.unwrap();
+    db.put(key("b"), "2").await.unwrap();
+    db.delete(key("e")).await.unwrap();
+    assert_eq!(before.scan(span().0, span().1).all().await.unwrap(), rows);
+    assert_eq!(before.get(key("b")).await.unwrap().unwrap().value, "1");
+    assert_eq!(db.snapshot().get(key("e")).await.unwrap(), None);
+    let past = db.snapshot_at(before.at_ts().unwrap());
+    assert_eq!(past.scan(span().0, span().1).all().await.unwrap(), rows);
+    let stale = db.stale_snapshot(Duration::from_secs(1));
+    let found = stale.get(key("b")).await.unwrap().unwrap().value;
+    assert!(found == "1" || found == "2");
+}
+
+async fn counters(db: &Database) {
+    let add = async |times: u32| {
+        for _ in 0..times {
+            let added: Result<()> = db
+                .run(async |tx: &mut Transaction| {
+                    let before = tx.get(key("count")).await?;
+                    let before = before.map_or(0, |value| value.len());
+                    tx.put(key("count"), vec![0; before + 1])
+                })
+                .await;
+            added.unwrap();
+        }
+    };
+    futures_lite::future::zip(add(30), futures_lite::future::zip(add(30), add(30))).await;
+    assert_eq!(value(db, "count").await.map(|value| value.len()), Some(90));
+}
+
+#[test]
+fn in_memory() {
+    run(async {
+        let db = Database::open("mem:").await.unwrap();
+        suite(&db).await;
+        // Another one is another one.
+        let other = Database::open("mem:").await.unwrap();
+        assert_eq!(value(&other, "b").await, None);
+        suite(&other).await;
+        let clone = db.clone();
+        drop(db);
+        assert_eq!(value(&clone, "b").await.as_deref(), Some(&b"2"[..]));
+    });
+}
+
+#[test]
+fn in_a_directory_and_again_after_it_was_closed() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let address = format!("file:{}", dir.path().join("db").display());
+        let db = Database::open(&address).await.unwrap();
+        suite(&db).await;
+        let in_use = Database::open(&address).await.unwrap_err().to_string();
+        assert!(in_use.contains("in use"), "{in_use}");
+        let last = db.put(key("last"), "word").await.unwrap();
+        drop(db);
+        for round in 0..3 {
+            let db = Database::open(&address).await.unwrap();
+            assert_eq!(value(&db, "last").await.as_deref(), Some(&b"word"[..]));
+            assert_eq!(value(&db, "count").await.map(|value| value.len()), Some(90));
+            let next = db.put(key("round"), vec![round]).await.unwrap();
+            assert!(next.commit_ts > last.commit_ts);
+        }
+    });
+}
+
+/// The engine dies with the process: what was acknowledged is there all the same.
+#[test]
+fn a_killed_program_loses_nothing_that_was_acknowledged() {
+    const VISITOR: &str = "PALISADE_TEST_DIRECTORY";
+    if let Ok(directory) = std::env::var(VISITOR) {
+        let db = BlockingDatabase::open(&format!("file:{directory}")).unwrap();
+        let visited: Result<()> = db.run(|tx: &mut BlockingTransaction| {
+            let before = tx.get(key("visits"))?.map_or(0, |value| value.len());
+            tx.put(key("visits"), vec![0; before + 1])
+        });
+        visited.unwrap();
+        std::process::abort();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for _ in 0..4 {
+        let this = std::env::current_exe().unwrap();
+        let mut visit = std::process::Command::new(this);
+        visit.args(["--exact", "a_killed_program_loses_nothing_that_was_acknowledged"]);
+        let output = visit.env(VISITOR, dir.path()).output().unwrap();
+        assert!(!output.status.success(), "it kills itself");
+    }
+    let db = BlockingDatabase::open(&format!("file:{}", dir.path().display())).unwrap();
+    let visits = db.get(key("visits")).unwrap().unwrap().value.len();
+    assert_eq!(visits, 4);
+}
+
+#[test]
+fn a_cluster() {
+    run(async {
+        let mut cluster = Cluster::start(options()).unwrap();
+        drop(cluster.wait_until_serving().await.unwrap());
+        let nodes: Vec<_> = cluster.addresses().iter().map(ToString::to_string).collect();
+        let db = Database::open(&format!("palisade://{}", nodes.join(","))).await.unwrap();
+        suite(&db).await;
+    });
+}
+
+#[test]
+fn addresses_that_are_none_are_named() {
+    run(async {
+        for address in ["", "mem", "file:", "palisade://", "postgres://x"] {
+            let error = Database::open(address).await.unwrap_err();
+            assert!(matches!(error, OpenError::Address { .. }), "{address}: {error}");
+            assert!(error.to_string().contains("palisade://HOST"));
+        }
+    });
+}
