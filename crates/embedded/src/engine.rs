@@ -199,7 +199,7 @@ fn open(path: &Path, events: Sender<Event>) -> Result<(Recovered, Storage), Open
         // Whoever asked has ended.
         let _ = events.send(Event::Synced(plan, synced));
     };
-    let log = SyncedLog::new(log, done).map_err(OpenError::Thread)?;
+    let log = Box::new(SyncedLog::new(log, done).map_err(OpenError::Thread)?);
     Ok((recovered, Storage::Directory { log, start, _lock: lock }))
 }
 
