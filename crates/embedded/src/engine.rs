@@ -173,7 +173,7 @@ enum Storage {
         bytes: u64,
     },
     Directory {
-        log: SyncedLog,
+        log: Box<SyncedLog>,
         start: Position,
         _lock: DataDir,
     },
