@@ -1,0 +1,285 @@
+//! Sessions of clients, step by step, as written down in `sessions/`: one file an anomaly, with what
+//! every step must answer. Each runs against a shard in both modes.
+//!
+//! A line is `[session] command -> answer`; what follows `#` is for the reader. Commands without a
+//! session are transactions by themselves. A step that can't be answered yet `waits`, until a line
+//! `session resumes` tells its answer.
+#![allow(missing_docs, reason = "a test")]
+#![allow(clippy::disallowed_methods, reason = "reads the scripts")]
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use bytes::Bytes;
+use palisade_clock::{Interval, Now, Timestamp};
+use palisade_control::Bootstrap;
+use palisade_shard::{ConnectionId, Input, Recovered, Shard, ShardConfig};
+use palisade_wire::{
+    Basis, Commit, CommitRequest, LockClaim, Locking, Mode, NodeId, Operation, Outcome,
+    PeerAddress, RangeId, ReadKind, Rejection, Request, ScanRequest, SessionId, ShardId, TxnId,
+};
+
+const RANGE: RangeId = RangeId(1);
+
+struct Stage {
+    shard: Shard,
+    now: Now,
+    appends: u64,
+    next_number: u64,
+    sessions: BTreeMap<String, Session>,
+    /// Answers by request, until somebody takes them.
+    answers: BTreeMap<u64, Outcome>,
+    marks: BTreeMap<String, Timestamp>,
+}
+
+/// What a client keeps of a transaction, or of a snapshot.
+struct Session {
+    claim: LockClaim,
+    writes: BTreeMap<String, Option<String>>,
+    /// How it reads, if not with locks.
+    kind: Option<ReadKind>,
+    waits_for: Option<u64>,
+}
+
+impl Stage {
+    fn new(mode: Mode) -> Self {
+        let bootstrap =
+            Bootstrap { nodes: vec![NodeId(0)], shards: 1, ranges_per_mode: 1, only: Some(mode) };
+        let config = ShardConfig {
+            at: PeerAddress { node: NodeId(0), shard: ShardId(0) },
+            cluster_id: 1,
+            nodes: Vec::new(),
+            ranges: bootstrap.range_map(),
+            max_offset_us: 1_000,
+            random_seed: 1,
+            checkpoint_bytes: 1 << 20,
+            max_message_bytes: 1 << 20,
+            fault: None,
+        };
+        let now = Now { monotonic_us: 1, wall: Interval::around(1_000_000_000, 10) };
+        let shard = Shard::new(config, Recovered::default(), now).expect("nothing to recover");
+        let mut stage = Self {
+            shard,
+            now,
+            appends: 0,
+            next_number: 0,
+            sessions: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            marks: BTreeMap::new(),
+        };
+        stage.pass(50_000);
+        stage
+    }
+
+    /// Time passes, with turns and ticks.
+    fn pass(&mut self, us: u64) {
+        const STEP_US: u64 = 10_000;
+        for _ in 0..us.div_ceil(STEP_US) {
+            self.shard.step(Input::Tick, self.now);
+            self.advance(STEP_US);
+            self.settle();
+        }
+    }
+
+    fn advance(&mut self, us: u64) {
+        self.now.monotonic_us += us;
+        let reading_us = self.now.wall.reading_us() + us;
+        self.now.wall = Interval::around(reading_us, 10);
+    }
+
+    /// Turns, with everything durable at once, until nothing more comes of them but by waiting.
+    fn settle(&mut self) {
+        for _ in 0..6 {
+            self.advance(10);
+            let effects = self.shard.end_turn(self.now);
+            self.appends += effects.appends.len() as u64;
+            self.shard.step(Input::Durable { appends: self.appends }, self.now);
+            let replies = effects.replies.into_iter();
+            self.answers.extend(replies.map(|(_, reply)| (reply.request_id, reply.outcome)));
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    fn ask(&mut self, operation: Operation) -> u64 {
+        let request_id = self.number();
+        let request = Request { request_id, operation };
+        self.shard.step(Input::Request { connection: ConnectionId(1), request }, self.now);
+        self.settle();
+        request_id
+    }
+
+    fn commit(&mut self, commit: Commit, claim: Option<LockClaim>) -> u64 {
+        let txn = TxnId { session: SessionId(1), sequence: self.number() };
+        let request = CommitRequest { txn, settled_below: 0, commit };
+        self.ask(Operation::Commit { range: RANGE, request, claim })
+    }
+
+    /// Carries out a line, and returns what is answered.
+    fn step(&mut self, line: &str) -> String {
+        let words: Vec<_> = line.split_whitespace().collect();
+        match words[..] {
+            ["put", key, value] => {
+                let id = self.commit(Commit::new().put(bytes(key), bytes(value)), None);
+                self.answer_alone(id)
+            }
+            ["get", key] => {
+                let key = bytes(key);
+                let id = self.ask(Operation::Get { range: RANGE, key, kind: ReadKind::Latest });
+                self.answer_alone(id)
+            }
+            ["mark", name] => {
+                self.marks
+                    .insert(name.to_owned(), Timestamp::from_physical_us(self.now.wall.latest_us));
+                self.advance(50);
+                String::new()
+            }
+            ["pass", seconds] => {
+                self.pass(seconds.parse::<u64>().expect("seconds") * 1_000_000);
+                String::new()
+            }
+            [name, "begin"] => self.open(name, None, None),
+            [name, "snapshot"] => self.open(name, None, Some(ReadKind::Snapshot)),
+            [name, "past", mark] => {
+                let kind = ReadKind::AsOf(self.marks[mark]);
+                self.open(name, None, Some(kind))
+            }
+            [name, "again"] => {
+                let start_ts = self.sessions[name].claim.start_ts;
+                self.open(name, start_ts, None)
+            }
+            [name, "resumes"] => self.answer(name),
+            [name, ref command @ ..] => {
+                self.of_session(name, command);
+                self.answer(name)
+            }
+            [] => unreachable!("empty lines are left out"),
+        }
+    }
+
+    fn open(&mut self, name: &str, start_ts: Option<Timestamp>, kind: Option<ReadKind>) -> String {
+        let owner = TxnId { session: SessionId(2), sequence: self.number() };
+        let claim = LockClaim { owner, start_ts, token: None };
+        let session = Session { claim, writes: BTreeMap::new(), kind, waits_for: None };
+        self.sessions.insert(name.to_owned(), session);
+        String::new()
+    }
+
+    fn of_session(&mut self, name: &str, command: &[&str]) {
+        let session = self.sessions.get_mut(name).unwrap_or_else(|| panic!("{name} begins first"));
+        let claim = session.claim;
+        let locking = |exclusive| ReadKind::Locking(Locking { claim, exclusive });
+        let kind = session.kind.unwrap_or(locking(false));
+        let id = match command {
+            ["put", key, value] => {
+                session.writes.insert((*key).to_owned(), Some((*value).to_owned()));
+                return;
+            }
+            ["delete", key] => {
+                session.writes.insert((*key).to_owned(), None);
+                return;
+            }
+            ["get", key] => self.ask(Operation::Get { range: RANGE, key: bytes(key), kind }),
+            ["get_for_update", key] => {
+                let kind = locking(true);
+                self.ask(Operation::Get { range: RANGE, key: bytes(key), kind })
+            }
+            ["scan", begin, end] => {
+                let (begin, end) = (bytes(begin), Some(bytes(end)));
+                let scan = ScanRequest { range: RANGE, begin, end, backward: false, max_rows: 99 };
+                self.ask(Operation::Scan { scan, kind })
+            }
+            ["rollback"] => self.ask(Operation::Rollback { range: RANGE, claim }),
+            ["commit"] => {
+                let mut commit = Commit::new();
+                for (key, value) in std::mem::take(&mut session.writes) {
+                    commit = match value {
+                        Some(value) => commit.put(key, value),
+                        None => commit.delete(key),
+                    };
+                }
+                let claim = claim.token.map(|_| claim);
+                self.commit(commit, claim)
+            }
+            other => panic!("{other:?} is no command"),
+        };
+        self.sessions.get_mut(name).expect("it was there").waits_for = Some(id);
+    }
+
+    /// What became of the last step of a session.
+    fn answer(&mut self, name: &str) -> String {
+        let session = self.sessions.get_mut(name).expect("it has begun");
+        let Some(id) = session.waits_for else { return String::new() };
+        let Some(outcome) = self.answers.remove(&id) else { return "waits".to_owned() };
+        session.waits_for = None;
+        if let Outcome::Value { basis, .. } | Outcome::Page { basis, .. } = &outcome {
+            match basis {
+                Basis::Locked(grant) => session.claim = session.claim.granted(*grant),
+                Basis::AsOf(at_ts) => session.kind = Some(ReadKind::AsOf(*at_ts)),
+                Basis::Latest => {}
+            }
+        }
+        text(&outcome)
+    }
+
+    /// What became of a step without a session, which can't be asked for later.
+    fn answer_alone(&mut self, id: u64) -> String {
+        self.answers.remove(&id).map_or("waits".to_owned(), |outcome| text(&outcome))
+    }
+}
+
+fn bytes(word: &str) -> Bytes {
+    Bytes::copy_from_slice(word.as_bytes())
+}
+
+fn text(outcome: &Outcome) -> String {
+    let of = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+    match outcome {
+        Outcome::Committed { .. } | Outcome::RolledBack => "ok".to_owned(),
+        Outcome::Value { value, .. } => value.as_ref().map_or("none".to_owned(), of),
+        Outcome::Page { page, .. } if page.rows.is_empty() => "nothing".to_owned(),
+        Outcome::Page { page, .. } => {
+            let rows = page.rows.iter().map(|row| format!("{}={}", of(&row.key), of(&row.value)));
+            rows.collect::<Vec<_>>().join(" ")
+        }
+        Outcome::Rejected(Rejection::Aborted) => "aborted".to_owned(),
+        Outcome::Rejected(Rejection::Locked) => "timed out".to_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
+fn play(path: &Path, mode: Mode) -> usize {
+    let script = fs::read_to_string(path).expect("a script");
+    let mut stage = Stage::new(mode);
+    let mut steps = 0;
+    for (number, line) in script.lines().enumerate() {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if line.is_empty() {
+            continue;
+        }
+        let (command, expected) = line.split_once("->").unwrap_or((line, ""));
+        let answer = stage.step(command.trim());
+        let place = format!("{}:{} in {mode} mode", path.display(), number + 1);
+        assert_eq!(answer, expected.trim(), "{place}: {}", command.trim());
+        steps += 1;
+    }
+    steps
+}
+
+#[test]
+fn every_session_goes_as_written() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sessions");
+    let mut scripts: Vec<_> = fs::read_dir(dir)
+        .expect("the scripts")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    scripts.sort();
+    assert!(scripts.len() >= 16, "there were more of them");
+    for script in scripts {
+        for mode in [Mode::Raft, Mode::Chain] {
+            assert!(play(&script, mode) > 4, "{} does nothing", script.display());
+        }
+    }
+}
