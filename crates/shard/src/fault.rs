@@ -30,6 +30,8 @@ pub enum TestFault {
     EarlyLockedReads,
     /// Reads at a timestamp wait neither for it to pass nor for what was ordered before.
     HastySnapshots,
+    /// A replica takes what it is told of safe time for what it knows, before it knows it.
+    EagerSafeTime,
     /// A rule of a replication protocol is broken.
     Protocol(ProtocolFault),
 }

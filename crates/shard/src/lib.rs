@@ -27,7 +27,7 @@ mod state_machine;
 mod view;
 
 pub use fault::TestFault;
-pub use peer::{Hello, PeerBody, PeerMessage, SnapshotMessage};
+pub use peer::{Hello, PeerBody, PeerMessage, SafeTimeMessage, SnapshotMessage};
 pub use replay::{Recovered, ReplayError, Replayed, record_of};
 pub use shard::{
     ConnectionId, Input, LOG_RESERVE_BYTES, LogCounters, Shard, ShardConfig, ShardEffects,

@@ -42,6 +42,13 @@ pub enum PeerBody {
         /// Where it stands.
         message: SnapshotMessage,
     },
+    /// Up to when a replica knows everything.
+    SafeTime {
+        /// The range of both replicas.
+        range: RangeId,
+        /// The question, or the answer.
+        message: SafeTimeMessage,
+    },
     /// Ranges that have changed, encoded by the control plane: the receiver's map lacks something.
     Ranges(Bytes),
 }
@@ -53,7 +60,7 @@ impl PeerBody {
             Self::Raft { message, .. } => message.body.has_entries(),
             Self::Chain { message, .. } => message.body.has_entries(),
             Self::Snapshot { message, .. } => matches!(message, SnapshotMessage::Part { .. }),
-            Self::Hello(_) | Self::Ranges(_) => false,
+            Self::Hello(_) | Self::Ranges(_) | Self::SafeTime { .. } => false,
         }
     }
 }
@@ -92,6 +99,21 @@ pub enum SnapshotMessage {
     },
 }
 
+/// What a replica that answers reads of the past and the one that orders the writes tell each other.
+/// An answer holds for ever, whichever question it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SafeTimeMessage {
+    /// Up to when is everything ordered?
+    Ask,
+    /// Whoever has applied all entries up to an index knows everything up to a timestamp.
+    Answer {
+        /// The index.
+        index: u64,
+        /// The timestamp.
+        closed_ts: Timestamp,
+    },
+}
+
 impl Encode for PeerMessage {
     fn encode(&self, out: &mut BytesMut) {
         out.put_u64_le(self.session);
@@ -123,6 +145,18 @@ impl Encode for PeerMessage {
                 out.put_u8(5);
                 descriptors.encode(out);
             }
+            PeerBody::SafeTime { range, message } => {
+                out.put_u8(6);
+                out.put_u32_le(range.0);
+                match message {
+                    SafeTimeMessage::Ask => out.put_u8(1),
+                    SafeTimeMessage::Answer { index, closed_ts } => {
+                        out.put_u8(2);
+                        out.put_u64_le(*index);
+                        out.put_u64_le(closed_ts.to_bits());
+                    }
+                }
+            }
         }
     }
 }
@@ -151,6 +185,17 @@ impl Decode for PeerMessage {
                 message: SnapshotMessage::decode(reader)?,
             },
             5 => PeerBody::Ranges(reader.bytes()?),
+            6 => PeerBody::SafeTime {
+                range: RangeId(reader.u32()?),
+                message: match reader.u8()? {
+                    1 => SafeTimeMessage::Ask,
+                    2 => SafeTimeMessage::Answer {
+                        index: reader.u64()?,
+                        closed_ts: Timestamp::from_bits(reader.u64()?),
+                    },
+                    tag => return Err(WireError::UnknownTag { what: "safe time message", tag }),
+                },
+            },
             tag => return Err(WireError::UnknownTag { what: "peer message", tag }),
         };
         Ok(Self { session, sent_ts, body })

@@ -78,8 +78,8 @@ pub(crate) struct Replica {
     /// What a snapshot tells of ranges that have changed.
     changed_ranges: Vec<RangeDescriptor>,
     snapshots: Snapshots,
-    /// What the snapshots have to say in this turn.
-    snapshot_sends: Vec<Send<PeerBody>>,
+    /// What is sent in this turn beside what the group itself sends.
+    other_sends: Vec<Send<PeerBody>>,
     /// A checkpoint is due once the log has grown by this much, and by its own size.
     checkpoint_bytes: u64,
     log_bytes: u64,
@@ -134,7 +134,7 @@ impl Replica {
             appends: 0,
             changed_ranges,
             snapshots: Snapshots::new(first_stream),
-            snapshot_sends: Vec::new(),
+            other_sends: Vec::new(),
             checkpoint_bytes,
             log_bytes,
             last_checkpoint_bytes: 0,
@@ -226,7 +226,7 @@ impl Replica {
     pub(crate) fn tick(&mut self, hlc: &mut Hlc, now: Now, cx: Context<'_>) {
         self.group.tick(cx);
         self.expire_locks(hlc, now, cx);
-        self.past.tick(now);
+        self.tick_past_reads(now);
         self.state.collect(now.wall, self.protected_ts());
         for (to, message) in self.snapshots.tick(cx.now_us) {
             self.send_snapshot(to, message, After::Nothing);
@@ -244,6 +244,7 @@ impl Replica {
             || self.snapshots.is_sending()
             || self.state.has_garbage()
             || self.transactions.wants_ticks()
+            || self.past.wants_ticks()
             || self.group.wants_ticks(cx)
     }
 
@@ -359,7 +360,7 @@ impl Replica {
     fn send_snapshot(&mut self, to: PeerAddress, message: SnapshotMessage, after: After) {
         let range = self.descriptor.range;
         let message = PeerBody::Snapshot { range, message };
-        self.snapshot_sends.push(Send { to, message, after });
+        self.other_sends.push(Send { to, message, after });
     }
 
     /// The shard's first `shard_appends` writes are durable.
@@ -417,14 +418,15 @@ impl Replica {
         self.check_leadership();
         self.answer_locked_reads();
         self.answer_past_reads(now);
+        for token in refused_reads {
+            if self.past_read_refused(token) {
+                continue;
+            }
+            let (asker, _) = self.reads.remove(&token).expect("a read is refused once");
+            out.reply(asker, Outcome::Rejected(Rejection::NotServing { hint: None }));
+        }
         for (asker, outcome) in self.answers.drain(..) {
             out.reply(asker, outcome);
-        }
-        for token in refused_reads {
-            let past = self.past_read_refused(token);
-            let asker = past.or_else(|| Some(self.reads.remove(&token)?.0));
-            let asker = asker.expect("a read is refused once");
-            out.reply(asker, Outcome::Rejected(Rejection::NotServing { hint: None }));
         }
         if !self.group.holds_proposals() {
             for write in self.writes.drain(..) {
@@ -438,7 +440,7 @@ impl Replica {
             let message = self.snapshots.send_to(to, head, taking, cx.now_us);
             self.send_snapshot(to, message, After::Nothing);
         }
-        sends.append(&mut self.snapshot_sends);
+        sends.append(&mut self.other_sends);
         if !appends.is_empty() {
             self.log_bytes += appends.iter().map(bytes_of).sum::<u64>();
             self.appends += appends.len() as u64;

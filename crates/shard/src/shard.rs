@@ -607,6 +607,11 @@ impl Shard {
                     replica.receive_snapshot(from, message, hlc, cx);
                 });
             }
+            PeerBody::SafeTime { range, message } => {
+                self.with_replica(range, now, |replica, _, _| {
+                    replica.receive_safe_time(from, message, now);
+                });
+            }
         }
     }
 

@@ -153,6 +153,11 @@ fn snapshots_that_are_read_too_soon() {
 }
 
 #[test]
+fn replicas_that_think_they_know_everything() {
+    transactions_break(TestFault::EagerSafeTime);
+}
+
+#[test]
 fn a_clock_bound_that_is_a_lie() {
     is_caught_as("clocks beyond their bound", ORDER, |parameters| {
         parameters.clock_lie_us = 50_000;

@@ -6,23 +6,40 @@
 //!
 //! Commits get rising timestamps in the order of the log. So a replica, any replica, knows all there
 //! is up to the timestamp of the last commit that it has applied: its safe time (Spanner, OSDI'12
-//! §4.1.3, without prepared transactions so far). What is later, only the replica that orders the
-//! writes can tell: once the timestamp has certainly passed, nobody will ever order anything before
-//! it, because every commit's timestamp is not below true time (see `commit_wait`); so it makes sure
-//! that it still leads, and waits until everything that it had ordered until then is applied.
+//! §4.1.3, without prepared transactions so far).
+//!
+//! What is later, only the replica that orders the writes can tell: once a timestamp has certainly
+//! passed, nobody will ever order anything before it, because every commit's timestamp is not below
+//! true time (see `commit_wait`). So it makes sure that it still leads; whatever has an earlier
+//! timestamp is among what it had ordered before. It waits until that is applied, and reads.
+//!
+//! Another replica asks it, and gets two numbers: once the entries up to this index are applied,
+//! everything up to that timestamp is known. If leadership changes meanwhile, other entries may take
+//! the place of those, but they were ordered after the timestamp had passed. So the answer raises the
+//! safe time for good, and the next reads need nobody: no range, however idle, is told anything that
+//! nobody asks for. (CockroachDB's RFC 20191108 closes timestamps ahead of time, with every entry, and
+//! sends them to all followers instead.)
 //!
 //! A read protects what it saw from collection for a while: its reader may come back for more.
-//!
-//! Left out: safe time of a range in which nothing happens does not rise by itself; reads of it that
-//! are recent go to the leader.
 
 use std::collections::BTreeMap;
 
 use palisade_clock::{Now, Timestamp};
-use palisade_wire::{Outcome, ReadKind, Rejection, ScanRequest, check_key};
+use palisade_replication::{After, Send};
+use palisade_wire::{Outcome, PeerAddress, ReadKind, Rejection, ScanRequest, check_key};
 
 use super::{Asker, MAX_WAITING, Read, Replica, refused};
-use crate::TestFault;
+use crate::{PeerBody, SafeTimeMessage, TestFault};
+
+/// How long a read waits for the answer of the replica that orders the writes, before its client is
+/// sent there.
+const ASKING_US: u64 = 200_000;
+
+/// After so long without an answer, it is asked once more.
+const ASK_AGAIN_US: u64 = 30_000;
+
+/// Answers that wait until enough is applied.
+const MAX_CLOSING: usize = 64;
 
 /// A reader that came for something may come back within this time.
 const READER_US: u64 = 5_000_000;
@@ -36,12 +53,30 @@ const MAX_READERS: usize = 4096;
 /// Reads at timestamps that a replica has on hand.
 #[derive(Debug, Default)]
 pub(super) struct PastReads {
-    /// Those that wait for leadership to be confirmed, by token; and after which entry they may run.
-    asked: BTreeMap<u64, (u64, PastRead)>,
+    /// What waits for leadership to be confirmed, by token.
+    asked: BTreeMap<u64, Asked>,
     /// Those that wait for an entry to be applied, by its index and their token.
     waiting: BTreeMap<(u64, u64), PastRead>,
     /// Timestamps that are read at, and until when they are protected.
     readers: BTreeMap<Timestamp, u64>,
+    /// Everything up to this is applied, even if no commit says so.
+    learned_ts: Timestamp,
+    /// Those that wait for another replica's word on their timestamp, by that and their token; and
+    /// until when.
+    unsafe_yet: BTreeMap<(Timestamp, u64), (PastRead, u64)>,
+    /// When that was asked for last, if there is no answer yet.
+    asked_us: Option<u64>,
+    /// Timestamps that are safe once an entry is applied, by its index.
+    closing: BTreeMap<u64, Timestamp>,
+}
+
+/// What leadership is confirmed for.
+#[derive(Debug)]
+enum Asked {
+    /// A read that may run once an entry is applied.
+    Read { after: u64, read: PastRead },
+    /// An answer to another replica.
+    SafeTime { to: PeerAddress, index: u64, closed_ts: Timestamp },
 }
 
 #[derive(Debug)]
@@ -58,11 +93,14 @@ impl PastReads {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.asked.is_empty() && self.waiting.is_empty()
+        self.asked.is_empty() && self.waiting.is_empty() && self.unsafe_yet.is_empty()
     }
 
-    /// Time has passed: readers that did not come back are forgotten.
-    pub(super) fn tick(&mut self, now: Now) {
+    pub(super) fn wants_ticks(&self) -> bool {
+        !self.unsafe_yet.is_empty()
+    }
+
+    fn forget_readers(&mut self, now: Now) {
         let oldest_us = now.wall.earliest_us.saturating_sub(MAX_READER_AGE_US);
         let oldest_ts = Timestamp::from_physical_us(oldest_us);
         self.readers.retain(|ts, until_us| *until_us > now.monotonic_us && *ts >= oldest_ts);
@@ -110,7 +148,7 @@ impl Replica {
         kind: ReadKind,
         now: Now,
     ) -> Result<(), Outcome> {
-        let safe_ts = self.state.last_ts();
+        let safe_ts = self.safe_ts();
         let at_ts = match kind {
             ReadKind::AsOf(at_ts) => at_ts,
             ReadKind::Stale { max_us } => {
@@ -124,27 +162,120 @@ impl Replica {
         if at_ts <= safe_ts {
             return Err(self.read_as_of(&read, at_ts, now));
         }
-        if self.past.asked.len() + self.past.waiting.len() >= MAX_WAITING {
+        let it = &self.past;
+        if it.asked.len() + it.waiting.len() + it.unsafe_yet.len() >= MAX_WAITING {
             return Err(Outcome::Rejected(Rejection::Overloaded));
         }
         self.next_token += 1;
-        self.group.read_where_ordered(self.next_token).map_err(refused)?;
-        let hasty = self.fault == Some(TestFault::HastySnapshots);
-        let after = if hasty { 0 } else { self.group.last_index() };
-        self.past.asked.insert(self.next_token, (after, PastRead { asker, read, at_ts }));
+        let (token, read) = (self.next_token, PastRead { asker, read, at_ts });
+        if self.group.orders_writes() {
+            self.group.read_where_ordered(token).map_err(refused)?;
+            let hasty = self.fault == Some(TestFault::HastySnapshots);
+            let after = if hasty { 0 } else { self.group.last_index() };
+            self.past.asked.insert(token, Asked::Read { after, read });
+            return Ok(());
+        }
+        if self.group.leader().is_none() {
+            return Err(Outcome::Rejected(Rejection::NotServing { hint: None }));
+        }
+        self.past.unsafe_yet.insert((at_ts, token), (read, now.monotonic_us + ASKING_US));
+        if self.past.asked_us.is_none() {
+            self.ask_for_safe_time(now);
+        }
         Ok(())
     }
 
-    /// Leadership was confirmed since a read was asked for. Returns whether it was one of these.
+    /// Everything up to this is known here.
+    fn safe_ts(&self) -> Timestamp {
+        self.state.last_ts().max(self.past.learned_ts)
+    }
+
+    fn ask_for_safe_time(&mut self, now: Now) {
+        if let Some(leader) = self.group.leader() {
+            self.past.asked_us = Some(now.monotonic_us);
+            self.send_safe_time(leader, SafeTimeMessage::Ask);
+        }
+    }
+
+    fn send_safe_time(&mut self, to: PeerAddress, message: SafeTimeMessage) {
+        let message = PeerBody::SafeTime { range: self.descriptor.range, message };
+        self.other_sends.push(Send { to, message, after: After::Nothing });
+    }
+
+    /// Another replica asks up to when everything is ordered, or answers.
+    pub(crate) fn receive_safe_time(
+        &mut self,
+        from: PeerAddress,
+        message: SafeTimeMessage,
+        now: Now,
+    ) {
+        match message {
+            SafeTimeMessage::Ask => {
+                self.next_token += 1;
+                let crowded = self.past.asked.len() >= MAX_WAITING;
+                // Whoever can't answer says nothing: the other has a deadline.
+                if !crowded
+                    && self.group.orders_writes()
+                    && self.group.read_where_ordered(self.next_token).is_ok()
+                {
+                    let passed = Timestamp::from_physical_us(now.wall.earliest_us).to_bits();
+                    let closed_ts = Timestamp::from_bits(passed.saturating_sub(1));
+                    let index = self.group.last_index();
+                    let answer = Asked::SafeTime { to: from, index, closed_ts };
+                    self.past.asked.insert(self.next_token, answer);
+                }
+            }
+            SafeTimeMessage::Answer { index, closed_ts } => {
+                self.past.asked_us = None;
+                let eager = self.fault == Some(TestFault::EagerSafeTime);
+                let index = if eager { 0 } else { index };
+                if self.past.closing.len() < MAX_CLOSING {
+                    let known = self.past.closing.entry(index).or_default();
+                    *known = (*known).max(closed_ts);
+                }
+            }
+        }
+    }
+
+    /// Leadership was confirmed since something was asked for. Returns whether it was one of these.
     pub(super) fn past_read_confirmed(&mut self, token: u64) -> bool {
-        let Some((after, read)) = self.past.asked.remove(&token) else { return false };
-        self.past.waiting.insert((after, token), read);
+        match self.past.asked.remove(&token) {
+            None => return false,
+            Some(Asked::Read { after, read }) => {
+                self.past.waiting.insert((after, token), read);
+            }
+            Some(Asked::SafeTime { to, index, closed_ts }) => {
+                self.send_safe_time(to, SafeTimeMessage::Answer { index, closed_ts });
+            }
+        }
         true
     }
 
-    /// Leadership was not confirmed. Returns who asked, if it was one of these.
-    pub(super) fn past_read_refused(&mut self, token: u64) -> Option<Asker> {
-        self.past.asked.remove(&token).map(|(_, read)| read.asker)
+    /// Leadership was not confirmed. Returns whether it was one of these.
+    pub(super) fn past_read_refused(&mut self, token: u64) -> bool {
+        let asked = self.past.asked.remove(&token);
+        if let Some(Asked::Read { read: PastRead { asker, .. }, .. }) = &asked {
+            let outcome = Outcome::Rejected(Rejection::NotServing { hint: None });
+            self.answers.push((*asker, outcome));
+        }
+        asked.is_some()
+    }
+
+    /// Time has passed: readers that did not come back are forgotten, and those that waited for too
+    /// long are sent to the leader.
+    pub(super) fn tick_past_reads(&mut self, now: Now) {
+        self.past.forget_readers(now);
+        let hint = self.group.leader();
+        let late = |_: &_, (_, until_us): &mut (_, u64)| *until_us <= now.monotonic_us;
+        for (_, (PastRead { asker, .. }, _)) in self.past.unsafe_yet.extract_if(.., late) {
+            self.answers.push((asker, Outcome::Rejected(Rejection::NotServing { hint })));
+        }
+        let lost = |asked_us: u64| asked_us + ASK_AGAIN_US <= now.monotonic_us;
+        if self.past.unsafe_yet.is_empty() {
+            self.past.asked_us = None;
+        } else if self.past.asked_us.is_none_or(lost) {
+            self.ask_for_safe_time(now);
+        }
     }
 
     /// Answers those for which enough is applied; or all of them, if it may never be.
@@ -160,6 +291,25 @@ impl Replica {
                 Outcome::Rejected(Rejection::NotServing { hint: None })
             };
             self.answers.push((asker, outcome));
+        }
+        let before_ts = self.past.learned_ts;
+        while let Some(first) = self.past.closing.first_entry()
+            && *first.key() <= self.applied_index
+        {
+            self.past.learned_ts = self.past.learned_ts.max(first.remove());
+        }
+        let safe_ts = self.safe_ts();
+        while let Some(first) = self.past.unsafe_yet.first_entry()
+            && first.key().0 <= safe_ts
+        {
+            let (PastRead { asker, read, at_ts }, _) = first.remove();
+            let outcome = self.read_as_of(&read, at_ts, now);
+            self.answers.push((asker, outcome));
+        }
+        // The answer was of before those who are left came.
+        let learned = self.past.learned_ts > before_ts;
+        if learned && !self.past.unsafe_yet.is_empty() && self.past.asked_us.is_none() {
+            self.ask_for_safe_time(now);
         }
     }
 
