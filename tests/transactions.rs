@@ -289,3 +289,31 @@ fn a_long_reader_sees_the_same_as_long_as_it_comes_back() {
         }
     });
 }
+
+/// Scenario 6: whatever replica answers, a client sees what it has written and never goes back; and so
+/// does another that was handed its token.
+#[test]
+fn stale_reads_never_go_back_behind_what_a_session_has_seen() {
+    run(async {
+        let mut cluster = Cluster::start(options()).unwrap();
+        let client = cluster.wait_until_serving().await.unwrap();
+        let addresses = cluster.addresses();
+        let other = Client::connect(&addresses, cluster.client_options()).await.unwrap();
+        for mode in BOTH_MODES {
+            let key = keys(&client, mode).await.key(0).to_vec();
+            let hour = Duration::from_secs(3600);
+            for count in 1..=60_u64 {
+                client.put(key.clone(), count.to_le_bytes().to_vec()).await.unwrap();
+                let own = client.stale_snapshot(hour).get(key.clone()).await.unwrap();
+                assert_eq!(number(own.map(|found| found.value).as_ref()), count);
+                other.observe(client.session_token());
+                let theirs = other.stale_snapshot(hour).get(key.clone()).await.unwrap();
+                assert_eq!(number(theirs.map(|found| found.value).as_ref()), count);
+                if count == 30 {
+                    cluster.kill(2).unwrap();
+                    cluster.start_node(2).unwrap();
+                }
+            }
+        }
+    });
+}

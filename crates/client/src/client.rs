@@ -13,8 +13,8 @@ use bytes::Bytes;
 use palisade_clock::Timestamp;
 use palisade_control::{Change, Topology};
 use palisade_wire::{
-    Commit, Expected, NodeStatus, Outcome, PeerAddress, ReadKind, Rejection, SessionId, ShardId,
-    ShardStatus, TxnId, check_key,
+    Basis, Commit, Expected, NodeStatus, Outcome, PeerAddress, ReadKind, Rejection, SessionId,
+    ShardId, ShardStatus, TxnId, check_key,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -86,6 +86,8 @@ pub(crate) struct Counters {
     pub(crate) retries: AtomicU64,
     /// Tries of transactions.
     pub(crate) owners: AtomicU64,
+    /// The latest timestamp of anything seen or written.
+    pub(crate) seen_ts: AtomicU64,
 }
 
 /// A client of a cluster. Clones share its connections and its session.
@@ -234,10 +236,21 @@ impl Client {
     }
 
     /// Everything as it was at one moment, not longer ago than `max_staleness` at the first read, from
-    /// any replica that knows it.
+    /// any replica that knows it; and not before anything that this client has seen or written.
     pub fn stale_snapshot(&self, max_staleness: Duration) -> Snapshot {
         let max_us = u64::try_from(max_staleness.as_micros()).unwrap_or(u64::MAX);
-        Snapshot::new(self.clone(), ReadKind::Stale { max_us })
+        Snapshot::new(self.clone(), ReadKind::Stale { max_us, at_least: self.session_token() })
+    }
+
+    /// The latest moment that this client, with all its clones, has seen or written anything of. On
+    /// another client, [`Client::observe`] makes even stale reads see at least as much.
+    pub fn session_token(&self) -> Timestamp {
+        Timestamp::from_bits(self.counters.seen_ts.load(Ordering::Relaxed))
+    }
+
+    /// Takes over what another client has seen.
+    pub fn observe(&self, session_token: Timestamp) {
+        self.counters.seen_ts.fetch_max(session_token.to_bits(), Ordering::Relaxed);
     }
 
     /// The keys from `begin` on, before `end` if there is one, in order, as they are at one moment:
@@ -310,7 +323,13 @@ impl Client {
         let (reply, answer) = oneshot::channel();
         let command = Command { call, deadline, timeout: self.timeout, reply };
         self.commands.send(command).await.map_err(|_| ClientError::Closed)?;
-        answer.await.map_err(|_| ClientError::Closed)?
+        let outcome = answer.await.map_err(|_| ClientError::Closed)??;
+        let as_of = match &outcome {
+            Outcome::Value { basis: Basis::AsOf(at_ts), .. } => Some(*at_ts),
+            other => other.visible_ts(),
+        };
+        as_of.into_iter().for_each(|seen_ts| self.observe(seen_ts));
+        Ok(outcome)
     }
 
     /// Makes a call whose answer nobody waits for, if there is room for it.

@@ -45,10 +45,12 @@ impl EarlyReads {
         match kind {
             ReadKind::Snapshot => *kind = of_now(now),
             // Nothing that has certainly passed is as fresh.
-            ReadKind::Stale { max_us } if *max_us <= certain_us => *kind = of_now(now),
+            ReadKind::Stale { max_us, .. } if *max_us <= certain_us => *kind = of_now(now),
             _ => {}
         }
-        let ReadKind::AsOf(at_ts) = *kind else { return Ok(Some(operation)) };
+        let (ReadKind::AsOf(at_ts) | ReadKind::Stale { at_least: at_ts, .. }) = *kind else {
+            return Ok(Some(operation));
+        };
         if now.wall.has_passed(at_ts) || hasty {
             return Ok(Some(operation));
         }

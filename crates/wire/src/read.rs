@@ -52,6 +52,8 @@ pub enum ReadKind {
     Stale {
         /// How stale.
         max_us: u64,
+        /// Not before this: what the reader has seen or written itself.
+        at_least: Timestamp,
     },
 }
 
@@ -131,9 +133,10 @@ impl Encode for ReadKind {
                 out.put_u8(3);
                 out.put_u64_le(ts.to_bits());
             }
-            Self::Stale { max_us } => {
+            Self::Stale { max_us, at_least } => {
                 out.put_u8(4);
                 out.put_u64_le(*max_us);
+                out.put_u64_le(at_least.to_bits());
             }
         }
     }
@@ -149,7 +152,10 @@ impl Decode for ReadKind {
             }
             2 => Ok(Self::Snapshot),
             3 => Ok(Self::AsOf(Timestamp::from_bits(reader.u64()?))),
-            4 => Ok(Self::Stale { max_us: reader.u64()? }),
+            4 => {
+                let max_us = reader.u64()?;
+                Ok(Self::Stale { max_us, at_least: Timestamp::from_bits(reader.u64()?) })
+            }
             tag => Err(WireError::UnknownTag { what: "kind of read", tag }),
         }
     }

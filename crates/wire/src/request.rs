@@ -592,7 +592,8 @@ mod tests {
         }
         let rollback = Operation::Rollback { range, claim: claim(None, Some(3)) };
         let others = [rollback, Operation::RangeMap, Operation::Status, control, transfer, members];
-        let past = [ReadKind::AsOf(Timestamp::MAX), ReadKind::Stale { max_us: 7 }];
+        let stale = ReadKind::Stale { max_us: 7, at_least: Timestamp::from_physical_us(9) };
+        let past = [ReadKind::AsOf(Timestamp::MAX), stale];
         let gets = kinds.chain([ReadKind::Latest, ReadKind::Snapshot]).chain(past).map(get);
         for operation in gets.chain(others) {
             requests.push(Request { request_id: u64::MAX, operation });

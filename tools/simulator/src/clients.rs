@@ -90,6 +90,8 @@ struct Client {
     next_request: u64,
     due_us: u64,
     current: Option<Current>,
+    /// The latest timestamp of what it has seen or written.
+    seen_ts: Timestamp,
     /// Tries of transactions.
     owners: u64,
     /// What the operation is about, if it has several steps.
@@ -162,6 +164,7 @@ impl Clients {
             next_request: 0,
             due_us: random.u64(300_000..600_000),
             current: None,
+            seen_ts: Timestamp::ZERO,
             owners: 0,
             transaction: None,
             snapshot: None,
@@ -230,7 +233,8 @@ impl Clients {
         client.sequence += 1;
         if let Task::Snapshot { place } = &mut task {
             let (random, places) = (&mut self.random, self.ranges.len());
-            let drawn = SnapshotReads::draw(random, places, self.cells, self.read_at);
+            let drawn =
+                SnapshotReads::draw(random, places, self.cells, self.read_at, client.seen_ts);
             *place = drawn.place().expect("there is something to read");
             client.snapshot = Some(drawn);
         }
@@ -424,6 +428,7 @@ impl Clients {
         let checked = self.timestamps.check(&outcome, current.known_ts);
         named(ExternalConsistency::NAME, checked)?;
         let task = current.task;
+        client.seen_ts = client.seen_ts.max(outcome.visible_ts().unwrap_or_default());
         let place = self.place(task);
         let client = &mut self.clients[at];
         match (outcome, task) {

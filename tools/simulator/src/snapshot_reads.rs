@@ -22,8 +22,8 @@ pub(crate) struct SnapshotReads {
 enum Age {
     /// Nothing that was acknowledged may be missing.
     Fresh,
-    /// By true time, in microseconds.
-    Stale { max_us: u64 },
+    /// By true time, in microseconds; but not before what the client has seen.
+    Stale { max_us: u64, at_least: Timestamp },
     /// A timestamp that somebody has read at before.
     Past,
 }
@@ -34,10 +34,11 @@ impl SnapshotReads {
         places: usize,
         cells: usize,
         earlier: Option<Timestamp>,
+        at_least: Timestamp,
     ) -> Self {
         let (age, at_ts) = match (random.u8(0..4), earlier) {
             (0, Some(at_ts)) => (Age::Past, Some(at_ts)),
-            (1, _) => (Age::Stale { max_us: 1 << random.u32(5..22) }, None),
+            (1, _) => (Age::Stale { max_us: 1 << random.u32(5..22), at_least }, None),
             _ => (Age::Fresh, None),
         };
         let mut read = |_| {
@@ -62,7 +63,7 @@ impl SnapshotReads {
         let (_, cell) = self.left.last()?;
         let kind = match (self.at_ts, self.age) {
             (Some(at_ts), _) => ReadKind::AsOf(at_ts),
-            (None, Age::Stale { max_us }) => ReadKind::Stale { max_us },
+            (None, Age::Stale { max_us, at_least }) => ReadKind::Stale { max_us, at_least },
             (None, _) => ReadKind::Snapshot,
         };
         Some(match cell {
@@ -92,7 +93,9 @@ impl SnapshotReads {
         let known = *self.at_ts.get_or_insert(at);
         let in_time = match self.age {
             Age::Fresh => at >= known_ts,
-            Age::Stale { max_us } => at >= began_ts.saturating_sub_us(max_us),
+            Age::Stale { max_us, at_least } => {
+                at >= began_ts.saturating_sub_us(max_us).max(at_least)
+            }
             Age::Past => true,
         };
         if at != known || !in_time {

@@ -151,9 +151,9 @@ impl Replica {
         let safe_ts = self.safe_ts();
         let at_ts = match kind {
             ReadKind::AsOf(at_ts) => at_ts,
-            ReadKind::Stale { max_us } => {
+            ReadKind::Stale { max_us, at_least } => {
                 let latest_ts = Timestamp::from_physical_us(now.wall.latest_us);
-                safe_ts.max(latest_ts.saturating_sub_us(max_us))
+                safe_ts.max(latest_ts.saturating_sub_us(max_us)).max(at_least)
             }
             ReadKind::Latest | ReadKind::Snapshot | ReadKind::Locking(_) => {
                 unreachable!("{kind:?} is of no timestamp yet")
