@@ -33,6 +33,7 @@ async fn suite(db: &Database) {
     commits(db).await;
     transactions(db).await;
     snapshots(db).await;
+    spans(db).await;
     counters(db).await;
 }
 
@@ -105,6 +106,26 @@ async fn snapshots(db: &Database) {
     let stale = db.stale_snapshot(Duration::from_secs(1));
     let found = stale.get(key("b")).await.unwrap().unwrap().value;
     assert!(found == "1" || found == "2");
+}
+
+async fn spans(db: &Database) {
+    let put = (0..20).fold(Commit::new(), |commit, at| commit.put(key(&format!("s/{at:02}")), "1"));
+    db.commit(put).await.unwrap();
+    let begin = |at: &str| key(&format!("s/{at}"));
+    let deleted = db
+        .run(async |tx: &mut Transaction| {
+            tx.put(begin("03x"), "own")?;
+            let deleted = tx.delete_span(begin("03"), Some(begin("05").into())).await?;
+            let left = tx.scan_prefix(key("s/0")).all().await?;
+            assert_eq!(left.len(), 8);
+            Ok::<_, ClientError>(deleted)
+        })
+        .await;
+    assert_eq!(deleted, Ok(3));
+    assert_eq!(db.scan_prefix(key("s/")).all().await.unwrap().len(), 18);
+    assert_eq!(db.delete_span(begin("1"), Some(begin("15").into())).await, Ok(5));
+    assert_eq!(db.delete_span(begin(""), Some(key("s0").into())).await, Ok(13));
+    assert_eq!(db.snapshot().scan_prefix(key("s/")).all().await.unwrap(), []);
 }
 
 async fn counters(db: &Database) {

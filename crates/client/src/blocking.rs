@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use futures_lite::future::block_on;
 
-use palisade_wire::{Commit, Expected};
+use palisade_wire::{Commit, Expected, Row};
 
 use crate::{Client, ClientError, ClientOptions, Committed, Transaction, Versioned};
 
@@ -69,6 +69,29 @@ impl BlockingClient {
     /// See [`Client::commit`].
     pub fn commit(&self, commit: Commit) -> Result<Committed, ClientError> {
         block_on(self.client.commit(commit))
+    }
+
+    /// See [`Client::delete_span`].
+    pub fn delete_span(
+        &self,
+        begin: impl Into<Bytes>,
+        end: Option<Bytes>,
+    ) -> Result<u64, ClientError> {
+        block_on(self.client.delete_span(begin, end))
+    }
+
+    /// See [`Client::scan`]: all of it, gathered in memory.
+    pub fn scan(
+        &self,
+        begin: impl Into<Bytes>,
+        end: Option<Bytes>,
+    ) -> Result<Vec<Row>, ClientError> {
+        block_on(self.client.scan(begin, end).all())
+    }
+
+    /// See [`Client::scan_prefix`]: all of it, gathered in memory.
+    pub fn scan_prefix(&self, prefix: impl Into<Bytes>) -> Result<Vec<Row>, ClientError> {
+        block_on(self.client.scan_prefix(prefix).all())
     }
 
     /// See [`Client::get`].
@@ -154,5 +177,22 @@ impl BlockingTransaction {
         end: Option<Bytes>,
     ) -> Result<Vec<(Bytes, Bytes)>, ClientError> {
         block_on(self.transaction.scan(begin, end).all())
+    }
+
+    /// See [`Transaction::scan_prefix`]: all of it, gathered in memory.
+    pub fn scan_prefix(
+        &mut self,
+        prefix: impl Into<Bytes>,
+    ) -> Result<Vec<(Bytes, Bytes)>, ClientError> {
+        block_on(self.transaction.scan_prefix(prefix).all())
+    }
+
+    /// See [`Transaction::delete_span`].
+    pub fn delete_span(
+        &mut self,
+        begin: impl Into<Bytes>,
+        end: Option<Bytes>,
+    ) -> Result<u64, ClientError> {
+        block_on(self.transaction.delete_span(begin, end))
     }
 }

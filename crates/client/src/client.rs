@@ -259,6 +259,30 @@ impl Client {
         self.snapshot().scan(begin, end)
     }
 
+    /// The keys that begin with a prefix, likewise.
+    pub fn scan_prefix(&self, prefix: impl Into<Bytes>) -> Scan {
+        self.snapshot().scan_prefix(prefix)
+    }
+
+    /// Deletes the keys from `begin` on, before `end` if there is one, and returns how many there
+    /// were: a page at a time, each by itself, so that keys written meanwhile may be left. For all at
+    /// once see [`Transaction::delete_span`].
+    pub async fn delete_span(
+        &self,
+        begin: impl Into<Bytes>,
+        end: Option<Bytes>,
+    ) -> Result<u64, ClientError> {
+        let mut scan = self.scan(begin, end);
+        let mut deleted = 0;
+        while let Some(rows) = scan.next_page().await? {
+            deleted += rows.len() as u64;
+            // A page is of one range, and never more than a commit may hold.
+            self.commit(rows.into_iter().fold(Commit::new(), |commit, row| commit.delete(row.key)))
+                .await?;
+        }
+        Ok(deleted)
+    }
+
     /// The cluster's nodes and ranges, as the client knows them.
     pub async fn topology(&self) -> Result<Topology, ClientError> {
         match self.call(Call::Topology).await? {

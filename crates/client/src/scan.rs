@@ -11,6 +11,14 @@ use crate::{
     driver::{Call, How, Span},
 };
 
+/// The first key after all that begin with a prefix, unless there is none.
+pub(crate) fn after_prefix(prefix: &[u8]) -> Option<Bytes> {
+    let last = prefix.iter().rposition(|byte| *byte < u8::MAX)?;
+    let mut after = prefix[..=last].to_vec();
+    after[last] += 1;
+    Some(after.into())
+}
+
 /// A scan under way: see [`Client::scan`](crate::Client::scan). All of it is as it was at one moment.
 #[derive(Clone, Debug)]
 pub struct Scan {
@@ -163,5 +171,20 @@ impl<'a> TransactionScan<'a> {
             all.append(&mut rows);
         }
         Ok(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_after_a_prefix_is_the_first_that_does_not_begin_with_it() {
+        let after = |prefix: &[u8]| after_prefix(prefix).map(|after| after.to_vec());
+        assert_eq!(after(b"a"), Some(b"b".to_vec()));
+        assert_eq!(after(b"a\xff\xff"), Some(b"b".to_vec()));
+        assert_eq!(after(b"a\xfe"), Some(b"a\xff".to_vec()));
+        assert_eq!(after(b"\xff"), None);
+        assert_eq!(after(b""), None);
     }
 }

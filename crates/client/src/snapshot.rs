@@ -10,6 +10,7 @@ use crate::{
     Client, ClientError, Scan, Versioned,
     client::unexpected,
     driver::{Call, How, Span},
+    scan::after_prefix,
 };
 
 /// Everything as it is, or was, at one moment: see [`Client::snapshot`], [`Client::snapshot_at`] and
@@ -46,6 +47,13 @@ impl Snapshot {
     /// The keys from `begin` on, before `end` if there is one, in order.
     pub fn scan(&self, begin: impl Into<Bytes>, end: Option<Bytes>) -> Scan {
         Scan::new(self.clone(), begin.into(), end)
+    }
+
+    /// The keys that begin with a prefix, likewise.
+    pub fn scan_prefix(&self, prefix: impl Into<Bytes>) -> Scan {
+        let begin = prefix.into();
+        let end = after_prefix(&begin);
+        self.scan(begin, end)
     }
 
     pub(crate) async fn page(&self, span: &Span) -> Result<Outcome, ClientError> {

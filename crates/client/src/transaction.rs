@@ -13,6 +13,7 @@ use crate::{
     Client, ClientError, TransactionScan,
     client::unexpected,
     driver::{Call, How, Locks},
+    scan::after_prefix,
 };
 
 /// One try of a transaction: see [`Client::run`].
@@ -116,6 +117,26 @@ impl Transaction {
     /// has written itself.
     pub fn scan(&mut self, begin: impl Into<Bytes>, end: Option<Bytes>) -> TransactionScan<'_> {
         TransactionScan::new(self, begin.into(), end)
+    }
+
+    /// The keys that begin with a prefix, likewise.
+    pub fn scan_prefix(&mut self, prefix: impl Into<Bytes>) -> TransactionScan<'_> {
+        let begin = prefix.into();
+        let end = after_prefix(&begin);
+        self.scan(begin, end)
+    }
+
+    /// Deletes the keys from `begin` on, before `end` if there is one, and returns how many there
+    /// were. What one commit may hold is limited ([`MAX_COMMIT_PARTS`](crate::MAX_COMMIT_PARTS)).
+    pub async fn delete_span(
+        &mut self,
+        begin: impl Into<Bytes>,
+        end: Option<Bytes>,
+    ) -> Result<u64, ClientError> {
+        let rows = self.scan(begin, end).for_update().all().await?;
+        let deleted = rows.len() as u64;
+        rows.into_iter().try_for_each(|(key, _)| self.delete(key))?;
+        Ok(deleted)
     }
 
     fn write(&mut self, key: Bytes, value: Option<Bytes>) -> Result<(), ClientError> {

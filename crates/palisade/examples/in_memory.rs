@@ -24,9 +24,7 @@ fn main() -> Result<(), OpenError> {
     })?;
     println!("moved {moved}");
 
-    for (name, balance) in db.run(|tx: &mut BlockingTransaction| {
-        tx.scan("account/", Some("account0".into())) // '0' follows '/'
-    })? {
+    for (name, balance) in db.run(|tx: &mut BlockingTransaction| tx.scan_prefix("account/"))? {
         println!("{}: {}", String::from_utf8_lossy(&name), String::from_utf8_lossy(&balance));
     }
     Ok(())
