@@ -6,6 +6,7 @@
 
 mod bench;
 mod compare;
+mod doctor;
 mod sim;
 mod start;
 mod status;
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// A sharded, replicated, linearizable store.
+/// A sharded, replicated, strictly serializable store.
 #[derive(Debug, Parser)]
 #[command(version, about, arg_required_else_help = true)]
 struct Arguments {
@@ -35,6 +36,8 @@ enum Command {
     Sim(sim::Arguments),
     /// Show the state of a running cluster
     Status(status::Arguments),
+    /// Say what on this machine would make a node slow or unsafe
+    Doctor(doctor::Arguments),
     /// Look at a log on the disk
     Wal(wal::Arguments),
 }
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Start(arguments) => start::run(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Status(arguments) => interruptible(status::run(arguments)),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Wal(arguments) => wal::run(&arguments),
     };
     match result {

@@ -35,6 +35,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     table.load_style(UTF8_FULL_CONDENSED);
     table.set_header([
         "range",
+        "from",
         "mode",
         "replica",
         "role",
@@ -51,6 +52,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
             for replica in replicas {
                 table.add_row([
                     replica.range.to_string(),
+                    descriptor.start.escape_ascii().to_string(),
                     replica.mode.to_string(),
                     shard.at.to_string(),
                     format!("{:?}", replica.role).to_lowercase(),

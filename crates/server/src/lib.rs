@@ -29,4 +29,4 @@ pub use config::{
     ModeConfig, NodeConfig,
 };
 pub use log_file::LogFile;
-pub use node::{StartError, run};
+pub use node::{StartError, probe_executor, run};

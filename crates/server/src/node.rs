@@ -142,6 +142,16 @@ pub fn run(config: Config, started: impl FnOnce()) -> Result<(), StartError> {
     finish(shards)
 }
 
+/// Tries whether an executor can start on this machine, or tells why not.
+pub fn probe_executor() -> Result<(), StartError> {
+    LocalExecutorBuilder::new(Placement::Unbound)
+        .preempt_timer(PREEMPT_TIMER)
+        .io_memory(RING_MEMORY_BYTES)
+        .spawn(|| async {})
+        .and_then(|executor| executor.join())
+        .map_err(|error| StartError::Executor(error.to_string()))
+}
+
 struct RunningShard {
     thread: ExecutorJoinHandle<Result<(), StartError>>,
     /// 1 once the shard serves.
