@@ -51,6 +51,12 @@ impl Clock {
         self.offset_us = random.i64(-bound..=bound);
     }
 
+    /// The wall clock is set to be ahead by as much as its bound allows, or behind.
+    pub(crate) fn set_to_edge(&mut self, ahead: bool) {
+        let bound = i64::try_from(self.bound_us).expect("it is a small number");
+        self.offset_us = if ahead { bound } else { -bound };
+    }
+
     pub(crate) fn now(&self, now_us: u64) -> Now {
         let now = i64::try_from(now_us).expect("runs are short");
         let drifted = now + now * self.drift_ppm / 1_000_000;

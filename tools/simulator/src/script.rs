@@ -88,7 +88,8 @@ impl World {
         Operation::Get { range, key: self.script_key(range), kind: ReadKind::Latest }
     }
 
-    fn script_key(&self, range: RangeId) -> Bytes {
+    /// The key of a script in a range.
+    pub fn script_key(&self, range: RangeId) -> Bytes {
         let descriptor = self.ranges.get(range).expect("scripts name ranges that exist");
         [&descriptor.start[..], b"\0script"].concat().into()
     }
@@ -113,6 +114,11 @@ impl World {
     /// A node stands still for a while.
     pub fn pause(&mut self, node: usize, duration_us: u64) {
         self.nodes[node].paused_until_us = self.now_us + duration_us;
+    }
+
+    /// A node's wall clock is set to be ahead by as much as its bound allows, or behind.
+    pub fn set_wall_clock(&mut self, node: usize, ahead: bool) {
+        self.nodes[node].clock.set_to_edge(ahead);
     }
 
     /// The disks of a node sync nothing, until told otherwise.

@@ -1,0 +1,225 @@
+//! Scenarios about leases, clocks and locks, each as a script: `tests/FAULTS.md` has the table.
+
+use palisade_clock::Timestamp;
+use palisade_simulator::{Parameters, Trace, World};
+use palisade_wire::{
+    Basis, Commit, CommitRequest, LockClaim, Locking, Mode, NodeId, Operation, Outcome,
+    PeerAddress, RangeId, ReadKind, Rejection, ReplicaChange, SessionId, ShardId, TxnId,
+};
+
+const RANGE: RangeId = RangeId(1);
+const SECOND_US: u64 = 1_000_000;
+
+fn at(node: u16) -> PeerAddress {
+    PeerAddress { node: NodeId(node), shard: ShardId(0) }
+}
+
+fn raft(nodes: u16) -> World {
+    let parameters = Parameters::quiet(7, nodes, 1, 1, Some(Mode::Raft));
+    let mut world = World::new(parameters, Trace::Off);
+    world.run_for(2 * SECOND_US);
+    world
+}
+
+/// Writes the script's key, and returns when.
+fn put(world: &mut World, value: u8) -> Timestamp {
+    let to = world.await_leader(RANGE);
+    let operation = world.put_operation(RANGE, value);
+    match world.ask(to, operation, 5 * SECOND_US) {
+        Some(Outcome::Committed { commit_ts, .. }) => commit_ts,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn holds(mut world: World) {
+    if let Err(violation) = world.verdict() {
+        panic!("{violation}");
+    }
+}
+
+fn locked_get(world: &World, claim: LockClaim) -> Operation {
+    let kind = ReadKind::Locking(Locking { claim, exclusive: true });
+    Operation::Get { range: RANGE, key: world.script_key(RANGE), kind }
+}
+
+fn commit(world: &World, claim: LockClaim, sequence: u64, value: u8) -> Operation {
+    let txn = TxnId { session: SessionId(5), sequence };
+    let commit = Commit::new().put(world.script_key(RANGE), vec![value; 8]);
+    let request = CommitRequest { txn, settled_below: 0, commit };
+    Operation::Commit { range: RANGE, request, claim: Some(claim) }
+}
+
+fn claim(sequence: u64) -> LockClaim {
+    let owner = TxnId { session: SessionId(4), sequence };
+    LockClaim { owner, start_ts: None, token: None }
+}
+
+/// Takes the lock of the script's key for a transaction.
+fn lock(world: &mut World, claim: LockClaim) -> LockClaim {
+    let leader = world.await_leader(RANGE);
+    match world.ask(leader, locked_get(world, claim), SECOND_US) {
+        Some(Outcome::Value { basis: Basis::Locked(grant), .. }) => claim.granted(grant),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn scenario_20_a_leader_that_was_stopped_past_its_lease_serves_nothing_on_waking() {
+    for pause_us in [SECOND_US, 2 * SECOND_US, 5 * SECOND_US] {
+        let mut world = raft(3);
+        put(&mut world, 1);
+        let old = world.await_leader(RANGE);
+        world.pause(usize::from(old.node.0), pause_us);
+        let gets: Vec<_> = (0..20)
+            .map(|_| {
+                let get = world.get_operation(RANGE);
+                world.run_for(pause_us / 40);
+                world.send(old, get)
+            })
+            .collect();
+        let moved = world.wait_for(pause_us, |world| world.leader(RANGE).is_some_and(|l| l != old));
+        if moved {
+            put(&mut world, 2);
+        }
+        for asked in gets {
+            match world.answer(asked, pause_us + SECOND_US) {
+                Some(Outcome::Value { value: Some(value), .. }) => {
+                    assert_eq!(value[0], if moved { 2 } else { 1 }, "a stale read");
+                }
+                Some(Outcome::Rejected(Rejection::NotServing { .. })) | None => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(moved || pause_us == SECOND_US, "nobody took over in {pause_us} us");
+        holds(world);
+    }
+}
+
+/// What was acknowledged had passed, by a clock that is right to within its bound; so whatever the
+/// clock shows within that bound after a restart, the next timestamp is later.
+#[test]
+fn scenario_23_timestamps_do_not_go_back_over_a_restart() {
+    for nodes in [1, 3] {
+        let mut world = raft(nodes);
+        let mut last_ts = Timestamp::ZERO;
+        for round in 0..6 {
+            for node in 0..usize::from(nodes) {
+                world.set_wall_clock(node, round % 2 == 0);
+            }
+            let commit_ts = put(&mut world, round);
+            assert!(commit_ts > last_ts, "round {round}: {commit_ts} after {last_ts}");
+            last_ts = commit_ts;
+            for node in 0..usize::from(nodes) {
+                world.crash(node);
+                world.set_wall_clock(node, round % 2 == 1);
+                world.start(node);
+            }
+        }
+        holds(world);
+    }
+}
+
+#[test]
+fn scenario_26_a_follower_that_lags_does_not_hide_what_a_read_depends_on() {
+    let mut world = raft(3);
+    put(&mut world, 1);
+    let leader = world.await_leader(RANGE);
+    let follower = (0..3).find(|node| *node != leader.node.0).expect("there are two");
+    for node in (0..3).filter(|node| *node != follower) {
+        world.cut(node, follower);
+    }
+    let commit_ts = put(&mut world, 2);
+    let key = world.script_key(RANGE);
+    let read =
+        |at_ts| Operation::Get { range: RANGE, key: key.clone(), kind: ReadKind::AsOf(at_ts) };
+    // It does not know of the commit: it must not say what was before, but may send elsewhere.
+    match world.ask(at(follower), read(commit_ts), SECOND_US) {
+        Some(Outcome::Rejected(Rejection::NotServing { .. })) => {}
+        other => panic!("{other:?}"),
+    }
+    world.mend();
+    let found = world.ask(at(follower), read(commit_ts), SECOND_US);
+    let Some(Outcome::Value { value: Some(value), .. }) = found else { panic!("{found:?}") };
+    assert_eq!(value[0], 2);
+    holds(world);
+}
+
+#[test]
+fn an_idle_range_is_read_at_its_followers() {
+    let mut world = raft(3);
+    put(&mut world, 1);
+    let leader = world.await_leader(RANGE);
+    let follower = (0..3).find(|node| *node != leader.node.0).expect("there are two");
+    world.run_for(3 * SECOND_US);
+    let get = Operation::Get {
+        range: RANGE,
+        key: world.script_key(RANGE),
+        kind: ReadKind::Stale { max_us: SECOND_US / 2, at_least: Timestamp::ZERO },
+    };
+    let first = world.ask(at(follower), get.clone(), SECOND_US / 10);
+    let Some(Outcome::Value { basis: Basis::AsOf(at_ts), value: Some(value), .. }) = first else {
+        panic!("{first:?}")
+    };
+    assert_eq!(value[0], 1);
+    // It has asked once, and knows enough for a while: even alone.
+    world.isolate(&[follower]);
+    let again = world.ask(at(follower), get, SECOND_US / 10);
+    assert!(matches!(again, Some(Outcome::Value { .. })), "{again:?}");
+    let same =
+        Operation::Get { range: RANGE, key: world.script_key(RANGE), kind: ReadKind::AsOf(at_ts) };
+    assert!(matches!(world.ask(at(follower), same, SECOND_US / 10), Some(Outcome::Value { .. })));
+    holds(world);
+}
+
+#[test]
+fn scenario_32_locks_end_with_the_leadership_that_gave_them() {
+    let mut world = raft(3);
+    put(&mut world, 1);
+    let old = world.await_leader(RANGE);
+    let before = lock(&mut world, claim(1));
+    let to = at((old.node.0 + 1) % 3);
+    let transfer = Operation::Replicas { range: RANGE, change: ReplicaChange::Transfer { to } };
+    assert_eq!(world.ask(old, transfer, SECOND_US), Some(Outcome::ControlDone));
+    assert!(world.wait_for(5 * SECOND_US, |world| world.leader(RANGE) == Some(to)));
+    // Somebody else has the lock at the new leader, and writes.
+    let after = lock(&mut world, claim(2));
+    let late = commit(&world, before, 1, 9);
+    let refused = world.ask(to, late.clone(), SECOND_US);
+    assert_eq!(refused, Some(Outcome::Rejected(Rejection::Aborted)));
+    let made = world.ask(to, commit(&world, after, 2, 2), SECOND_US);
+    assert!(matches!(made, Some(Outcome::Committed { .. })), "{made:?}");
+    // Back where they were given, they are no better.
+    let back = Operation::Replicas { range: RANGE, change: ReplicaChange::Transfer { to: old } };
+    assert_eq!(world.ask(to, back, SECOND_US), Some(Outcome::ControlDone));
+    assert!(world.wait_for(5 * SECOND_US, |world| world.leader(RANGE) == Some(old)));
+    let refused = world.ask(old, late, SECOND_US);
+    assert_eq!(refused, Some(Outcome::Rejected(Rejection::Aborted)));
+    holds(world);
+}
+
+/// The answer to a commit is lost with its leader: the next one tells what became of it, and does not
+/// call it aborted because the locks are gone.
+#[test]
+fn scenario_01_a_commit_with_locks_is_known_to_the_next_leader() {
+    let mut world = raft(3);
+    put(&mut world, 1);
+    let old = world.await_leader(RANGE);
+    let claim = lock(&mut world, claim(1));
+    let operation = commit(&world, claim, 1, 2);
+    let first = world.ask(old, operation.clone(), SECOND_US);
+    let Some(Outcome::Committed { commit_ts, .. }) = first else { panic!("{first:?}") };
+    world.crash(usize::from(old.node.0));
+    let new = world.await_leader(RANGE);
+    let mut again = None;
+    for _ in 0..20 {
+        again = world.ask(new, operation.clone(), SECOND_US);
+        match &again {
+            Some(Outcome::Committed { .. }) => break,
+            Some(Outcome::Rejected(Rejection::NotServing { .. })) | None => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    let Some(Outcome::Committed { commit_ts: told, .. }) = again else { panic!("{again:?}") };
+    assert_eq!(told, commit_ts);
+    holds(world);
+}
