@@ -1,16 +1,17 @@
 //! The composition: requests and messages to replicas, their writes to one log.
 
+mod requests;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     ops::Bound,
 };
 
 use palisade_clock::{Hlc, Now, Timestamp};
-use palisade_control::{Change, NodeAddress, RangeDescriptor, RangeMap, Topology};
+use palisade_control::{NodeAddress, RangeDescriptor, RangeMap};
 use palisade_replication::{After, Append, Context, PeerTiming, Peers, RecoveredGroup, raft};
 use palisade_wire::{
-    Admission as Admitted, Mode, Operation, Outcome, PeerAddress, RangeId, ReadKind, Rejection,
-    Request, Response, ShardStatus, WireError,
+    Admission as Admitted, Mode, PeerAddress, RangeId, Request, Response, ShardStatus, WireError,
 };
 
 use crate::{
@@ -471,98 +472,6 @@ impl Shard {
             clock_rejections: self.clock_rejections,
             ranges: ranges.collect(),
         }
-    }
-
-    fn request(&mut self, asker: Asker, operation: Operation, now: Now) {
-        if let Err(outcome) = self.serve(asker, operation, now) {
-            self.effects.reply(asker, outcome);
-        }
-    }
-
-    /// Carries out a request, or says at once what becomes of it.
-    fn serve(&mut self, asker: Asker, operation: Operation, now: Now) -> Result<(), Outcome> {
-        match operation {
-            Operation::Status => return Err(Outcome::Status(self.status(now).to_bytes())),
-            _ if self.draining => return Err(Outcome::Rejected(Rejection::Draining)),
-            Operation::RangeMap => {
-                let topology = Topology {
-                    cluster_id: self.config.cluster_id,
-                    nodes: self.config.nodes.clone(),
-                    ranges: self.config.ranges.clone(),
-                };
-                return Err(Outcome::RangeMap(topology.to_bytes()));
-            }
-            _ if !self.admission.is_admitted() => {
-                return Err(Outcome::Rejected(Rejection::NotServing { hint: None }));
-            }
-            _ => {}
-        }
-        let only_reads = matches!(
-            operation,
-            Operation::Get { .. } | Operation::Scan { .. } | Operation::Rollback { .. }
-        );
-        if !only_reads {
-            self.check_log_room()?;
-        }
-        if now.wall.bound_us() > self.config.max_offset_us {
-            return Err(Outcome::Rejected(Rejection::ClockUncertain));
-        }
-        if self.commit_wait.is_full() {
-            return Err(Outcome::Rejected(Rejection::Overloaded));
-        }
-        let hasty = self.config.fault == Some(TestFault::HastySnapshots);
-        let Some(operation) = self.early_reads.pass(asker, operation, hasty, now)? else {
-            return Ok(());
-        };
-        let served = match operation {
-            Operation::Commit { range, request, claim } => {
-                self.with_replica(range, now, |replica, hlc, cx| {
-                    replica.commit(asker, request, claim, hlc, now, cx)
-                })
-            }
-            Operation::Get { range, key, kind } => {
-                self.with_replica(range, now, |replica, hlc, cx| match kind {
-                    ReadKind::Latest => replica.get(asker, &key),
-                    ReadKind::Locking(locking) => {
-                        replica.locked_get(asker, &key, locking, hlc, now, cx)
-                    }
-                    _ => replica.get_past(asker, &key, kind, now),
-                })
-            }
-            Operation::Scan { scan, kind } => {
-                self.with_replica(scan.range, now, |replica, hlc, cx| match kind {
-                    ReadKind::Latest => replica.scan(asker, scan),
-                    ReadKind::Locking(locking) => {
-                        replica.locked_scan(asker, scan, locking, hlc, now, cx)
-                    }
-                    _ => replica.scan_past(asker, scan, kind, now),
-                })
-            }
-            Operation::Rollback { range, claim } => {
-                self.with_replica(range, now, |replica, hlc, cx| {
-                    Err(replica.rollback(claim, hlc, now, cx))
-                })
-            }
-            Operation::Control(change) => {
-                let parsed = Change::from_bytes(&change);
-                parsed.map_err(|_| Outcome::Rejected(Rejection::InvalidChange))?;
-                self.with_replica(RangeId::CONTROL, now, |replica, _, cx| {
-                    replica.propose(asker, || change, cx)
-                })
-            }
-            Operation::Replicas { range, change } => {
-                self.with_replica(range, now, |replica, _, cx| replica.change(asker, change, cx))
-            }
-            Operation::RangeMap | Operation::Status => unreachable!("they were answered above"),
-        };
-        served.unwrap_or(Err(Outcome::Rejected(Rejection::NotHere)))
-    }
-
-    fn check_log_room(&self) -> Result<(), Outcome> {
-        if self.log.left_bytes < LOG_RESERVE_BYTES {
-            return Err(Outcome::Rejected(Rejection::LogFull));
-        }
-        Ok(())
     }
 
     fn receive(&mut self, from: PeerAddress, message: PeerMessage, now: Now) {

@@ -1,20 +1,20 @@
 //! Clients: one operation at a time each, tried until it is answered or given up.
 
+mod replies;
+
 use bytes::Bytes;
 use palisade_clock::Timestamp;
 use palisade_control::{RangeDescriptor, RangeMap};
 use palisade_history::{Action, Operation as Recorded, Outcome as Known};
 use palisade_shard::ConnectionId;
 use palisade_wire::{
-    Commit, CommitRequest, Expected, LockClaim, Mode, Operation, Outcome, Page, PeerAddress,
-    RangeId, ReadKind, Rejection, Request, Response, ScanRequest, SessionId, TxnId,
+    Commit, CommitRequest, Expected, LockClaim, Mode, Operation, PeerAddress, RangeId, ReadKind,
+    Request, ScanRequest, SessionId, TxnId,
 };
 
 use crate::{
-    Violation,
-    clock::timestamp,
     interactive::Interactive,
-    invariants::{ExternalConsistency, Pairs, Transactions, named},
+    invariants::{ExternalConsistency, Pairs, Transactions},
     parameters::{Parameters, stream},
     snapshot_reads::SnapshotReads,
 };
@@ -409,151 +409,6 @@ impl Clients {
         out.push(ClientSend { to, connection: ConnectionId(0), request });
     }
 
-    pub(crate) fn reply(
-        &mut self,
-        now_us: u64,
-        from: PeerAddress,
-        connection: ConnectionId,
-        response: Response,
-        out: &mut Vec<ClientSend>,
-    ) -> Result<(), Violation> {
-        let at = usize::try_from(connection.0).expect("clients are few");
-        let Response { request_id, outcome } = response;
-        let client = &mut self.clients[at];
-        let Some(current) = &client.current else { return Ok(()) };
-        if request_id < current.first_request || request_id >= client.next_request {
-            // Of an earlier operation.
-            return Ok(());
-        }
-        let checked = self.timestamps.check(&outcome, current.known_ts);
-        named(ExternalConsistency::NAME, checked)?;
-        let task = current.task;
-        client.seen_ts = client.seen_ts.max(outcome.visible_ts().unwrap_or_default());
-        let place = self.place(task);
-        let client = &mut self.clients[at];
-        match (outcome, task) {
-            (Outcome::Committed { .. }, Task::Register { value: Some(value), .. }) => {
-                self.ranges[place].leader = Some(from);
-                self.finish(at, now_us, Action::Write(value), Known::Ok);
-            }
-            (Outcome::Value { value, .. }, Task::Register { value: None, .. }) => {
-                self.ranges[place].leader = Some(from);
-                self.finish(at, now_us, Action::Read(value.as_ref().map(unique)), Known::Ok);
-            }
-            (
-                outcome @ (Outcome::Committed { .. }
-                | Outcome::ConditionFailed { .. }
-                | Outcome::Page { .. }
-                | Outcome::Value { .. }),
-                Task::Pair { known_ts, action, .. },
-            ) => {
-                self.ranges[place].leader = Some(from);
-                let checked = check_pair(&mut self.pairs[place], known_ts, action, &outcome);
-                named(Pairs::NAME, checked)?;
-                self.end(at, now_us);
-            }
-            // It came late, or its timestamp was an old one.
-            (Outcome::Rejected(Rejection::Collected), Task::Snapshot { .. }) => {
-                self.end(at, now_us);
-            }
-            (outcome @ (Outcome::Value { .. } | Outcome::Page { .. }), Task::Snapshot { .. }) => {
-                let checked = self.snapshot_read(at, now_us, &outcome);
-                named(Transactions::NAME, checked)?;
-            }
-            (Outcome::Rejected(Rejection::Aborted), Task::Transaction { .. }) => {
-                let checked = self.aborted(at, now_us);
-                named(Transactions::NAME, checked)?;
-            }
-            (
-                outcome @ (Outcome::Value { .. }
-                | Outcome::Page { .. }
-                | Outcome::Committed { .. }
-                | Outcome::RolledBack),
-                Task::Transaction { .. },
-            ) => {
-                self.ranges[place].leader = Some(from);
-                let checked = self.step_done(at, now_us, &outcome);
-                named(Transactions::NAME, checked)?;
-            }
-            (Outcome::Rejected(Rejection::NotServing { hint: Some(hint) }), _) => {
-                self.ranges[place].leader = Some(hint);
-                if self.random.bool() {
-                    self.attempt(at, now_us, out);
-                } else {
-                    client.due_us = now_us + BACKOFF_US;
-                }
-            }
-            (Outcome::Rejected(_), _) => {
-                client.due_us = now_us + self.random.u64(BACKOFF_US..2 * BACKOFF_US);
-            }
-            (outcome, _) => unreachable!("{outcome:?} does not answer {task:?}"),
-        }
-        Ok(())
-    }
-
-    /// A step of a transaction was answered: the next one follows, soon or after some thought.
-    fn step_done(&mut self, at: usize, now_us: u64, outcome: &Outcome) -> Result<(), String> {
-        let client = &mut self.clients[at];
-        let transaction = client.transaction.as_mut().expect("its step was answered");
-        let place = transaction.place;
-        let invariant = &mut self.transactions[place];
-        let done = transaction.answered(outcome, &self.ranges[place].start, unique)?;
-        if let Outcome::Committed { commit_ts, .. } = outcome {
-            invariant.committed(*commit_ts, &transaction.seen, &transaction.writes)?;
-        } else {
-            invariant.read(&transaction.seen)?;
-        }
-        if done {
-            self.end(at, now_us);
-            return Ok(());
-        }
-        let current = client.current.as_mut().expect("it has an operation");
-        current.first_request = client.next_request;
-        let thinks = self.random.u8(0..4) == 0;
-        client.due_us = now_us + if thinks { self.random.u64(0..=self.think_us) } else { 0 };
-        Ok(())
-    }
-
-    /// One of the reads at a timestamp was answered.
-    fn snapshot_read(&mut self, at: usize, now_us: u64, outcome: &Outcome) -> Result<(), String> {
-        let client = &mut self.clients[at];
-        let current = client.current.as_mut().expect("it has an operation");
-        let Task::Snapshot { place } = &mut current.task else { return Ok(()) };
-        let snapshot = client.snapshot.as_mut().expect("it is the operation");
-        let (start, began_ts) = (&self.ranges[*place].start, timestamp(current.start_us));
-        let (at_ts, seen) =
-            snapshot.answered(outcome, start, current.known_ts, began_ts, unique)?;
-        self.transactions[*place].snapshot(at_ts, &seen)?;
-        self.read_at = Some(at_ts);
-        match snapshot.place() {
-            None => self.end(at, now_us),
-            Some(next) => {
-                *place = next;
-                current.first_request = client.next_request;
-                client.due_us = now_us;
-            }
-        }
-        Ok(())
-    }
-
-    /// A transaction has failed for certain: it is tried again.
-    fn aborted(&mut self, at: usize, now_us: u64) -> Result<(), String> {
-        let client = &mut self.clients[at];
-        let owner = client.next_owner();
-        let current = client.current.as_mut().expect("it has an operation");
-        let transaction = client.transaction.as_mut().expect("it is the operation");
-        if current.may_have_run {
-            self.transactions[transaction.place].aborted(&transaction.writes)?;
-        }
-        transaction.again(owner, &mut self.next_value);
-        client.sequence += 1;
-        current.may_have_run = false;
-        current.known_ts = self.timestamps.known_ts();
-        current.first_request = client.next_request;
-        client.due_us = now_us + self.random.u64(0..BACKOFF_US);
-        Ok(())
-    }
-
     /// An operation on a register has ended.
     fn finish(&mut self, at: usize, now_us: u64, action: Action, outcome: Known) {
         let client = &self.clients[at];
@@ -639,40 +494,6 @@ impl Clients {
 /// What tells a value from all others.
 fn unique(value: &Bytes) -> u64 {
     u64::from_le_bytes(*value.first_chunk().expect("values have eight bytes"))
-}
-
-fn check_pair(
-    pair: &mut Pairs,
-    known_ts: Timestamp,
-    action: PairAction,
-    outcome: &Outcome,
-) -> Result<(), String> {
-    match (action, outcome) {
-        (PairAction::Read { .. }, Outcome::Value { version_ts, value, .. }) => {
-            pair.read(*version_ts, value.as_ref().map(unique), known_ts)
-        }
-        (
-            PairAction::Scan { backward },
-            Outcome::Page { page: Page { as_of_ts, rows, .. }, .. },
-        ) => match &rows[..] {
-            [] => pair.read(*as_of_ts, None, known_ts),
-            [one, other]
-                if one.version_ts == other.version_ts
-                    && one.value == other.value
-                    && (one.key > other.key) == backward =>
-            {
-                pair.read(one.version_ts, Some(unique(&one.value)), known_ts)
-            }
-            _ => Err(format!("a scan saw {rows:?}, backward: {backward}")),
-        },
-        (PairAction::Write { value, expected }, Outcome::Committed { commit_ts, .. }) => {
-            pair.committed(*commit_ts, value, expected)
-        }
-        (PairAction::Write { value, expected: Some(_) }, Outcome::ConditionFailed { .. }) => {
-            pair.refused(value)
-        }
-        _ => Err(format!("{outcome:?} answers {action:?}")),
-    }
 }
 
 impl Client {

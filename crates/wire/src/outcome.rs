@@ -1,0 +1,214 @@
+//! What clients are told.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use palisade_clock::Timestamp;
+
+use crate::{Basis, Decode, Encode, Page, Reader, Rejection, WireError, codec::put_bytes};
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// The request that it answers.
+    pub request_id: u64,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// What became of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The write is durable and replicated.
+    Committed {
+        /// The timestamp of its version.
+        commit_ts: Timestamp,
+        /// How long the answer waited for the timestamp to pass, in microseconds.
+        waited_us: u32,
+    },
+    /// A condition did not hold: nothing was changed, and never will be under this id.
+    ConditionFailed {
+        /// Which, by its place in the request.
+        condition: u16,
+        /// The last commit that was looked at.
+        as_of_ts: Timestamp,
+    },
+    /// The value of the key, if it has one, with the timestamp of its version or its delete.
+    Value {
+        /// What that holds for.
+        basis: Basis,
+        /// The timestamp; of a key that was never written, or deleted long ago, zero.
+        version_ts: Timestamp,
+        /// The value.
+        value: Option<Bytes>,
+    },
+    /// A page of keys with their values.
+    Page {
+        /// What that holds for.
+        basis: Basis,
+        /// The page.
+        page: Page,
+    },
+    /// The transaction has no locks any more, if it had any.
+    RolledBack,
+    /// The range map, encoded by the control plane.
+    RangeMap(Bytes),
+    /// The state of the shard, in postcard.
+    Status(Bytes),
+    /// The change is made: of the range map and of members once it is committed, of the leader
+    /// once it has begun.
+    ControlDone,
+    /// The request was not carried out.
+    Rejected(Rejection),
+}
+
+impl Outcome {
+    /// The timestamp of what whoever gets this answer comes to know.
+    pub fn visible_ts(&self) -> Option<Timestamp> {
+        match self {
+            Self::Committed { commit_ts, .. } => Some(*commit_ts),
+            Self::ConditionFailed { as_of_ts: ts, .. } | Self::Value { version_ts: ts, .. } => {
+                Some(*ts)
+            }
+            Self::Page { page, .. } => Some(page.as_of_ts),
+            _ => None,
+        }
+    }
+}
+
+impl Encode for Response {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_u64_le(self.request_id);
+        match &self.outcome {
+            Outcome::Committed { commit_ts, waited_us } => {
+                out.put_u8(1);
+                out.put_u64_le(commit_ts.to_bits());
+                out.put_u32_le(*waited_us);
+            }
+            Outcome::Value { basis, version_ts, value } => {
+                out.put_u8(2);
+                basis.encode(out);
+                out.put_u64_le(version_ts.to_bits());
+                out.put_u8(u8::from(value.is_some()));
+                if let Some(value) = value {
+                    put_bytes(out, value);
+                }
+            }
+            Outcome::Page { basis, page } => {
+                out.put_u8(9);
+                basis.encode(out);
+                page.encode(out);
+            }
+            Outcome::RolledBack => out.put_u8(3),
+            Outcome::ConditionFailed { condition, as_of_ts } => {
+                out.put_u8(8);
+                out.put_u16_le(*condition);
+                out.put_u64_le(as_of_ts.to_bits());
+            }
+            Outcome::RangeMap(map) => {
+                out.put_u8(4);
+                put_bytes(out, map);
+            }
+            Outcome::Status(status) => {
+                out.put_u8(5);
+                put_bytes(out, status);
+            }
+            Outcome::ControlDone => out.put_u8(6),
+            Outcome::Rejected(rejection) => {
+                out.put_u8(7);
+                rejection.encode(out);
+            }
+        }
+    }
+}
+
+impl Decode for Response {
+    fn decode(reader: &mut Reader) -> Result<Self, WireError> {
+        let request_id = reader.u64()?;
+        let outcome = match reader.u8()? {
+            1 => Outcome::Committed {
+                commit_ts: Timestamp::from_bits(reader.u64()?),
+                waited_us: reader.u32()?,
+            },
+            2 => Outcome::Value {
+                basis: Basis::decode(reader)?,
+                version_ts: Timestamp::from_bits(reader.u64()?),
+                value: if reader.bool()? { Some(reader.bytes()?) } else { None },
+            },
+            9 => Outcome::Page { basis: Basis::decode(reader)?, page: Page::decode(reader)? },
+            3 => Outcome::RolledBack,
+            8 => Outcome::ConditionFailed {
+                condition: reader.u16()?,
+                as_of_ts: Timestamp::from_bits(reader.u64()?),
+            },
+            4 => Outcome::RangeMap(reader.bytes()?),
+            5 => Outcome::Status(reader.bytes()?),
+            6 => Outcome::ControlDone,
+            7 => Outcome::Rejected(Rejection::decode(reader)?),
+            tag => return Err(WireError::UnknownTag { what: "outcome", tag }),
+        };
+        Ok(Self { request_id, outcome })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{LockGrant, NodeId, PeerAddress, Row, ShardId, decode_exact};
+
+    #[test]
+    fn responses_come_back_as_they_were() {
+        let at = PeerAddress { node: NodeId(2), shard: ShardId(1) };
+        let rejections = [
+            Rejection::NotServing { hint: None },
+            Rejection::NotServing { hint: Some(at) },
+            Rejection::NotHere,
+            Rejection::Overloaded,
+            Rejection::Draining,
+            Rejection::Unknown,
+            Rejection::LogFull,
+            Rejection::KeySize { bytes: 0 },
+            Rejection::ValueSize { bytes: u32::MAX },
+            Rejection::WrongRange,
+            Rejection::Expired,
+            Rejection::IdReused,
+            Rejection::TooManySessions,
+            Rejection::InvalidChange,
+            Rejection::NotNow,
+            Rejection::ClockUncertain,
+            Rejection::CommitSize { parts: 5, bytes: 6 },
+            Rejection::Aborted,
+            Rejection::Locked,
+            Rejection::Collected,
+            Rejection::NotYet,
+        ];
+        let grant = LockGrant { start_ts: Timestamp::from_physical_us(3), token: 4 };
+        let ts = Timestamp::from_physical_us(5);
+        let outcomes = [
+            Outcome::Committed { commit_ts: ts, waited_us: 7 },
+            Outcome::ConditionFailed { condition: 3, as_of_ts: ts },
+            Outcome::Page {
+                basis: Basis::Latest,
+                page: Page { as_of_ts: ts, rows: Vec::new(), resume: None },
+            },
+            Outcome::Page {
+                basis: Basis::AsOf(ts),
+                page: Page {
+                    as_of_ts: ts,
+                    rows: vec![Row { key: "k".into(), version_ts: ts, value: "v".into() }; 2],
+                    resume: Some("r".into()),
+                },
+            },
+            Outcome::Value { basis: Basis::AsOf(ts), version_ts: ts, value: None },
+            Outcome::Value { basis: Basis::Locked(grant), version_ts: ts, value: Some("v".into()) },
+            Outcome::RolledBack,
+            Outcome::RangeMap(Bytes::from_static(b"m")),
+            Outcome::Status(Bytes::from_static(b"s")),
+            Outcome::ControlDone,
+        ];
+        for outcome in outcomes.into_iter().chain(rejections.map(Outcome::Rejected)) {
+            let response = Response { request_id: 1, outcome };
+            let mut out = BytesMut::new();
+            response.encode(&mut out);
+            assert_eq!(decode_exact::<Response>(out.freeze()).unwrap(), response);
+        }
+    }
+}
