@@ -28,6 +28,8 @@ pub(crate) struct Seen {
 #[derive(Debug, Default)]
 pub(crate) struct Transactions {
     cells: BTreeMap<usize, Cell>,
+    /// Values that were seen, or are known to be committed.
+    there: BTreeSet<u64>,
     aborted: BTreeSet<u64>,
 }
 
@@ -106,14 +108,12 @@ impl Transactions {
     /// A transaction that began to commit is known to have failed.
     pub(crate) fn aborted(&mut self, writes: &[(usize, Option<u64>)]) -> Result<(), String> {
         self.count_deletes(writes, |deletes| deletes - 1);
-        for (cell, value) in writes {
-            self.aborted.extend(value);
-            let versions = &self.cells.entry(*cell).or_default().versions;
-            if value.is_some() && versions.values().any(|seen| seen == value) {
-                return Err(format!("{value:?} was aborted, and is seen"));
-            }
+        let values = || writes.iter().filter_map(|(_, value)| *value);
+        self.aborted.extend(values());
+        match values().find(|value| self.there.contains(value)) {
+            Some(value) => Err(format!("{value} was aborted, and is seen")),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// What was seen was so, and was still so right before a moment.
@@ -141,6 +141,7 @@ impl Transactions {
         if let Some(value) = value.filter(|value| self.aborted.contains(value)) {
             return Err(format!("{value} of {ts} was aborted, and is seen"));
         }
+        self.there.extend(value);
         let known = self.cells.entry(cell).or_default();
         let before = *known.versions.entry(ts).or_insert(value);
         if before != value {
