@@ -10,7 +10,8 @@
 //!
 //! Knows nothing of logs or replication: what is applied here is committed.
 //!
-//! Left out so far: deletes of whole ranges, and data larger than memory.
+//! Left out: deletes of spans as one version (they are deletes of the keys in them), and data larger
+//! than memory.
 
 mod store;
 mod versions;
