@@ -168,6 +168,16 @@ fn a_transaction_sees_its_own_writes_and_nobody_sees_those_of_one_that_fails() {
             })
             .await;
         assert_eq!(several, Err(ClientError::SeveralRanges));
+        // Who does not look at what a call says commits nothing all the same.
+        let careless: Result<()> = client
+            .run(async |tx: &mut Transaction| {
+                tx.get(all.key(0)).await?;
+                let _ = tx.get(all.key(1)).await;
+                tx.put(all.key(0), "careless")
+            })
+            .await;
+        assert_eq!(careless, Err(ClientError::SeveralRanges));
+        assert_eq!(client.get(all.key(0)).await.unwrap(), None);
         let nothing: Result<u8> = client.run(async |_: &mut Transaction| Ok(7)).await;
         assert_eq!(nothing, Ok(7));
     });

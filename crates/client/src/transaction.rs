@@ -28,8 +28,10 @@ pub struct Transaction {
     /// The first key that it was about.
     anchor: Option<Bytes>,
     writes: BTreeMap<Bytes, Option<Bytes>>,
-    /// Whether a try of the cluster's to answer found the locks lost.
+    /// Whether a call has found that the locks are lost.
     is_aborted: bool,
+    /// What a call failed of: the caller may not have noticed that it does not know what it read.
+    failed: Option<ClientError>,
     has_locks: bool,
 }
 
@@ -43,6 +45,7 @@ impl Transaction {
             anchor: None,
             writes: BTreeMap::new(),
             is_aborted: false,
+            failed: None,
             has_locks: false,
         }
     }
@@ -179,7 +182,11 @@ impl Transaction {
         } else {
             self.client.call_until(call, self.deadline).await
         };
-        self.is_aborted |= matches!(result, Err(ClientError::Aborted));
+        match &result {
+            Err(ClientError::Aborted) => self.is_aborted = true,
+            Err(error) => self.failed = Some(error.clone()),
+            Ok(_) => {}
+        }
         if let Ok(Outcome::Value { basis, .. } | Outcome::Page { basis, .. }) = &result
             && let Basis::Locked(grant) = basis
         {
@@ -194,6 +201,9 @@ impl Transaction {
     }
 
     async fn commit(&mut self) -> Result<(), ClientError> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
         let Some(anchor) = self.anchor.clone() else { return Ok(()) };
         let mut commit = Commit::new();
         for (key, value) in std::mem::take(&mut self.writes) {

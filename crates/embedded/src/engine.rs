@@ -24,8 +24,9 @@ use tokio::sync::mpsc;
 
 use crate::{clock::Clock, storage::SyncedLog};
 
-/// What is said to belong to all databases that are alone.
-const CLUSTER_ID: u64 = 1;
+/// What all databases that are alone are said to belong to: no cluster's number, so that a node's
+/// directory is not taken for one of them.
+const CLUSTER_ID: u64 = u64::from_be_bytes(*b"embedded");
 
 /// Requests that wait for their turn, and answers on their way: a client has no more under way.
 const MAX_REQUESTS: usize = 64 * 1024;

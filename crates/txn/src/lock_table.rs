@@ -35,6 +35,9 @@ const MAX_WAITING: usize = 16 * 1024;
 /// Locks that one transaction may ask for.
 const MAX_LOCKS: usize = 16 * 1024;
 
+/// Locks that are held or waited for, of all.
+const MAX_LOCKS_OF_ALL: usize = 256 * 1024;
+
 /// After so long without a request a transaction loses its locks: its client may be gone.
 pub const IDLE_US: u64 = 5_000_000;
 
@@ -97,6 +100,8 @@ pub struct LockTable {
     behind: BTreeMap<Obstacle, Vec<Place>>,
     events: VecDeque<(u64, LockEvent)>,
     next_token: u64,
+    /// Locks that are held or waited for.
+    locks: usize,
 }
 
 /// The order of those who wait: by age, then by ticket.
@@ -139,6 +144,7 @@ impl LockTable {
             behind: BTreeMap::new(),
             events: VecDeque::new(),
             next_token: first_token,
+            locks: 0,
         }
     }
 
@@ -201,6 +207,9 @@ impl LockTable {
             if owner.locks.len() + request.wants.len() > MAX_LOCKS {
                 return Err(LockError::Full);
             }
+        }
+        if self.locks + request.wants.len() > MAX_LOCKS_OF_ALL {
+            return Err(LockError::Full);
         }
         match self.older_obstacle(&request) {
             None => {
@@ -297,6 +306,7 @@ impl LockTable {
             }
             let locks = request.wants.iter().map(|(span, _)| span.clone());
             self.owners.get_mut(&txn).expect("it keeps locks").locks.extend(locks);
+            self.locks += request.wants.len();
         }
     }
 
@@ -307,6 +317,7 @@ impl LockTable {
             owner.waiting.push(request.ticket);
         }
         self.behind.entry(behind).or_default().push(place);
+        self.locks += request.wants.len();
         self.places.insert(request.ticket, place);
         let before = self.waiting.insert(place, Waiting { request, behind });
         assert!(before.is_none(), "{place:?} waits twice");
@@ -317,6 +328,7 @@ impl LockTable {
         let place = self.places.remove(&ticket).expect("whoever waits has a place");
         let waiting = self.waiting.remove(&place).expect("the place of somebody who waits");
         let behind = waiting.behind;
+        self.locks -= waiting.request.wants.len();
         if let Some(others) = self.behind.get_mut(&behind) {
             others.retain(|other| *other != place);
             if others.is_empty() {
@@ -335,6 +347,7 @@ impl LockTable {
         for span in &owner.locks {
             self.segments.release(span, txn);
         }
+        self.locks -= owner.locks.len();
         for ticket in owner.waiting {
             self.leave(ticket, 0, gone);
             self.events.push_back((ticket, LockEvent::Wounded));
@@ -358,6 +371,7 @@ impl LockTable {
                     }
                     None => {
                         // Its locks come before those of whoever stood behind those that yield.
+                        self.locks -= waiting.request.wants.len();
                         self.grant(&waiting.request, &mut gone);
                         self.places.remove(&place.1);
                         if let Some(owner) = self.owners.get_mut(&place.0.txn) {
@@ -589,6 +603,8 @@ mod tests {
             assert!(holders.any(|hold| hold.owner == txn(*one) && hold.strength >= *strength));
         }
         assert_eq!((table.waiting.len(), table.places.len()), (waiting, waiting));
+        let wanted = table.waiting.values().map(|waiting| waiting.request.wants.len());
+        assert_eq!(table.locks, granted.len() + wanted.sum::<usize>());
         for (place, Waiting { request, behind }) in &table.waiting {
             assert!(table.older_obstacle(request).is_some(), "{request:?} waits for nothing");
             assert!(table.behind[behind].contains(place));

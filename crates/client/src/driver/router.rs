@@ -288,6 +288,10 @@ impl Router {
         let Response { request_id: id, outcome } = response;
         match outcome {
             Outcome::Rejected(Rejection::Aborted) => self.finish(id, Err(ClientError::Aborted)),
+            // The leader may have been asked to keep what others have collected.
+            Outcome::Rejected(Rejection::Collected) if self.was_asked_of_anybody(id) => {
+                self.dispatch(id);
+            }
             Outcome::Rejected(rejection) if !is_final(rejection) => {
                 self.counters.retries.fetch_add(1, Ordering::Relaxed);
                 self.rejected(id, rejection);
@@ -306,14 +310,20 @@ impl Router {
         }
     }
 
+    /// Whether any replica was asked to answer; from now on it is the leader.
+    fn was_asked_of_anybody(&self, id: u64) -> bool {
+        let mut requests = self.pending.borrow_mut();
+        let Some(pending) = requests.get_mut(&id) else { return false };
+        match &mut pending.call {
+            Call::Get { how: How::Past { anywhere, .. }, .. }
+            | Call::Scan { how: How::Past { anywhere, .. }, .. } => std::mem::take(anywhere),
+            _ => false,
+        }
+    }
+
     fn rejected(&self, id: u64, rejection: Rejection) {
         // Whoever was asked does not know enough: where writes are ordered, everything is known.
-        if let Some(pending) = self.pending.borrow_mut().get_mut(&id)
-            && let Call::Get { how, .. } | Call::Scan { how, .. } = &mut pending.call
-            && let How::Past { anywhere, .. } = how
-        {
-            *anywhere = false;
-        }
+        self.was_asked_of_anybody(id);
         match rejection {
             Rejection::NotServing { hint: Some(hint) } => {
                 let mut requests = self.pending.borrow_mut();
