@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 use palisade_client::{Client, ClientOptions, Mode};
-use palisade_cluster::{ClusterOptions, LogBackend, LogConfig, ModeConfig};
+use palisade_cluster::{ClusterOptions, Floor, LogBackend, LogConfig, ModeConfig};
 use palisade_compare::{
     Servers, Trial, check_histories,
     results::{Phase, Results, Settings},
@@ -116,6 +116,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let data_dir = arguments.data_dir.clone().unwrap_or_else(std::env::temp_dir);
     let machine = palisade_compare::machine(&data_dir);
     let mut clock_bound_us = None;
+    let floor = match arguments.connect.is_empty() {
+        true => Some(Floor::measure(&data_dir).map_err(failed)?),
+        false => None,
+    };
     let servers = if arguments.connect.is_empty() {
         let cluster = ClusterOptions {
             nodes: arguments.nodes,
@@ -148,6 +152,14 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         write_history_file(path, &finished.history).map_err(failed)?;
     }
     print(&runs[0], clock_bound_us);
+    if let Some(floor) = floor {
+        let Floor { sync_us, round_trip_us } = floor;
+        println!(
+            "this machine: {sync_us} µs for a sync of 4 KiB, {round_trip_us} µs for a round trip over \
+             the loopback; p50 is {:.1} times one sync and two round trips",
+            runs[0].latency_us.p50 as f64 / floor.commit_us().max(1) as f64
+        );
+    }
     let failure = (trial.record && !runs[0].check.passed())
         .then(|| format!("consistency violation: {}", runs[0].check.verdict));
     if let Some(path) = &arguments.json {

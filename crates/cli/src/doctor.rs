@@ -1,11 +1,9 @@
 //! `palisade doctor`: what on this machine would make a node slow or unsafe.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    fs::{self, OpenOptions},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    time::Instant,
 };
 
 use clap::Args;
@@ -30,10 +28,7 @@ const ROOM_BYTES: u64 = 4 << 30;
 const LEAST_FILES: u64 = 8192;
 
 /// A sync that takes longer makes every commit slow.
-const SLOW_SYNC_US: u128 = 2_000;
-
-/// Syncs whose median is told.
-const SYNCS: usize = 51;
+const SLOW_SYNC_US: u64 = 2_000;
 
 /// What a node trusts its clock with if neither the kernel nor the config says otherwise.
 const DEFAULT_BOUND_US: u64 = 250_000;
@@ -232,14 +227,10 @@ fn direct_writes(dir: &Path) -> Finding {
 }
 
 fn syncs(dir: &Path) -> Finding {
-    let path = scratch(dir);
-    let measured = median_sync_us(&path);
-    // A left-over of a few kilobytes is all that can come of a failure.
-    let _ = fs::remove_file(&path);
-    match measured {
+    match palisade_cluster::median_sync_us(dir) {
         Ok(us) => {
             let advice = "every commit waits for a sync on each replica: use a faster disk";
-            Finding::new("sync of 4 KiB", format!("{us} µs (median of {SYNCS})")).unless(
+            Finding::new("sync of 4 KiB", format!("{us} µs (median)")).unless(
                 us <= SLOW_SYNC_US,
                 Verdict::Slow,
                 advice,
@@ -251,23 +242,6 @@ fn syncs(dir: &Path) -> Finding {
             "the directory must be writable, and its disk able to sync",
         ),
     }
-}
-
-/// Overwrites a page that is there already, as the log does.
-fn median_sync_us(path: &Path) -> io::Result<u128> {
-    let mut file = File::create(path)?;
-    file.write_all(&[0; 64 * 1024])?;
-    file.sync_all()?;
-    let mut times = Vec::with_capacity(SYNCS);
-    for number in 0..SYNCS {
-        let offset = (number % 16) as u64 * 4096;
-        file.write_all_at(&[number as u8 | 1; 4096], offset)?;
-        let start = Instant::now();
-        file.sync_data()?;
-        times.push(start.elapsed().as_micros());
-    }
-    times.sort_unstable();
-    Ok(times[SYNCS / 2])
 }
 
 fn scratch(dir: &Path) -> PathBuf {

@@ -7,10 +7,12 @@
 
 mod cluster;
 mod cpu;
+mod floor;
 mod ports;
 
 pub use cluster::{Cluster, ClusterError, ClusterOptions};
 pub use cpu::{CpuMeter, own_cpu_us};
+pub use floor::{Floor, median_sync_us};
 pub use palisade_server::{
     ClockConfig, ClockSourceConfig, FaultConfig, LogBackend, LogConfig, ModeConfig,
 };

@@ -1,30 +1,10 @@
 //! Scenarios that broke systems like this one, each as a script: `tests/FAULTS.md` has the table.
 
+mod support;
+
 use palisade_simulator::{Parameters, Trace, World};
-use palisade_wire::{
-    Mode, NodeId, Operation, Outcome, PeerAddress, RangeId, ReplicaChange, Role, ShardId,
-};
-
-const RANGE: RangeId = RangeId(1);
-const SECOND_US: u64 = 1_000_000;
-
-fn at(node: u16) -> PeerAddress {
-    PeerAddress { node: NodeId(node), shard: ShardId(0) }
-}
-
-fn raft(nodes: u16) -> World {
-    let parameters = Parameters::quiet(7, nodes, 1, 1, Some(Mode::Raft));
-    let mut world = World::new(parameters, Trace::Off);
-    world.run_for(2 * SECOND_US);
-    world
-}
-
-fn put(world: &mut World, value: u8) {
-    let to = world.await_leader(RANGE);
-    let operation = world.put_operation(RANGE, value);
-    let answer = world.ask(to, operation, 5 * SECOND_US);
-    assert!(matches!(answer, Some(Outcome::Committed { .. })), "{answer:?}");
-}
+use palisade_wire::{Mode, Operation, Outcome, RangeId, ReplicaChange, Role};
+use support::{RANGE, SECOND_US, at, holds, put, raft};
 
 fn value_read(outcome: Option<Outcome>) -> Option<u8> {
     match outcome {
@@ -58,12 +38,6 @@ fn lead(world: &mut World, node: u16) {
         change(world, &Operation::Replicas { range: RANGE, change: to });
         let moved = world.wait_for(5 * SECOND_US, |world| world.leader(RANGE) == Some(at(node)));
         assert!(moved, "leadership does not move");
-    }
-}
-
-fn holds(mut world: World) {
-    if let Err(violation) = world.verdict() {
-        panic!("{violation}");
     }
 }
 

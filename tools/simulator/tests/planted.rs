@@ -116,8 +116,11 @@ fn entries_that_are_forgotten() {
 
 #[test]
 fn answers_that_do_not_wait() {
-    let plant = |parameters: &mut Parameters| parameters.planted = Some(TestFault::NoCommitWait);
-    is_caught_as("no commit wait", ORDER, plant);
+    is_caught_as("no commit wait", ORDER, |parameters| {
+        parameters.planted = Some(TestFault::NoCommitWait);
+        // They would notice, too.
+        parameters.snapshot_percent = 0;
+    });
 }
 
 #[test]
@@ -161,7 +164,7 @@ fn replicas_that_think_they_know_everything() {
 fn a_clock_bound_that_is_a_lie() {
     is_caught_as("clocks beyond their bound", ORDER, |parameters| {
         parameters.clock_lie_us = 50_000;
-        // They would be wrong, too.
+        // They would notice, too.
         parameters.snapshot_percent = 0;
     });
 }

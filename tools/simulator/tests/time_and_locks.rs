@@ -1,41 +1,14 @@
 //! Scenarios about leases, clocks and locks, each as a script: `tests/FAULTS.md` has the table.
 
+mod support;
+
 use palisade_clock::Timestamp;
-use palisade_simulator::{Parameters, Trace, World};
+use palisade_simulator::World;
 use palisade_wire::{
-    Basis, Commit, CommitRequest, LockClaim, Locking, Mode, NodeId, Operation, Outcome,
-    PeerAddress, RangeId, ReadKind, Rejection, ReplicaChange, SessionId, ShardId, TxnId,
+    Basis, Commit, CommitRequest, LockClaim, Locking, Operation, Outcome, ReadKind, Rejection,
+    ReplicaChange, SessionId, TxnId,
 };
-
-const RANGE: RangeId = RangeId(1);
-const SECOND_US: u64 = 1_000_000;
-
-fn at(node: u16) -> PeerAddress {
-    PeerAddress { node: NodeId(node), shard: ShardId(0) }
-}
-
-fn raft(nodes: u16) -> World {
-    let parameters = Parameters::quiet(7, nodes, 1, 1, Some(Mode::Raft));
-    let mut world = World::new(parameters, Trace::Off);
-    world.run_for(2 * SECOND_US);
-    world
-}
-
-/// Writes the script's key, and returns when.
-fn put(world: &mut World, value: u8) -> Timestamp {
-    let to = world.await_leader(RANGE);
-    let operation = world.put_operation(RANGE, value);
-    match world.ask(to, operation, 5 * SECOND_US) {
-        Some(Outcome::Committed { commit_ts, .. }) => commit_ts,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn holds(mut world: World) {
-    if let Err(violation) = world.verdict() {
-        panic!("{violation}");
-    }
-}
+use support::{RANGE, SECOND_US, at, holds, put, raft};
 
 fn locked_get(world: &World, claim: LockClaim) -> Operation {
     let kind = ReadKind::Locking(Locking { claim, exclusive: true });

@@ -1,0 +1,102 @@
+//! What this machine's disk and loopback take by themselves: no commit can be faster than a sync and
+//! two round trips, the client's and the replica's.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    net::{TcpListener, TcpStream},
+    os::unix::fs::FileExt,
+    path::Path,
+    thread,
+    time::Instant,
+};
+
+/// Bytes of a page, the least that a sync writes.
+const PAGE_BYTES: usize = 4096;
+
+/// Bytes that go to and fro: a small put, about.
+const MESSAGE_BYTES: usize = 320;
+
+/// Measurements whose median is told.
+const SYNCS: usize = 101;
+const ROUND_TRIPS: usize = 1001;
+
+/// Medians, in microseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Floor {
+    /// A page that is there already is overwritten and synced.
+    pub sync_us: u64,
+    /// A small message is sent over the loopback, and comes back.
+    pub round_trip_us: u64,
+}
+
+impl Floor {
+    /// Measures, in a file of its own in a directory. Nothing else should run.
+    pub fn measure(dir: &Path) -> io::Result<Self> {
+        let sync_us = median_sync_us(dir)?;
+        Ok(Self { sync_us, round_trip_us: median_round_trip_us()? })
+    }
+
+    /// A sync and two round trips.
+    pub fn commit_us(&self) -> u64 {
+        self.sync_us + 2 * self.round_trip_us
+    }
+}
+
+/// See [`Floor::sync_us`].
+pub fn median_sync_us(dir: &Path) -> io::Result<u64> {
+    let path = dir.join(format!(".palisade-floor-{}", std::process::id()));
+    let measured = sync_pages(&path);
+    // A left-over of a few kilobytes is all that can come of a failure.
+    let _ = fs::remove_file(&path);
+    measured
+}
+
+fn sync_pages(path: &Path) -> io::Result<u64> {
+    let mut file = File::create(path)?;
+    // A page at a time: the page cache would sync as much at once as was written at once.
+    for _ in 0..16 {
+        file.write_all(&[0; PAGE_BYTES])?;
+    }
+    file.sync_all()?;
+    median(SYNCS, |number| {
+        let page = [number as u8 | 1; PAGE_BYTES];
+        file.write_all_at(&page, (number % 16 * PAGE_BYTES) as u64)?;
+        file.sync_data()
+    })
+}
+
+fn median_round_trip_us() -> io::Result<u64> {
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    let address = listener.local_addr()?;
+    let echo = thread::spawn(move || -> io::Result<()> {
+        let (mut stream, _) = listener.accept()?;
+        stream.set_nodelay(true)?;
+        let mut message = [0; MESSAGE_BYTES];
+        for _ in 0..ROUND_TRIPS {
+            stream.read_exact(&mut message)?;
+            stream.write_all(&message)?;
+        }
+        Ok(())
+    });
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    let mut message = [1; MESSAGE_BYTES];
+    let measured = median(ROUND_TRIPS, |_| {
+        stream.write_all(&message)?;
+        stream.read_exact(&mut message)
+    })?;
+    echo.join().map_err(|_| io::Error::other("the echo has died"))??;
+    Ok(measured)
+}
+
+fn median(times: usize, mut run: impl FnMut(usize) -> io::Result<()>) -> io::Result<u64> {
+    let mut all = Vec::with_capacity(times);
+    for number in 0..times {
+        let start = Instant::now();
+        run(number)?;
+        all.push(start.elapsed().as_micros());
+    }
+    all.sort_unstable();
+    Ok(u64::try_from(all[times / 2]).unwrap_or(u64::MAX))
+}
