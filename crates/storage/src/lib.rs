@@ -13,6 +13,7 @@
 //! Left out: deletes of spans as one version (they are deletes of the keys in them), and data larger
 //! than memory.
 
+mod slots;
 mod store;
 mod versions;
 

@@ -9,16 +9,24 @@ use bytes::Bytes;
 use palisade_clock::Timestamp;
 use thiserror::Error;
 
-use crate::versions::Versions;
+use crate::{
+    slots::{SlotId, Slots},
+    versions::Versions,
+};
 
 /// An ordered map from keys to versions.
+///
+/// The tree holds no versions, but where they are: so its nodes are small, and what is to be collected
+/// is found without a search.
 #[derive(Debug, Default)]
 pub struct Store {
-    keys: BTreeMap<Bytes, Versions>,
+    keys: BTreeMap<Bytes, SlotId>,
+    slots: Slots,
     last_ts: Timestamp,
     horizon_ts: Timestamp,
-    /// Writes that left something to collect, in their order: once the horizon reaches them.
-    replaced: VecDeque<(Timestamp, Bytes)>,
+    /// Writes that left something to collect, in their order: once the horizon reaches them. A slot
+    /// may be another key's by then, of which it is collected what can't be seen, too.
+    replaced: VecDeque<(Timestamp, SlotId)>,
 }
 
 /// A version of a key, as a read sees it.
@@ -76,24 +84,26 @@ impl Store {
     /// last write of a key in a transaction is the one that counts.
     pub fn write(&mut self, key: Bytes, value: Option<Bytes>) {
         let ts = self.last_ts;
-        match self.keys.get_mut(&key) {
-            // Nothing was there.
-            None if value.is_none() => {}
-            None => {
+        let Some(id) = self.keys.get(&key).copied() else {
+            // Nothing was there, and nothing to be deleted.
+            if value.is_some() {
                 // A copy: the key outlives the value, whose memory it may share.
                 let key = Bytes::copy_from_slice(&key);
-                self.keys.insert(key, Versions::new((ts, value)));
+                let id = self.slots.insert(key.clone(), Versions::new((ts, value)));
+                self.keys.insert(key, id);
             }
-            Some(versions) if versions.newest.0 == ts => {
-                if value.is_none() {
-                    self.replaced.push_back((ts, key));
-                }
-                versions.newest.1 = value;
+            return;
+        };
+        let versions = &mut self.slots[id].versions;
+        if versions.newest.0 == ts {
+            let deletes = value.is_none();
+            versions.newest.1 = value;
+            if deletes {
+                self.replaced.push_back((ts, id));
             }
-            Some(versions) => {
-                versions.push((ts, value));
-                self.replaced.push_back((ts, key));
-            }
+        } else {
+            versions.push((ts, value));
+            self.replaced.push_back((ts, id));
         }
     }
 
@@ -104,9 +114,11 @@ impl Store {
         self.horizon_ts = self.horizon_ts.max(horizon_ts.min(self.last_ts));
         for _ in 0..max_writes {
             let due = self.replaced.pop_front_if(|(ts, _)| *ts <= self.horizon_ts);
-            let Some((_, key)) = due else { return false };
-            if self.keys.get_mut(&key).is_some_and(|versions| versions.collect(self.horizon_ts)) {
-                self.keys.remove(&key);
+            let Some((_, id)) = due else { return false };
+            let Some(slot) = self.slots.get_mut(id) else { continue };
+            if slot.versions.collect(self.horizon_ts) {
+                self.keys.remove(&slot.key);
+                self.slots.remove(id);
             }
         }
         self.replaced.front().is_some_and(|(ts, _)| *ts <= self.horizon_ts)
@@ -114,7 +126,13 @@ impl Store {
 
     /// Adds a key found in a snapshot.
     pub fn restore(&mut self, key: Bytes, ts: Timestamp, value: Bytes) {
-        self.keys.insert(key, Versions::new((ts, Some(value))));
+        let id = self.slots.insert(key.clone(), Versions::new((ts, Some(value))));
+        self.keys.insert(key, id);
+    }
+
+    fn versions(&self, key: &[u8]) -> Option<&Versions> {
+        let id = self.keys.get(key)?;
+        Some(&self.slots[*id].versions)
     }
 
     /// To be called when everything was restored that was there after the last write.
@@ -131,7 +149,7 @@ impl Store {
     /// kept, that is a delete at the horizon: it can't be later.
     pub fn newest(&self, key: &[u8]) -> Version<'_> {
         let absent = Version { ts: self.horizon_ts, value: None };
-        self.keys.get(key).map_or(absent, |versions| {
+        self.versions(key).map_or(absent, |versions| {
             let (ts, value) = &versions.newest;
             Version { ts: *ts, value: value.as_ref() }
         })
@@ -140,7 +158,7 @@ impl Store {
     /// The newest version of a key at or below a timestamp.
     pub fn get(&self, key: &[u8], at_ts: Timestamp) -> Result<Option<Version<'_>>, Collected> {
         self.check(at_ts)?;
-        let found = self.keys.get(key).and_then(|versions| versions.at(at_ts));
+        let found = self.versions(key).and_then(|versions| versions.at(at_ts));
         Ok(found.map(|(ts, value)| Version { ts: *ts, value: value.as_ref() }))
     }
 
@@ -160,8 +178,8 @@ impl Store {
             _ => false,
         };
         let keys = (!empty).then(|| self.keys.range::<[u8], _>(bounds)).into_iter().flatten();
-        Ok(keys.filter_map(move |(key, versions)| {
-            let (ts, value) = versions.at(at_ts)?;
+        Ok(keys.filter_map(move |(key, id)| {
+            let (ts, value) = self.slots[*id].versions.at(at_ts)?;
             Some((key, *ts, value.as_ref()?))
         }))
     }
@@ -185,8 +203,8 @@ impl Store {
         let mut keys = self.keys.range::<[u8], _>((Bound::Included(begin), end));
         let mut next = || if backward { keys.next_back() } else { keys.next() };
         for _ in 0..max_keys {
-            let Some((key, versions)) = next() else { return Ok(None) };
-            if let Some((ts, Some(value))) = versions.at(at_ts)
+            let Some((key, id)) = next() else { return Ok(None) };
+            if let Some((ts, Some(value))) = self.slots[*id].versions.at(at_ts)
                 && !take(key, *ts, value)
             {
                 return Ok(Some(key));
@@ -373,7 +391,7 @@ mod tests {
             }
             // All that can be collected is: of each key, what is seen at the horizon, and later.
             assert!(!store.replaced.iter().any(|(due, _)| *due <= ts(horizon)));
-            let kept = store.keys.values().map(|versions| versions.all().count());
+            let kept = store.keys.values().map(|id| store.slots[*id].versions.all().count());
             let needed = (0..KEYS).map(|key| {
                 let later = model.range((key, horizon + 1)..=(key, u64::MAX)).count();
                 later + usize::from(seen_in(&model, key, horizon).is_some())
