@@ -107,13 +107,13 @@ fn store(criterion: &mut Criterion) {
     let mut store = Store::new();
     for number in 0..KEYS {
         store.begin(Timestamp::from_physical_us(number + 1));
-        store.write(format!("key{number:010}").into(), Some(value.clone()));
+        store.write(format!("key{number:010}").as_bytes(), Some(value.clone()));
     }
     let mut now_us = KEYS;
     measure(criterion, "store/a write, and what it replaced collected", 1, |number| {
         now_us += 1;
         store.begin(Timestamp::from_physical_us(now_us));
-        store.write(key(number), Some(value.clone()));
+        store.write(&key(number), Some(value.clone()));
         store.collect(Timestamp::from_physical_us(now_us - 1_000), 4);
     });
     measure(criterion, "store/a read of the newest", 1, |number| {

@@ -203,6 +203,12 @@ fn a_killed_program_loses_nothing_that_was_acknowledged() {
         assert!(!output.status.success(), "it kills itself");
     }
     let db = BlockingDatabase::open(&format!("file:{}", dir.path().display())).unwrap();
+    let before = db.snapshot();
+    assert_eq!(before.scan_prefix("suite/").unwrap().len(), 1);
+    db.put(key("later"), "1").unwrap();
+    assert_eq!(before.get(key("later")).unwrap(), None);
+    let at_ts = before.at_ts().unwrap();
+    assert_eq!(db.snapshot_at(at_ts).scan(span().0, span().1).unwrap().len(), 1);
     let visits = db.get(key("visits")).unwrap().unwrap().value.len();
     assert_eq!(visits, 4);
 }

@@ -5,9 +5,10 @@ use std::{net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use futures_lite::future::block_on;
 
+use palisade_clock::Timestamp;
 use palisade_wire::{Commit, Expected, Row};
 
-use crate::{Client, ClientError, ClientOptions, Committed, Transaction, Versioned};
+use crate::{Client, ClientError, ClientOptions, Committed, Snapshot, Transaction, Versioned};
 
 /// A [`Client`] whose calls block the calling thread. Not for use inside an executor.
 #[derive(Clone, Debug)]
@@ -99,6 +100,21 @@ impl BlockingClient {
         block_on(self.client.get(key))
     }
 
+    /// See [`Client::snapshot`].
+    pub fn snapshot(&self) -> BlockingSnapshot {
+        BlockingSnapshot { snapshot: self.client.snapshot() }
+    }
+
+    /// See [`Client::snapshot_at`].
+    pub fn snapshot_at(&self, at_ts: Timestamp) -> BlockingSnapshot {
+        BlockingSnapshot { snapshot: self.client.snapshot_at(at_ts) }
+    }
+
+    /// See [`Client::stale_snapshot`].
+    pub fn stale_snapshot(&self, max_staleness: Duration) -> BlockingSnapshot {
+        BlockingSnapshot { snapshot: self.client.stale_snapshot(max_staleness) }
+    }
+
     /// See [`Client::run`].
     pub fn run<T, E: From<ClientError>>(
         &self,
@@ -117,6 +133,38 @@ impl BlockingClient {
     /// The asynchronous client behind this one.
     pub fn inner(&self) -> &Client {
         &self.client
+    }
+}
+
+/// A [`Snapshot`] whose calls block the calling thread.
+#[derive(Clone, Debug)]
+pub struct BlockingSnapshot {
+    snapshot: Snapshot,
+}
+
+impl BlockingSnapshot {
+    /// See [`Snapshot::at_ts`].
+    pub fn at_ts(&self) -> Option<Timestamp> {
+        self.snapshot.at_ts()
+    }
+
+    /// See [`Snapshot::get`].
+    pub fn get(&self, key: impl Into<Bytes>) -> Result<Option<Versioned>, ClientError> {
+        block_on(self.snapshot.get(key))
+    }
+
+    /// See [`Snapshot::scan`]: all of it, gathered in memory.
+    pub fn scan(
+        &self,
+        begin: impl Into<Bytes>,
+        end: Option<Bytes>,
+    ) -> Result<Vec<Row>, ClientError> {
+        block_on(self.snapshot.scan(begin, end).all())
+    }
+
+    /// See [`Snapshot::scan_prefix`]: all of it, gathered in memory.
+    pub fn scan_prefix(&self, prefix: impl Into<Bytes>) -> Result<Vec<Row>, ClientError> {
+        block_on(self.snapshot.scan_prefix(prefix).all())
     }
 }
 

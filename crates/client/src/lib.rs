@@ -29,7 +29,7 @@ mod scan;
 mod snapshot;
 mod transaction;
 
-pub use blocking::{BlockingClient, BlockingTransaction};
+pub use blocking::{BlockingClient, BlockingSnapshot, BlockingTransaction};
 pub use bytes::Bytes;
 pub use client::{Client, ClientOptions, ClientStats, Committed, Versioned};
 pub use driver::InProcess;

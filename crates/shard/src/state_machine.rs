@@ -230,7 +230,7 @@ fn apply_commit(
     // As much is collected as is written, and a little more.
     let collect = 2 * writes.len() + 2;
     for Write { key, value } in writes {
-        store.write(key, value);
+        store.write(&key, value);
     }
     store.collect(commit_ts.saturating_sub_us(RETENTION_US).min(protected_ts), collect);
     Outcome::Committed { commit_ts, waited_us: 0 }

@@ -82,13 +82,13 @@ impl Store {
 
     /// Writes a version of a key, or its delete if there is no value, at the timestamp begun. The
     /// last write of a key in a transaction is the one that counts.
-    pub fn write(&mut self, key: Bytes, value: Option<Bytes>) {
+    pub fn write(&mut self, key: &[u8], value: Option<Bytes>) {
         let ts = self.last_ts;
-        let Some(id) = self.keys.get(&key).copied() else {
+        let Some(id) = self.keys.get(key).copied() else {
             // Nothing was there, and nothing to be deleted.
             if value.is_some() {
                 // A copy: the key outlives the value, whose memory it may share.
-                let key = Bytes::copy_from_slice(&key);
+                let key = Bytes::copy_from_slice(key);
                 let id = self.slots.insert(key.clone(), Versions::new((ts, value)));
                 self.keys.insert(key, id);
             }
@@ -241,7 +241,7 @@ mod tests {
         let key = Bytes::from_static(b"k");
         for (us, written) in [(10, Some("10")), (20, None), (30, Some("30"))] {
             store.begin(ts(us));
-            store.write(key.clone(), written.map(Bytes::from));
+            store.write(&key, written.map(Bytes::from));
         }
         assert_eq!(value(&store, b"k", 9), None);
         assert_eq!(value(&store, b"k", 10), Some("10".into()));
@@ -256,10 +256,10 @@ mod tests {
     fn the_last_write_of_a_transaction_counts_and_its_writes_are_seen_together() {
         let mut store = Store::new();
         store.begin(ts(5));
-        store.write("a".into(), Some("1".into()));
-        store.write("b".into(), Some("2".into()));
-        store.write("a".into(), Some("3".into()));
-        store.write("b".into(), None);
+        store.write(b"a", Some("1".into()));
+        store.write(b"b", Some("2".into()));
+        store.write(b"a", Some("3".into()));
+        store.write(b"b", None);
         assert_eq!(value(&store, b"a", 5), Some("3".into()));
         assert_eq!(value(&store, b"b", 5), None);
         assert_eq!(store.scan(.., ts(4)).unwrap().count(), 0);
@@ -270,7 +270,7 @@ mod tests {
     fn a_read_below_the_horizon_is_refused() {
         let mut store = Store::new();
         store.begin(ts(5));
-        store.write("a".into(), Some("1".into()));
+        store.write(b"a", Some("1".into()));
         store.collect(ts(4), 10);
         let refused = Collected { at_ts: ts(3), horizon_ts: ts(4) };
         assert_eq!(store.get(b"a", ts(3)), Err(refused));
@@ -287,7 +287,7 @@ mod tests {
         let mut store = Store::new();
         for (us, written) in [(5, Some("1".into())), (6, None)] {
             store.begin(ts(us));
-            store.write("a".into(), written);
+            store.write(b"a", written);
         }
         assert!(!store.collect(ts(5), 10));
         assert_eq!((store.len(), value(&store, b"a", 5)), (1, Some("1".into())));
@@ -300,11 +300,11 @@ mod tests {
         let mut store = Store::new();
         for key in 0..20_u8 {
             store.begin(ts(u64::from(key) + 1));
-            store.write(Bytes::copy_from_slice(&[key]), Some("v".into()));
+            store.write(&[key], Some("v".into()));
         }
         for key in [3_u8, 4, 5, 6, 18] {
             store.begin(ts(100 + u64::from(key)));
-            store.write(Bytes::copy_from_slice(&[key]), None);
+            store.write(&[key], None);
         }
         let kept = (2..19_u8).filter(|key| !matches!(key, 3..=6 | 18));
         for (backward, max_keys, max_rows) in
@@ -360,7 +360,7 @@ mod tests {
                     let key = random.u8(0..KEYS);
                     let value = (random.u8(0..3) > 0).then(|| us.to_string());
                     model.insert((key, us), value.clone());
-                    store.write(Bytes::copy_from_slice(&[key]), value.map(Bytes::from));
+                    store.write(&[key], value.map(Bytes::from));
                 }
                 horizon = horizon.max(us - random.u64(0..us.min(20)));
                 store.collect(ts(horizon), random.usize(0..4));
