@@ -24,7 +24,7 @@ use palisade_clock::Timestamp;
 use palisade_wire::{LockClaim, LockGrant, TxnId};
 use thiserror::Error;
 
-use crate::segments::{Hold, Segments, Span, Strength};
+use crate::segments::{Hold, Segments, Span, Strength, conflict};
 
 /// Transactions that may hold locks at a time.
 const MAX_OWNERS: usize = 16 * 1024;
@@ -196,7 +196,8 @@ impl LockTable {
 
     /// Asks for locks. Returns whether they are granted at once, which is to be acted upon first;
     /// otherwise an event will tell. Either way there may be events of others.
-    pub fn request(&mut self, request: LockRequest) -> Result<bool, LockError> {
+    pub fn request(&mut self, mut request: LockRequest) -> Result<bool, LockError> {
+        request.wants.sort_unstable_by(|(one, _), (other, _)| one.begin.cmp(&other.begin));
         if request.keeps {
             let owner = self.owners.get(&request.priority.txn);
             let owner = owner.expect("whoever keeps locks has entered");
@@ -266,14 +267,8 @@ impl LockTable {
         let LockRequest { ticket, priority, keeps, wants, .. } = request;
         let older = self.waiting.range(..(*priority, *ticket)).rev();
         for ((other, ticket), waiting) in older {
-            let conflicts = || {
-                wants.iter().any(|(span, strength)| {
-                    let mut theirs = waiting.request.wants.iter();
-                    theirs.any(|(other, held)| held.conflicts(*strength) && other.overlaps(span))
-                })
-            };
             let same = *keeps && waiting.request.keeps && other.txn == priority.txn;
-            if !same && conflicts() {
+            if !same && conflict(wants, &waiting.request.wants) {
                 return Some(Obstacle::Ticket(*ticket));
             }
         }
@@ -596,8 +591,9 @@ mod tests {
     fn check(table: &LockTable, granted: &[(u64, Span, Strength)], waiting: usize) {
         for (at, (one, span, strength)) in granted.iter().enumerate() {
             for (other, with, held) in &granted[..at] {
-                let conflict = one != other && span.overlaps(with) && strength.conflicts(*held);
-                assert!(!conflict, "{one} and {other} both have {span:?}");
+                let (this, that) = ((span.clone(), *strength), (with.clone(), *held));
+                let both = one != other && conflict(&[this], &[that]);
+                assert!(!both, "{one} and {other} both have {span:?}");
             }
             let mut holders = table.segments.holders(span);
             assert!(holders.any(|hold| hold.owner == txn(*one) && hold.strength >= *strength));

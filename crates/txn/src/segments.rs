@@ -45,16 +45,6 @@ impl Span {
         Self { begin: both.slice(..key.len()), end: Some(both) }
     }
 
-    /// Whether a key lies in both.
-    pub fn overlaps(&self, other: &Self) -> bool {
-        let ends_after =
-            |span: &Self, begin: &Bytes| span.end.as_ref().is_none_or(|end| *end > *begin);
-        !self.is_empty()
-            && !other.is_empty()
-            && ends_after(self, &other.begin)
-            && ends_after(other, &self.begin)
-    }
-
     /// Whether no key lies in it.
     pub fn is_empty(&self) -> bool {
         self.end.as_ref().is_some_and(|end| *end <= self.begin)
@@ -65,6 +55,62 @@ impl Strength {
     /// Whether two owners can't have both on one key.
     pub(crate) fn conflicts(self, other: Self) -> bool {
         self == Self::Exclusive || other == Self::Exclusive
+    }
+}
+
+/// Whether two owners can't have all of one list and all of the other. Both are in the order of their
+/// beginnings: one walk over the two, however long they are.
+pub(crate) fn conflict(one: &[(Span, Strength)], other: &[(Span, Strength)]) -> bool {
+    let mut reach = [Reach::default(), Reach::default()];
+    let (mut one, mut other) = (one.iter().peekable(), other.iter().peekable());
+    loop {
+        let from_one = match (one.peek(), other.peek()) {
+            (None, None) => return false,
+            (Some((this, _)), Some((that, _))) => this.begin <= that.begin,
+            (this, _) => this.is_some(),
+        };
+        let next = if from_one { one.next() } else { other.next() };
+        let (span, strength) = next.expect("it was looked at just now");
+        let (own, others) = if from_one { (0, 1) } else { (1, 0) };
+        if reach[others].meets(&span.begin, *strength) {
+            return true;
+        }
+        reach[own].extend(span, *strength);
+    }
+}
+
+/// How far the spans of a list go that have begun.
+#[derive(Debug, Default)]
+struct Reach<'a> {
+    any: Option<&'a Span>,
+    exclusive: Option<&'a Span>,
+}
+
+impl<'a> Reach<'a> {
+    fn extend(&mut self, span: &'a Span, strength: Strength) {
+        let further = |known: &mut Option<&'a Span>| {
+            let ends_before = |known: &Span| match (&known.end, &span.end) {
+                (Some(known), Some(end)) => known < end,
+                (known, None) => known.is_some(),
+                (None, Some(_)) => false,
+            };
+            if known.is_none_or(ends_before) {
+                *known = Some(span);
+            }
+        };
+        further(&mut self.any);
+        if strength == Strength::Exclusive {
+            further(&mut self.exclusive);
+        }
+    }
+
+    /// Whether one of them goes beyond the first key of a lock that it conflicts with.
+    fn meets(&self, begin: &Bytes, strength: Strength) -> bool {
+        let furthest = match strength {
+            Strength::Exclusive => self.any,
+            Strength::Shared => self.exclusive,
+        };
+        furthest.is_some_and(|span| span.end.as_ref().is_none_or(|end| end > begin))
     }
 }
 
@@ -139,5 +185,45 @@ impl Segments {
             let holds = self.before(at).to_vec();
             self.pieces.insert(at.clone(), holds);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn overlap(one: &Span, other: &Span) -> bool {
+        let ends_after =
+            |span: &Span, begin: &Bytes| span.end.as_ref().is_none_or(|end| *end > *begin);
+        ends_after(one, &other.begin) && ends_after(other, &one.begin)
+    }
+
+    /// Against every pair of the two lists.
+    #[test]
+    fn lists_conflict_if_any_two_of_their_locks_do() {
+        let mut random = fastrand::Rng::with_seed(5);
+        let mut found = [0; 2];
+        for _ in 0..20_000 {
+            let mut list = || {
+                let lock = |_| {
+                    let (begin, length) = (random.u8(0..40), random.u8(1..6));
+                    let end = (random.u8(0..30) > 0).then(|| vec![begin + length].into());
+                    let strength =
+                        if random.bool() { Strength::Shared } else { Strength::Exclusive };
+                    (Span { begin: vec![begin].into(), end }, strength)
+                };
+                let mut list: Vec<_> = (0..3).map(lock).collect();
+                list.sort_by(|one, other| one.0.begin.cmp(&other.0.begin));
+                list
+            };
+            let (one, other) = (list(), list());
+            let pairs = one.iter().flat_map(|this| other.iter().map(move |that| (this, that)));
+            let expected = pairs.into_iter().any(|((span, strength), (with, held))| {
+                overlap(span, with) && strength.conflicts(*held)
+            });
+            assert_eq!(conflict(&one, &other), expected, "{one:?} and {other:?}");
+            found[usize::from(expected)] += 1;
+        }
+        assert!(found.iter().all(|count| *count > 2_000), "{found:?}");
     }
 }
