@@ -94,8 +94,6 @@ pub struct LockTable {
     owners: BTreeMap<TxnId, Owner>,
     segments: Segments,
     waiting: BTreeMap<Place, Waiting>,
-    /// Where those stand who wait.
-    places: BTreeMap<u64, Place>,
     /// Who looks at whom.
     behind: BTreeMap<Obstacle, Vec<Place>>,
     events: VecDeque<(u64, LockEvent)>,
@@ -140,7 +138,6 @@ impl LockTable {
             owners: BTreeMap::new(),
             segments: Segments::default(),
             waiting: BTreeMap::new(),
-            places: BTreeMap::new(),
             behind: BTreeMap::new(),
             events: VecDeque::new(),
             next_token: first_token,
@@ -249,9 +246,9 @@ impl LockTable {
     pub fn expire(&mut self, now_us: u64) {
         let late = self.waiting.iter().filter(|(_, waiting)| waiting.request.deadline_us <= now_us);
         let mut gone = VecDeque::new();
-        for ticket in late.map(|((_, ticket), _)| *ticket).collect::<Vec<_>>() {
-            self.leave(ticket, now_us, &mut gone);
-            self.events.push_back((ticket, LockEvent::TimedOut));
+        for place in late.map(|(place, _)| *place).collect::<Vec<_>>() {
+            self.leave(place, now_us, &mut gone);
+            self.events.push_back((place.1, LockEvent::TimedOut));
         }
         let is_idle =
             |owner: &Owner| owner.waiting.is_empty() && owner.idle_since_us + IDLE_US <= now_us;
@@ -313,14 +310,13 @@ impl LockTable {
         }
         self.behind.entry(behind).or_default().push(place);
         self.locks += request.wants.len();
-        self.places.insert(request.ticket, place);
         let before = self.waiting.insert(place, Waiting { request, behind });
         assert!(before.is_none(), "{place:?} waits twice");
     }
 
     /// A request waits no longer.
-    fn leave(&mut self, ticket: u64, now_us: u64, gone: &mut VecDeque<Obstacle>) {
-        let place = self.places.remove(&ticket).expect("whoever waits has a place");
+    fn leave(&mut self, place: Place, now_us: u64, gone: &mut VecDeque<Obstacle>) {
+        let (priority, ticket) = place;
         let waiting = self.waiting.remove(&place).expect("the place of somebody who waits");
         let behind = waiting.behind;
         self.locks -= waiting.request.wants.len();
@@ -330,7 +326,7 @@ impl LockTable {
                 self.behind.remove(&behind);
             }
         }
-        if let Some(owner) = self.owners.get_mut(&place.0.txn) {
+        if let Some(owner) = self.owners.get_mut(&priority.txn) {
             owner.waiting.retain(|other| *other != ticket);
             owner.idle_since_us = owner.idle_since_us.max(now_us);
         }
@@ -344,7 +340,7 @@ impl LockTable {
         }
         self.locks -= owner.locks.len();
         for ticket in owner.waiting {
-            self.leave(ticket, 0, gone);
+            self.leave((owner.priority, ticket), 0, gone);
             self.events.push_back((ticket, LockEvent::Wounded));
         }
         gone.push_back(Obstacle::Owner(txn));
@@ -368,7 +364,6 @@ impl LockTable {
                         // Its locks come before those of whoever stood behind those that yield.
                         self.locks -= waiting.request.wants.len();
                         self.grant(&waiting.request, &mut gone);
-                        self.places.remove(&place.1);
                         if let Some(owner) = self.owners.get_mut(&place.0.txn) {
                             owner.waiting.retain(|other| *other != place.1);
                         }
@@ -572,7 +567,7 @@ mod tests {
             }
             desk.events();
             assert!(desk.table.is_empty() && desk.table.segments.is_empty(), "seed {seed}");
-            assert!(desk.table.behind.is_empty() && desk.table.places.is_empty(), "seed {seed}");
+            assert!(desk.table.behind.is_empty() && desk.table.waiting.is_empty(), "seed {seed}");
         }
     }
 
@@ -598,7 +593,7 @@ mod tests {
             let mut holders = table.segments.holders(span);
             assert!(holders.any(|hold| hold.owner == txn(*one) && hold.strength >= *strength));
         }
-        assert_eq!((table.waiting.len(), table.places.len()), (waiting, waiting));
+        assert_eq!(table.waiting.len(), waiting);
         let wanted = table.waiting.values().map(|waiting| waiting.request.wants.len());
         assert_eq!(table.locks, granted.len() + wanted.sum::<usize>());
         for (place, Waiting { request, behind }) in &table.waiting {
@@ -606,7 +601,13 @@ mod tests {
             assert!(table.behind[behind].contains(place));
             match behind {
                 Obstacle::Owner(txn) => assert!(table.owners[txn].priority < request.priority),
-                Obstacle::Ticket(ticket) => assert!(table.places[ticket] < *place),
+                Obstacle::Ticket(ticket) => {
+                    let mut before = table.waiting.range(..place).map(|((_, ticket), _)| ticket);
+                    assert!(
+                        before.any(|before| before == ticket),
+                        "{place:?} stands behind nobody"
+                    );
+                }
             }
         }
     }
