@@ -179,12 +179,18 @@ impl Replica {
 
     /// Begins a read of a key, or says at once why not.
     pub(crate) fn get(&mut self, asker: Asker, key: &[u8]) -> Result<(), Outcome> {
+        let read = self.read_of_key(key)?;
+        self.read(asker, read)
+    }
+
+    /// Makes sure that a key lies in this range, and copies it: it shares the memory of everything
+    /// that arrived with it.
+    fn read_of_key(&self, key: &[u8]) -> Result<Read, Outcome> {
         check_key(key).map_err(Outcome::Rejected)?;
         if !self.descriptor.holds(key) {
             return Err(Outcome::Rejected(Rejection::WrongRange));
         }
-        // A copy: the key shares the memory of everything that arrived with it.
-        self.read(asker, Read::Key(Bytes::copy_from_slice(key)))
+        Ok(Read::Key(Bytes::copy_from_slice(key)))
     }
 
     /// Begins a scan, or says at once why not.

@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 
 use palisade_clock::{Now, Timestamp};
 use palisade_replication::{After, Send};
-use palisade_wire::{Outcome, PeerAddress, ReadKind, Rejection, ScanRequest, check_key};
+use palisade_wire::{Outcome, PeerAddress, ReadKind, Rejection, ScanRequest};
 
 use super::{Asker, MAX_WAITING, Read, Replica, refused};
 use crate::{PeerBody, SafeTimeMessage, TestFault};
@@ -122,11 +122,8 @@ impl Replica {
         kind: ReadKind,
         now: Now,
     ) -> Result<(), Outcome> {
-        check_key(key).map_err(Outcome::Rejected)?;
-        if !self.descriptor.holds(key) {
-            return Err(Outcome::Rejected(Rejection::WrongRange));
-        }
-        self.read_past(asker, Read::Key(bytes::Bytes::copy_from_slice(key)), kind, now)
+        let read = self.read_of_key(key)?;
+        self.read_past(asker, read, kind, now)
     }
 
     /// Begins a scan at a timestamp that has passed, or says at once what is there.

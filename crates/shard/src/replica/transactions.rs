@@ -26,7 +26,6 @@ use palisade_txn::{
 };
 use palisade_wire::{
     Basis, CommitRequest, LockClaim, LockGrant, Locking, Outcome, Rejection, ScanRequest, TxnId,
-    check_key,
 };
 
 use super::{Asker, MAX_WAITING, Read, Replica, WaitingWrite, refused};
@@ -228,11 +227,7 @@ impl Replica {
         now: Now,
         cx: Context<'_>,
     ) -> Result<(), Outcome> {
-        check_key(key).map_err(Outcome::Rejected)?;
-        if !self.descriptor.holds(key) {
-            return Err(Outcome::Rejected(Rejection::WrongRange));
-        }
-        let read = Read::Key(Bytes::copy_from_slice(key));
+        let read = self.read_of_key(key)?;
         self.locked_read(asker, locking, Some(Span::key(key)), read, None, hlc, now, cx)
     }
 
