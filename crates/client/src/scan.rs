@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use palisade_wire::{MAX_PAGE_ROWS, Outcome, Page, Row};
+use palisade_wire::{Outcome, Page, Row};
 
 use crate::{
     ClientError, Snapshot, Transaction,
@@ -29,8 +29,7 @@ pub struct Scan {
 
 impl Scan {
     pub(crate) fn new(snapshot: Snapshot, begin: Bytes, end: Option<Bytes>) -> Self {
-        let span = Span { begin, end, backward: false, max_rows: MAX_PAGE_ROWS };
-        Self { snapshot, left: Some(span) }
+        Self { snapshot, left: Some(Span::new(begin, end)) }
     }
 
     /// The last keys come first.
@@ -50,20 +49,12 @@ impl Scan {
     /// The next rows, at least one; or `None` when the span is through. After an error, the same
     /// page can be asked for again.
     pub async fn next_page(&mut self) -> Result<Option<Vec<Row>>, ClientError> {
-        while let Some(span) = &mut self.left {
-            if span.end.as_ref().is_some_and(|end| span.begin >= *end) {
-                break;
-            }
-            let page = match self.snapshot.page(span).await? {
+        while let Some(span) = self.left.clone().filter(|span| !span.is_empty()) {
+            let Page { rows, resume, .. } = match self.snapshot.page(&span).await? {
                 Outcome::Page { page, .. } => page,
                 other => return Err(unexpected(&other)),
             };
-            let Page { rows, resume, .. } = page;
-            match resume {
-                None => self.left = None,
-                Some(resume) if span.backward => span.end = Some(resume),
-                Some(resume) => span.begin = resume,
-            }
+            self.left = resume.map(|resume| span.split(resume).1);
             if !rows.is_empty() {
                 return Ok(Some(rows));
             }
@@ -94,8 +85,7 @@ pub struct TransactionScan<'a> {
 
 impl<'a> TransactionScan<'a> {
     pub(crate) fn new(transaction: &'a mut Transaction, begin: Bytes, end: Option<Bytes>) -> Self {
-        let span = Span { begin, end, backward: false, max_rows: MAX_PAGE_ROWS };
-        Self { transaction, left: Some(span), exclusive: false }
+        Self { transaction, left: Some(Span::new(begin, end)), exclusive: false }
     }
 
     /// The last keys come first.
@@ -122,26 +112,22 @@ impl<'a> TransactionScan<'a> {
 
     /// The next keys with their values, at least one; or `None` when the span is through.
     pub async fn next_page(&mut self) -> Result<Option<Vec<(Bytes, Bytes)>>, ClientError> {
-        while let Some(span) = self.left.clone() {
-            if span.end.as_ref().is_some_and(|end| span.begin >= *end) {
-                break;
-            }
+        while let Some(span) = self.left.clone().filter(|span| !span.is_empty()) {
             let how = How::Locked(self.transaction.locks(&span.begin, self.exclusive));
             let call = Call::Scan { span: span.clone(), how };
             let page = match self.transaction.call(call).await? {
                 Outcome::Page { page, .. } => page,
                 other => return Err(unexpected(&other)),
             };
-            let (mut begin, mut end) = (span.begin.clone(), span.end.clone());
-            self.left = page.resume.map(|resume| {
-                if span.backward {
-                    begin = resume.clone();
-                    Span { end: Some(resume), ..span.clone() }
-                } else {
-                    end = Some(resume.clone());
-                    Span { begin: resume, ..span.clone() }
+            let (covered, left) = match page.resume {
+                None => (span, None),
+                Some(resume) => {
+                    let (covered, left) = span.split(resume);
+                    (covered, Some(left))
                 }
-            });
+            };
+            self.left = left;
+            let Span { begin, end, backward, .. } = covered;
             let mut rows: BTreeMap<_, _> =
                 page.rows.into_iter().map(|row| (row.key, row.value)).collect();
             let before_end = |key: &Bytes| end.as_ref().is_none_or(|end| key < end);
@@ -153,7 +139,7 @@ impl<'a> TransactionScan<'a> {
                 }
             }
             let mut rows: Vec<_> = rows.into_iter().collect();
-            if span.backward {
+            if backward {
                 rows.reverse();
             }
             if !rows.is_empty() {

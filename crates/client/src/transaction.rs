@@ -215,6 +215,10 @@ impl Transaction {
         if !commit.is_empty() {
             commit.check().map_err(ClientError::Rejected)?;
         }
+        // Nothing to write, and nothing read that could be shown.
+        if commit.is_empty() && self.claim.token.is_none() {
+            return Ok(());
+        }
         let claim = self.claim;
         let locks = claim.token.map(|_| Locks { claim, exclusive: true, anchor });
         // From here on only the cluster may end it.

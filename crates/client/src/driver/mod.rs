@@ -20,7 +20,9 @@ use std::{
 
 use bytes::Bytes;
 use palisade_control::Topology;
-use palisade_wire::{Commit, LockClaim, Outcome, PeerAddress, ReadKind, Request, Response};
+use palisade_wire::{
+    Commit, LockClaim, MAX_PAGE_ROWS, Outcome, PeerAddress, ReadKind, Request, Response,
+};
 use tokio::{
     sync::{mpsc, oneshot},
     task::LocalSet,
@@ -77,6 +79,25 @@ pub(crate) struct Span {
     pub(crate) end: Option<Bytes>,
     pub(crate) backward: bool,
     pub(crate) max_rows: u32,
+}
+
+impl Span {
+    /// From the first key on, in the largest pages.
+    pub(crate) fn new(begin: Bytes, end: Option<Bytes>) -> Self {
+        Self { begin, end, backward: false, max_rows: MAX_PAGE_ROWS }
+    }
+
+    /// Whether no key is left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.end.as_ref().is_some_and(|end| self.begin >= *end)
+    }
+
+    /// What a page that ended at a key has gone over, and what that leaves.
+    pub(crate) fn split(self, resume: Bytes) -> (Self, Self) {
+        let before = Self { end: Some(resume.clone()), ..self.clone() };
+        let after = Self { begin: resume, ..self };
+        if after.backward { (after, before) } else { (before, after) }
+    }
 }
 
 /// Hands a request to a shard of this process; tells whether it was taken.

@@ -3,13 +3,11 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
-    iter::once,
     rc::{Rc, Weak},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use palisade_control::{RangeDescriptor, Topology};
 use palisade_wire::{
     Commit, CommitRequest, Locking, Mode, Operation, Outcome, PeerAddress, RangeId, ReadKind,
@@ -158,18 +156,19 @@ impl Router {
     }
 
     fn is_in_one_range(&self, call: &Call) -> bool {
-        let (keys, locks): (Box<dyn Iterator<Item = &Bytes>>, _) = match call {
-            Call::Commit { commit, locks } => (Box::new(commit.keys()), locks.as_ref()),
-            Call::Get { key, how: How::Locked(locks) } => (Box::new(once(key)), Some(locks)),
-            Call::Scan { span, how: How::Locked(locks) } => {
-                return self.range_of_span(span) == self.range_of(&locks.anchor);
+        match call {
+            Call::Commit { commit, locks } => {
+                let range = self.range_of_commit(commit, locks.as_ref());
+                commit.keys().all(|key| self.range_of(key) == range)
             }
-            _ => return true,
-        };
-        let anchor = locks.iter().map(|locks| &locks.anchor);
-        let mut ranges = keys.chain(anchor).map(|key| self.range_of(key));
-        let first = ranges.next();
-        ranges.all(|range| Some(range) == first)
+            Call::Get { key, how: How::Locked(locks) } => {
+                self.range_of(key) == self.range_of(&locks.anchor)
+            }
+            Call::Scan { span, how: How::Locked(locks) } => {
+                self.range_of_span(span) == self.range_of(&locks.anchor)
+            }
+            _ => true,
+        }
     }
 
     fn add(&self, pending: Pending) {
