@@ -1,17 +1,19 @@
 //! A put's and a get's way through a shard of one replica, without sockets or disk.
 #![allow(missing_docs, reason = "a benchmark")]
 
+#[path = "../crates/shard/tests/support/mod.rs"]
+mod support;
+
 use std::hint::black_box;
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use palisade_clock::{Interval, Now};
-use palisade_control::Bootstrap;
-use palisade_shard::{ConnectionId, Input, Recovered, Shard, ShardConfig};
+use palisade_shard::{ConnectionId, Input, Shard};
 use palisade_wire::{
-    Commit, CommitRequest, Mode, NodeId, Operation, Outcome, PeerAddress, RangeId, ReadKind,
-    Request, SessionId, ShardId, TxnId,
+    Commit, CommitRequest, Mode, Operation, Outcome, RangeId, ReadKind, Request, SessionId, TxnId,
 };
+use support::shard_alone;
 
 /// Requests that one turn takes in.
 const BATCH: u64 = 64;
@@ -25,21 +27,8 @@ struct Bench {
 
 impl Bench {
     fn new(mode: Mode) -> Self {
-        let bootstrap =
-            Bootstrap { nodes: vec![NodeId(0)], shards: 1, ranges_per_mode: 1, only: Some(mode) };
-        let config = ShardConfig {
-            at: PeerAddress { node: NodeId(0), shard: ShardId(0) },
-            cluster_id: 1,
-            nodes: Vec::new(),
-            ranges: bootstrap.range_map(),
-            max_offset_us: 1_000,
-            random_seed: 1,
-            checkpoint_bytes: u64::MAX,
-            max_message_bytes: 1 << 20,
-            fault: None,
-        };
         let now = Now { monotonic_us: 1, wall: Interval::around(1_000_000, 10) };
-        let shard = Shard::new(config, Recovered::default(), now).expect("nothing to recover");
+        let shard = shard_alone(mode, u64::MAX, now);
         let mut bench = Self { shard, now, appends: 0, sequence: 0 };
         // A tick to stand for election, a sync to win it, a sync to commit the term's first entry.
         for _ in 0..4 {

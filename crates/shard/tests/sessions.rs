@@ -7,16 +7,18 @@
 #![allow(missing_docs, reason = "a test")]
 #![allow(clippy::disallowed_methods, reason = "reads the scripts")]
 
+mod support;
+
 use std::{collections::BTreeMap, fs, path::Path};
 
 use bytes::Bytes;
 use palisade_clock::{Interval, Now, Timestamp};
-use palisade_control::Bootstrap;
-use palisade_shard::{ConnectionId, Input, Recovered, Shard, ShardConfig};
+use palisade_shard::{ConnectionId, Input, Shard};
 use palisade_wire::{
-    Basis, Commit, CommitRequest, LockClaim, Locking, Mode, NodeId, Operation, Outcome,
-    PeerAddress, RangeId, ReadKind, Rejection, Request, ScanRequest, SessionId, ShardId, TxnId,
+    Basis, Commit, CommitRequest, LockClaim, Locking, Mode, Operation, Outcome, RangeId, ReadKind,
+    Rejection, Request, ScanRequest, SessionId, TxnId,
 };
+use support::shard_alone;
 
 const RANGE: RangeId = RangeId(1);
 
@@ -42,21 +44,8 @@ struct Session {
 
 impl Stage {
     fn new(mode: Mode) -> Self {
-        let bootstrap =
-            Bootstrap { nodes: vec![NodeId(0)], shards: 1, ranges_per_mode: 1, only: Some(mode) };
-        let config = ShardConfig {
-            at: PeerAddress { node: NodeId(0), shard: ShardId(0) },
-            cluster_id: 1,
-            nodes: Vec::new(),
-            ranges: bootstrap.range_map(),
-            max_offset_us: 1_000,
-            random_seed: 1,
-            checkpoint_bytes: 1 << 20,
-            max_message_bytes: 1 << 20,
-            fault: None,
-        };
         let now = Now { monotonic_us: 1, wall: Interval::around(1_000_000_000, 10) };
-        let shard = Shard::new(config, Recovered::default(), now).expect("nothing to recover");
+        let shard = shard_alone(mode, 1 << 20, now);
         let mut stage = Self {
             shard,
             now,

@@ -1,17 +1,14 @@
 //! What a turn may ask of the driver.
 #![allow(missing_docs, reason = "a test")]
 
+mod support;
+
 use bytes::Bytes;
 use palisade_clock::{Interval, Now};
-use palisade_control::Bootstrap;
 use palisade_replication::Append;
-use palisade_shard::{
-    ConnectionId, Input, LogCounters, Recovered, Shard, ShardConfig, ShardEffects,
-};
-use palisade_wire::{
-    Commit, CommitRequest, Mode, NodeId, Operation, PeerAddress, RangeId, Request, SessionId,
-    ShardId, TxnId,
-};
+use palisade_shard::{ConnectionId, Input, LogCounters, Shard, ShardEffects};
+use palisade_wire::{Commit, CommitRequest, Mode, Operation, RangeId, Request, SessionId, TxnId};
+use support::shard_alone;
 
 /// A shard that is a cluster by itself, and whose log is always durable.
 struct Alone {
@@ -22,21 +19,8 @@ struct Alone {
 
 impl Alone {
     fn new(mode: Mode, checkpoint_bytes: u64) -> Self {
-        let bootstrap =
-            Bootstrap { nodes: vec![NodeId(0)], shards: 1, ranges_per_mode: 1, only: Some(mode) };
-        let config = ShardConfig {
-            at: PeerAddress { node: NodeId(0), shard: ShardId(0) },
-            cluster_id: 1,
-            nodes: Vec::new(),
-            ranges: bootstrap.range_map(),
-            max_offset_us: 1_000,
-            random_seed: 1,
-            checkpoint_bytes,
-            max_message_bytes: 1 << 20,
-            fault: None,
-        };
         let now = Now { monotonic_us: 1, wall: Interval::around(1_000_000, 10) };
-        let shard = Shard::new(config, Recovered::default(), now).expect("nothing to recover");
+        let shard = shard_alone(mode, checkpoint_bytes, now);
         let mut alone = Self { shard, now, appends: 0 };
         alone.shard.set_log_counters(LogCounters { left_bytes: 1 << 40, ..LogCounters::default() });
         for _ in 0..4 {

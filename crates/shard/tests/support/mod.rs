@@ -1,0 +1,24 @@
+//! What tests and benchmarks of one shard have in common.
+
+use palisade_clock::Now;
+use palisade_control::Bootstrap;
+use palisade_shard::{Recovered, Shard, ShardConfig};
+use palisade_wire::{Mode, NodeId, PeerAddress, ShardId};
+
+/// A new shard that is a cluster by itself, with all of its ranges in one mode.
+pub(crate) fn shard_alone(mode: Mode, checkpoint_bytes: u64, now: Now) -> Shard {
+    let bootstrap =
+        Bootstrap { nodes: vec![NodeId(0)], shards: 1, ranges_per_mode: 1, only: Some(mode) };
+    let config = ShardConfig {
+        at: PeerAddress { node: NodeId(0), shard: ShardId(0) },
+        cluster_id: 1,
+        nodes: Vec::new(),
+        ranges: bootstrap.range_map(),
+        max_offset_us: 1_000,
+        random_seed: 1,
+        checkpoint_bytes,
+        max_message_bytes: 1 << 20,
+        fault: None,
+    };
+    Shard::new(config, Recovered::default(), now).expect("nothing to recover")
+}
