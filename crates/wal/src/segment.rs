@@ -28,7 +28,7 @@ use std::{
 };
 
 use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
-use rustix::fs::fadvise;
+use rustix::fs::{OFlags, fadvise, fcntl_getfl, fcntl_setfl};
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout,
     little_endian::{U16, U32, U64},
@@ -81,6 +81,41 @@ pub(crate) struct Segment {
 #[derive(Debug)]
 pub(crate) struct Memory(MmapMut);
 
+/// Fills a file with zeros, through the page cache.
+fn prewrite(file: &File, path: &Path, segment_bytes: u64) -> Result<(), WalError> {
+    for offset in (0..segment_bytes).step_by(BLANK_PAGE.len()) {
+        file.write_all_at(&BLANK_PAGE, offset).map_err(WalError::io("pre-write", path))?;
+        // The log's own syncs queue up behind whatever is written here.
+        if (offset + PAGE_BYTES).is_multiple_of(PREWRITE_BURST_BYTES) {
+            file.sync_data().map_err(WalError::io("sync", path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Fills a file with zeros, past the page cache: pages left there would have to be thrown out by
+/// each of the direct writes to come, which the kernel hands to a thread of its own for that. A file
+/// system that can't write so is written to as usual.
+fn prewrite_past_cache(file: &File, path: &Path, segment_bytes: u64) -> Result<(), WalError> {
+    let flags = fcntl_getfl(file).and_then(|flags| fcntl_setfl(file, flags | OFlags::DIRECT));
+    if flags.is_err() {
+        return prewrite(file, path, segment_bytes);
+    }
+    let len = usize::try_from(PREWRITE_BURST_BYTES.min(segment_bytes)).expect("it fits memory");
+    // A mapping begins at a page, as direct writes must.
+    let zeros = MmapOptions::new()
+        .len(len)
+        .map_anon()
+        .map_err(WalError::io("find memory to pre-write", path))?;
+    for offset in (0..segment_bytes).step_by(len) {
+        let left = usize::try_from(segment_bytes - offset).map_or(len, |left| left.min(len));
+        file.write_all_at(&zeros[..left], offset).map_err(WalError::io("pre-write", path))?;
+    }
+    fcntl_getfl(file)
+        .and_then(|flags| fcntl_setfl(file, flags - OFlags::DIRECT))
+        .map_err(|error| WalError::io("pre-write", path)(error.into()))
+}
+
 /// What a segment's header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentStart {
@@ -116,12 +151,9 @@ impl Segment {
             .truncate(true)
             .open(path)
             .map_err(WalError::io("create", path))?;
-        for offset in (0..options.segment_bytes).step_by(BLANK_PAGE.len()) {
-            file.write_all_at(&BLANK_PAGE, offset).map_err(WalError::io("pre-write", path))?;
-            // The log's own syncs queue up behind whatever is written here.
-            if (offset + PAGE_BYTES).is_multiple_of(PREWRITE_BURST_BYTES) {
-                file.sync_data().map_err(WalError::io("sync", path))?;
-            }
+        match options.backend {
+            Backend::Mapped => prewrite(&file, path, options.segment_bytes)?,
+            Backend::Direct => prewrite_past_cache(&file, path, options.segment_bytes)?,
         }
         file.sync_all().map_err(WalError::io("sync", path))?;
         Self::with_memory(file, path, options, memory)
