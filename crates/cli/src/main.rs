@@ -15,6 +15,12 @@ mod wal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tikv_jemallocator::Jemalloc;
+
+/// glibc's heap of a thread grows by a page and a system call at a time, and spreads what a shard
+/// keeps for long among what it lets go of at once: a node spent a fifth more on each put.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// A sharded, replicated, strictly serializable store.
 #[derive(Debug, Parser)]
