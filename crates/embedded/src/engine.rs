@@ -43,7 +43,7 @@ const SPIN_US: u64 = 50;
 
 const SEGMENT_BYTES: u64 = 32 << 20;
 const LOG_LIMIT_BYTES: u64 = 4 << 30;
-const CHECKPOINT_BYTES: u64 = 32 << 20;
+const CHECKPOINT_BYTES: u64 = 8 << 20;
 
 /// Bytes of log that one turn may need.
 const TURN_LOG_BYTES: u64 = 16 << 20;

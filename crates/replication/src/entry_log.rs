@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use palisade_sequence::Sequence;
 
 use crate::{Append, Effects, Entry, SnapshotPart, contract::Name};
 
@@ -12,7 +13,7 @@ pub(crate) struct EntryLog {
     name: Name,
     /// The last entry that was forgotten: its index and term.
     base: (u64, u64),
-    entries: VecDeque<Entry>,
+    entries: Sequence<Entry>,
     /// Payload and overhead of the entries, in bytes.
     bytes: usize,
     /// Writes asked for since the start, states and snapshots included.
@@ -36,16 +37,18 @@ impl EntryLog {
     /// A log with what recovery found, which is durable: what the snapshot ends with, and the
     /// entries after it.
     pub(crate) fn new(name: Name, base: (u64, u64), entries: Vec<Entry>) -> Self {
-        for (at, entry) in entries.iter().enumerate() {
-            let expected = base.0 + at as u64 + 1;
-            assert_eq!(entry.index, expected, "{name}: the recovered log has a gap");
+        let bytes = entries.iter().map(bytes_of).sum();
+        let mut sequence = Sequence::starting_at(base.0 + 1);
+        for entry in entries {
+            assert_eq!(entry.index, sequence.next(), "{name}: the recovered log has a gap");
+            sequence.push(entry);
         }
         Self {
             name,
             base,
-            durable_index: base.0 + entries.len() as u64,
-            bytes: entries.iter().map(bytes_of).sum(),
-            entries: entries.into(),
+            durable_index: sequence.next() - 1,
+            bytes,
+            entries: sequence,
             appends: 0,
             pending: VecDeque::new(),
             durable_appends: 0,
@@ -58,7 +61,7 @@ impl EntryLog {
     }
 
     pub(crate) fn last_index(&self) -> u64 {
-        self.base.0 + self.entries.len() as u64
+        self.entries.next() - 1
     }
 
     /// Term of the last entry, or 0.
@@ -77,22 +80,22 @@ impl EntryLog {
     }
 
     pub(crate) fn entry(&self, index: u64) -> Option<&Entry> {
-        self.entries.get(self.slot(index)?)
+        self.entries.get(index)
     }
 
     /// Entries from `from` on: at least one, if there is any, and no more than `max_bytes` of
     /// payload beyond that.
     pub(crate) fn slice(&self, from: u64, max_bytes: usize) -> Vec<Entry> {
-        let Some(slot) = self.slot(from).filter(|slot| *slot < self.entries.len()) else {
+        if from < self.first_index() {
             return Vec::new();
-        };
+        }
         let mut bytes = 0;
         let within = |entry: &&Entry| {
             let first = bytes == 0;
             bytes += bytes_of(entry);
             first || bytes <= max_bytes
         };
-        self.entries.range(slot..).take_while(within).cloned().collect()
+        self.entries.iter_from(from).take_while(within).cloned().collect()
     }
 
     /// Adds an entry at the end, in memory and to the writes.
@@ -101,7 +104,7 @@ impl EntryLog {
         assert!(entry.term >= self.last_term(), "{}: an append goes back in term", self.name);
         effects.appends.push(Append::Entry(entry.clone()));
         self.bytes += bytes_of(&entry);
-        self.entries.push_back(entry);
+        self.entries.push(entry);
         self.count_append(now_us);
     }
 
@@ -131,7 +134,7 @@ impl EntryLog {
         let replaces = last && index > self.base.0 && self.term_at(index) != Some(term);
         effects.appends.push(Append::Snapshot { part, replaces });
         if replaces {
-            self.entries.clear();
+            self.entries = Sequence::starting_at(index + 1);
             self.bytes = 0;
             // Of what the snapshot holds, nothing is durable before the snapshot is.
             self.durable_index = self.durable_index.min(self.base.0);
@@ -168,9 +171,10 @@ impl EntryLog {
     /// Removes the entries from `index` on. They vanish from the disk with the append that
     /// replaces them.
     pub(crate) fn truncate(&mut self, index: u64) {
-        let keep = self.slot(index).expect("only entries that are here are removed");
-        self.bytes -= self.entries.range(keep..).map(bytes_of).sum::<usize>();
-        self.entries.truncate(keep);
+        let is_here = (self.first_index()..=self.last_index() + 1).contains(&index);
+        assert!(is_here, "{}: only entries that are here are removed", self.name);
+        self.bytes -= self.entries.iter_from(index).map(bytes_of).sum::<usize>();
+        self.entries.truncate(index);
         let last = self.last_index();
         self.durable_index = self.durable_index.min(last);
         for pending in &mut self.pending {
@@ -214,11 +218,6 @@ impl EntryLog {
     pub(crate) fn payload_bytes_after(&self, index: u64) -> usize {
         let after = self.entries.iter().rev().take_while(|entry| entry.index > index);
         after.map(|entry| entry.payload.len()).sum()
-    }
-
-    fn slot(&self, index: u64) -> Option<usize> {
-        let slot = index.checked_sub(self.base.0 + 1)?;
-        Some(usize::try_from(slot).expect("a log in memory is indexable"))
     }
 }
 

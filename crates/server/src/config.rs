@@ -83,7 +83,8 @@ pub struct LogConfig {
     /// it on, what keeps the log's beginning is written anew, so that it can be cut.
     pub limit_bytes: u64,
     /// A range's state is written to the log as a checkpoint, and the entries that it holds are
-    /// forgotten in memory, once the range's entries since the last one take so many bytes.
+    /// forgotten in memory, once the range's entries since the last one take so many bytes, and as
+    /// many as that one took. With more, memory that entries leave is cold when it is used again.
     pub checkpoint_bytes: u64,
     /// How appended bytes get to the disk. It may be changed between two starts.
     pub backend: LogBackend,
@@ -94,7 +95,7 @@ impl Default for LogConfig {
         Self {
             segment_bytes: 32 << 20,
             limit_bytes: 8 << 30,
-            checkpoint_bytes: 64 << 20,
+            checkpoint_bytes: 8 << 20,
             backend: LogBackend::default(),
         }
     }

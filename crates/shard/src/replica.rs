@@ -308,7 +308,9 @@ impl Replica {
 
     fn write_snapshot(&mut self, part: SnapshotPart, cx: Context<'_>) -> usize {
         let bytes = part.payload.len() + RECORD_OVERHEAD_BYTES;
-        let keep_bytes = usize::try_from(self.checkpoint_bytes / 2).unwrap_or(usize::MAX);
+        // To whoever lacks no more than that, entries are sent sooner than the snapshot.
+        let keep_bytes = self.checkpoint_bytes.max(self.last_checkpoint_bytes) / 2;
+        let keep_bytes = usize::try_from(keep_bytes).unwrap_or(usize::MAX);
         self.group.write_snapshot(part, keep_bytes, cx);
         bytes
     }

@@ -111,7 +111,7 @@ fn item(tag: u8, write: impl FnOnce(&mut BytesMut)) -> Bytes {
 /// Builds a state from its parts.
 #[derive(Debug)]
 pub(crate) struct StateBuilder {
-    store: Store,
+    store: Box<Store>,
     outcomes: OutcomeTable,
     map: Option<RangeMap>,
     digest: u32,
@@ -121,7 +121,7 @@ pub(crate) struct StateBuilder {
 impl StateBuilder {
     pub(crate) fn new() -> Self {
         Self {
-            store: Store::new(),
+            store: Box::default(),
             outcomes: OutcomeTable::new(),
             map: None,
             digest: 0,

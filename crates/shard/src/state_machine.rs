@@ -25,14 +25,14 @@ const COLLECT_WRITES: usize = 1024;
 #[derive(Debug)]
 pub(crate) enum StateMachine {
     /// Keys and values, and what became of the transactions that wrote them.
-    Keys { store: Store, outcomes: OutcomeTable },
+    Keys { store: Box<Store>, outcomes: OutcomeTable },
     /// The range map: the control plane's own range.
     Control(RangeMap),
 }
 
 impl StateMachine {
     pub(crate) fn keys() -> Self {
-        Self::Keys { store: Store::new(), outcomes: OutcomeTable::new() }
+        Self::Keys { store: Box::default(), outcomes: OutcomeTable::new() }
     }
 
     /// Applies a committed payload; tells what to answer whoever proposed it, and which range

@@ -13,8 +13,9 @@
 //! Left out: deletes of spans as one version (they are deletes of the keys in them), and data larger
 //! than memory.
 
+mod history;
+mod index;
 mod slots;
 mod store;
-mod versions;
 
 pub use store::{Collected, Store, Version};

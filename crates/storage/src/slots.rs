@@ -1,55 +1,56 @@
-//! Where the versions of keys are.
+//! Where the newest version of each key is.
 
 use std::ops::{Index, IndexMut};
 
 use bytes::Bytes;
+use palisade_sequence::Sequence;
 
-use crate::versions::Versions;
+use crate::{history::Dated, index::KeyHash};
 
-/// Names the versions of a key, until that is removed; then another's.
+/// Names a key, until that is removed; then another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SlotId(u32);
 
-/// A key with its versions.
+/// A key with its newest version.
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub(crate) key: Bytes,
-    pub(crate) versions: Versions,
+    pub(crate) hash: KeyHash,
+    pub(crate) newest: Dated,
+    /// The number of the version before it, which may have been collected.
+    pub(crate) previous: Option<u64>,
 }
 
 /// Slots that are used again once their key is gone.
 #[derive(Debug, Default)]
 pub(crate) struct Slots {
-    all: Vec<Option<Slot>>,
+    all: Sequence<Option<Slot>>,
     free: Vec<SlotId>,
 }
 
 impl Slots {
-    pub(crate) fn insert(&mut self, key: Bytes, versions: Versions) -> SlotId {
-        let slot = Some(Slot { key, versions });
+    pub(crate) fn insert(&mut self, slot: Slot) -> SlotId {
         match self.free.pop() {
             Some(id) => {
-                self.all[id.0 as usize] = slot;
+                self.all[u64::from(id.0)] = Some(slot);
                 id
             }
             None => {
-                let id =
-                    SlotId(u32::try_from(self.all.len()).expect("four billion keys fit no memory"));
-                self.all.push(slot);
-                id
+                let number = self.all.push(Some(slot));
+                SlotId(u32::try_from(number).expect("four billion keys fit no memory"))
             }
         }
     }
 
     /// A slot, unless its key is gone.
-    pub(crate) fn get_mut(&mut self, id: SlotId) -> Option<&mut Slot> {
-        self.all[id.0 as usize].as_mut()
+    pub(crate) fn get(&self, id: SlotId) -> Option<&Slot> {
+        self.all[u64::from(id.0)].as_ref()
     }
 
-    pub(crate) fn remove(&mut self, id: SlotId) {
-        let removed = self.all[id.0 as usize].take();
-        assert!(removed.is_some(), "{id:?} is removed twice");
+    pub(crate) fn remove(&mut self, id: SlotId) -> Slot {
+        let removed = self.all[u64::from(id.0)].take().expect("a key is removed once");
         self.free.push(id);
+        removed
     }
 }
 
@@ -57,12 +58,20 @@ impl Index<SlotId> for Slots {
     type Output = Slot;
 
     fn index(&self, id: SlotId) -> &Slot {
-        self.all[id.0 as usize].as_ref().expect("the tree names slots of keys that are there")
+        self.get(id).expect("only slots of keys that are there are named")
     }
 }
 
 impl IndexMut<SlotId> for Slots {
     fn index_mut(&mut self, id: SlotId) -> &mut Slot {
-        self.all[id.0 as usize].as_mut().expect("the tree names slots of keys that are there")
+        let slot = self.all[u64::from(id.0)].as_mut();
+        slot.expect("only slots of keys that are there are named")
+    }
+}
+
+#[cfg(test)]
+impl SlotId {
+    pub(crate) fn for_test(id: u32) -> Self {
+        Self(id)
     }
 }

@@ -10,23 +10,26 @@ use palisade_clock::Timestamp;
 use thiserror::Error;
 
 use crate::{
-    slots::{SlotId, Slots},
-    versions::Versions,
+    history::{Dated, History},
+    index::{KeyHash, KeyIndex},
+    slots::{Slot, SlotId, Slots},
 };
 
 /// An ordered map from keys to versions.
 ///
-/// The tree holds no versions, but where they are: so its nodes are small, and what is to be collected
-/// is found without a search.
+/// The newest version of a key lies with the key and is found by the key's hash; the tree is there
+/// for scans, and touched otherwise only when a key comes or goes.
 #[derive(Debug, Default)]
 pub struct Store {
+    index: KeyIndex,
     keys: BTreeMap<Bytes, SlotId>,
     slots: Slots,
+    history: History,
+    /// Keys of which the newest version is a delete, since when, in that order; or was: a slot may
+    /// have been written again, and be another key's by then.
+    deleted: VecDeque<(Timestamp, SlotId)>,
     last_ts: Timestamp,
     horizon_ts: Timestamp,
-    /// Writes that left something to collect, in their order: once the horizon reaches them. A slot
-    /// may be another key's by then, of which it is collected what can't be seen, too.
-    replaced: VecDeque<(Timestamp, SlotId)>,
 }
 
 /// A version of a key, as a read sees it.
@@ -84,55 +87,85 @@ impl Store {
     /// last write of a key in a transaction is the one that counts.
     pub fn write(&mut self, key: &[u8], value: Option<Bytes>) {
         let ts = self.last_ts;
-        let Some(id) = self.keys.get(key).copied() else {
+        let deletes = value.is_none();
+        let hash = self.index.hash(key);
+        let Some(id) = self.find(hash, key) else {
             // Nothing was there, and nothing to be deleted.
-            if value.is_some() {
+            if !deletes {
                 // A copy: the key outlives the value, whose memory it may share.
-                let key = Bytes::copy_from_slice(key);
-                let id = self.slots.insert(key.clone(), Versions::new((ts, value)));
-                self.keys.insert(key, id);
+                self.add(Bytes::copy_from_slice(key), hash, (ts, value));
             }
             return;
         };
-        let versions = &mut self.slots[id].versions;
-        if versions.newest.0 == ts {
-            let deletes = value.is_none();
-            versions.newest.1 = value;
-            if deletes {
-                self.replaced.push_back((ts, id));
-            }
+        let slot = &mut self.slots[id];
+        if slot.newest.0 == ts {
+            slot.newest.1 = value;
         } else {
-            versions.push((ts, value));
-            self.replaced.push_back((ts, id));
+            assert!(slot.newest.0 < ts, "a version was written below one that is there");
+            let replaced = std::mem::replace(&mut slot.newest, (ts, value));
+            slot.previous = Some(self.history.push(replaced, ts, slot.previous));
+        }
+        if deletes {
+            self.deleted.push_back((ts, id));
         }
     }
 
     /// Raises the horizon, but not beyond the last write: what is written next may be older than the
-    /// caller thinks, and reads at the horizon must not change any more. Drops what can't be seen any more, of so many writes at most. Returns
-    /// whether there is more to do.
+    /// caller thinks, and reads at the horizon must not change any more. Drops what can't be seen any
+    /// more, of so many writes at most. Returns whether there is more to do.
     pub fn collect(&mut self, horizon_ts: Timestamp, max_writes: usize) -> bool {
         self.horizon_ts = self.horizon_ts.max(horizon_ts.min(self.last_ts));
         for _ in 0..max_writes {
-            let due = self.replaced.pop_front_if(|(ts, _)| *ts <= self.horizon_ts);
-            let Some((_, id)) = due else { return false };
-            let Some(slot) = self.slots.get_mut(id) else { continue };
-            if slot.versions.collect(self.horizon_ts) {
-                self.keys.remove(&slot.key);
-                self.slots.remove(id);
+            // What a delete replaced is not due later than the delete.
+            let collected = self.history.collect(self.horizon_ts) || self.collect_deleted();
+            if !collected {
+                return false;
             }
         }
-        self.replaced.front().is_some_and(|(ts, _)| *ts <= self.horizon_ts)
+        let is_due = |(ts, _): &(Timestamp, SlotId)| *ts <= self.horizon_ts;
+        self.history.is_due(self.horizon_ts) || self.deleted.front().is_some_and(is_due)
+    }
+
+    /// Removes the key that was deleted first, if that is past and nothing was written since.
+    fn collect_deleted(&mut self) -> bool {
+        let due = self.deleted.pop_front_if(|(ts, _)| *ts <= self.horizon_ts);
+        let Some((ts, id)) = due else { return false };
+        if self.slots.get(id).is_some_and(|slot| slot.newest == (ts, None)) {
+            let Slot { key, hash, .. } = self.slots.remove(id);
+            self.index.remove(hash, id);
+            self.keys.remove(&key);
+        }
+        true
     }
 
     /// Adds a key found in a snapshot.
     pub fn restore(&mut self, key: Bytes, ts: Timestamp, value: Bytes) {
-        let id = self.slots.insert(key.clone(), Versions::new((ts, Some(value))));
-        self.keys.insert(key, id);
+        let hash = self.index.hash(&key);
+        self.add(key, hash, (ts, Some(value)));
     }
 
-    fn versions(&self, key: &[u8]) -> Option<&Versions> {
-        let id = self.keys.get(key)?;
-        Some(&self.slots[*id].versions)
+    fn add(&mut self, key: Bytes, hash: KeyHash, newest: Dated) {
+        let id = self.slots.insert(Slot { key: key.clone(), hash, newest, previous: None });
+        self.index.insert(hash, id);
+        let before = self.keys.insert(key, id);
+        assert!(before.is_none(), "a key was added twice");
+    }
+
+    fn find(&self, hash: KeyHash, key: &[u8]) -> Option<SlotId> {
+        self.index.find(hash, |id| self.slots[id].key == key)
+    }
+
+    fn slot(&self, key: &[u8]) -> Option<&Slot> {
+        let id = self.find(self.index.hash(key), key)?;
+        Some(&self.slots[id])
+    }
+
+    /// The newest version of a key at or below a timestamp.
+    fn version_at<'a>(&'a self, slot: &'a Slot, at_ts: Timestamp) -> Option<&'a Dated> {
+        if slot.newest.0 <= at_ts {
+            return Some(&slot.newest);
+        }
+        self.history.at(slot.previous, at_ts)
     }
 
     /// To be called when everything was restored that was there after the last write.
@@ -142,23 +175,23 @@ impl Store {
 
     /// Whether writes have left something that is to be collected in time.
     pub fn has_garbage(&self) -> bool {
-        !self.replaced.is_empty()
+        !self.history.is_empty() || !self.deleted.is_empty()
     }
 
     /// The newest version of a key. Of one that was never written, or of whose delete nothing is
     /// kept, that is a delete at the horizon: it can't be later.
     pub fn newest(&self, key: &[u8]) -> Version<'_> {
         let absent = Version { ts: self.horizon_ts, value: None };
-        self.versions(key).map_or(absent, |versions| {
-            let (ts, value) = &versions.newest;
-            Version { ts: *ts, value: value.as_ref() }
+        self.slot(key).map_or(absent, |Slot { newest: (ts, value), .. }| Version {
+            ts: *ts,
+            value: value.as_ref(),
         })
     }
 
     /// The newest version of a key at or below a timestamp.
     pub fn get(&self, key: &[u8], at_ts: Timestamp) -> Result<Option<Version<'_>>, Collected> {
         self.check(at_ts)?;
-        let found = self.versions(key).and_then(|versions| versions.at(at_ts));
+        let found = self.slot(key).and_then(|slot| self.version_at(slot, at_ts));
         Ok(found.map(|(ts, value)| Version { ts: *ts, value: value.as_ref() }))
     }
 
@@ -179,7 +212,7 @@ impl Store {
         };
         let keys = (!empty).then(|| self.keys.range::<[u8], _>(bounds)).into_iter().flatten();
         Ok(keys.filter_map(move |(key, id)| {
-            let (ts, value) = self.slots[*id].versions.at(at_ts)?;
+            let (ts, value) = self.version_at(&self.slots[*id], at_ts)?;
             Some((key, *ts, value.as_ref()?))
         }))
     }
@@ -204,7 +237,7 @@ impl Store {
         let mut next = || if backward { keys.next_back() } else { keys.next() };
         for _ in 0..max_keys {
             let Some((key, id)) = next() else { return Ok(None) };
-            if let Some((ts, Some(value))) = self.slots[*id].versions.at(at_ts)
+            if let Some((ts, Some(value))) = self.version_at(&self.slots[*id], at_ts)
                 && !take(key, *ts, value)
             {
                 return Ok(Some(key));
@@ -389,14 +422,18 @@ mod tests {
                 backward.reverse();
                 assert_eq!(backward, expected);
             }
-            // All that can be collected is: of each key, what is seen at the horizon, and later.
-            assert!(!store.replaced.iter().any(|(due, _)| *due <= ts(horizon)));
-            let kept = store.keys.values().map(|id| store.slots[*id].versions.all().count());
+            // All that can be collected is: of each key there is what is seen at the horizon, a
+            // delete while there is more, and what is later.
             let needed = (0..KEYS).map(|key| {
                 let later = model.range((key, horizon + 1)..=(key, u64::MAX)).count();
-                later + usize::from(seen_in(&model, key, horizon).is_some())
+                let at_horizon = match seen_in(&model, key, horizon) {
+                    Some(_) => 1,
+                    None => usize::from(later > 0),
+                };
+                later + at_horizon
             });
-            assert!(kept.sum::<usize>() <= needed.sum(), "round {round}: too much is kept");
+            let kept = store.history.len() + store.len();
+            assert!(kept <= needed.sum(), "round {round}: too much is kept");
         }
     }
 
