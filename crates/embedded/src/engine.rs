@@ -48,9 +48,6 @@ const CHECKPOINT_BYTES: u64 = 8 << 20;
 /// Bytes of log that one turn may need.
 const TURN_LOG_BYTES: u64 = 16 << 20;
 
-/// Segments beyond which the log is long.
-const LONG_SEGMENTS: usize = 8;
-
 /// Between two looks after the log.
 const LOG_INTERVAL_US: u64 = 1_000_000;
 
@@ -359,7 +356,7 @@ impl Running {
         }
         self.log_due_us = now_us + LOG_INTERVAL_US;
         let is_short = log.log.prepare().is_err();
-        if is_short || log.log.live_segments() > LONG_SEGMENTS {
+        if is_short || log.log.is_long(self.shard.state_bytes()) {
             let unknown = self.shard.compact(log.log.pinning());
             unknown.into_iter().for_each(|group| log.log.forget(group));
         }

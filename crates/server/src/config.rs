@@ -80,7 +80,8 @@ pub struct LogConfig {
     /// Bytes of a segment.
     pub segment_bytes: u64,
     /// Bytes that the log of one shard may take. At that point writes are refused; from a quarter of
-    /// it on, what keeps the log's beginning is written anew, so that it can be cut.
+    /// it on, or earlier if there is little to be written, what keeps the log's beginning is written
+    /// anew, so that it can be cut.
     pub limit_bytes: u64,
     /// A range's state is written to the log as a checkpoint, and the entries that it holds are
     /// forgotten in memory, once the range's entries since the last one take so many bytes, and as
@@ -118,14 +119,6 @@ impl From<LogBackend> for Backend {
             LogBackend::Mapped => Self::Mapped,
             LogBackend::Direct => Self::Direct,
         }
-    }
-}
-
-impl LogConfig {
-    /// Segments beyond which a log is long: its beginning is to be cut.
-    pub(crate) fn long_segments(&self) -> usize {
-        let quarter = self.limit_bytes / self.segment_bytes / 4;
-        usize::try_from(quarter).unwrap_or(usize::MAX).max(2)
     }
 }
 

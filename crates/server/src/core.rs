@@ -59,8 +59,6 @@ pub(crate) struct Core {
     unsent: RefCell<Vec<(usize, RangeDescriptor)>>,
     syncs: Cell<u64>,
     log_start: Position,
-    /// Segments beyond which the log is long.
-    long_segments: usize,
     log_due_us: Cell<u64>,
     next_connection: Cell<u64>,
     /// What was last said of the clock.
@@ -75,7 +73,6 @@ impl Core {
         clock: KernelClock,
         shard: Shard,
         log: Log,
-        long_segments: usize,
         siblings: Vec<Sender<ShardCommand>>,
         peers: BTreeMap<PeerAddress, Rc<Outbound>>,
     ) -> Rc<Self> {
@@ -93,7 +90,6 @@ impl Core {
             unsent: RefCell::default(),
             syncs: Cell::new(0),
             log_start,
-            long_segments,
             log_due_us: Cell::new(0),
             next_connection: Cell::new(0),
             told_clock: Cell::new(None),
@@ -176,8 +172,9 @@ impl Core {
             }
             Err(_) => {}
         }
-        if is_short || log.live_segments() > self.long_segments {
-            let unknown = self.shard.borrow_mut().compact(log.pinning());
+        let mut shard = self.shard.borrow_mut();
+        if is_short || log.is_long(shard.state_bytes()) {
+            let unknown = shard.compact(log.pinning());
             unknown.into_iter().for_each(|group| log.forget(group));
         }
     }

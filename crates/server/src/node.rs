@@ -285,15 +285,8 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
         .filter(|node| node.node != config.node)
         .map(|node| (PeerAddress { node: node.node, shard }, Outbound::unconnected()))
         .collect();
-    let core = Core::new(
-        at,
-        clock,
-        Shard::new(shard_config, groups, now)?,
-        log,
-        config.log.long_segments(),
-        siblings,
-        peers.clone(),
-    );
+    let core =
+        Core::new(at, clock, Shard::new(shard_config, groups, now)?, log, siblings, peers.clone());
 
     // On the default class a task gets its turn late when the executor is busy.
     let tasks = glommio::executor().create_task_queue(

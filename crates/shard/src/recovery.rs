@@ -38,17 +38,17 @@ impl Surroundings {
         let is_control = descriptor.range == RangeId::CONTROL;
         let mut state =
             if is_control { StateMachine::Control(ranges.clone()) } else { StateMachine::keys() };
-        let (mut applied_index, mut digest) = (0, 0);
+        let (mut applied_index, mut digest, mut last_checkpoint_bytes) = (0, 0, 0);
         if let Some(snapshot) = &mut recovered.snapshot {
             let mut builder = StateBuilder::new();
             // Part 0 is the protocol's own.
             for part in snapshot.parts.drain(1..) {
                 builder.push(part)?;
             }
-            let last_ts;
-            (state, digest, last_ts) = builder.finish();
+            let built = builder.finish();
+            (state, digest, last_checkpoint_bytes) = (built.state, built.digest, built.bytes);
             applied_index = snapshot.index;
-            hlc.recover(last_ts);
+            hlc.recover(built.last_ts);
         }
         if !is_control {
             recover_clock(&recovered, hlc)?;
@@ -71,6 +71,7 @@ impl Surroundings {
             digest,
             log_bytes,
             checkpoint_bytes: self.checkpoint_bytes,
+            last_checkpoint_bytes,
             first_stream: random.u64(..),
             first_token: random.u64(..),
             fault: self.fault,

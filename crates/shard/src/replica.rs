@@ -18,7 +18,7 @@ use palisade_wire::{
 use crate::{
     ConnectionId, PeerBody, ShardEffects, SnapshotMessage, TestFault,
     group::Group,
-    snapshot_state::{StateBuilder, StateReader},
+    snapshot_state::{Built, StateBuilder, StateReader},
     snapshots::{Arrived, Snapshots, Taking},
     state_machine::StateMachine,
 };
@@ -97,6 +97,7 @@ pub(crate) struct Start {
     pub(crate) digest: u32,
     pub(crate) log_bytes: u64,
     pub(crate) checkpoint_bytes: u64,
+    pub(crate) last_checkpoint_bytes: u64,
     pub(crate) first_stream: u64,
     pub(crate) first_token: u64,
     pub(crate) fault: Option<TestFault>,
@@ -116,7 +117,15 @@ impl Replica {
     pub(crate) fn new(start: Start) -> Self {
         let Start { descriptor, group, state, applied_index, digest, .. } = start;
         let changed_ranges = state.changed_ranges();
-        let Start { log_bytes, checkpoint_bytes, first_stream, first_token, fault, .. } = start;
+        let Start {
+            log_bytes,
+            checkpoint_bytes,
+            last_checkpoint_bytes,
+            first_stream,
+            first_token,
+            fault,
+            ..
+        } = start;
         Self {
             descriptor,
             group,
@@ -137,7 +146,7 @@ impl Replica {
             other_sends: Vec::new(),
             checkpoint_bytes,
             log_bytes,
-            last_checkpoint_bytes: 0,
+            last_checkpoint_bytes,
             compacting: false,
         }
     }
@@ -264,6 +273,11 @@ impl Replica {
         self.compacting |= !self.snapshots.is_taking_checkpoint();
     }
 
+    /// What a checkpoint would take, at most, but for what entries add that are not there any more.
+    pub(crate) fn state_bytes(&self) -> u64 {
+        self.last_checkpoint_bytes + self.log_bytes
+    }
+
     fn is_checkpoint_due(&self) -> bool {
         self.log_bytes >= self.checkpoint_bytes.max(self.last_checkpoint_bytes)
             && self.group.commit_index() >= self.group.first_index()
@@ -357,7 +371,8 @@ impl Replica {
     }
 
     fn install_state(&mut self, builder: StateBuilder, index: u64, hlc: &mut Hlc) {
-        let (state, digest, last_ts) = builder.finish();
+        let Built { state, digest, last_ts, bytes } = builder.finish();
+        (self.log_bytes, self.last_checkpoint_bytes) = (0, bytes);
         self.changed_ranges = state.changed_ranges();
         self.state = state;
         self.applied_index = index;

@@ -271,6 +271,11 @@ impl Shard {
         self.replicas.get(&range).is_some_and(|replica| replica.group.is_leased(cx))
     }
 
+    /// About how many bytes of log it takes to write everything anew.
+    pub fn state_bytes(&self) -> u64 {
+        self.replicas.values().map(|replica| replica.state_bytes()).sum()
+    }
+
     /// Has groups write anew whatever they have in the oldest part of the log, so that it can be
     /// cut; returns those that are unknown here, of which nothing is needed any more.
     pub fn compact(&mut self, groups: impl Iterator<Item = u32>) -> Vec<u32> {

@@ -116,6 +116,19 @@ pub(crate) struct StateBuilder {
     map: Option<RangeMap>,
     digest: u32,
     last_ts: Timestamp,
+    bytes: u64,
+}
+
+/// What the parts of a snapshot make.
+#[derive(Debug)]
+pub(crate) struct Built {
+    pub(crate) state: StateMachine,
+    /// The digest of the commands that led to it.
+    pub(crate) digest: u32,
+    /// The timestamp of its last version.
+    pub(crate) last_ts: Timestamp,
+    /// What the parts took.
+    pub(crate) bytes: u64,
 }
 
 impl StateBuilder {
@@ -126,12 +139,14 @@ impl StateBuilder {
             map: None,
             digest: 0,
             last_ts: Timestamp::ZERO,
+            bytes: 0,
         }
     }
 
     /// Takes in the next part.
     pub(crate) fn push(&mut self, part: Bytes) -> Result<(), WireError> {
         let mut left = part.len();
+        self.bytes += left as u64;
         let mut reader = Reader::new(part);
         while left > 0 {
             match reader.u8()? {
@@ -153,15 +168,15 @@ impl StateBuilder {
         Ok(())
     }
 
-    /// The state, the digest of its commands, and the timestamp of its last version.
-    pub(crate) fn finish(self) -> (StateMachine, u32, Timestamp) {
-        let Self { mut store, outcomes, map, digest, last_ts } = self;
+    /// To be called when all parts were taken in.
+    pub(crate) fn finish(self) -> Built {
+        let Self { mut store, outcomes, map, digest, last_ts, bytes } = self;
         store.restored(last_ts);
         let state = match map {
             Some(map) => StateMachine::Control(map),
             None => StateMachine::Keys { store, outcomes },
         };
-        (state, digest, last_ts)
+        Built { state, digest, last_ts, bytes }
     }
 }
 
@@ -221,11 +236,11 @@ mod tests {
             }
         }
         assert!(parts > 2, "{parts} parts");
-        let (built, digest, last_ts) = builder.finish();
-        assert_eq!((digest, last_ts), (77, reader.protected_ts()));
-        assert_eq!(values(&built), expected);
+        let built = builder.finish();
+        assert_eq!((built.digest, built.last_ts), (77, reader.protected_ts()));
+        assert_eq!(values(&built.state), expected);
         assert_ne!(values(&state), expected);
-        let StateMachine::Keys { outcomes, .. } = built else { panic!("it holds keys") };
+        let StateMachine::Keys { outcomes, .. } = built.state else { panic!("it holds keys") };
         assert_eq!(outcomes.to_pieces().count(), 5);
     }
 }

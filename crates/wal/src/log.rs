@@ -84,7 +84,19 @@ impl LogOptions {
     fn max_segments(&self) -> u64 {
         self.limit_bytes / self.segment_bytes
     }
+
+    /// Segments beyond which a log is long: a quarter of the limit, or less if writing everything anew
+    /// takes less than a third of that. So most of what is written is new, and a group that was idle
+    /// for long does not keep what the others have written since.
+    fn long_segments(&self, state_bytes: u64) -> u64 {
+        let most = (self.max_segments() / 4).max(2);
+        let state_segments = state_bytes.div_ceil(self.segment_bytes);
+        (3 * state_segments).clamp(SHORT_SEGMENTS.min(most), most)
+    }
 }
+
+/// So many segments are not yet a long log.
+const SHORT_SEGMENTS: u64 = 4;
 
 /// An empty queue of notes keeps room for so many.
 const MAX_IDLE_NOTES: usize = 4096;
@@ -354,6 +366,12 @@ impl Log {
         self.live.len()
     }
 
+    /// Whether so much is kept that what pins the oldest segment should be written anew, if that
+    /// takes `state_bytes` for all groups together.
+    pub fn is_long(&self, state_bytes: u64) -> bool {
+        self.live.len() as u64 > self.options.long_segments(state_bytes)
+    }
+
     /// The groups for which the oldest segment is kept: once what they have there is written anew,
     /// or forgotten, it can be used again.
     pub fn pinning(&self) -> impl Iterator<Item = u32> {
@@ -511,5 +529,28 @@ impl Log {
             self.slots += 1;
             self.preparing = Some(Preparing::New);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_long_by_what_writing_it_anew_takes_and_by_its_limit() {
+        let options = |limit_segments: u64| LogOptions {
+            cluster_id: 1,
+            node: 0,
+            shard: 0,
+            segment_bytes: 100,
+            limit_bytes: limit_segments * 100,
+            ahead_bytes: 0,
+            backend: Backend::Mapped,
+        };
+        let long = |limit_segments, state_bytes| options(limit_segments).long_segments(state_bytes);
+        assert_eq!(long(256, 0), 4);
+        assert_eq!(long(256, 130), 6);
+        assert_eq!(long(256, 1_000_000), 64);
+        assert_eq!((long(8, 0), long(8, 1_000_000)), (2, 2));
     }
 }
