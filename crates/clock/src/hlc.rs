@@ -13,11 +13,12 @@ use crate::{Interval, Timestamp};
 #[derive(Clone, Debug)]
 pub struct Hlc {
     last: Timestamp,
-    /// How far above `latest` a remote timestamp may lie, in microseconds.
+    /// How far above `latest` a remote timestamp may lie, and how far the clock may be wrong, in
+    /// microseconds.
     max_offset_us: u64,
 }
 
-/// Why a remote timestamp was not adopted.
+/// Why a timestamp was not adopted, or not handed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum HlcError {
     /// The remote clock is further ahead than the configured bound. Not retryable until one of the
@@ -32,6 +33,16 @@ pub enum HlcError {
         /// How far above this clock's latest it lies, in microseconds.
         ahead_us: u64,
         /// The bound that it broke, in microseconds.
+        max_offset_us: u64,
+    },
+    /// This node's own clock is not right to within the bound. Retryable at another node.
+    #[error(
+        "this node's clock is right to within {bound_us} us only, more than the allowed          {max_offset_us} us: check its clock synchronisation"
+    )]
+    Unsure {
+        /// How far the clock may be wrong, in microseconds.
+        bound_us: u64,
+        /// How far it may be, in microseconds.
         max_offset_us: u64,
     },
 }
@@ -54,11 +65,18 @@ impl Hlc {
     /// The timestamp of a commit that is asked for now: above all that were handed out or observed,
     /// and not below true time, whatever that is (Spanner, OSDI'12 §4.1.2, "start"). Whoever learns
     /// of the commit must not do so before it has passed: see [`Interval::has_passed`].
-    pub fn tick_commit(&mut self, wall: Interval) -> Timestamp {
+    ///
+    /// Fails if the reading is not right to within the offset allowed: the timestamp would lie that
+    /// far ahead, and all later ones with it.
+    pub fn tick_commit(&mut self, wall: Interval) -> Result<Timestamp, HlcError> {
+        let (bound_us, max_offset_us) = (wall.bound_us(), self.max_offset_us);
+        if bound_us > max_offset_us {
+            return Err(HlcError::Unsure { bound_us, max_offset_us });
+        }
         let latest = Timestamp::from_physical_us(wall.latest_us);
         let next = latest.max(self.last.next());
         self.last = next;
-        next
+        Ok(next)
     }
 
     /// Takes note of a timestamp from another node.
@@ -120,11 +138,14 @@ mod tests {
     #[test]
     fn a_commit_is_not_below_true_time_and_rises() {
         let mut hlc = Hlc::new(100);
-        let first = hlc.tick_commit(at(1_000));
+        let first = hlc.tick_commit(at(1_000)).unwrap();
         assert_eq!(first.physical_us(), 1_010);
         assert!(!at(1_020).has_passed(first) && at(1_021).has_passed(first));
-        let second = hlc.tick_commit(at(500));
+        let second = hlc.tick_commit(at(500)).unwrap();
         assert!(second > first);
+        let unsure = HlcError::Unsure { bound_us: 101, max_offset_us: 100 };
+        assert_eq!(hlc.tick_commit(Interval::around(1_000, 101)), Err(unsure));
+        assert_eq!(hlc.last(), second);
     }
 
     #[test]

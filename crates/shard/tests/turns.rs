@@ -7,7 +7,10 @@ use bytes::Bytes;
 use palisade_clock::{Interval, Now};
 use palisade_replication::Append;
 use palisade_shard::{ConnectionId, Input, LogCounters, Shard, ShardEffects};
-use palisade_wire::{Commit, CommitRequest, Mode, Operation, RangeId, Request, SessionId, TxnId};
+use palisade_wire::{
+    Commit, CommitRequest, LockClaim, Locking, Mode, Operation, Outcome, RangeId, ReadKind,
+    Rejection, Request, Response, SessionId, TxnId,
+};
 use support::shard_alone;
 
 /// A shard that is a cluster by itself, and whose log is always durable.
@@ -45,7 +48,11 @@ impl Alone {
             commit: Commit::new().put(key, vec![7; value_bytes]),
         };
         let operation = Operation::Commit { range: RangeId(1), request: commit, claim: None };
-        let request = Request { request_id: sequence, operation };
+        self.request(sequence, operation);
+    }
+
+    fn request(&mut self, request_id: u64, operation: Operation) {
+        let request = Request { request_id, operation };
         self.shard.step(Input::Request { connection: ConnectionId(1), request }, self.now);
     }
 }
@@ -78,4 +85,45 @@ fn late_ticks_write_one_part_of_a_checkpoint_between_them() {
         }
         assert!(parts > 4, "{mode}: {parts} parts of a checkpoint were written");
     }
+}
+
+/// A commit that waits for a lock is ordered when it gets it. If the clock had become unsure by then,
+/// it got a timestamp as far ahead as the clock might have been wrong, and everything after it
+/// likewise.
+#[test]
+fn a_commit_that_waited_is_refused_once_the_clock_is_unsure() {
+    let mut alone = Alone::new(Mode::Raft, 1 << 20);
+    let key = Bytes::from_static(b"key1");
+    let owner = TxnId { session: SessionId(2), sequence: 1 };
+    let claim = LockClaim { owner, start_ts: None, token: None };
+    let kind = ReadKind::Locking(Locking { claim, exclusive: true });
+    alone.request(2, Operation::Get { range: RangeId(1), key, kind });
+    let mut replies = Vec::new();
+    for _ in 0..3 {
+        replies.extend(alone.turn().replies);
+    }
+    assert_eq!(replies.len(), 1, "{replies:?}");
+    // Late enough to still wait when the lock has been idle for too long.
+    alone.now.monotonic_us = 2_500_000;
+    alone.put(1, 8);
+    assert!(alone.turn().replies.is_empty());
+    // Whoever holds the lock has died; by the time it loses it, nobody knows what time it is.
+    let wall = Interval::around(1_000_000, 60_000_000);
+    for monotonic_us in (3..20).map(|second| second * 1_000_000) {
+        alone.now = Now { monotonic_us, wall };
+        alone.shard.step(Input::Tick, alone.now);
+        replies.extend(alone.turn().replies);
+    }
+    let (_, Response { outcome, .. }) = &replies[1];
+    assert_eq!(*outcome, Outcome::Rejected(Rejection::ClockUncertain));
+    // Time goes on from where it was.
+    alone.now.wall = Interval::around(1_000_100, 10);
+    alone.put(2, 8);
+    for _ in 0..3 {
+        replies.extend(alone.turn().replies);
+        alone.now.wall = Interval::around(1_000_200, 10);
+    }
+    let (_, Response { outcome, .. }) = &replies[2];
+    let Outcome::Committed { commit_ts, .. } = outcome else { panic!("{outcome:?}") };
+    assert_eq!(commit_ts.physical_us(), 1_000_110);
 }

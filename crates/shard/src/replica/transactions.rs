@@ -428,7 +428,9 @@ impl Replica {
         }
         let txn = request.txn;
         // Above what true time may be now, not when it was asked for: it may have waited.
-        let command = CommitCommand { proposed_ts: hlc.tick_commit(now.wall), request };
+        let proposed_ts =
+            hlc.tick_commit(now.wall).map_err(|_| Outcome::Rejected(Rejection::ClockUncertain))?;
+        let command = CommitCommand { proposed_ts, request };
         let (index, term) = self.group.propose(command.to_payload(), cx).map_err(refused)?;
         self.writes.push_back(WaitingWrite { index, term, asker });
         let writes = &command.request.commit.writes;
