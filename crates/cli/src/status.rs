@@ -5,7 +5,8 @@ use std::{net::SocketAddr, time::Duration};
 use clap::Args;
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use palisade_client::{Client, ClientOptions};
-use palisade_wire::Admission;
+use palisade_clock::Voucher;
+use palisade_wire::{Admission, NodeId, ShardStatus};
 
 use crate::{Failure, failed};
 
@@ -68,8 +69,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     println!("{table}");
     for node in &nodes {
         if let Some(shard) = node.shards.first() {
-            let bound_us = shard.clock_bound_us;
-            println!("node {}: its clock is right to within {bound_us} µs", node.node.0);
+            println!("{}", of_clock(node.node, shard));
         }
     }
     for shard in shards {
@@ -88,4 +88,23 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// What is to be said of a node's clock, and done about it.
+fn of_clock(node: NodeId, shard: &ShardStatus) -> String {
+    let (node, bound_us) = (node.0, shard.clock_bound_us);
+    let by = match shard.clock_voucher {
+        Voucher::Config => "as its config says",
+        Voucher::Kernel => "as its kernel says",
+        Voucher::ClockBound => "as ClockBound says",
+        Voucher::Nobody => {
+            return format!(
+                "WARNING: nobody vouches for the clock of node {node}, which is taken to be right to \
+                 within {bound_us} µs: run a time daemon there (chrony). Until then every commit \
+                 waits for about twice that, or, where it is more than clock.max_offset_us, the node \
+                 serves nothing"
+            );
+        }
+    };
+    format!("node {node}: its clock is right to within {bound_us} µs, {by}")
 }

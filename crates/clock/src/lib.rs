@@ -9,13 +9,16 @@
 //!   to within its bound; what has passed by one clock has passed by all.
 //! - Durations come from the monotonic part of a [`Now`] alone, never from the wall clock.
 //!
-//! Left out so far: ClockBound as a source, and a bound on issued timestamps that outlives a
-//! restart: what a restart finds in its log is all that it knows of them.
+//! Left out: a bound on issued timestamps that is written ahead of them. What a restart finds in its
+//! log is all that it knows of them, which is enough: nobody learned of more before it had passed.
+//! With `clockbound`, a feature, that daemon is a source.
 
+#[cfg(feature = "clockbound")]
+mod clockbound;
 mod hlc;
 mod source;
 mod timestamp;
 
 pub use hlc::{Hlc, HlcError};
-pub use source::{ClockSource, Estimate, KernelClock};
+pub use source::{ClockSource, Estimate, KernelClock, Voucher};
 pub use timestamp::{Interval, Now, Timestamp};

@@ -145,6 +145,9 @@ pub enum ClockSourceConfig {
     Kernel,
     /// `bound_us` always holds: where all nodes read the same clock.
     Fixed,
+    /// The ClockBound daemon; while it does not vouch for the clock, the node serves nothing.
+    #[cfg(feature = "clockbound")]
+    ClockBound,
 }
 
 impl From<ClockSourceConfig> for ClockSource {
@@ -152,6 +155,8 @@ impl From<ClockSourceConfig> for ClockSource {
         match source {
             ClockSourceConfig::Kernel => Self::Kernel,
             ClockSourceConfig::Fixed => Self::Fixed,
+            #[cfg(feature = "clockbound")]
+            ClockSourceConfig::ClockBound => Self::ClockBound,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use palisade_clock::{ClockSource, Estimate, KernelClock};
+use palisade_clock::{Estimate, KernelClock, Voucher};
 use palisade_control::RangeDescriptor;
 use palisade_replication::Append;
 use palisade_shard::{
@@ -61,8 +61,10 @@ pub(crate) struct Core {
     log_start: Position,
     log_due_us: Cell<u64>,
     next_connection: Cell<u64>,
+    /// A clock that is not right to within this serves nothing.
+    max_offset_us: u64,
     /// What was last said of the clock.
-    told_clock: Cell<Option<Estimate>>,
+    told_clock: Cell<Option<Voucher>>,
     told_refusal: Cell<bool>,
     told_failure: Cell<bool>,
 }
@@ -71,6 +73,7 @@ impl Core {
     pub(crate) fn new(
         at: PeerAddress,
         clock: KernelClock,
+        max_offset_us: u64,
         shard: Shard,
         log: Log,
         siblings: Vec<Sender<ShardCommand>>,
@@ -92,6 +95,7 @@ impl Core {
             log_start,
             log_due_us: Cell::new(0),
             next_connection: Cell::new(0),
+            max_offset_us,
             told_clock: Cell::new(None),
             told_refusal: Cell::new(false),
             told_failure: Cell::new(false),
@@ -161,7 +165,7 @@ impl Core {
             return;
         }
         self.log_due_us.set(now_us + LOG_INTERVAL_US);
-        self.look_at_clock(now_us);
+        self.look_at_clock();
         let mut log = self.log.borrow_mut();
         let prepared = log.prepare();
         let is_short = prepared.is_err();
@@ -180,20 +184,30 @@ impl Core {
     }
 
     /// Says how far the clock is trusted, when that has changed; the first shard does so for all.
-    fn look_at_clock(&self, now_us: u64) {
-        let estimate = self.clock.estimate(now_us);
-        let before = self.told_clock.replace(Some(estimate));
-        let is_news = before.is_none_or(|before| before.by_kernel != estimate.by_kernel);
-        if self.at.shard.0 != 0 || !is_news {
+    fn look_at_clock(&self) {
+        let Estimate { bound_us, by } = self.clock.estimate();
+        if self.told_clock.replace(Some(by)) == Some(by) {
             return;
         }
-        let Estimate { bound_us, by_kernel } = estimate;
-        match (by_kernel, self.clock.source()) {
-            (true, _) => tracing::info!("the kernel's clock is right to within {bound_us} us"),
-            (false, ClockSource::Fixed) => {
+        self.shard.borrow_mut().set_voucher(by);
+        if self.at.shard.0 != 0 {
+            return;
+        }
+        match by {
+            Voucher::Kernel => {
+                tracing::info!("the kernel's clock is right to within {bound_us} us");
+            }
+            Voucher::ClockBound => {
+                tracing::info!("ClockBound calls the clock right to within {bound_us} us");
+            }
+            Voucher::Config => {
                 tracing::info!("the clock is taken to be right to within {bound_us} us");
             }
-            (false, ClockSource::Kernel) => tracing::warn!(
+            Voucher::Nobody if bound_us > self.max_offset_us => tracing::error!(
+                "nobody vouches for this node's clock: it serves nothing until somebody does; check \
+                 the machine's time daemon"
+            ),
+            Voucher::Nobody => tracing::warn!(
                 "the kernel calls its clock unsynchronised: clock.bound_us is trusted instead, \
                  {bound_us} us, and every commit waits for about twice that; synchronise the clock"
             ),

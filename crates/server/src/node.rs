@@ -14,7 +14,7 @@ use std::{
 use glommio::{
     CpuSet, ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, Shares, net::TcpListener,
 };
-use palisade_clock::KernelClock;
+use palisade_clock::{Interval, KernelClock, Timestamp};
 use palisade_shard::{Input, ReplayError, Replayed, Shard, ShardConfig};
 use palisade_sync::{Receiver, Sender, Watermark, mailbox};
 use palisade_wal::{DataDir, DataDirError, Log, Owner, WalError};
@@ -74,6 +74,17 @@ pub enum StartError {
     /// A logged command can't be read.
     #[error("the log holds a command that this build cannot read: {0}")]
     Command(#[from] WireError),
+    /// The clock is behind what this node has seen: it was set back, or was ahead before.
+    #[error(
+        "this node's clock shows {behind_ms} ms less than the last timestamp in its log, {last_ts}: it \
+         was set back, or was ahead before; every commit would wait as long. Set the clock, or wait"
+    )]
+    ClockBehind {
+        /// How far behind, in milliseconds.
+        behind_ms: u64,
+        /// What is in the log.
+        last_ts: Timestamp,
+    },
     /// An address can't be listened on.
     #[error("cannot listen on {address}: {source}; stop what uses the port, or configure another")]
     Listen {
@@ -205,6 +216,17 @@ fn find_listener(address: SocketAddr) -> io::Result<()> {
     }
 }
 
+/// Fails if the log holds what lies further ahead than a peer's message may: then this clock is wrong,
+/// now or before, by more than it is trusted. Timestamps would not go back all the same, but what is
+/// committed would not have passed for as long, and nobody would be told of it.
+fn check_clock(wall: Interval, last_ts: Timestamp, max_offset_us: u64) -> Result<(), StartError> {
+    let behind_us = last_ts.physical_us().saturating_sub(wall.latest_us);
+    if behind_us > max_offset_us {
+        return Err(StartError::ClockBehind { behind_ms: behind_us / 1_000, last_ts });
+    }
+    Ok(())
+}
+
 /// A panic in a task would kill its executor while the others go on without it.
 fn abort_on_panic() {
     let default = panic::take_hook();
@@ -285,8 +307,10 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
         .filter(|node| node.node != config.node)
         .map(|node| (PeerAddress { node: node.node, shard }, Outbound::unconnected()))
         .collect();
+    let own_shard = Shard::new(shard_config, groups, now)?;
+    check_clock(now.wall, own_shard.last_ts(), config.clock.max_offset_us)?;
     let core =
-        Core::new(at, clock, Shard::new(shard_config, groups, now)?, log, siblings, peers.clone());
+        Core::new(at, clock, config.clock.max_offset_us, own_shard, log, siblings, peers.clone());
 
     // On the default class a task gets its turn late when the executor is busy.
     let tasks = glommio::executor().create_task_queue(

@@ -7,7 +7,7 @@ use std::{
     ops::Bound,
 };
 
-use palisade_clock::{Hlc, Now, Timestamp};
+use palisade_clock::{Hlc, Now, Timestamp, Voucher};
 use palisade_control::{NodeAddress, RangeDescriptor, RangeMap};
 use palisade_replication::{After, Append, Context, PeerTiming, Peers, RecoveredGroup, raft};
 use palisade_wire::{
@@ -160,6 +160,7 @@ pub struct Shard {
     draining: bool,
     requests: u64,
     clock_rejections: u64,
+    voucher: Voucher,
     effects: ShardEffects,
     /// Messages of the shard itself, of this turn.
     hellos: Vec<(PeerAddress, PeerBody)>,
@@ -218,6 +219,7 @@ impl Shard {
             draining: false,
             requests: 0,
             clock_rejections: 0,
+            voucher: Voucher::default(),
             effects: ShardEffects::default(),
             hellos: Vec::new(),
         })
@@ -461,6 +463,11 @@ impl Shard {
         }
     }
 
+    /// Says who vouches for the clock's bound; only shown.
+    pub fn set_voucher(&mut self, voucher: Voucher) {
+        self.voucher = voucher;
+    }
+
     /// The state of the shard.
     pub fn status(&self, now: Now) -> ShardStatus {
         let ranges =
@@ -474,6 +481,7 @@ impl Shard {
             log_left_bytes: self.log.left_bytes,
             requests: self.requests,
             clock_bound_us: now.wall.bound_us(),
+            clock_voucher: self.voucher,
             clock_rejections: self.clock_rejections,
             ranges: ranges.collect(),
         }

@@ -1,6 +1,7 @@
 //! What a node tells of itself. Cold: encoded with postcard, shown as JSON.
 
 use bytes::Bytes;
+use palisade_clock::Voucher;
 use serde::{Deserialize, Serialize};
 
 use crate::{Mode, NodeId, PeerAddress, RangeId, WireError};
@@ -33,6 +34,8 @@ pub struct ShardStatus {
     pub requests: u64,
     /// The wall clock is right to within so many microseconds, as far as the node knows.
     pub clock_bound_us: u64,
+    /// Who says so.
+    pub clock_voucher: Voucher,
     /// Messages dropped because their sender's clock was too far ahead.
     pub clock_rejections: u64,
     /// The replicas on this shard.
