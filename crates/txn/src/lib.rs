@@ -13,11 +13,13 @@
 //! new leader knows what the old one knew. Locks it does not know: they end with a leadership.
 
 mod command;
+mod lock_request;
 mod lock_table;
 mod outcome;
 mod segments;
 
 pub use command::CommitCommand;
-pub use lock_table::{IDLE_US, LockError, LockEvent, LockRequest, LockTable, Priority};
+pub use lock_request::{LockError, LockEvent, LockRequest, Priority};
+pub use lock_table::{IDLE_US, LockTable};
 pub use outcome::{OutcomeTable, Settled, Verdict};
 pub use segments::{Span, Strength};

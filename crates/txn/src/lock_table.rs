@@ -22,9 +22,11 @@ use std::collections::{BTreeMap, VecDeque};
 
 use palisade_clock::Timestamp;
 use palisade_wire::{LockClaim, LockGrant, TxnId};
-use thiserror::Error;
 
-use crate::segments::{Hold, Segments, Span, Strength, conflict};
+use crate::{
+    lock_request::{LockError, LockEvent, LockRequest, Priority},
+    segments::{Hold, Segments, Span, Strength, conflict},
+};
 
 /// Transactions that may hold locks at a time.
 const MAX_OWNERS: usize = 16 * 1024;
@@ -41,53 +43,6 @@ const MAX_LOCKS_OF_ALL: usize = 256 * 1024;
 /// After so long without a request a transaction loses its locks: its client may be gone.
 pub const IDLE_US: u64 = 5_000_000;
 
-/// Who comes first: the one with the smaller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Priority {
-    /// When its first try began.
-    pub start_ts: Timestamp,
-    /// Tells those of the same time apart.
-    pub txn: TxnId,
-}
-
-/// What is asked for.
-#[derive(Clone, Debug)]
-pub struct LockRequest {
-    /// Names it towards the caller.
-    pub ticket: u64,
-    /// Who waits for whom.
-    pub priority: Priority,
-    /// Whether the locks are kept once they are granted, by `priority.txn`. Who needs them for a
-    /// moment only, keeps none.
-    pub keeps: bool,
-    /// What is asked for.
-    pub wants: Vec<(Span, Strength)>,
-    /// When the waiting ends, by the monotonic clock.
-    pub deadline_us: u64,
-}
-
-/// How a request that had to wait has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LockEvent {
-    /// It has its locks.
-    Granted,
-    /// Its transaction has none any more.
-    Wounded,
-    /// It waited as long as it might. Nothing else has changed.
-    TimedOut,
-}
-
-/// Why a transaction gets no locks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum LockError {
-    /// It had locks, and has lost them: it can only be run again.
-    #[error("the transaction has lost its locks")]
-    Lost,
-    /// There are too many locks, or too many who wait.
-    #[error("the lock table is full")]
-    Full,
-}
-
 /// Who holds which locks, and who waits.
 #[derive(Debug)]
 pub struct LockTable {
@@ -100,6 +55,8 @@ pub struct LockTable {
     next_token: u64,
     /// Locks that are held or waited for.
     locks: usize,
+    /// The time, when it was last told.
+    now_us: u64,
 }
 
 /// The order of those who wait: by age, then by ticket.
@@ -142,6 +99,7 @@ impl LockTable {
             events: VecDeque::new(),
             next_token: first_token,
             locks: 0,
+            now_us: 0,
         }
     }
 
@@ -159,6 +117,7 @@ impl LockTable {
         now_us: u64,
     ) -> Result<LockGrant, LockError> {
         let LockClaim { owner: txn, start_ts, token } = claim;
+        self.now_us = now_us;
         if let Some(owner) = self.owners.get_mut(&txn) {
             if token.is_some_and(|token| token != owner.token) {
                 return Err(LockError::Lost);
@@ -244,10 +203,11 @@ impl LockTable {
 
     /// Ends what has waited or been idle for too long.
     pub fn expire(&mut self, now_us: u64) {
+        self.now_us = now_us;
         let late = self.waiting.iter().filter(|(_, waiting)| waiting.request.deadline_us <= now_us);
         let mut gone = VecDeque::new();
         for place in late.map(|(place, _)| *place).collect::<Vec<_>>() {
-            self.leave(place, now_us, &mut gone);
+            self.leave(place, &mut gone);
             self.events.push_back((place.1, LockEvent::TimedOut));
         }
         let is_idle =
@@ -315,7 +275,7 @@ impl LockTable {
     }
 
     /// A request waits no longer.
-    fn leave(&mut self, place: Place, now_us: u64, gone: &mut VecDeque<Obstacle>) {
+    fn leave(&mut self, place: Place, gone: &mut VecDeque<Obstacle>) {
         let (priority, ticket) = place;
         let waiting = self.waiting.remove(&place).expect("the place of somebody who waits");
         let behind = waiting.behind;
@@ -328,7 +288,7 @@ impl LockTable {
         }
         if let Some(owner) = self.owners.get_mut(&priority.txn) {
             owner.waiting.retain(|other| *other != ticket);
-            owner.idle_since_us = owner.idle_since_us.max(now_us);
+            owner.idle_since_us = self.now_us;
         }
         gone.push_back(Obstacle::Ticket(ticket));
     }
@@ -340,7 +300,7 @@ impl LockTable {
         }
         self.locks -= owner.locks.len();
         for ticket in owner.waiting {
-            self.leave((owner.priority, ticket), 0, gone);
+            self.leave((owner.priority, ticket), gone);
             self.events.push_back((ticket, LockEvent::Wounded));
         }
         gone.push_back(Obstacle::Owner(txn));
@@ -366,6 +326,7 @@ impl LockTable {
                         self.grant(&waiting.request, &mut gone);
                         if let Some(owner) = self.owners.get_mut(&place.0.txn) {
                             owner.waiting.retain(|other| *other != place.1);
+                            owner.idle_since_us = self.now_us;
                         }
                         self.events.push_back((place.1, LockEvent::Granted));
                         gone.push_back(Obstacle::Ticket(place.1));
@@ -515,6 +476,20 @@ mod tests {
         assert!(desk.holds(2) && !desk.holds(3));
         desk.table.expire(IDLE_US + 1_000);
         assert!(desk.table.is_empty() && desk.table.segments.is_empty());
+    }
+
+    #[test]
+    fn who_waited_long_is_not_idle_sooner() {
+        let mut desk = Desk::new();
+        assert!(desk.lock(1, b"k", Exclusive).1);
+        let (ticket, _) = desk.lock(2, b"k", Exclusive);
+        desk.table.expire(900);
+        desk.table.release(txn(1));
+        assert_eq!(desk.events(), [(ticket, LockEvent::Granted)]);
+        desk.table.expire(IDLE_US + 899);
+        assert!(desk.holds(2));
+        desk.table.expire(IDLE_US + 900);
+        assert!(!desk.holds(2));
     }
 
     /// Against a list of what was granted: nobody conflicts, nobody is forgotten, the oldest is never
