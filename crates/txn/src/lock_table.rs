@@ -25,7 +25,7 @@ use palisade_wire::{LockClaim, LockGrant, TxnId};
 
 use crate::{
     lock_request::{LockError, LockEvent, LockRequest, Priority},
-    segments::{Hold, Segments, Span, Strength, conflict},
+    segments::{Hold, Segments, Span, conflict},
 };
 
 /// Transactions that may hold locks at a time.
@@ -342,7 +342,7 @@ mod tests {
     use palisade_wire::SessionId;
 
     use super::*;
-    use Strength::{Exclusive, Shared};
+    use crate::segments::Strength::{self, Exclusive, Shared};
 
     fn txn(number: u64) -> TxnId {
         TxnId { session: SessionId(number), sequence: 1 }
