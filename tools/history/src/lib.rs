@@ -1,4 +1,5 @@
-//! Recorded histories of register operations, and the check that a history is linearizable.
+//! Recorded histories of register operations, and the check that a history is linearizable; and of
+//! transactions over lists, and the check that one is strictly serializable.
 //!
 //! A load generator records what each client asked for, when it asked, and what it was told. This
 //! crate holds that record and judges it:
@@ -7,9 +8,10 @@
 //! * [`write_history`] and [`read_history`] store a history as JSON lines, so that a failing run
 //!   can be kept, read by a person and checked again;
 //! * [`check`] decides whether some order of the operations explains every answer, in time
-//!   O(n log n), and on refusal names the operations that no order can explain.
+//!   O(n log n), and on refusal names the operations that no order can explain;
+//! * [`check_appends`] decides the same of [`Transaction`]s that append to lists and read them.
 //!
-//! Left out: transactions over several keys, operations other than put and get (a delete or a
+//! Left out: transactions over registers, operations other than put and get (a delete or a
 //! compare-and-set changes what the fast algorithm may assume), and every clock. Times come from
 //! whoever records; they must be read from one clock, or from clocks that agree.
 //!
@@ -30,12 +32,14 @@
 //! assert!(check(&history[..2]).is_ok());
 //! ```
 
+pub mod append;
 pub mod jsonl;
 pub mod linearizability;
 mod record;
 mod violation;
 mod zone;
 
+pub use append::{AppendViolation, Step, Transaction, check_appends};
 pub use jsonl::{HistoryError, read_history, write_history};
 pub use linearizability::{Checked, check};
 pub use record::{Action, Operation, Outcome};

@@ -3,6 +3,7 @@
 mod accepted;
 mod agreement;
 mod anomalies;
+mod appends;
 mod jsonl;
 mod script;
 mod search;
