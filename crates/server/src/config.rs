@@ -175,6 +175,8 @@ pub enum FaultConfig {
     StaleReads,
     /// A restart forgets the last so many entries of every group.
     ForgetOnRestart(usize),
+    /// Whoever asks for a lock has it, whoever else has.
+    IgnoreLocks,
     /// After so many syncs of a shard's log the disk fails one.
     FailSyncAfter(u64),
 }
@@ -307,6 +309,7 @@ impl Config {
         match self.test_fault? {
             FaultConfig::StaleReads => Some(TestFault::StaleReads),
             FaultConfig::ForgetOnRestart(entries) => Some(TestFault::ForgetOnRestart { entries }),
+            FaultConfig::IgnoreLocks => Some(TestFault::IgnoreLocks),
             FaultConfig::FailSyncAfter(_) => None,
         }
     }
