@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
-use palisade_client::{Client, ClientOptions, Mode};
+use palisade_client::Mode;
 use palisade_cluster::{ClusterOptions, Floor, LogBackend, LogConfig, ModeConfig};
 use palisade_compare::{
     Servers, Trial, check_histories,
@@ -142,8 +142,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         clock_bound_us = Some(cluster.clock.bound_us);
         Servers::start(cluster).map_err(failed)?
     } else {
-        let client = Client::connect(&arguments.connect, ClientOptions::default()).await;
-        Servers::Running(client.map_err(failed)?)
+        Servers::Running(arguments.connect)
     };
     let finished = run_trial(servers, &trial).await.map_err(failed)?;
     let mut runs = vec![finished.run.clone()];

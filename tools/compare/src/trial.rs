@@ -2,14 +2,16 @@
 
 use std::{
     cell::Cell,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
-use palisade_client::{Change, Client, ClientError, Mode, NodeId, NodeStatus};
+use palisade_client::{Change, Client, ClientError, ClientOptions, Mode, NodeId, NodeStatus};
 use palisade_cluster::{Cluster, ClusterError, ClusterOptions};
 use palisade_history::Operation;
 use palisade_load::{Keys, LoadError, LoadOptions, Measured, Moment, Percentiles, Workload};
 use thiserror::Error;
+use tokio::task::LocalSet;
 
 use crate::results::{Bucket, Check, Kill, Latency, Phase, Run};
 
@@ -52,8 +54,8 @@ pub struct Trial {
 pub enum Servers {
     /// Processes started for it.
     Started(Box<Cluster>),
-    /// A cluster that runs already.
-    Running(Client),
+    /// A cluster that runs already: where its clients connect.
+    Running(Vec<SocketAddr>),
 }
 
 /// A run that came to its end.
@@ -89,15 +91,22 @@ impl Servers {
     }
 }
 
-/// Runs a load, and measures it.
+/// Runs a load, and measures it. Everything happens in the thread that polls this, the connections of
+/// the load included.
 pub async fn run_trial(servers: Servers, trial: &Trial) -> Result<Finished, TrialError> {
-    let (mut cluster, client) = match servers {
+    LocalSet::new().run_until(run(servers, trial)).await
+}
+
+async fn run(servers: Servers, trial: &Trial) -> Result<Finished, TrialError> {
+    let (mut cluster, addresses, options) = match servers {
         Servers::Started(mut cluster) => {
-            let client = cluster.wait_until_serving().await?;
-            (Some(cluster), client)
+            cluster.wait_until_serving().await?;
+            let (addresses, options) = (cluster.addresses(), cluster.client_options());
+            (Some(cluster), addresses, options)
         }
-        Servers::Running(client) => (None, client),
+        Servers::Running(addresses) => (None, addresses, ClientOptions::default()),
     };
+    let client = Client::connect_local(&addresses, options).await?;
     let topology = client.topology().await?;
     let mode_name = trial.mode.map_or("mixed".to_owned(), |mode| mode.to_string());
     let keys = Keys::new(&topology, trial.mode, trial.keys)

@@ -1,4 +1,5 @@
-//! The client's own thread: connections, and the requests under way on them.
+//! What drives a client, on a thread of its own or in its caller's: connections, and the requests under
+//! way on them.
 //!
 //! The problem: a request may meet a follower, a node that is gone, or a connection that breaks
 //! after it was sent. The naive way, an error for the caller, makes every caller write the retry
@@ -145,7 +146,47 @@ pub(crate) struct Command {
     pub(crate) reply: oneshot::Sender<Result<Outcome, ClientError>>,
 }
 
-/// Starts the thread; it ends when the last client is dropped.
+/// Drives calls until the last client is dropped. `ready` is told once the cluster is found, or why it
+/// is not.
+pub(crate) async fn drive(
+    cluster: Cluster,
+    options: ClientOptions,
+    commands: mpsc::Receiver<Command>,
+    counters: Arc<Counters>,
+    ready: oneshot::Sender<Result<(), ClientError>>,
+) {
+    let found = match cluster {
+        Cluster::At(addresses) => {
+            discover(&addresses, options).await.map(|topology| (topology, None))
+        }
+        Cluster::InProcess(InProcess { topology, submit, answers }) => {
+            Ok((topology, Some((submit, answers))))
+        }
+    };
+    match found {
+        Ok((topology, in_process)) => {
+            // Whoever connected may have gone away meanwhile.
+            let _ = ready.send(Ok(()));
+            match in_process {
+                None => {
+                    let router = Router::new(topology, counters, None);
+                    router.clone().connect_all();
+                    run(router, commands).await;
+                }
+                Some((submit, answers)) => {
+                    let router = Router::new(topology, counters, Some(submit));
+                    let hearing = hear(router.clone(), answers);
+                    futures_lite::future::or(run(router, commands), hearing).await;
+                }
+            }
+        }
+        Err(error) => {
+            let _ = ready.send(Err(error));
+        }
+    }
+}
+
+/// Starts a thread that drives calls.
 pub(crate) fn spawn(
     cluster: Cluster,
     options: ClientOptions,
@@ -157,43 +198,13 @@ pub(crate) fn spawn(
         .enable_all()
         .build()
         .map_err(|error| ClientError::Protocol(format!("no runtime for the client: {error}")))?;
-    let drive = move || {
-        let local = LocalSet::new();
-        local.block_on(&runtime, async move {
-            let found = match cluster {
-                Cluster::At(addresses) => {
-                    discover(&addresses, options).await.map(|topology| (topology, None))
-                }
-                Cluster::InProcess(InProcess { topology, submit, answers }) => {
-                    Ok((topology, Some((submit, answers))))
-                }
-            };
-            match found {
-                Ok((topology, in_process)) => {
-                    // Whoever connected may have gone away meanwhile.
-                    let _ = ready.send(Ok(()));
-                    match in_process {
-                        None => {
-                            let router = Router::new(topology, counters, None);
-                            router.clone().connect_all();
-                            run(router, commands).await;
-                        }
-                        Some((submit, answers)) => {
-                            let router = Router::new(topology, counters, Some(submit));
-                            let hearing = hear(router.clone(), answers);
-                            futures_lite::future::or(run(router, commands), hearing).await;
-                        }
-                    }
-                }
-                Err(error) => {
-                    let _ = ready.send(Err(error));
-                }
-            }
-        });
+    let on_thread = move || {
+        let driving = drive(cluster, options, commands, counters, ready);
+        LocalSet::new().block_on(&runtime, driving);
     };
     thread::Builder::new()
         .name("palisade-client".to_owned())
-        .spawn(drive)
+        .spawn(on_thread)
         .map(drop)
         .map_err(|error| ClientError::Protocol(format!("no thread for the client: {error}")))
 }
