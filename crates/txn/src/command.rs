@@ -32,8 +32,9 @@ impl CommitCommand {
     pub fn fingerprint(commit: &Commit) -> u32 {
         let mut hasher = crc32fast::Hasher::new();
         let mut hash = |tag: u8, bytes: &[u8]| {
-            hasher.update(&[tag]);
-            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            let mut head = [tag; 9];
+            head[1..].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(&head);
             hasher.update(bytes);
         };
         for Condition { key, expected } in &commit.conditions {
