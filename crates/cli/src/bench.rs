@@ -155,7 +155,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         let Floor { sync_us, round_trip_us } = floor;
         println!(
             "this machine: {sync_us} µs for a sync of 4 KiB, {round_trip_us} µs for a round trip over \
-             the loopback; p50 is {:.1} times one sync and two round trips",
+             the loopback to another core; p50 is {:.1} times one sync and two round trips",
             runs[0].latency_us.p50 as f64 / floor.commit_us().max(1) as f64
         );
     }

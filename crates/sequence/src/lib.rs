@@ -7,7 +7,7 @@
 //! Invariants:
 //! - Items keep their numbers, which rise by one.
 //! - Adding or dropping one takes a time that does not depend on how many there are.
-//! - One that is empty and was never large takes no memory of its own.
+//! - One that is empty takes no memory to speak of, however large it was.
 
 use std::{
     collections::VecDeque,
@@ -15,12 +15,12 @@ use std::{
 };
 
 /// Items of a chunk, once there is more than one.
-const CHUNK_ITEMS: usize = 1024;
+const CHUNK_ITEMS: usize = 256;
 
 /// Items with consecutive numbers.
 #[derive(Clone, Debug)]
 pub struct Sequence<T> {
-    /// All but the first and the last are full; only the only one may be empty.
+    /// All but the first and the last are full; only the only one may be empty, and is small then.
     chunks: VecDeque<VecDeque<T>>,
     /// The number of the first item, or of the next one if there is none.
     first: u64,
@@ -100,9 +100,10 @@ impl<T> Sequence<T> {
 
     /// Drops the first item.
     pub fn pop_front(&mut self) -> Option<T> {
+        let is_only = self.chunks.len() == 1;
         let chunk = self.chunks.front_mut()?;
         let item = chunk.pop_front()?;
-        if chunk.is_empty() && self.chunks.len() > 1 {
+        if chunk.is_empty() && (!is_only || chunk.capacity() >= CHUNK_ITEMS) {
             self.chunks.pop_front();
         }
         self.first += 1;
@@ -229,14 +230,17 @@ mod tests {
 
     #[test]
     fn an_item_never_moves() {
-        let mut sequence: Sequence<u64> = (0..CHUNK_ITEMS as u64).collect();
-        let at = std::ptr::from_ref(&sequence[1000]);
+        let last = CHUNK_ITEMS as u64 - 1;
+        let mut sequence: Sequence<u64> = (0..=last).collect();
+        let at = std::ptr::from_ref(&sequence[last]);
         for item in 0..100_000 {
             sequence.push(item);
-            if item < 500 {
+            if item < last {
                 sequence.pop_front();
             }
         }
-        assert_eq!(std::ptr::from_ref(&sequence[1000]), at);
+        assert_eq!(std::ptr::from_ref(&sequence[last]), at);
+        while sequence.pop_front().is_some() {}
+        assert!(sequence.chunks.is_empty(), "what was large leaves nothing");
     }
 }

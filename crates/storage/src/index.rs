@@ -88,6 +88,9 @@ impl KeyIndex {
             Ok(entry) => drop(entry.remove()),
             Err(_) => panic!("{id:?} is removed from the index, but is not in it"),
         }
+        if slots.is_empty() {
+            *slots = HashTable::new();
+        }
     }
 
     fn table_of(&self, hash: KeyHash) -> usize {
