@@ -37,7 +37,8 @@ pub enum HlcError {
     },
     /// This node's own clock is not right to within the bound. Retryable at another node.
     #[error(
-        "this node's clock is right to within {bound_us} us only, more than the allowed          {max_offset_us} us: check its clock synchronisation"
+        "this node's clock is right to within {bound_us} us only, more than the allowed \
+         {max_offset_us} us: check its clock synchronisation"
     )]
     Unsure {
         /// How far the clock may be wrong, in microseconds.
