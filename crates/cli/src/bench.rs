@@ -28,9 +28,20 @@ enum WorkloadArgument {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum BackendArgument {
+pub(crate) enum BackendArgument {
     Mapped,
     Direct,
+}
+
+impl BackendArgument {
+    /// The log of each shard, else as it is by default.
+    pub(crate) fn log(self) -> LogConfig {
+        let backend = match self {
+            Self::Mapped => LogBackend::Mapped,
+            Self::Direct => LogBackend::Direct,
+        };
+        LogConfig { backend, ..LogConfig::default() }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -130,13 +141,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
                 ModeArgument::Mixed => ModeConfig::Mixed,
             },
             data_dir: arguments.data_dir,
-            log: LogConfig {
-                backend: match arguments.log_backend {
-                    BackendArgument::Mapped => LogBackend::Mapped,
-                    BackendArgument::Direct => LogBackend::Direct,
-                },
-                ..LogConfig::default()
-            },
+            log: arguments.log_backend.log(),
             ..ClusterOptions::new(program)
         };
         clock_bound_us = Some(cluster.clock.bound_us);
@@ -172,6 +177,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
             keys: run.keys,
             read_percent: if run.workload == "get" { 100 } else { 0 },
             clock_bound_us,
+            log_backend: clock_bound_us.map(|_| arguments.log_backend.log().backend),
         };
         let results = Results {
             tool_version: env!("CARGO_PKG_VERSION").to_owned(),

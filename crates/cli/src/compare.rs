@@ -6,7 +6,11 @@ use clap::Args;
 use palisade_cluster::ClusterOptions;
 use palisade_compare::{CompareOptions, check_histories, table, write_all, write_results};
 
-use crate::{Failure, bench::value_bytes, failed};
+use crate::{
+    Failure,
+    bench::{BackendArgument, value_bytes},
+    failed,
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -43,6 +47,9 @@ pub(crate) struct Arguments {
     /// Where to put the nodes' data; a directory in it is removed at the end
     #[arg(long)]
     data_dir: Option<PathBuf>,
+    /// How the nodes' logs get to the disk: mapped, or written past the page cache
+    #[arg(long, value_enum, default_value = "mapped")]
+    log_backend: BackendArgument,
     /// Where to put report.html, results.json and the histories
     #[arg(long, default_value = "palisade-compare")]
     out: PathBuf,
@@ -68,6 +75,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
             nodes: arguments.nodes,
             shards: arguments.shards,
             data_dir: arguments.data_dir,
+            log: arguments.log_backend.log(),
             ..ClusterOptions::new(program)
         },
         clients: arguments.clients,

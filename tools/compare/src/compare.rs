@@ -74,6 +74,7 @@ pub async fn compare(
         keys: options.keys,
         read_percent: options.read_percent,
         clock_bound_us: Some(options.cluster.clock.bound_us),
+        log_backend: Some(options.cluster.log.backend),
     };
     let results = Results {
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -10,6 +10,8 @@ mod page;
 mod scale;
 mod svg;
 
+use palisade_cluster::LogBackend;
+
 use crate::results::{Phase, Results, Run};
 use crate::table::{self, count, decimal, micros};
 
@@ -148,6 +150,13 @@ fn facts(results: &Results) -> Vec<(&'static str, String)> {
             "Clocks",
             settings.clock_bound_us.map_or("unknown".to_owned(), |bound_us| {
                 format!("one for all nodes, trusted to within {bound_us} µs")
+            }),
+        ),
+        (
+            "Logs",
+            settings.log_backend.map_or("unknown".to_owned(), |backend| match backend {
+                LogBackend::Mapped => "mapped".to_owned(),
+                LogBackend::Direct => "written past the page cache".to_owned(),
             }),
         ),
         ("Cores", machine.cores.to_string()),

@@ -3,6 +3,7 @@
 //! Every number carries its unit in its name or its documentation. All floats are finite: JSON has
 //! no way to write any other.
 
+use palisade_cluster::LogBackend;
 use serde::{Deserialize, Serialize};
 
 /// Everything one comparison found.
@@ -55,6 +56,8 @@ pub struct Settings {
     /// How far the nodes trust their clock, which is one and the same, in microseconds; none where
     /// the servers were not started for the run.
     pub clock_bound_us: Option<u64>,
+    /// How the nodes' logs get to the disk; none where the servers were not started for the run.
+    pub log_backend: Option<LogBackend>,
 }
 
 /// What the load does in a run.
@@ -375,6 +378,7 @@ pub(crate) mod sample {
                 keys: 1000,
                 read_percent: 50,
                 clock_bound_us: Some(50),
+                log_backend: Some(LogBackend::Direct),
             },
             runs,
         }
