@@ -9,6 +9,7 @@
 mod keys;
 mod load;
 mod measure;
+mod pacer;
 mod session;
 
 pub use keys::Keys;

@@ -20,6 +20,7 @@ use tokio::{
 use crate::{
     keys::Keys,
     measure::{Measured, Moment, Recorder},
+    pacer::Pacer,
     session::Shared,
 };
 
@@ -27,8 +28,8 @@ use crate::{
 /// latency counts on.
 const MAX_OPEN_LOOP: usize = 8 * 1024;
 
-/// Between two looks at what has fallen due.
-const OPEN_LOOP_STEP: Duration = Duration::from_micros(500);
+/// Between two looks at what has fallen due, at least.
+const OPEN_LOOP_STEP: Duration = Duration::from_micros(100);
 
 /// What the clients do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -203,6 +204,8 @@ fn closed_loop(shared: &Rc<Shared>, options: LoadOptions) {
 async fn open_loop(shared: Rc<Shared>, options: LoadOptions, rate: u64) {
     let mut random = fastrand::Rng::with_seed(options.seed);
     let room = Arc::new(Semaphore::new(MAX_OPEN_LOOP));
+    let step = Duration::from_nanos(1_000_000_000 / rate.max(1)).max(OPEN_LOOP_STEP);
+    let pacer = Pacer::start(step).expect("a process may start one more thread");
     let begin_ns = shared.now_ns();
     let mut sent = 0_u64;
     while !shared.stopping.get() {
@@ -226,6 +229,6 @@ async fn open_loop(shared: Rc<Shared>, options: LoadOptions, rate: u64) {
                 drop(permit);
             });
         }
-        sleep(OPEN_LOOP_STEP).await;
+        pacer.tick().await;
     }
 }

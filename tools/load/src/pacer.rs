@@ -1,0 +1,70 @@
+//! Ticks that are finer than a millisecond, in which the runtime's own timers count: what those add to
+//! an open loop's latency is more than a commit takes.
+
+use std::{
+    io,
+    sync::{Arc, Weak},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+
+/// A thread that ticks until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Pacer {
+    ticks: Arc<Notify>,
+}
+
+impl Pacer {
+    /// Ticks once in every `step` from now on.
+    pub(crate) fn start(step: Duration) -> io::Result<Self> {
+        let ticks = Arc::new(Notify::new());
+        let told = Arc::downgrade(&ticks);
+        thread::Builder::new()
+            .name("palisade-pacer".to_owned())
+            .spawn(move || tick(&told, step))?;
+        Ok(Self { ticks })
+    }
+
+    /// Waits for the next tick; at once if there were some since the last call.
+    pub(crate) async fn tick(&self) {
+        self.ticks.notified().await;
+    }
+}
+
+fn tick(told: &Weak<Notify>, step: Duration) {
+    let mut next = Instant::now() + step;
+    loop {
+        thread::sleep(next.saturating_duration_since(Instant::now()));
+        let Some(ticks) = told.upgrade() else { return };
+        ticks.notify_one();
+        // Ticks that were missed are not made up for: one tells of all that is due.
+        next = (next + step).max(Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_ticks_no_faster_than_asked_and_ends() {
+        const STEP: Duration = Duration::from_micros(300);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let start = Instant::now();
+        let pacer = Pacer::start(STEP).unwrap();
+        runtime.block_on(async {
+            for _ in 0..20 {
+                pacer.tick().await;
+            }
+        });
+        assert!(start.elapsed() >= 20 * STEP);
+        let told = Arc::downgrade(&pacer.ticks);
+        drop(pacer);
+        // The thread holds it for a moment at a time.
+        while told.strong_count() > 0 {
+            thread::yield_now();
+        }
+    }
+}
