@@ -110,6 +110,8 @@ fn prewrite_past_cache(file: &File, path: &Path, segment_bytes: u64) -> Result<(
     for offset in (0..segment_bytes).step_by(len) {
         let left = usize::try_from(segment_bytes - offset).map_or(len, |left| left.min(len));
         file.write_all_at(&zeros[..left], offset).map_err(WalError::io("pre-write", path))?;
+        // A disk that keeps writes in a cache of its own empties all of that for the log's next sync.
+        file.sync_data().map_err(WalError::io("sync", path))?;
     }
     fcntl_getfl(file)
         .and_then(|flags| fcntl_setfl(file, flags - OFlags::DIRECT))
