@@ -150,11 +150,9 @@ impl Recorder {
             }
         };
         let mut clients: Vec<_> = (0..CLIENTS).map(|process| Box::pin(one(process))).collect();
-        let mut left = clients.len();
         std::future::poll_fn(|cx| {
             clients.retain_mut(|client| client.as_mut().poll(cx).is_pending());
-            left = clients.len();
-            if left == 0 { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+            if clients.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
         })
         .await;
     }

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     ClientError, Scan, Snapshot, Transaction,
-    driver::{self, Call, Cluster, Command, How, InProcess},
+    driver::{Call, Cluster, Command, Driver, How, InProcess},
     transaction::Tries,
 };
 
@@ -107,7 +107,7 @@ impl Client {
         addresses: &[SocketAddr],
         options: ClientOptions,
     ) -> Result<Self, ClientError> {
-        Self::start(Cluster::At(addresses.to_vec()), options, driver::spawn).await
+        Self::start(Cluster::At(addresses.to_vec()), options, Driver::spawn).await
     }
 
     /// Likewise, but its connections live in the caller's thread, as a task of the
@@ -122,10 +122,8 @@ impl Client {
         addresses: &[SocketAddr],
         options: ClientOptions,
     ) -> Result<Self, ClientError> {
-        let cluster = Cluster::At(addresses.to_vec());
-        Self::start(cluster, options, |cluster, options, incoming, counters, ready| {
-            let driving = driver::drive(cluster, options, incoming, counters, ready);
-            tokio::task::spawn_local(driving);
+        Self::start(Cluster::At(addresses.to_vec()), options, |driver| {
+            tokio::task::spawn_local(driver.drive());
             Ok(())
         })
         .await
@@ -133,28 +131,22 @@ impl Client {
 
     /// A client of a shard in this process.
     pub async fn in_process(shard: InProcess, options: ClientOptions) -> Result<Self, ClientError> {
-        Self::start(Cluster::InProcess(shard), options, driver::spawn).await
+        Self::start(Cluster::InProcess(shard), options, Driver::spawn).await
     }
 
     async fn start(
         cluster: Cluster,
         options: ClientOptions,
-        start: impl FnOnce(
-            Cluster,
-            ClientOptions,
-            mpsc::Receiver<Command>,
-            Arc<Counters>,
-            oneshot::Sender<Result<(), ClientError>>,
-        ) -> Result<(), ClientError>,
+        start: impl FnOnce(Driver) -> Result<(), ClientError>,
     ) -> Result<Self, ClientError> {
-        let (commands, incoming) = mpsc::channel(MAX_CALLS);
+        let (sender, commands) = mpsc::channel(MAX_CALLS);
         let counters = Arc::new(Counters::default());
         let (ready, is_ready) = oneshot::channel();
-        start(cluster, options, incoming, counters.clone(), ready)?;
+        start(Driver { cluster, options, commands, counters: counters.clone(), ready })?;
         is_ready.await.map_err(|_| ClientError::Closed)??;
         // Two clients with the same would take each other's locks for their own.
         let lockers = SessionId(fastrand::u64(..));
-        Ok(Self { commands, counters, lockers, timeout: options.timeout })
+        Ok(Self { commands: sender, counters, lockers, timeout: options.timeout })
     }
 
     /// The same client with another time limit for its calls.

@@ -82,7 +82,7 @@ impl Hlc {
 
     /// Takes note of a timestamp from another node.
     pub fn observe(&mut self, remote: Timestamp, wall: Interval) -> Result<(), HlcError> {
-        let ahead_us = remote.physical_us().saturating_sub(wall.latest_us);
+        let ahead_us = wall.beyond_us(remote);
         if ahead_us > self.max_offset_us {
             let max_offset_us = self.max_offset_us;
             return Err(HlcError::TooFarAhead { remote, ahead_us, max_offset_us });

@@ -91,6 +91,11 @@ impl Interval {
         }
     }
 
+    /// How far a timestamp lies beyond the latest that true time may be, in microseconds.
+    pub fn beyond_us(self, ts: Timestamp) -> u64 {
+        ts.physical_us().saturating_sub(self.latest_us)
+    }
+
     /// Whether a timestamp lies before true time, whatever that is (Spanner's `TT.after`).
     pub fn has_passed(self, ts: Timestamp) -> bool {
         ts < Timestamp::from_physical_us(self.earliest_us)

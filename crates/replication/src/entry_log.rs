@@ -57,7 +57,7 @@ impl EntryLog {
 
     /// Index of the first entry that is still here.
     pub(crate) fn first_index(&self) -> u64 {
-        self.base.0 + 1
+        self.entries.first()
     }
 
     pub(crate) fn last_index(&self) -> u64 {

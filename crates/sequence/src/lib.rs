@@ -162,22 +162,6 @@ impl<T> IndexMut<u64> for Sequence<T> {
     }
 }
 
-impl<T> FromIterator<T> for Sequence<T> {
-    fn from_iter<I: IntoIterator<Item = T>>(items: I) -> Self {
-        let mut sequence = Self::default();
-        sequence.extend(items);
-        sequence
-    }
-}
-
-impl<T> Extend<T> for Sequence<T> {
-    fn extend<I: IntoIterator<Item = T>>(&mut self, items: I) {
-        for item in items {
-            self.push(item);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,7 +215,10 @@ mod tests {
     #[test]
     fn an_item_never_moves() {
         let last = CHUNK_ITEMS as u64 - 1;
-        let mut sequence: Sequence<u64> = (0..=last).collect();
+        let mut sequence = Sequence::default();
+        for item in 0..=last {
+            sequence.push(item);
+        }
         let at = std::ptr::from_ref(&sequence[last]);
         for item in 0..100_000 {
             sequence.push(item);

@@ -61,8 +61,6 @@ pub(crate) struct Core {
     log_start: Position,
     log_due_us: Cell<u64>,
     next_connection: Cell<u64>,
-    /// A clock that is not right to within this serves nothing.
-    max_offset_us: u64,
     /// What was last said of the clock.
     told_clock: Cell<Option<Voucher>>,
     told_refusal: Cell<bool>,
@@ -73,7 +71,6 @@ impl Core {
     pub(crate) fn new(
         at: PeerAddress,
         clock: KernelClock,
-        max_offset_us: u64,
         shard: Shard,
         log: Log,
         siblings: Vec<Sender<ShardCommand>>,
@@ -95,7 +92,6 @@ impl Core {
             log_start,
             log_due_us: Cell::new(0),
             next_connection: Cell::new(0),
-            max_offset_us,
             told_clock: Cell::new(None),
             told_refusal: Cell::new(false),
             told_failure: Cell::new(false),
@@ -189,7 +185,8 @@ impl Core {
         if self.told_clock.replace(Some(by)) == Some(by) {
             return;
         }
-        self.shard.borrow_mut().set_voucher(by);
+        let mut shard = self.shard.borrow_mut();
+        shard.set_voucher(by);
         if self.at.shard.0 != 0 {
             return;
         }
@@ -203,7 +200,7 @@ impl Core {
             Voucher::Config => {
                 tracing::info!("the clock is taken to be right to within {bound_us} us");
             }
-            Voucher::Nobody if bound_us > self.max_offset_us => tracing::error!(
+            Voucher::Nobody if shard.is_fenced(self.clock.now()) => tracing::error!(
                 "nobody vouches for this node's clock: it serves nothing until somebody does; check \
                  the machine's time daemon"
             ),

@@ -220,7 +220,7 @@ fn find_listener(address: SocketAddr) -> io::Result<()> {
 /// now or before, by more than it is trusted. Timestamps would not go back all the same, but what is
 /// committed would not have passed for as long, and nobody would be told of it.
 fn check_clock(wall: Interval, last_ts: Timestamp, max_offset_us: u64) -> Result<(), StartError> {
-    let behind_us = last_ts.physical_us().saturating_sub(wall.latest_us);
+    let behind_us = wall.beyond_us(last_ts);
     if behind_us > max_offset_us {
         return Err(StartError::ClockBehind { behind_ms: behind_us / 1_000, last_ts });
     }
@@ -309,8 +309,7 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
         .collect();
     let own_shard = Shard::new(shard_config, groups, now)?;
     check_clock(now.wall, own_shard.last_ts(), config.clock.max_offset_us)?;
-    let core =
-        Core::new(at, clock, config.clock.max_offset_us, own_shard, log, siblings, peers.clone());
+    let core = Core::new(at, clock, own_shard, log, siblings, peers.clone());
 
     // On the default class a task gets its turn late when the executor is busy.
     let tasks = glommio::executor().create_task_queue(

@@ -463,6 +463,11 @@ impl Shard {
         }
     }
 
+    /// Whether the clock is so unsure that nothing is served.
+    pub fn is_fenced(&self, now: Now) -> bool {
+        now.wall.bound_us() > self.config.max_offset_us
+    }
+
     /// Says who vouches for the clock's bound; only shown.
     pub fn set_voucher(&mut self, voucher: Voucher) {
         self.voucher = voucher;

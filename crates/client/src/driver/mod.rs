@@ -146,67 +146,63 @@ pub(crate) struct Command {
     pub(crate) reply: oneshot::Sender<Result<Outcome, ClientError>>,
 }
 
-/// Drives calls until the last client is dropped. `ready` is told once the cluster is found, or why it
-/// is not.
-pub(crate) async fn drive(
-    cluster: Cluster,
-    options: ClientOptions,
-    commands: mpsc::Receiver<Command>,
-    counters: Arc<Counters>,
-    ready: oneshot::Sender<Result<(), ClientError>>,
-) {
-    let found = match cluster {
-        Cluster::At(addresses) => {
-            discover(&addresses, options).await.map(|topology| (topology, None))
-        }
-        Cluster::InProcess(InProcess { topology, submit, answers }) => {
-            Ok((topology, Some((submit, answers))))
-        }
-    };
-    match found {
-        Ok((topology, in_process)) => {
-            // Whoever connected may have gone away meanwhile.
-            let _ = ready.send(Ok(()));
-            match in_process {
-                None => {
-                    let router = Router::new(topology, counters, None);
-                    router.clone().connect_all();
-                    run(router, commands).await;
-                }
-                Some((submit, answers)) => {
-                    let router = Router::new(topology, counters, Some(submit));
-                    let hearing = hear(router.clone(), answers);
-                    futures_lite::future::or(run(router, commands), hearing).await;
-                }
-            }
-        }
-        Err(error) => {
-            let _ = ready.send(Err(error));
-        }
-    }
+/// What drives the calls of a client, until the last of its clones is dropped.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    pub(crate) cluster: Cluster,
+    pub(crate) options: ClientOptions,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) counters: Arc<Counters>,
+    /// Is told once the cluster is found, or why it is not.
+    pub(crate) ready: oneshot::Sender<Result<(), ClientError>>,
 }
 
-/// Starts a thread that drives calls.
-pub(crate) fn spawn(
-    cluster: Cluster,
-    options: ClientOptions,
-    commands: mpsc::Receiver<Command>,
-    counters: Arc<Counters>,
-    ready: oneshot::Sender<Result<(), ClientError>>,
-) -> Result<(), ClientError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| ClientError::Protocol(format!("no runtime for the client: {error}")))?;
-    let on_thread = move || {
-        let driving = drive(cluster, options, commands, counters, ready);
-        LocalSet::new().block_on(&runtime, driving);
-    };
-    thread::Builder::new()
-        .name("palisade-client".to_owned())
-        .spawn(on_thread)
-        .map(drop)
-        .map_err(|error| ClientError::Protocol(format!("no thread for the client: {error}")))
+impl Driver {
+    /// To be polled within a [`LocalSet`].
+    pub(crate) async fn drive(self) {
+        let Self { cluster, options, commands, counters, ready } = self;
+        let found = match cluster {
+            Cluster::At(addresses) => {
+                discover(&addresses, options).await.map(|topology| (topology, None))
+            }
+            Cluster::InProcess(InProcess { topology, submit, answers }) => {
+                Ok((topology, Some((submit, answers))))
+            }
+        };
+        match found {
+            Ok((topology, in_process)) => {
+                // Whoever connected may have gone away meanwhile.
+                let _ = ready.send(Ok(()));
+                match in_process {
+                    None => {
+                        let router = Router::new(topology, counters, None);
+                        router.clone().connect_all();
+                        run(router, commands).await;
+                    }
+                    Some((submit, answers)) => {
+                        let router = Router::new(topology, counters, Some(submit));
+                        let hearing = hear(router.clone(), answers);
+                        futures_lite::future::or(run(router, commands), hearing).await;
+                    }
+                }
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+            }
+        }
+    }
+
+    /// Starts a thread that does.
+    pub(crate) fn spawn(self) -> Result<(), ClientError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(
+            |error| ClientError::Protocol(format!("no runtime for the client: {error}")),
+        )?;
+        thread::Builder::new()
+            .name("palisade-client".to_owned())
+            .spawn(move || LocalSet::new().block_on(&runtime, self.drive()))
+            .map(drop)
+            .map_err(|error| ClientError::Protocol(format!("no thread for the client: {error}")))
+    }
 }
 
 /// Asks the addresses, one after the other, for the cluster's topology.

@@ -39,7 +39,7 @@ impl Shard {
         if !only_reads {
             self.check_log_room()?;
         }
-        if now.wall.bound_us() > self.config.max_offset_us {
+        if self.is_fenced(now) {
             return Err(Outcome::Rejected(Rejection::ClockUncertain));
         }
         if self.commit_wait.is_full() {
