@@ -100,6 +100,14 @@ impl BlockingClient {
         block_on(self.client.get(key))
     }
 
+    /// See [`Client::get_linearizable_by_key`].
+    pub fn get_linearizable_by_key(
+        &self,
+        key: impl Into<Bytes>,
+    ) -> Result<Option<Versioned>, ClientError> {
+        block_on(self.client.get_linearizable_by_key(key))
+    }
+
     /// See [`Client::snapshot`].
     pub fn snapshot(&self) -> BlockingSnapshot {
         BlockingSnapshot { snapshot: self.client.snapshot() }

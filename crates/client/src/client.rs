@@ -240,11 +240,41 @@ impl Client {
         }
     }
 
-    /// Reads the latest value of a key (linearizable).
+    /// Reads the latest value of a key: strictly serializable, with all other keys.
+    ///
+    /// Served by the replica that sequences the key's writes, Raft's leader or the chain's head. It
+    /// waits for pending writes of this key, and for nothing otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Deadline`] (retryable) if no majority or no head answers in time, and
+    /// [`ClientError::Rejected`] if the key is too long or empty.
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Versioned>, ClientError> {
-        let key = key.into();
+        self.get_as(key.into(), How::Latest).await
+    }
+
+    /// Reads the latest value of a key: linearizable for this key alone.
+    ///
+    /// It sees every write of this key that was acknowledged before it began. It may miss a pending
+    /// write of this key that is ordered before an acknowledged write of *another* key. Use
+    /// [`Client::get`] if the order of several keys matters.
+    ///
+    /// Served by Raft's leader or the chain's tail, and waits for nothing: reads of a chain leave
+    /// its head to the writes.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::get`].
+    pub async fn get_linearizable_by_key(
+        &self,
+        key: impl Into<Bytes>,
+    ) -> Result<Option<Versioned>, ClientError> {
+        self.get_as(key.into(), How::LatestOfKey).await
+    }
+
+    async fn get_as(&self, key: Bytes, how: How) -> Result<Option<Versioned>, ClientError> {
         check_key(&key).map_err(ClientError::Rejected)?;
-        Versioned::of(self.call(Call::Get { key, how: How::Latest }).await?)
+        Versioned::of(self.call(Call::Get { key, how }).await?)
     }
 
     /// Everything as it is at one moment, over all ranges, without locks: nothing that was acknowledged

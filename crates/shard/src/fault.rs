@@ -28,6 +28,10 @@ pub enum TestFault {
     TrustLostLocks,
     /// A locked read does not wait for what was ordered before it.
     EarlyLockedReads,
+    /// Reads of the latest state do not wait for what was ordered before.
+    IgnorePendingWrites,
+    /// A transaction without its locks is called aborted by a leader that may have been superseded.
+    UnconfirmedAborts,
     /// Reads at a timestamp wait neither for it to pass nor for what was ordered before.
     HastySnapshots,
     /// A replica takes what it is told of safe time for what it knows, before it knows it.

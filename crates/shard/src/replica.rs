@@ -1,9 +1,11 @@
 //! One replica of a range: its group, its state, and who waits for it.
 
-mod past;
+mod pending_writes;
+mod reads;
+mod timestamp_reads;
 mod transactions;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use palisade_clock::{Hlc, Now, Timestamp};
@@ -12,7 +14,7 @@ use palisade_replication::{
     After, Append, Context, Effects, Entry, EntryKind, Refusal, Revocation, Send, SnapshotPart,
 };
 use palisade_wire::{
-    Outcome, PeerAddress, Rejection, ReplicaChange, Response, ScanRequest, check_key,
+    Outcome, PeerAddress, Rejection, ReplicaChange, Response,
 };
 
 use crate::{
@@ -22,7 +24,8 @@ use crate::{
     snapshots::{Arrived, Snapshots, Taking},
     state_machine::StateMachine,
 };
-use past::PastReads;
+use reads::PendingReads;
+use timestamp_reads::TimestampReads;
 use transactions::Transactions;
 
 /// Requests that may wait at one replica.
@@ -45,13 +48,6 @@ struct WaitingWrite {
     asker: Asker,
 }
 
-/// What a read is of.
-#[derive(Debug)]
-pub(crate) enum Read {
-    Key(Bytes),
-    Span(Box<ScanRequest>),
-}
-
 /// A replica of a range.
 #[derive(Debug)]
 pub(crate) struct Replica {
@@ -63,10 +59,9 @@ pub(crate) struct Replica {
     /// Of every entry applied so far.
     digest: u32,
     writes: VecDeque<WaitingWrite>,
-    reads: BTreeMap<u64, (Asker, Read)>,
-    next_token: u64,
+    reads: PendingReads,
     transactions: Transactions,
-    past: PastReads,
+    timestamp_reads: TimestampReads,
     /// What this turn has to say to those who waited.
     answers: Vec<(Asker, Outcome)>,
     fault: Option<TestFault>,
@@ -133,10 +128,9 @@ impl Replica {
             applied_index,
             digest,
             writes: VecDeque::new(),
-            reads: BTreeMap::new(),
-            next_token: 0,
+            reads: PendingReads::default(),
             transactions: Transactions::new(first_token),
-            past: PastReads::default(),
+            timestamp_reads: TimestampReads::default(),
             answers: Vec::new(),
             fault,
             pending: VecDeque::new(),
@@ -186,62 +180,11 @@ impl Replica {
         }
     }
 
-    /// Begins a read of a key, or says at once why not.
-    pub(crate) fn get(&mut self, asker: Asker, key: &[u8]) -> Result<(), Outcome> {
-        let read = self.read_of_key(key)?;
-        self.read(asker, read)
-    }
-
-    /// Makes sure that a key lies in this range, and copies it: it shares the memory of everything
-    /// that arrived with it.
-    fn read_of_key(&self, key: &[u8]) -> Result<Read, Outcome> {
-        check_key(key).map_err(Outcome::Rejected)?;
-        if !self.descriptor.holds(key) {
-            return Err(Outcome::Rejected(Rejection::WrongRange));
-        }
-        Ok(Read::Key(Bytes::copy_from_slice(key)))
-    }
-
-    /// Begins a scan, or says at once why not.
-    pub(crate) fn scan(&mut self, asker: Asker, scan: ScanRequest) -> Result<(), Outcome> {
-        let scan = self.check_scan(scan)?;
-        self.read(asker, Read::Span(Box::new(scan)))
-    }
-
-    /// Makes sure that a scan begins in this range, and copies its bounds: they share the memory of
-    /// everything that arrived with them.
-    fn check_scan(&self, mut scan: ScanRequest) -> Result<ScanRequest, Outcome> {
-        let RangeDescriptor { start, end, .. } = &self.descriptor;
-        let ours = match (&scan.end, end) {
-            _ if !scan.backward => self.descriptor.holds(&scan.begin),
-            (None, None) => true,
-            (None, Some(_)) => false,
-            (Some(before), None) => **before > **start,
-            (Some(before), Some(end)) => **before > **start && **before <= **end,
-        };
-        if !ours {
-            return Err(Outcome::Rejected(Rejection::WrongRange));
-        }
-        scan.begin = Bytes::copy_from_slice(&scan.begin);
-        scan.end = scan.end.map(|end| Bytes::copy_from_slice(&end));
-        Ok(scan)
-    }
-
-    fn read(&mut self, asker: Asker, read: Read) -> Result<(), Outcome> {
-        if self.reads.len() >= MAX_WAITING {
-            return Err(Outcome::Rejected(Rejection::Overloaded));
-        }
-        self.next_token += 1;
-        self.group.read(self.next_token).map_err(refused)?;
-        self.reads.insert(self.next_token, (asker, read));
-        Ok(())
-    }
-
     /// Time has passed.
     pub(crate) fn tick(&mut self, hlc: &mut Hlc, now: Now, cx: Context<'_>) {
         self.group.tick(cx);
         self.expire_locks(hlc, now, cx);
-        self.tick_past_reads(now);
+        self.tick_timestamp_reads(now);
         self.state.collect(now.wall, self.protected_ts());
         for (to, message) in self.snapshots.tick(cx.now_us) {
             self.send_snapshot(to, message, After::Nothing);
@@ -250,7 +193,7 @@ impl Replica {
 
     /// From here on versions are kept: somebody reads them.
     fn protected_ts(&self) -> Timestamp {
-        self.snapshots.protected_ts().min(self.past.protected_ts())
+        self.snapshots.protected_ts().min(self.timestamp_reads.protected_ts())
     }
 
     /// Whether time must be told.
@@ -259,7 +202,7 @@ impl Replica {
             || self.snapshots.is_sending()
             || self.state.has_garbage()
             || self.transactions.wants_ticks()
-            || self.past.wants_ticks()
+            || self.timestamp_reads.wants_ticks()
             || self.group.wants_ticks(cx)
     }
 
@@ -426,27 +369,15 @@ impl Replica {
                 self.apply(entry, hlc, out);
             }
         }
+        self.forget_applied_writes();
         for token in reads {
-            if self.past_read_confirmed(token) {
-                continue;
-            }
-            let (asker, read) = self.reads.remove(&token).expect("a read is let through once");
-            let stale = self.fault == Some(TestFault::StaleReads);
-            let outcome = match read {
-                Read::Key(key) => self.state.get(&key, stale),
-                Read::Span(scan) => self.state.scan(&scan, None, &self.descriptor),
-            };
-            out.reply(asker, outcome);
+            self.confirmed(token, now);
         }
         self.check_leadership();
-        self.answer_locked_reads();
-        self.answer_past_reads(now);
+        self.answer_reads(now);
+        self.answer_safe_reads(now);
         for token in refused_reads {
-            if self.past_read_refused(token) {
-                continue;
-            }
-            let (asker, _) = self.reads.remove(&token).expect("a read is refused once");
-            out.reply(asker, Outcome::Rejected(Rejection::NotServing { hint: None }));
+            self.not_confirmed(token);
         }
         for (asker, outcome) in self.answers.drain(..) {
             out.reply(asker, outcome);
@@ -478,7 +409,7 @@ impl Replica {
         self.writes.is_empty()
             && self.reads.is_empty()
             && self.transactions.is_idle()
-            && self.past.is_idle()
+            && self.timestamp_reads.is_idle()
     }
 
     fn apply(&mut self, entry: Entry, hlc: &mut Hlc, out: &mut ShardEffects) {

@@ -7,7 +7,7 @@ use palisade_storage::{Store, Version};
 use palisade_txn::{CommitCommand, OutcomeTable, Settled, Verdict};
 use palisade_wire::{
     Basis, Commit, CommitRequest, Condition, Expected, MAX_PAGE_BYTES, MAX_PAGE_ROWS, Outcome,
-    Page, Rejection, Row, ScanRequest, Write,
+    Page, Rejection, Row, ScanRequest, TxnId, Write,
 };
 
 /// How long a version outlives the one that replaced it.
@@ -73,11 +73,9 @@ impl StateMachine {
     }
 
     /// What is known already of a commit that is about to be proposed.
-    pub(crate) fn look_up(&self, request: &CommitRequest, now_ts: Timestamp) -> Verdict {
+    pub(crate) fn look_up(&self, txn: TxnId, fingerprint: u32, now_ts: Timestamp) -> Verdict {
         match self {
-            Self::Keys { outcomes, .. } => {
-                outcomes.look_up(request.txn, CommitCommand::fingerprint(&request.commit), now_ts)
-            }
+            Self::Keys { outcomes, .. } => outcomes.look_up(txn, fingerprint, now_ts),
             Self::Control(_) => Verdict::New,
         }
     }

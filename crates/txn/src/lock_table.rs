@@ -21,7 +21,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use palisade_clock::Timestamp;
-use palisade_wire::{LockClaim, LockGrant, TxnId};
+use palisade_wire::{LockClaim, LockGrant, LockToken, TxnId};
 
 use crate::{
     lock_request::{LockError, LockEvent, LockRequest, Priority},
@@ -52,7 +52,9 @@ pub struct LockTable {
     /// Who looks at whom.
     behind: BTreeMap<Obstacle, Vec<Place>>,
     events: VecDeque<(u64, LockEvent)>,
-    next_token: u64,
+    /// The term or epoch in which locks are given.
+    term: u64,
+    next_number: u64,
     /// Locks that are held or waited for.
     locks: usize,
     /// The time, when it was last told.
@@ -64,7 +66,7 @@ type Place = (Priority, u64);
 
 #[derive(Debug)]
 struct Owner {
-    token: u64,
+    token: LockToken,
     priority: Priority,
     locks: Vec<Span>,
     /// Tickets that wait.
@@ -88,16 +90,18 @@ enum Obstacle {
 }
 
 impl LockTable {
-    /// A table without locks. Tokens count from `first_token`, which should differ from that of any
-    /// other table.
-    pub fn new(first_token: u64) -> Self {
+    /// A table without locks. Tokens are numbered from `first_number` on, which should be drawn at
+    /// random: a chain's head that restarts in its epoch must not take an earlier token for one of
+    /// its own.
+    pub fn new(first_number: u64) -> Self {
         Self {
             owners: BTreeMap::new(),
             segments: Segments::default(),
             waiting: BTreeMap::new(),
             behind: BTreeMap::new(),
             events: VecDeque::new(),
-            next_token: first_token,
+            term: 0,
+            next_number: first_number,
             locks: 0,
             now_us: 0,
         }
@@ -132,8 +136,8 @@ impl LockTable {
             return Err(LockError::Full);
         }
         let start_ts = start_ts.unwrap_or(fresh_ts);
-        let token = self.next_token;
-        self.next_token = token.wrapping_add(1);
+        let token = LockToken { term: self.term, number: self.next_number };
+        self.next_number = self.next_number.wrapping_add(1);
         let owner = Owner {
             token,
             priority: Priority { start_ts, txn },
@@ -146,7 +150,7 @@ impl LockTable {
     }
 
     /// Whether a transaction has all the locks that it was ever granted.
-    pub fn is_held(&self, txn: TxnId, token: u64) -> bool {
+    pub fn is_held(&self, txn: TxnId, token: LockToken) -> bool {
         self.owners.get(&txn).is_some_and(|owner| owner.token == token)
     }
 
@@ -196,9 +200,15 @@ impl LockTable {
         self.events.pop_front()
     }
 
-    /// Forgets everybody, without a word.
-    pub fn clear(&mut self) {
-        *self = Self::new(self.next_token);
+    /// Gives locks in a term or epoch from now on.
+    pub fn begin_term(&mut self, term: u64) {
+        assert!(self.is_empty(), "locks of term {} are held when term {term} begins", self.term);
+        self.term = term;
+    }
+
+    /// Forgets all locks and requests. No event tells of it.
+    pub fn end_term(&mut self) {
+        *self = Self::new(self.next_number);
     }
 
     /// Ends what has waited or been idle for too long.
@@ -352,6 +362,10 @@ mod tests {
         Timestamp::from_physical_us(us)
     }
 
+    fn token(number: u64) -> LockToken {
+        LockToken { term: 0, number }
+    }
+
     /// A table whose transactions start at their numbers, and whose tickets count up.
     struct Desk {
         table: LockTable,
@@ -414,13 +428,28 @@ mod tests {
         assert!(!granted);
         assert!(desk.lock(2, b"k", Shared).1);
         assert_eq!(desk.events(), [(waits, LockEvent::Wounded)]);
-        assert!(!desk.holds(5) && !desk.table.is_held(txn(5), 70));
+        assert!(!desk.holds(5) && !desk.table.is_held(txn(5), token(70)));
         // Its token is worth nothing; without one it begins anew.
-        let claim = LockClaim { token: Some(70), ..Desk::claim(5) };
+        let claim = LockClaim { token: Some(token(70)), ..Desk::claim(5) };
         assert_eq!(desk.table.enter(claim, ts(9), 0), Err(LockError::Lost));
         let claim = LockClaim { start_ts: Some(ts(5)), ..Desk::claim(5) };
         let again = desk.table.enter(claim, ts(9), 0).unwrap();
-        assert_eq!((again.start_ts, again.token), (ts(5), 73));
+        assert_eq!((again.start_ts, again.token), (ts(5), token(73)));
+    }
+
+    #[test]
+    fn a_token_holds_in_the_term_that_gave_it_only() {
+        let mut desk = Desk::new();
+        desk.table.begin_term(3);
+        let before = desk.table.enter(Desk::claim(1), ts(1), 0).unwrap();
+        desk.table.end_term();
+        desk.table.begin_term(4);
+        let claim = Desk::claim(1).granted(before);
+        assert_eq!(desk.table.enter(claim, ts(9), 0), Err(LockError::Lost));
+        // The same number in another term names other locks.
+        let after = desk.table.enter(Desk::claim(1), ts(1), 0).unwrap();
+        let token = LockToken { term: 3, ..after.token };
+        assert!(!desk.table.is_held(txn(1), token) && desk.table.is_held(txn(1), after.token));
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub use handshake::{ClientHello, PeerHello, ServerHello};
 pub use ids::{Mode, NodeId, PeerAddress, RangeId, SessionId, ShardId, TxnId};
 pub use limits::{MAX_FRAME_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES, check_key, check_value};
 pub use outcome::{Outcome, Response};
-pub use read::{Basis, LockClaim, LockGrant, Locking, ReadKind};
+pub use read::{Basis, LockClaim, LockGrant, LockToken, Locking, ReadKind};
 pub use rejection::Rejection;
 pub use request::{Operation, ReplicaChange, Request};
 pub use scan::{MAX_PAGE_BYTES, MAX_PAGE_ROWS, Page, Row, ScanRequest};

@@ -152,7 +152,7 @@ impl Decode for Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{LockGrant, NodeId, PeerAddress, Row, ShardId, decode_exact};
+    use crate::{LockGrant, LockToken, NodeId, PeerAddress, Row, ShardId, decode_exact};
 
     #[test]
     fn responses_come_back_as_they_were() {
@@ -180,7 +180,8 @@ mod tests {
             Rejection::Collected,
             Rejection::NotYet,
         ];
-        let grant = LockGrant { start_ts: Timestamp::from_physical_us(3), token: 4 };
+        let token = LockToken { term: 7, number: 4 };
+        let grant = LockGrant { start_ts: Timestamp::from_physical_us(3), token };
         let ts = Timestamp::from_physical_us(5);
         let outcomes = [
             Outcome::Committed { commit_ts: ts, waited_us: 7 },

@@ -14,7 +14,16 @@ pub struct LockClaim {
     /// When its first try began, if that is known already.
     pub start_ts: Option<Timestamp>,
     /// What the leader gave it with its first lock, if it has any.
-    pub token: Option<u64>,
+    pub token: Option<LockToken>,
+}
+
+/// Names the locks that a leader gave to a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LockToken {
+    /// The Raft term or chain epoch in which they were given. In any other they are lost.
+    pub term: u64,
+    /// Tells the transactions of a term apart, also those of an earlier start of the same replica.
+    pub number: u64,
 }
 
 /// What a transaction gets with its first lock, and shows with every request that follows.
@@ -22,8 +31,8 @@ pub struct LockClaim {
 pub struct LockGrant {
     /// When its first try began.
     pub start_ts: Timestamp,
-    /// Proves that the locks are those that were given: a leader that knows it not has lost them.
-    pub token: u64,
+    /// Proves that the locks are those that were given: a leader that does not know it has lost them.
+    pub token: LockToken,
 }
 
 /// A read that locks what it reads.
@@ -38,8 +47,13 @@ pub struct Locking {
 /// What a read is to be like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadKind {
-    /// Of the latest value, linearizable.
+    /// Of the latest value, in the order of all commits: strictly serializable. Answered by the
+    /// replica that sequences the writes, once the pending writes of the key are applied.
     Latest,
+    /// Of the latest value of one key, linearizable for that key alone: an acknowledged write of
+    /// another key may be older than a pending write that this does not see. Answered by Raft's
+    /// leader or the chain's tail.
+    LatestOfKey,
     /// Of the latest value, for a transaction, which keeps it from changing.
     Locking(Locking),
     /// At a timestamp not before whatever was acknowledged until now, which the answer tells: the
@@ -88,8 +102,21 @@ impl Encode for LockClaim {
             out.put_u64_le(ts.to_bits());
         }
         if let Some(token) = self.token {
-            out.put_u64_le(token);
+            token.encode(out);
         }
+    }
+}
+
+impl Encode for LockToken {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_u64_le(self.term);
+        out.put_u64_le(self.number);
+    }
+}
+
+impl Decode for LockToken {
+    fn decode(reader: &mut Reader) -> Result<Self, WireError> {
+        Ok(Self { term: reader.u64()?, number: reader.u64()? })
     }
 }
 
@@ -100,22 +127,24 @@ impl Decode for LockClaim {
         if tag & !(START | TOKEN) != 0 {
             return Err(WireError::UnknownTag { what: "lock claim", tag });
         }
-        let mut field = |bit| if tag & bit != 0 { reader.u64().map(Some) } else { Ok(None) };
-        let start_ts = field(START)?.map(Timestamp::from_bits);
-        Ok(Self { owner, start_ts, token: field(TOKEN)? })
+        let start_ts =
+            if tag & START != 0 { Some(Timestamp::from_bits(reader.u64()?)) } else { None };
+        let token = if tag & TOKEN != 0 { Some(LockToken::decode(reader)?) } else { None };
+        Ok(Self { owner, start_ts, token })
     }
 }
 
 impl Encode for LockGrant {
     fn encode(&self, out: &mut BytesMut) {
         out.put_u64_le(self.start_ts.to_bits());
-        out.put_u64_le(self.token);
+        self.token.encode(out);
     }
 }
 
 impl Decode for LockGrant {
     fn decode(reader: &mut Reader) -> Result<Self, WireError> {
-        Ok(Self { start_ts: Timestamp::from_bits(reader.u64()?), token: reader.u64()? })
+        let start_ts = Timestamp::from_bits(reader.u64()?);
+        Ok(Self { start_ts, token: LockToken::decode(reader)? })
     }
 }
 
@@ -128,6 +157,7 @@ impl Encode for ReadKind {
                 claim.encode(out);
                 out.put_u8(u8::from(*exclusive));
             }
+            Self::LatestOfKey => out.put_u8(5),
             Self::Snapshot => out.put_u8(2),
             Self::AsOf(ts) => {
                 out.put_u8(3);
@@ -150,6 +180,7 @@ impl Decode for ReadKind {
                 let claim = LockClaim::decode(reader)?;
                 Ok(Self::Locking(Locking { claim, exclusive: reader.bool()? }))
             }
+            5 => Ok(Self::LatestOfKey),
             2 => Ok(Self::Snapshot),
             3 => Ok(Self::AsOf(Timestamp::from_bits(reader.u64()?))),
             4 => {

@@ -204,9 +204,10 @@ mod tests {
     use palisade_clock::Timestamp;
 
     use super::*;
-    use crate::{Commit, Locking, NodeId, SessionId, ShardId, TxnId, decode_exact};
+    use crate::{Commit, LockToken, Locking, NodeId, SessionId, ShardId, TxnId, decode_exact};
 
-    fn claim(start_us: Option<u64>, token: Option<u64>) -> LockClaim {
+    fn claim(start_us: Option<u64>, number: Option<u64>) -> LockClaim {
+        let token = number.map(|number| LockToken { term: 3, number });
         let owner = TxnId { session: SessionId(6), sequence: 5 };
         LockClaim { owner, start_ts: start_us.map(Timestamp::from_physical_us), token }
     }
@@ -255,7 +256,7 @@ mod tests {
         let others = [rollback, Operation::RangeMap, Operation::Status, control, transfer, members];
         let stale = ReadKind::Stale { max_us: 7, at_least: Timestamp::from_physical_us(9) };
         let past = [ReadKind::AsOf(Timestamp::MAX), stale];
-        let gets = kinds.chain([ReadKind::Latest, ReadKind::Snapshot]).chain(past).map(get);
+        let gets = kinds.chain([ReadKind::Latest, ReadKind::LatestOfKey, ReadKind::Snapshot]).chain(past).map(get);
         for operation in gets.chain(others) {
             requests.push(Request { request_id: u64::MAX, operation });
         }

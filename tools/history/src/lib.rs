@@ -9,7 +9,9 @@
 //!   can be kept, read by a person and checked again;
 //! * [`check`] decides whether some order of the operations explains every answer, in time
 //!   O(n log n), and on refusal names the operations that no order can explain;
-//! * [`check_appends`] decides the same of [`Transaction`]s that append to lists and read them.
+//! * [`check_appends`] decides the same of [`Transaction`]s that append to lists and read them;
+//! * [`check_timestamps`] decides whether [`TimestampedOperation`]s of all kinds, over all keys, fit
+//!   the timestamps that their answers carried, real time included.
 //!
 //! Left out: transactions over registers, operations other than put and get (a delete or a
 //! compare-and-set changes what the fast algorithm may assume), and every clock. Times come from
@@ -36,6 +38,7 @@ pub mod append;
 pub mod jsonl;
 pub mod linearizability;
 mod record;
+pub mod timestamps;
 mod violation;
 mod zone;
 
@@ -43,4 +46,5 @@ pub use append::{AppendViolation, Step, Transaction, check_appends};
 pub use jsonl::{HistoryError, read_history, write_history};
 pub use linearizability::{Checked, check};
 pub use record::{Action, Operation, Outcome};
+pub use timestamps::{TimestampViolation, TimestampedOperation, check_timestamps};
 pub use violation::{Conflict, Span, Violation};

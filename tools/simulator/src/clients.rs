@@ -1,11 +1,14 @@
 //! Clients: one operation at a time each, tried until it is answered or given up.
 
 mod replies;
+mod timestamps;
 
 use bytes::Bytes;
 use palisade_clock::Timestamp;
 use palisade_control::{RangeDescriptor, RangeMap};
-use palisade_history::{Action, Operation as Recorded, Outcome as Known};
+use palisade_history::{
+    Action, Operation as Recorded, Outcome as Known, TimestampedOperation, timestamps::Order,
+};
 use palisade_shard::ConnectionId;
 use palisade_wire::{
     Commit, CommitRequest, Expected, LockClaim, Mode, Operation, PeerAddress, RangeId, ReadKind,
@@ -53,6 +56,8 @@ pub(crate) struct Clients {
     next_process: u32,
     stopped: bool,
     history: Vec<Recorded>,
+    /// Every operation of every kind, over all ranges.
+    timestamped: Vec<TimestampedOperation>,
     operations: u64,
     timestamps: ExternalConsistency,
     /// By range.
@@ -109,6 +114,8 @@ enum Task {
         key: usize,
         /// The value of a put.
         value: Option<u64>,
+        /// Whether a get is linearizable for its key alone.
+        of_key: bool,
     },
     /// The two keys of a range that change together.
     Pair { place: usize, known_ts: Timestamp, action: PairAction },
@@ -132,6 +139,8 @@ enum PairAction {
 struct Current {
     task: Task,
     start_us: u64,
+    /// When the present try began, of a transaction that may have several.
+    try_us: u64,
     /// The largest timestamp that anybody knew of then.
     known_ts: Timestamp,
     first_request: u64,
@@ -183,6 +192,7 @@ impl Clients {
             next_process: parameters.clients,
             stopped: false,
             history: Vec::new(),
+            timestamped: Vec::new(),
             operations: 0,
             timestamps: ExternalConsistency::default(),
             pairs: keyed.iter().map(|_| Pairs::default()).collect(),
@@ -246,8 +256,14 @@ impl Clients {
         }
         let first_request = client.next_request;
         let known_ts = self.timestamps.known_ts();
-        client.current =
-            Some(Current { task, start_us: now_us, known_ts, first_request, may_have_run: false });
+        client.current = Some(Current {
+            task,
+            start_us: now_us,
+            try_us: now_us,
+            known_ts,
+            first_request,
+            may_have_run: false,
+        });
     }
 
     fn draw_task(&mut self) -> Task {
@@ -261,7 +277,8 @@ impl Clients {
         self.next_value += u64::from(!read);
         let value = (!read).then_some(self.next_value);
         if self.random.u32(0..100) >= self.pair_percent {
-            return Task::Register { key: self.random.usize(0..self.keys.len()), value };
+            let of_key = read && self.random.u8(0..4) == 0;
+            return Task::Register { key: self.random.usize(0..self.keys.len()), value, of_key };
         }
         let place = self.random.usize(0..self.pairs.len());
         let pair = &self.pairs[place];
@@ -304,7 +321,7 @@ impl Clients {
         let current = client.current.as_ref()?;
         let mut commit = Commit::new();
         match current.task {
-            Task::Register { key, value } => {
+            Task::Register { key, value, .. } => {
                 let key = self.keys[key].0.clone();
                 commit = commit.put(key, self.value(value?));
             }
@@ -357,13 +374,13 @@ impl Clients {
         let to = if stubborn {
             range.members[at % range.members.len()]
         } else {
-            let steps = client.transaction.is_some() || client.snapshot.is_some();
+            let at_tail = matches!(task, Task::Register { of_key: true, .. });
             let anybodys = client.snapshot.as_ref().is_some_and(SnapshotReads::is_anybodys);
             let anybody = self.random.usize(0..range.members.len());
             if anybodys && self.random.bool() {
                 range.members[anybody]
             } else {
-                range.serves(command.is_some() || steps, &mut self.random)
+                range.serves(!at_tail, &mut self.random)
             }
         };
         // Should it be lost, somebody else may know more.
@@ -391,6 +408,9 @@ impl Clients {
                 let end = Some([&key[..key.len() - 1], b"z"].concat().into());
                 let scan = ScanRequest { range, begin: key, end, backward, max_rows: 9 };
                 Operation::Scan { scan, kind: ReadKind::Latest }
+            }
+            (None, Task::Register { of_key: true, .. }) => {
+                Operation::Get { range, key, kind: ReadKind::LatestOfKey }
             }
             (None, _) => Operation::Get { range, key, kind: ReadKind::Latest },
         };
@@ -448,8 +468,13 @@ impl Clients {
     /// Nobody knows what becomes of it: whoever asked goes on as somebody else.
     fn give_up(&mut self, at: usize, now_us: u64) {
         let Some(current) = &self.clients[at].current else { return };
-        match current.task {
-            Task::Register { value: Some(value), .. } if current.may_have_run => {
+        let task = current.task;
+        let may_have_run = current.may_have_run;
+        if may_have_run {
+            self.record_without_effect(at, now_us, Order::Unknown);
+        }
+        match task {
+            Task::Register { value: Some(value), .. } if may_have_run => {
                 self.finish(at, now_us, Action::Write(value), Known::Info);
             }
             _ => {
@@ -485,6 +510,11 @@ impl Clients {
         &self.history
     }
 
+    /// Every operation of every kind, over all ranges.
+    pub(crate) fn timestamped(&self) -> &[TimestampedOperation] {
+        &self.timestamped
+    }
+
     /// Operations that have ended.
     pub(crate) fn operations(&self) -> u64 {
         self.operations
@@ -505,15 +535,15 @@ impl Client {
 }
 
 impl Range {
-    /// Who serves, as far as is known.
-    fn serves(&self, write: bool, random: &mut fastrand::Rng) -> PeerAddress {
+    /// Who serves, as far as is known: what is sequenced, or reads at a chain's tail.
+    fn serves(&self, sequenced: bool, random: &mut fastrand::Rng) -> PeerAddress {
         let anybody = self.members[random.usize(0..self.members.len())];
         if random.u8(0..8) == 0 {
             return anybody;
         }
         match self.mode {
             Mode::Raft => self.leader.unwrap_or(anybody),
-            Mode::Chain if write => self.members[0],
+            Mode::Chain if sequenced => self.members[0],
             Mode::Chain => *self.members.last().expect("a chain has members"),
         }
     }

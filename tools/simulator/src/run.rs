@@ -110,7 +110,7 @@ fn run(world: &mut World) -> Result<(), Violation> {
             world.record.mix(u64::from(view.digest()));
         }
     }
-    world.invariants.at_end(world.clients.history())
+    world.invariants.at_end(world.clients.history(), world.clients.timestamped())
 }
 
 /// The faults are over: within a bound everything that can work must.
@@ -224,7 +224,7 @@ impl Probes {
             missing = Some(format!("{} does not answer for {}", to, probe.range));
             let (range, key) = (probe.range, probe.key.clone());
             let operation = if probe.written {
-                Operation::Get { range, key, kind: ReadKind::Latest }
+                Operation::Get { range, key, kind: ReadKind::LatestOfKey }
             } else {
                 let txn = TxnId { session: SessionId(u64::MAX), sequence: 1 };
                 let value = Bytes::from_static(&[0; 8]);

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use palisade_shard::{ConnectionId, ReplicaView};
 use palisade_wire::{
-    NodeId, Operation, Outcome, PeerAddress, RangeId, ReadKind, Request, SessionId, TxnId,
+    Mode, NodeId, Operation, Outcome, PeerAddress, RangeId, ReadKind, Request, SessionId, TxnId,
 };
 
 use crate::{
@@ -121,11 +121,28 @@ impl World {
         self.nodes[node].clock.set_to_edge(ahead);
     }
 
-    /// The disks of a node sync nothing, until told otherwise.
+    /// The disks of a node sync nothing until `held` is false again.
     pub fn hold_syncs(&mut self, node: usize, held: bool) {
-        for slot in 0..self.nodes[node].shards.len() {
-            self.nodes[node].shards[slot].syncs_held = held;
-            self.sync(node, slot);
+        for shard in 0..self.nodes[node].shards.len() {
+            self.hold_syncs_of_shard(node, shard, held);
+        }
+    }
+
+    /// One shard of a node syncs nothing until `held` is false again.
+    pub fn hold_syncs_of_shard(&mut self, node: usize, shard: usize, held: bool) {
+        self.nodes[node].shards[shard].syncs_held = held;
+        self.sync(node, shard);
+    }
+
+    /// The replica that sequences the writes of a range: Raft's leader, or the chain's head.
+    ///
+    /// # Panics
+    /// If there is none within ten seconds.
+    pub fn await_sequencer(&mut self, range: RangeId) -> PeerAddress {
+        let descriptor = self.ranges.get(range).expect("scripts name ranges that exist");
+        match descriptor.mode {
+            Mode::Raft => self.await_leader(range),
+            Mode::Chain => descriptor.members[0],
         }
     }
 
@@ -139,7 +156,7 @@ impl World {
         self.clients.stop(self.now_us);
         match self.violation.take() {
             Some(violation) => Err(violation),
-            None => self.invariants.at_end(self.clients.history()),
+            None => self.invariants.at_end(self.clients.history(), self.clients.timestamped()),
         }
     }
 

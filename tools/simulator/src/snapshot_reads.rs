@@ -54,6 +54,11 @@ impl SnapshotReads {
         self.left.last().map(|(place, _)| *place)
     }
 
+    /// Whether nothing that was acknowledged before may be missing.
+    pub(crate) fn is_fresh(&self) -> bool {
+        matches!(self.age, Age::Fresh)
+    }
+
     /// Whether any replica may know enough.
     pub(crate) fn is_anybodys(&self) -> bool {
         !matches!(self.age, Age::Fresh)

@@ -3,38 +3,8 @@
 mod support;
 
 use palisade_clock::Timestamp;
-use palisade_simulator::World;
-use palisade_wire::{
-    Basis, Commit, CommitRequest, LockClaim, Locking, Operation, Outcome, ReadKind, Rejection,
-    ReplicaChange, SessionId, TxnId,
-};
-use support::{RANGE, SECOND_US, at, holds, put, raft};
-
-fn locked_get(world: &World, claim: LockClaim) -> Operation {
-    let kind = ReadKind::Locking(Locking { claim, exclusive: true });
-    Operation::Get { range: RANGE, key: world.script_key(RANGE), kind }
-}
-
-fn commit(world: &World, claim: LockClaim, sequence: u64, value: u8) -> Operation {
-    let txn = TxnId { session: SessionId(5), sequence };
-    let commit = Commit::new().put(world.script_key(RANGE), vec![value; 8]);
-    let request = CommitRequest { txn, settled_below: 0, commit };
-    Operation::Commit { range: RANGE, request, claim: Some(claim) }
-}
-
-fn claim(sequence: u64) -> LockClaim {
-    let owner = TxnId { session: SessionId(4), sequence };
-    LockClaim { owner, start_ts: None, token: None }
-}
-
-/// Takes the lock of the script's key for a transaction.
-fn lock(world: &mut World, claim: LockClaim) -> LockClaim {
-    let leader = world.await_leader(RANGE);
-    match world.ask(leader, locked_get(world, claim), SECOND_US) {
-        Some(Outcome::Value { basis: Basis::Locked(grant), .. }) => claim.granted(grant),
-        other => panic!("{other:?}"),
-    }
-}
+use palisade_wire::{Basis, Operation, Outcome, ReadKind, Rejection, ReplicaChange};
+use support::{RANGE, SECOND_US, at, claim, commit, holds, lock, put, raft};
 
 #[test]
 fn scenario_20_a_leader_that_was_stopped_past_its_lease_serves_nothing_on_waking() {

@@ -54,8 +54,10 @@ pub(crate) enum Call {
 /// What a read is to be like.
 #[derive(Clone, Debug)]
 pub(crate) enum How {
-    /// Of the latest.
+    /// Of the latest, in the order of all commits.
     Latest,
+    /// Of the latest of one key.
+    LatestOfKey,
     /// For a transaction.
     Locked(Locks),
     /// Of a moment: at the leader, or first at any replica.

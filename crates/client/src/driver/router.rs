@@ -30,11 +30,13 @@ const REFRESH_PAUSE: Duration = Duration::from_millis(200);
 
 type Reply = oneshot::Sender<Result<Outcome, ClientError>>;
 
-/// What a request asks of its range; chains serve the two at different ends.
+/// Which replica of a range serves a request. In Raft mode the leader serves both parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Part {
-    Write,
-    Read,
+    /// The one that sequences the writes: a chain's head.
+    Sequenced,
+    /// A chain's tail.
+    TailRead,
 }
 
 /// A request under way.
@@ -248,12 +250,12 @@ impl Router {
     fn range_and_part(&self, call: &Call) -> Option<(RangeId, Part)> {
         match call {
             Call::Commit { commit, locks } => {
-                Some((self.range_of_commit(commit, locks.as_ref()), Part::Write))
+                Some((self.range_of_commit(commit, locks.as_ref()), Part::Sequenced))
             }
             Call::Get { key, how } => Some((self.range_of(key), how.part())),
             Call::Scan { span, how } => Some((self.range_of_span(span), how.part())),
-            Call::Rollback(locks) => Some((self.range_of(&locks.anchor), Part::Write)),
-            Call::Control { .. } => Some((RangeId::CONTROL, Part::Write)),
+            Call::Rollback(locks) => Some((self.range_of(&locks.anchor), Part::Sequenced)),
+            Call::Control { .. } => Some((RangeId::CONTROL, Part::Sequenced)),
             Call::Topology | Call::Status { .. } => None,
         }
     }
@@ -463,6 +465,7 @@ impl How {
     fn kind(&self) -> ReadKind {
         match self {
             Self::Latest => ReadKind::Latest,
+            Self::LatestOfKey => ReadKind::LatestOfKey,
             Self::Locked(Locks { claim, exclusive, .. }) => {
                 ReadKind::Locking(Locking { claim: *claim, exclusive: *exclusive })
             }
@@ -470,11 +473,11 @@ impl How {
         }
     }
 
-    /// Locks are kept where writes are ordered, and there all that happened is known.
+    /// The replica that sequences the writes keeps the locks, and alone knows what is pending.
     fn part(&self) -> Part {
         match self {
-            Self::Latest => Part::Read,
-            Self::Locked(_) | Self::Past { .. } => Part::Write,
+            Self::LatestOfKey => Part::TailRead,
+            Self::Latest | Self::Locked(_) | Self::Past { .. } => Part::Sequenced,
         }
     }
 }
@@ -483,7 +486,7 @@ impl How {
 fn first_guess(descriptor: &RangeDescriptor, part: Part) -> PeerAddress {
     let members = &descriptor.members;
     match (descriptor.mode, part) {
-        (Mode::Chain, Part::Read) => members[members.len() - 1],
+        (Mode::Chain, Part::TailRead) => members[members.len() - 1],
         _ => members[0],
     }
 }

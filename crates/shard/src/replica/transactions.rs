@@ -7,12 +7,15 @@
 //! Here the log is the order. Whatever writes a key is put into the log only when nobody else has a
 //! lock on that key; once it stands there, whatever is ordered after it stands after it, so its
 //! locks are let go at once. Only a locked read may not look at the state before what was ordered
-//! earlier is applied: it waits for the writes of its key that are still under way.
+//! earlier is applied: it waits for the pending writes of its key.
 //!
-//! Nobody asks whether the leader still leads: a commit of one that does not is never committed, and
-//! what it read does not matter. A leader that has just begun waits until everything before its own
-//! term is applied; locks of earlier leaders are gone, and with them the tokens that prove them, so
-//! that their transactions end here, unless their commit is among what was applied.
+//! A commit of a leader that does not lead any more is never committed. What it read could still
+//! reach its caller, as an error that the transaction's body derives from it. So locked reads are
+//! answered only under a confirmed leadership.
+//!
+//! A leader that has just begun waits until everything before its own term is applied. Locks of
+//! earlier leaders are gone, and their tokens name another term: a transaction that shows one is
+//! aborted, unless its commit is among what was applied.
 //!
 //! The same for both modes: a Raft leader by its term, a chain's head by its epoch.
 
@@ -25,10 +28,15 @@ use palisade_txn::{
     CommitCommand, LockError, LockEvent, LockRequest, LockTable, Priority, Span, Strength,
 };
 use palisade_wire::{
-    Basis, CommitRequest, LockClaim, LockGrant, Locking, Outcome, Rejection, ScanRequest, TxnId,
+    CommitRequest, LockClaim, LockToken, Locking, Outcome, Rejection, ScanRequest, TxnId,
 };
 
-use super::{Asker, MAX_WAITING, Read, Replica, WaitingWrite, refused};
+use super::{
+    Asker, MAX_WAITING, Replica, WaitingWrite,
+    pending_writes::PendingWrites,
+    reads::{Confirmation, Level, PendingRead, Read},
+    refused,
+};
 use crate::{TestFault, state_machine::settled};
 
 /// How long a request may wait for locks.
@@ -49,10 +57,7 @@ pub(super) struct Transactions {
     /// Who waits for locks, by ticket.
     waiting: BTreeMap<u64, Step>,
     waiting_bytes: usize,
-    /// Locked reads that wait for an entry to be applied, by its index and their ticket.
-    reads: BTreeMap<(u64, u64), LockedRead>,
-    /// Keys that are written by entries which are not applied yet: index and hash.
-    under_way: VecDeque<(u64, u32)>,
+    pending_writes: PendingWrites,
     /// Commits with locks that are not applied yet.
     ordered: VecDeque<(u64, TxnId)>,
 }
@@ -60,18 +65,18 @@ pub(super) struct Transactions {
 /// What is done once its locks are there.
 #[derive(Debug)]
 enum Step {
-    Read(LockedRead),
+    Read(PendingRead),
     Commit { asker: Asker, request: CommitRequest, owner: Option<TxnId> },
 }
 
-#[derive(Debug)]
-struct LockedRead {
-    asker: Asker,
-    owner: TxnId,
-    grant: LockGrant,
-    read: Read,
-    /// Where the scan goes on after the span that is locked.
-    resume: Option<Bytes>,
+/// What a leader knows of the locks that a commit relies on.
+enum Claimed {
+    /// They are held. `start_ts` is when the transaction's first try began.
+    Held { start_ts: Timestamp },
+    /// The commit is ordered already: its locks have done their part.
+    Ordered,
+    /// They are not held.
+    Lost,
 }
 
 impl Transactions {
@@ -83,8 +88,7 @@ impl Transactions {
             next_ticket: 0,
             waiting: BTreeMap::new(),
             waiting_bytes: 0,
-            reads: BTreeMap::new(),
-            under_way: VecDeque::new(),
+            pending_writes: PendingWrites::default(),
             ordered: VecDeque::new(),
         }
     }
@@ -95,7 +99,7 @@ impl Transactions {
 
     /// Whether nobody waits for an answer.
     pub(super) fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.reads.is_empty()
+        self.waiting.is_empty()
     }
 
     fn ticket(&mut self) -> u64 {
@@ -115,16 +119,19 @@ impl Transactions {
         self.ordered.iter().any(|(_, ordered)| *ordered == txn)
     }
 
-    /// The last entry under way that writes what is read.
-    fn last_write_of(&self, read: &Read) -> u64 {
-        let last = match read {
-            Read::Key(key) => {
-                let hash = crc32fast::hash(key);
-                self.under_way.iter().rev().find(|(_, other)| *other == hash)
-            }
-            Read::Span(_) => self.under_way.back(),
+    /// Whether a transaction has all the locks that it was granted.
+    pub(super) fn has_locks(&self, owner: TxnId, token: LockToken) -> bool {
+        self.locks.is_held(owner, token)
+    }
+
+    /// The last entry that a read of the latest state must see: one of an earlier term, or a pending
+    /// write of what is read.
+    pub(super) fn ordered_before(&self, read: &Read) -> u64 {
+        let pending = match read {
+            Read::Key(key) => self.pending_writes.last_of_key(key),
+            Read::Span(_) => self.pending_writes.last(),
         };
-        last.map_or(0, |(index, _)| *index)
+        pending.max(self.begun_at)
     }
 }
 
@@ -148,7 +155,8 @@ impl Replica {
         }
         self.lead()?;
         let fresh_ts = hlc.tick(now.wall);
-        if let Some(outcome) = settled(self.state.look_up(&request, fresh_ts)) {
+        let fingerprint = CommitCommand::fingerprint(&request.commit);
+        if let Some(outcome) = settled(self.state.look_up(request.txn, fingerprint, fresh_ts)) {
             return Err(outcome);
         }
         let priority = match claim {
@@ -156,10 +164,11 @@ impl Replica {
                 return self.order(asker, request, None, hlc, now, cx);
             }
             None => Priority { start_ts: fresh_ts, txn: request.txn },
-            Some(claim) => match self.check_claim(claim, request.txn, now)? {
-                Some(start_ts) => Priority { start_ts, txn: claim.owner },
+            Some(claim) => match self.check_claim(claim, request.txn, now) {
+                Claimed::Held { start_ts } => Priority { start_ts, txn: claim.owner },
                 // What was ordered first is the one that counts.
-                None => return self.order(asker, request, None, hlc, now, cx),
+                Claimed::Ordered => return self.order(asker, request, None, hlc, now, cx),
+                Claimed::Lost => return self.confirm_abort(asker, request.txn, fingerprint),
             },
         };
         let mut keys: Vec<_> = request.commit.writes.iter().map(|write| &write.key).collect();
@@ -192,29 +201,47 @@ impl Replica {
         result
     }
 
-    /// When a transaction that commits began; or `None` if its commit is ordered already.
-    fn check_claim(
-        &mut self,
-        claim: LockClaim,
-        txn: TxnId,
-        now: Now,
-    ) -> Result<Option<Timestamp>, Outcome> {
+    /// Whether a transaction that commits still has its locks.
+    fn check_claim(&mut self, claim: LockClaim, txn: TxnId, now: Now) -> Claimed {
         let fresh_ts = claim.start_ts.unwrap_or_default();
         let entered = match claim.token {
             Some(_) => self.transactions.locks.enter(claim, fresh_ts, now.monotonic_us),
             None => Err(LockError::Lost),
         };
         match entered {
-            Ok(grant) => return Ok(Some(grant.start_ts)),
-            Err(_) if self.transactions.is_ordered(txn) => return Ok(None),
-            Err(_) if self.fault == Some(TestFault::TrustLostLocks) => return Ok(None),
-            Err(_) => {}
+            Ok(grant) => Claimed::Held { start_ts: grant.start_ts },
+            Err(_) if self.transactions.is_ordered(txn) => Claimed::Ordered,
+            Err(_) if self.fault == Some(TestFault::TrustLostLocks) => Claimed::Ordered,
+            Err(_) => Claimed::Lost,
         }
-        // An earlier leader may have ordered it: that will be seen once its entries are applied.
+    }
+
+    /// Answers a transaction whose locks are lost, once that is certain.
+    ///
+    /// Its commit may have been ordered in an earlier term, or be committed by a later leader that
+    /// this one has not heard of. So it is aborted for good only if everything of earlier terms is
+    /// applied, and if this replica still leads. A commit that is not among what is applied then
+    /// never will be: its claim holds in its own term alone.
+    fn confirm_abort(
+        &mut self,
+        asker: Asker,
+        txn: TxnId,
+        fingerprint: u32,
+    ) -> Result<(), Outcome> {
         if self.applied_index < self.transactions.begun_at {
             return Err(Outcome::Rejected(Rejection::NotServing { hint: None }));
         }
-        Err(Outcome::Rejected(Rejection::Aborted))
+        if self.fault == Some(TestFault::UnconfirmedAborts) {
+            return Err(Outcome::Rejected(Rejection::Aborted));
+        }
+        self.check_room()?;
+        self.confirm(Confirmation::Abort { asker, txn, fingerprint })
+    }
+
+    /// This replica has led since a transaction whose locks are lost asked to commit.
+    pub(super) fn answer_aborted(&mut self, asker: Asker, txn: TxnId, fingerprint: u32) {
+        let known = settled(self.state.look_up(txn, fingerprint, self.state.last_ts()));
+        self.answers.push((asker, known.unwrap_or(Outcome::Rejected(Rejection::Aborted))));
     }
 
     /// Begins a read of a key for a transaction, which then has it locked.
@@ -282,9 +309,7 @@ impl Replica {
         cx: Context<'_>,
     ) -> Result<(), Outcome> {
         self.lead()?;
-        if self.transactions.reads.len() >= MAX_WAITING {
-            return Err(Outcome::Rejected(Rejection::Overloaded));
-        }
+        self.check_room()?;
         let Locking { claim, exclusive } = locking;
         let entered = self.transactions.locks.enter(claim, hlc.tick(now.wall), now.monotonic_us);
         let grant = entered.map_err(lock_error)?;
@@ -297,9 +322,10 @@ impl Replica {
             wants: span.into_iter().map(|span| (span, strength)).collect(),
             deadline_us: now.monotonic_us + MAX_LOCK_WAIT_US,
         };
-        let read = LockedRead { asker, owner: claim.owner, grant, read, resume };
+        let level = Level::Locked { owner: claim.owner, grant, resume };
+        let read = PendingRead { asker, read, level };
         if self.lock(request)? {
-            self.read_locked(ticket, read);
+            self.read_locked(read);
         } else {
             self.transactions.waiting.insert(ticket, Step::Read(read));
         }
@@ -333,7 +359,7 @@ impl Replica {
     }
 
     /// Makes sure that this replica orders the writes, and notices a new beginning.
-    fn lead(&mut self) -> Result<(), Outcome> {
+    pub(super) fn lead(&mut self) -> Result<(), Outcome> {
         if !self.group.orders_writes() {
             let hint = self.group.leader();
             return Err(Outcome::Rejected(Rejection::NotServing { hint }));
@@ -342,6 +368,7 @@ impl Replica {
         if self.transactions.term != Some(term) {
             self.stop_leading();
             self.transactions.term = Some(term);
+            self.transactions.locks.begin_term(term);
             self.transactions.begun_at = self.group.last_index();
         }
         Ok(())
@@ -358,18 +385,17 @@ impl Replica {
     fn stop_leading(&mut self) {
         let it = &mut self.transactions;
         it.term = None;
-        it.locks.clear();
+        it.locks.end_term();
         it.waiting_bytes = 0;
-        it.under_way.clear();
+        it.pending_writes.clear();
         it.ordered.clear();
         let waiting = std::mem::take(&mut it.waiting).into_values();
-        let reads = std::mem::take(&mut it.reads).into_values();
         let outcome = Outcome::Rejected(Rejection::NotServing { hint: None });
         let askers = waiting.map(|step| match step {
             Step::Read(read) => read.asker,
             Step::Commit { asker, .. } => asker,
         });
-        for asker in askers.chain(reads.map(|read| read.asker)) {
+        for asker in askers {
             self.answers.push((asker, outcome.clone()));
         }
     }
@@ -387,7 +413,7 @@ impl Replica {
             let step = self.transactions.take(ticket).expect("whoever waits for locks is known");
             let refused = match (event, step) {
                 (LockEvent::Granted, Step::Read(read)) => {
-                    self.read_locked(ticket, read);
+                    self.read_locked(read);
                     continue;
                 }
                 (LockEvent::Granted, Step::Commit { asker, request, owner }) => self
@@ -402,11 +428,11 @@ impl Replica {
                 }
                 (
                     LockEvent::Wounded,
-                    Step::Read(LockedRead { asker, .. }) | Step::Commit { asker, .. },
+                    Step::Read(PendingRead { asker, .. }) | Step::Commit { asker, .. },
                 ) => Err((asker, Outcome::Rejected(Rejection::Aborted))),
                 (
                     LockEvent::TimedOut,
-                    Step::Read(LockedRead { asker, .. }) | Step::Commit { asker, .. },
+                    Step::Read(PendingRead { asker, .. }) | Step::Commit { asker, .. },
                 ) => Err((asker, Outcome::Rejected(Rejection::Locked))),
             };
             self.answers.extend(refused.err());
@@ -433,9 +459,9 @@ impl Replica {
         let command = CommitCommand { proposed_ts, request };
         let (index, term) = self.group.propose(command.to_payload(), cx).map_err(refused)?;
         self.writes.push_back(WaitingWrite { index, term, asker });
-        let writes = &command.request.commit.writes;
-        let hashes = writes.iter().map(|write| (index, crc32fast::hash(&write.key)));
-        self.transactions.under_way.extend(hashes);
+        for write in &command.request.commit.writes {
+            self.transactions.pending_writes.push(index, &write.key);
+        }
         if let Some(owner) = owner {
             self.transactions.ordered.push_back((index, txn));
             self.transactions.locks.release(owner);
@@ -443,52 +469,24 @@ impl Replica {
         Ok(())
     }
 
-    /// Reads what is locked, once everything that was ordered before is applied.
-    fn read_locked(&mut self, ticket: u64, read: LockedRead) {
-        let mut after = self.transactions.last_write_of(&read.read).max(self.transactions.begun_at);
+    /// Reads what is locked, once everything that was ordered before is applied, and if this replica
+    /// still leads: what a transaction concludes from its reads must hold even if it never commits.
+    fn read_locked(&mut self, read: PendingRead) {
+        let mut after = self.transactions.ordered_before(&read.read);
         if self.fault == Some(TestFault::EarlyLockedReads) {
             after = 0;
         }
-        if self.applied_index >= after {
-            self.answer_locked(read);
-        } else {
-            self.transactions.reads.insert((after, ticket), read);
-        }
+        let asker = read.asker;
+        let begun = self.confirm(Confirmation::Read { after, read });
+        self.answers.extend(begun.err().map(|outcome| (asker, outcome)));
     }
 
-    /// Entries were applied: locked reads that waited for them can be answered.
-    pub(super) fn answer_locked_reads(&mut self) {
+    /// Entries were applied: reads need not wait for them any more.
+    pub(super) fn forget_applied_writes(&mut self) {
         let applied = self.applied_index;
         let it = &mut self.transactions;
-        while it.under_way.pop_front_if(|(index, _)| *index <= applied).is_some() {}
+        it.pending_writes.applied(applied);
         while it.ordered.pop_front_if(|(index, _)| *index <= applied).is_some() {}
-        while let Some(first) = self.transactions.reads.first_entry()
-            && first.key().0 <= applied
-        {
-            let read = first.remove();
-            self.answer_locked(read);
-        }
-    }
-
-    fn answer_locked(&mut self, locked: LockedRead) {
-        let LockedRead { asker, owner, grant, read, resume } = locked;
-        // What was read before may have changed since, if the locks are gone.
-        let outcome = if self.transactions.locks.is_held(owner, grant.token) {
-            let mut found = match read {
-                Read::Key(key) => self.state.get(&key, false),
-                Read::Span(scan) => self.state.scan(&scan, None, &self.descriptor),
-            };
-            if let Outcome::Page { page, .. } = &mut found {
-                page.resume = page.resume.take().or(resume);
-            }
-            if let Outcome::Value { basis, .. } | Outcome::Page { basis, .. } = &mut found {
-                *basis = Basis::Locked(grant);
-            }
-            found
-        } else {
-            Outcome::Rejected(Rejection::Aborted)
-        };
-        self.answers.push((asker, outcome));
     }
 }
 

@@ -58,6 +58,7 @@ impl Shard {
             Operation::Get { range, key, kind } => {
                 self.with_replica(range, now, |replica, hlc, cx| match kind {
                     ReadKind::Latest => replica.get(asker, &key),
+                    ReadKind::LatestOfKey => replica.get_of_key(asker, &key),
                     ReadKind::Locking(locking) => {
                         replica.locked_get(asker, &key, locking, hlc, now, cx)
                     }
@@ -66,7 +67,8 @@ impl Shard {
             }
             Operation::Scan { scan, kind } => {
                 self.with_replica(scan.range, now, |replica, hlc, cx| match kind {
-                    ReadKind::Latest => replica.scan(asker, scan),
+                    // A scan is of more than one key.
+                    ReadKind::Latest | ReadKind::LatestOfKey => replica.scan(asker, scan),
                     ReadKind::Locking(locking) => {
                         replica.locked_scan(asker, scan, locking, hlc, now, cx)
                     }

@@ -8,3 +8,4 @@ mod jsonl;
 mod script;
 mod search;
 mod simulated;
+mod timestamps;

@@ -1,7 +1,7 @@
 //! What clients make of the answers that they get.
 
 use palisade_clock::Timestamp;
-use palisade_history::{Action, Outcome as Known};
+use palisade_history::{Action, Outcome as Known, timestamps::Order};
 use palisade_shard::ConnectionId;
 use palisade_wire::{Outcome, Page, PeerAddress, Rejection, Response};
 
@@ -34,6 +34,7 @@ impl Clients {
         let task = current.task;
         client.seen_ts = client.seen_ts.max(outcome.visible_ts().unwrap_or_default());
         let place = self.place(task);
+        self.record_register(at, now_us, &outcome);
         let client = &mut self.clients[at];
         match (outcome, task) {
             (Outcome::Committed { .. }, Task::Register { value: Some(value), .. }) => {
@@ -54,6 +55,7 @@ impl Clients {
                 self.ranges[place].leader = Some(from);
                 let checked = check_pair(&mut self.pairs[place], known_ts, action, &outcome);
                 named(Pairs::NAME, checked)?;
+                self.record_pair(at, now_us, &outcome);
                 self.end(at, now_us);
             }
             // It came late, or its timestamp was an old one.
@@ -107,10 +109,14 @@ impl Clients {
         } else {
             invariant.read(&transaction.seen)?;
         }
+        if let Outcome::Committed { commit_ts, .. } = outcome {
+            self.record_transaction(at, now_us, *commit_ts);
+        }
         if done {
             self.end(at, now_us);
             return Ok(());
         }
+        let client = &mut self.clients[at];
         let current = client.current.as_mut().expect("it has an operation");
         current.first_request = client.next_request;
         let thinks = self.random.u8(0..4) == 0;
@@ -129,10 +135,16 @@ impl Clients {
             snapshot.answered(outcome, start, current.known_ts, began_ts, unique)?;
         self.transactions[*place].snapshot(at_ts, &seen)?;
         self.read_at = Some(at_ts);
-        match snapshot.place() {
+        let bits = at_ts.to_bits();
+        let order = if snapshot.is_fresh() { Order::Fresh(bits) } else { Order::AsOf(bits) };
+        let (read_place, next) = (*place, snapshot.place());
+        self.record_snapshot(at, now_us, order, read_place, &seen);
+        match next {
             None => self.end(at, now_us),
             Some(next) => {
-                *place = next;
+                let client = &mut self.clients[at];
+                let current = client.current.as_mut().expect("it has an operation");
+                current.task = Task::Snapshot { place: next };
                 current.first_request = client.next_request;
                 client.due_us = now_us;
             }
@@ -142,6 +154,10 @@ impl Clients {
 
     /// A transaction has failed for certain: it is tried again.
     fn aborted(&mut self, at: usize, now_us: u64) -> Result<(), String> {
+        let may_have_run = self.clients[at].current.as_ref().is_some_and(|c| c.may_have_run);
+        if may_have_run {
+            self.record_without_effect(at, now_us, Order::Failed);
+        }
         let client = &mut self.clients[at];
         let owner = client.next_owner();
         let current = client.current.as_mut().expect("it has an operation");
@@ -152,6 +168,7 @@ impl Clients {
         transaction.again(owner, &mut self.next_value);
         client.sequence += 1;
         current.may_have_run = false;
+        current.try_us = now_us;
         current.known_ts = self.timestamps.known_ts();
         current.first_request = client.next_request;
         client.due_us = now_us + self.random.u64(0..BACKOFF_US);

@@ -20,7 +20,7 @@ use std::{
 };
 
 use palisade_clock::Now;
-use palisade_history::Operation;
+use palisade_history::{Operation, TimestampedOperation};
 use palisade_shard::{ReplicaView, Shard};
 use palisade_wire::{NodeId, PeerAddress, RangeId};
 
@@ -38,6 +38,9 @@ use own_term_commits::OwnTermCommits;
 pub(crate) use pairs::Pairs;
 use state_machine_safety::StateMachineSafety;
 pub(crate) use transactions::{Seen, Transactions};
+
+/// All operations of all kinds, over all ranges.
+const FIT_TIMESTAMPS: &str = "every operation fits one timestamp, in real time";
 
 /// Something that must hold did not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,14 +171,15 @@ impl Invariants {
     }
 
     /// The run is over: what the clients saw must make sense.
-    pub(crate) fn at_end(&self, history: &[Operation]) -> Result<(), Violation> {
-        match palisade_history::check(history) {
-            Ok(_) => Ok(()),
-            Err(violation) => Err(Violation {
-                invariant: "clients' histories are linearizable",
-                detail: violation.to_string(),
-            }),
-        }
+    pub(crate) fn at_end(
+        &self,
+        registers: &[Operation],
+        all: &[TimestampedOperation],
+    ) -> Result<(), Violation> {
+        let linearizable = palisade_history::check(registers).map_err(|v| v.to_string());
+        named("clients' histories are linearizable", linearizable.map(drop))?;
+        let fit = palisade_history::check_timestamps(all).map_err(|v| v.to_string());
+        named(FIT_TIMESTAMPS, fit.map(drop))
     }
 
     pub(crate) fn elections(&self) -> u64 {

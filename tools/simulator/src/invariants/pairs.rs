@@ -35,6 +35,11 @@ impl Pairs {
         self.committed.get(&self.known_ts).copied().flatten().map(|_| self.known_ts)
     }
 
+    /// The value that was committed at a timestamp, if that is known.
+    pub(crate) fn value_at(&self, ts: Timestamp) -> Option<u64> {
+        self.committed.get(&ts).copied().flatten()
+    }
+
     /// A commit was acknowledged.
     pub(crate) fn committed(
         &mut self,

@@ -2,8 +2,12 @@
 #![allow(dead_code, reason = "each test uses a part of this")]
 
 use palisade_clock::Timestamp;
+use palisade_shard::TestFault;
 use palisade_simulator::{Parameters, Trace, World};
-use palisade_wire::{Mode, NodeId, Outcome, PeerAddress, RangeId, ShardId};
+use palisade_wire::{
+    Basis, Commit, CommitRequest, LockClaim, Locking, Mode, NodeId, Operation, Outcome, PeerAddress,
+    RangeId, ReadKind, SessionId, ShardId, TxnId,
+};
 
 pub(crate) const RANGE: RangeId = RangeId(1);
 pub(crate) const SECOND_US: u64 = 1_000_000;
@@ -14,8 +18,13 @@ pub(crate) fn at(node: u16) -> PeerAddress {
 
 /// A cluster with one range in Raft mode, which has had time to elect.
 pub(crate) fn raft(nodes: u16) -> World {
-    let parameters = Parameters::quiet(7, nodes, 1, 1, Some(Mode::Raft));
-    let mut world = World::new(parameters, Trace::Off);
+    raft_with(nodes, None)
+}
+
+/// The same with a promise broken on purpose.
+pub(crate) fn raft_with(nodes: u16, planted: Option<TestFault>) -> World {
+    let quiet = Parameters::quiet(7, nodes, 1, 1, Some(Mode::Raft));
+    let mut world = World::new(Parameters { planted, ..quiet }, Trace::Off);
     world.run_for(2 * SECOND_US);
     world
 }
@@ -26,6 +35,42 @@ pub(crate) fn put(world: &mut World, value: u8) -> Timestamp {
     let operation = world.put_operation(RANGE, value);
     match world.ask(to, operation, 5 * SECOND_US) {
         Some(Outcome::Committed { commit_ts, .. }) => commit_ts,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Makes another node lead while the present leader stands still, and returns the old one. It is
+/// stopped for `pause_us`, and finds what was sent to it on waking.
+pub(crate) fn supersede(world: &mut World, pause_us: u64) -> PeerAddress {
+    let old = world.await_leader(RANGE);
+    world.pause(usize::from(old.node.0), pause_us);
+    let moved = world.wait_for(pause_us, |world| world.leader(RANGE).is_some_and(|l| l != old));
+    assert!(moved, "no other node took over in {pause_us} us");
+    old
+}
+
+pub(crate) fn locked_get(world: &World, claim: LockClaim) -> Operation {
+    let kind = ReadKind::Locking(Locking { claim, exclusive: true });
+    Operation::Get { range: RANGE, key: world.script_key(RANGE), kind }
+}
+
+pub(crate) fn commit(world: &World, claim: LockClaim, sequence: u64, value: u8) -> Operation {
+    let txn = TxnId { session: SessionId(5), sequence };
+    let commit = Commit::new().put(world.script_key(RANGE), vec![value; 8]);
+    let request = CommitRequest { txn, settled_below: 0, commit };
+    Operation::Commit { range: RANGE, request, claim: Some(claim) }
+}
+
+pub(crate) fn claim(sequence: u64) -> LockClaim {
+    let owner = TxnId { session: SessionId(4), sequence };
+    LockClaim { owner, start_ts: None, token: None }
+}
+
+/// Takes the lock of the script's key for a transaction.
+pub(crate) fn lock(world: &mut World, claim: LockClaim) -> LockClaim {
+    let leader = world.await_leader(RANGE);
+    match world.ask(leader, locked_get(world, claim), SECOND_US) {
+        Some(Outcome::Value { basis: Basis::Locked(grant), .. }) => claim.granted(grant),
         other => panic!("{other:?}"),
     }
 }

@@ -28,7 +28,10 @@ use palisade_clock::{Now, Timestamp};
 use palisade_replication::{After, Send};
 use palisade_wire::{Outcome, PeerAddress, ReadKind, Rejection, ScanRequest};
 
-use super::{Asker, MAX_WAITING, Read, Replica, refused};
+use super::{
+    Asker, MAX_WAITING, Replica,
+    reads::{Confirmation, Level, PendingRead, Read},
+};
 use crate::{PeerBody, SafeTimeMessage, TestFault};
 
 /// How long a read waits for the answer of the replica that orders the writes, before its client is
@@ -50,50 +53,30 @@ const MAX_READER_AGE_US: u64 = 60_000_000;
 /// Timestamps that are protected at a time; further readers have the ordinary retention.
 const MAX_READERS: usize = 4096;
 
-/// Reads at timestamps that a replica has on hand.
+/// Reads at timestamps that wait for another replica's answer, and what protects what they see.
 #[derive(Debug, Default)]
-pub(super) struct PastReads {
-    /// What waits for leadership to be confirmed, by token.
-    asked: BTreeMap<u64, Asked>,
-    /// Those that wait for an entry to be applied, by its index and their token.
-    waiting: BTreeMap<(u64, u64), PastRead>,
+pub(super) struct TimestampReads {
     /// Timestamps that are read at, and until when they are protected.
     readers: BTreeMap<Timestamp, u64>,
     /// Everything up to this is applied, even if no commit says so.
     learned_ts: Timestamp,
-    /// Those that wait for another replica's word on their timestamp, by that and their token; and
-    /// until when.
-    unsafe_yet: BTreeMap<(Timestamp, u64), (PastRead, u64)>,
+    /// Reads at a follower that wait until their timestamp is safe, by that and their token; and
+    /// until when they wait.
+    unsafe_yet: BTreeMap<(Timestamp, u64), (PendingRead, u64)>,
     /// When that was asked for last, if there is no answer yet.
     asked_us: Option<u64>,
     /// Timestamps that are safe once an entry is applied, by its index.
     closing: BTreeMap<u64, Timestamp>,
 }
 
-/// What leadership is confirmed for.
-#[derive(Debug)]
-enum Asked {
-    /// A read that may run once an entry is applied.
-    Read { after: u64, read: PastRead },
-    /// An answer to another replica.
-    SafeTime { to: PeerAddress, index: u64, closed_ts: Timestamp },
-}
-
-#[derive(Debug)]
-struct PastRead {
-    asker: Asker,
-    read: Read,
-    at_ts: Timestamp,
-}
-
-impl PastReads {
+impl TimestampReads {
     /// Below this nothing may be collected.
     pub(super) fn protected_ts(&self) -> Timestamp {
         self.readers.first_key_value().map_or(Timestamp::MAX, |(ts, _)| *ts)
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.asked.is_empty() && self.waiting.is_empty() && self.unsafe_yet.is_empty()
+        self.unsafe_yet.is_empty()
     }
 
     pub(super) fn wants_ticks(&self) -> bool {
@@ -152,31 +135,32 @@ impl Replica {
                 let latest_ts = Timestamp::from_physical_us(now.wall.latest_us);
                 safe_ts.max(latest_ts.saturating_sub_us(max_us)).max(at_least)
             }
-            ReadKind::Latest | ReadKind::Snapshot | ReadKind::Locking(_) => {
+            ReadKind::Latest
+            | ReadKind::LatestOfKey
+            | ReadKind::Snapshot
+            | ReadKind::Locking(_) => {
                 unreachable!("{kind:?} is of no timestamp yet")
             }
         };
         if at_ts <= safe_ts {
             return Err(self.read_as_of(&read, at_ts, now));
         }
-        let it = &self.past;
-        if it.asked.len() + it.waiting.len() + it.unsafe_yet.len() >= MAX_WAITING {
+        if self.reads.len() + self.timestamp_reads.unsafe_yet.len() >= MAX_WAITING {
             return Err(Outcome::Rejected(Rejection::Overloaded));
         }
-        self.next_token += 1;
-        let (token, read) = (self.next_token, PastRead { asker, read, at_ts });
+        let read = PendingRead { asker, read, level: Level::AsOf(at_ts) };
         if self.group.orders_writes() {
-            self.group.read_where_ordered(token).map_err(refused)?;
             let hasty = self.fault == Some(TestFault::HastySnapshots);
             let after = if hasty { 0 } else { self.group.last_index() };
-            self.past.asked.insert(token, Asked::Read { after, read });
-            return Ok(());
+            return self.confirm(Confirmation::Read { after, read });
         }
         if self.group.leader().is_none() {
             return Err(Outcome::Rejected(Rejection::NotServing { hint: None }));
         }
-        self.past.unsafe_yet.insert((at_ts, token), (read, now.monotonic_us + ASKING_US));
-        if self.past.asked_us.is_none() {
+        let token = self.reads.token();
+        let until_us = now.monotonic_us + ASKING_US;
+        self.timestamp_reads.unsafe_yet.insert((at_ts, token), (read, until_us));
+        if self.timestamp_reads.asked_us.is_none() {
             self.ask_for_safe_time(now);
         }
         Ok(())
@@ -184,12 +168,12 @@ impl Replica {
 
     /// Everything up to this is known here.
     fn safe_ts(&self) -> Timestamp {
-        self.state.last_ts().max(self.past.learned_ts)
+        self.state.last_ts().max(self.timestamp_reads.learned_ts)
     }
 
     fn ask_for_safe_time(&mut self, now: Now) {
         if let Some(leader) = self.group.leader() {
-            self.past.asked_us = Some(now.monotonic_us);
+            self.timestamp_reads.asked_us = Some(now.monotonic_us);
             self.send_safe_time(leader, SafeTimeMessage::Ask);
         }
     }
@@ -208,115 +192,78 @@ impl Replica {
     ) {
         match message {
             SafeTimeMessage::Ask => {
-                self.next_token += 1;
-                let crowded = self.past.asked.len() >= MAX_WAITING;
-                // Whoever can't answer says nothing: the other has a deadline.
-                if !crowded
-                    && self.group.orders_writes()
-                    && self.group.read_where_ordered(self.next_token).is_ok()
-                {
+                // A replica that can't answer is silent: the other has a deadline.
+                if self.reads.len() < MAX_WAITING && self.group.orders_writes() {
                     let passed = Timestamp::from_physical_us(now.wall.earliest_us).to_bits();
                     let closed_ts = Timestamp::from_bits(passed.saturating_sub(1));
                     let index = self.group.last_index();
-                    let answer = Asked::SafeTime { to: from, index, closed_ts };
-                    self.past.asked.insert(self.next_token, answer);
+                    let _ = self.confirm(Confirmation::SafeTime { to: from, index, closed_ts });
                 }
             }
             SafeTimeMessage::Answer { index, closed_ts } => {
-                self.past.asked_us = None;
+                self.timestamp_reads.asked_us = None;
                 let eager = self.fault == Some(TestFault::EagerSafeTime);
                 let index = if eager { 0 } else { index };
-                if self.past.closing.len() < MAX_CLOSING {
-                    let known = self.past.closing.entry(index).or_default();
+                if self.timestamp_reads.closing.len() < MAX_CLOSING {
+                    let known = self.timestamp_reads.closing.entry(index).or_default();
                     *known = (*known).max(closed_ts);
                 }
             }
         }
     }
 
-    /// Leadership was confirmed since something was asked for. Returns whether it was one of these.
-    pub(super) fn past_read_confirmed(&mut self, token: u64) -> bool {
-        match self.past.asked.remove(&token) {
-            None => return false,
-            Some(Asked::Read { after, read }) => {
-                self.past.waiting.insert((after, token), read);
-            }
-            Some(Asked::SafeTime { to, index, closed_ts }) => {
-                self.send_safe_time(to, SafeTimeMessage::Answer { index, closed_ts });
-            }
-        }
-        true
-    }
-
-    /// Leadership was not confirmed. Returns whether it was one of these.
-    pub(super) fn past_read_refused(&mut self, token: u64) -> bool {
-        let asked = self.past.asked.remove(&token);
-        if let Some(Asked::Read { read: PastRead { asker, .. }, .. }) = &asked {
-            let outcome = Outcome::Rejected(Rejection::NotServing { hint: None });
-            self.answers.push((*asker, outcome));
-        }
-        asked.is_some()
+    /// This replica led when another one asked: what it had ordered until then is all there is.
+    pub(super) fn answer_safe_time(&mut self, to: PeerAddress, index: u64, closed_ts: Timestamp) {
+        self.send_safe_time(to, SafeTimeMessage::Answer { index, closed_ts });
     }
 
     /// Time has passed: readers that did not come back are forgotten, and those that waited for too
     /// long are sent to the leader.
-    pub(super) fn tick_past_reads(&mut self, now: Now) {
-        self.past.forget_readers(now);
+    pub(super) fn tick_timestamp_reads(&mut self, now: Now) {
+        self.timestamp_reads.forget_readers(now);
         let hint = self.group.leader();
         let late = |_: &_, (_, until_us): &mut (_, u64)| *until_us <= now.monotonic_us;
-        for (_, (PastRead { asker, .. }, _)) in self.past.unsafe_yet.extract_if(.., late) {
+        for (_, (PendingRead { asker, .. }, _)) in self.timestamp_reads.unsafe_yet.extract_if(.., late) {
             self.answers.push((asker, Outcome::Rejected(Rejection::NotServing { hint })));
         }
         let lost = |asked_us: u64| asked_us + ASK_AGAIN_US <= now.monotonic_us;
-        if self.past.unsafe_yet.is_empty() {
-            self.past.asked_us = None;
-        } else if self.past.asked_us.is_none_or(lost) {
+        if self.timestamp_reads.unsafe_yet.is_empty() {
+            self.timestamp_reads.asked_us = None;
+        } else if self.timestamp_reads.asked_us.is_none_or(lost) {
             self.ask_for_safe_time(now);
         }
     }
 
-    /// Answers those for which enough is applied; or all of them, if it may never be.
-    pub(super) fn answer_past_reads(&mut self, now: Now) {
-        let orders = self.group.holds_proposals();
-        while let Some(first) = self.past.waiting.first_entry()
-            && (first.key().0 <= self.applied_index || !orders)
-        {
-            let ((after, _), PastRead { asker, read, at_ts }) = first.remove_entry();
-            let outcome = if after <= self.applied_index {
-                self.read_as_of(&read, at_ts, now)
-            } else {
-                Outcome::Rejected(Rejection::NotServing { hint: None })
-            };
-            self.answers.push((asker, outcome));
-        }
-        let before_ts = self.past.learned_ts;
-        while let Some(first) = self.past.closing.first_entry()
+    /// Answers reads at a follower whose timestamp has become safe.
+    pub(super) fn answer_safe_reads(&mut self, now: Now) {
+        let before_ts = self.timestamp_reads.learned_ts;
+        while let Some(first) = self.timestamp_reads.closing.first_entry()
             && *first.key() <= self.applied_index
         {
-            self.past.learned_ts = self.past.learned_ts.max(first.remove());
+            self.timestamp_reads.learned_ts = self.timestamp_reads.learned_ts.max(first.remove());
         }
         let safe_ts = self.safe_ts();
-        while let Some(first) = self.past.unsafe_yet.first_entry()
+        while let Some(first) = self.timestamp_reads.unsafe_yet.first_entry()
             && first.key().0 <= safe_ts
         {
-            let (PastRead { asker, read, at_ts }, _) = first.remove();
+            let ((at_ts, _), (PendingRead { asker, read, .. }, _)) = first.remove_entry();
             let outcome = self.read_as_of(&read, at_ts, now);
             self.answers.push((asker, outcome));
         }
-        // The answer was of before those who are left came.
-        let learned = self.past.learned_ts > before_ts;
-        if learned && !self.past.unsafe_yet.is_empty() && self.past.asked_us.is_none() {
+        // This answer predates the remaining reads, so ask again.
+        let learned = self.timestamp_reads.learned_ts > before_ts;
+        if learned && !self.timestamp_reads.unsafe_yet.is_empty() && self.timestamp_reads.asked_us.is_none() {
             self.ask_for_safe_time(now);
         }
     }
 
-    fn read_as_of(&mut self, read: &Read, at_ts: Timestamp, now: Now) -> Outcome {
+    pub(super) fn read_as_of(&mut self, read: &Read, at_ts: Timestamp, now: Now) -> Outcome {
         let outcome = match read {
             Read::Key(key) => self.state.get_as_of(key, at_ts),
             Read::Span(scan) => self.state.scan(scan, Some(at_ts), &self.descriptor),
         };
         if !matches!(outcome, Outcome::Rejected(_)) {
-            self.past.protect(at_ts, now);
+            self.timestamp_reads.protect(at_ts, now);
         }
         outcome
     }

@@ -1,0 +1,261 @@
+//! Reads of the latest state, and everything that waits for leadership to be confirmed.
+//!
+//! The problem: a write is ordered at its timestamp long before it is applied. A read that answers
+//! the state before it, while a later write of another range is already acknowledged, makes a cycle
+//! with a snapshot between the two:
+//!
+//! ```text
+//! put x  |------------------------|      ordered at 10, applied late
+//! put y       |-----|                    ordered at 20 in another range, acknowledged
+//! get x                |-----|           must not answer the state before 10
+//! ```
+//!
+//! So the replica that sequences the writes answers, because only it knows what it has ordered. A
+//! read of a key waits for the pending writes of that key; a scan waits for all pending writes. Then
+//! it fits a timestamp that is not below true time at its arrival: what is ordered later gets a
+//! timestamp above that (see `commit_wait`).
+//!
+//! The replica must still have led when the read arrived. Raft confirms that by its lease or by a
+//! round; in a chain, the epochs do.
+//!
+//! A read of one key that is linearizable for that key alone ([`ReadKind::LatestOfKey`]) waits for
+//! nothing, and is answered by a chain's tail.
+//!
+//! [`ReadKind::LatestOfKey`]: palisade_wire::ReadKind::LatestOfKey
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use palisade_clock::{Now, Timestamp};
+use palisade_wire::{
+    Basis, LockGrant, Outcome, PeerAddress, Rejection, ScanRequest, TxnId, check_key,
+};
+
+use super::{Asker, MAX_WAITING, Replica, refused};
+use crate::TestFault;
+
+/// What is read.
+#[derive(Debug)]
+pub(crate) enum Read {
+    Key(Bytes),
+    Span(Box<ScanRequest>),
+}
+
+/// A read that waits.
+#[derive(Debug)]
+pub(super) struct PendingRead {
+    pub(super) asker: Asker,
+    pub(super) read: Read,
+    pub(super) level: Level,
+}
+
+/// At which level a read is answered.
+#[derive(Debug)]
+pub(super) enum Level {
+    /// The latest state.
+    Latest,
+    /// The state at a timestamp.
+    AsOf(Timestamp),
+    /// The latest state, for a transaction that has it locked. A scan goes on at `resume`.
+    Locked { owner: TxnId, grant: LockGrant, resume: Option<Bytes> },
+}
+
+/// What leadership is confirmed for.
+#[derive(Debug)]
+pub(super) enum Confirmation {
+    /// A read that may run once an entry is applied.
+    Read { after: u64, read: PendingRead },
+    /// The answer to a transaction whose locks are lost.
+    Abort { asker: Asker, txn: TxnId, fingerprint: u32 },
+    /// An answer to another replica: see `timestamp_reads`.
+    SafeTime { to: PeerAddress, index: u64, closed_ts: Timestamp },
+}
+
+/// What waits for leadership to be confirmed, and reads that then wait for an entry.
+#[derive(Debug, Default)]
+pub(super) struct PendingReads {
+    next_token: u64,
+    /// By the token that the protocol confirms.
+    confirming: BTreeMap<u64, Confirmation>,
+    /// By the index of the entry and their token.
+    applying: BTreeMap<(u64, u64), PendingRead>,
+}
+
+impl PendingReads {
+    /// Whether no request waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.confirming.is_empty() && self.applying.is_empty()
+    }
+
+    /// How many requests wait.
+    pub(super) fn len(&self) -> usize {
+        self.confirming.len() + self.applying.len()
+    }
+
+    /// A number that no other read of this replica has.
+    pub(super) fn token(&mut self) -> u64 {
+        self.next_token += 1;
+        self.next_token
+    }
+}
+
+impl Replica {
+    /// Begins a read of the latest value of a key, or says at once why not.
+    pub(crate) fn get(&mut self, asker: Asker, key: &[u8]) -> Result<(), Outcome> {
+        let read = self.read_of_key(key)?;
+        self.read_latest(asker, read)
+    }
+
+    /// Begins a scan of the latest state, or says at once why not.
+    pub(crate) fn scan(&mut self, asker: Asker, scan: ScanRequest) -> Result<(), Outcome> {
+        let read = Read::Span(Box::new(self.check_scan(scan)?));
+        self.read_latest(asker, read)
+    }
+
+    /// Begins a read of a key that is linearizable for that key alone, or says at once why not.
+    pub(crate) fn get_of_key(&mut self, asker: Asker, key: &[u8]) -> Result<(), Outcome> {
+        let read = self.read_of_key(key)?;
+        self.check_room()?;
+        let token = self.reads.token();
+        self.group.read(token).map_err(refused)?;
+        let read = PendingRead { asker, read, level: Level::Latest };
+        self.reads.confirming.insert(token, Confirmation::Read { after: 0, read });
+        Ok(())
+    }
+
+    fn read_latest(&mut self, asker: Asker, read: Read) -> Result<(), Outcome> {
+        self.lead()?;
+        self.check_room()?;
+        let mut after = self.transactions.ordered_before(&read);
+        if self.fault == Some(TestFault::IgnorePendingWrites) {
+            after = 0;
+        }
+        let read = PendingRead { asker, read, level: Level::Latest };
+        self.confirm(Confirmation::Read { after, read })
+    }
+
+    /// Makes sure that another read may wait.
+    pub(super) fn check_room(&self) -> Result<(), Outcome> {
+        if self.reads.len() >= MAX_WAITING {
+            return Err(Outcome::Rejected(Rejection::Overloaded));
+        }
+        Ok(())
+    }
+
+    /// Makes sure that a key lies in this range, and copies it: it shares the memory of everything
+    /// that arrived with it.
+    pub(super) fn read_of_key(&self, key: &[u8]) -> Result<Read, Outcome> {
+        check_key(key).map_err(Outcome::Rejected)?;
+        if !self.descriptor.holds(key) {
+            return Err(Outcome::Rejected(Rejection::WrongRange));
+        }
+        Ok(Read::Key(Bytes::copy_from_slice(key)))
+    }
+
+    /// Makes sure that a scan begins in this range, and copies its bounds: they share the memory of
+    /// everything that arrived with them.
+    pub(super) fn check_scan(&self, mut scan: ScanRequest) -> Result<ScanRequest, Outcome> {
+        let (start, end) = (&self.descriptor.start, &self.descriptor.end);
+        let ours = match (&scan.end, end) {
+            _ if !scan.backward => self.descriptor.holds(&scan.begin),
+            (None, None) => true,
+            (None, Some(_)) => false,
+            (Some(before), None) => **before > **start,
+            (Some(before), Some(end)) => **before > **start && **before <= **end,
+        };
+        if !ours {
+            return Err(Outcome::Rejected(Rejection::WrongRange));
+        }
+        scan.begin = Bytes::copy_from_slice(&scan.begin);
+        scan.end = scan.end.map(|end| Bytes::copy_from_slice(&end));
+        Ok(scan)
+    }
+
+    /// Has the protocol confirm that this replica sequences the writes, from now on.
+    pub(super) fn confirm(&mut self, confirmation: Confirmation) -> Result<(), Outcome> {
+        let token = self.reads.token();
+        self.group.read_where_ordered(token).map_err(refused)?;
+        self.reads.confirming.insert(token, confirmation);
+        Ok(())
+    }
+
+    /// This replica has led since it asked for a confirmation.
+    pub(super) fn confirmed(&mut self, token: u64, now: Now) {
+        let confirmation = self.reads.confirming.remove(&token).expect("confirmed once");
+        match confirmation {
+            Confirmation::Read { after, read } if after <= self.applied_index => {
+                self.answer_read(read, now);
+            }
+            Confirmation::Read { after, read } => {
+                self.reads.applying.insert((after, token), read);
+            }
+            Confirmation::Abort { asker, txn, fingerprint } => {
+                self.answer_aborted(asker, txn, fingerprint);
+            }
+            Confirmation::SafeTime { to, index, closed_ts } => {
+                self.answer_safe_time(to, index, closed_ts);
+            }
+        }
+    }
+
+    /// This replica leads no more, and nobody knows since when.
+    pub(super) fn not_confirmed(&mut self, token: u64) {
+        let confirmation = self.reads.confirming.remove(&token).expect("refused once");
+        match confirmation {
+            Confirmation::Read { read: PendingRead { asker, .. }, .. }
+            | Confirmation::Abort { asker, .. } => {
+                self.answers.push((asker, Outcome::Rejected(Rejection::NotServing { hint: None })));
+            }
+            // The other replica asks again.
+            Confirmation::SafeTime { .. } => {}
+        }
+    }
+
+    /// Answers the reads for which enough is applied; or refuses all, if it may never be.
+    pub(super) fn answer_reads(&mut self, now: Now) {
+        let may_apply = self.group.holds_proposals();
+        while let Some(first) = self.reads.applying.first_entry()
+            && (first.key().0 <= self.applied_index || !may_apply)
+        {
+            let ((after, _), read) = first.remove_entry();
+            if after <= self.applied_index {
+                self.answer_read(read, now);
+            } else {
+                let outcome = Outcome::Rejected(Rejection::NotServing { hint: None });
+                self.answers.push((read.asker, outcome));
+            }
+        }
+    }
+
+    fn answer_read(&mut self, pending: PendingRead, now: Now) {
+        let PendingRead { asker, read, level } = pending;
+        let outcome = match level {
+            Level::Latest => self.read_newest(&read),
+            Level::AsOf(at_ts) => self.read_as_of(&read, at_ts, now),
+            // What was read before may have changed since, if the locks are gone.
+            Level::Locked { owner, grant, .. }
+                if !self.transactions.has_locks(owner, grant.token) =>
+            {
+                Outcome::Rejected(Rejection::Aborted)
+            }
+            Level::Locked { grant, resume, .. } => {
+                let mut found = self.read_newest(&read);
+                if let Outcome::Page { page, .. } = &mut found {
+                    page.resume = page.resume.take().or(resume);
+                }
+                if let Outcome::Value { basis, .. } | Outcome::Page { basis, .. } = &mut found {
+                    *basis = Basis::Locked(grant);
+                }
+                found
+            }
+        };
+        self.answers.push((asker, outcome));
+    }
+
+    fn read_newest(&self, read: &Read) -> Outcome {
+        match read {
+            Read::Key(key) => self.state.get(key, self.fault == Some(TestFault::StaleReads)),
+            Read::Span(scan) => self.state.scan(scan, None, &self.descriptor),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Scenarios about the order of operations over ranges, and about leaders that were superseded, each
+//! as a script: `tests/FAULTS.md` has the table.
+
+mod support;
+
+use palisade_shard::TestFault;
+use palisade_simulator::{Parameters, Trace, World};
+use palisade_wire::{Mode, Operation, Outcome, RangeId, ReadKind, Rejection};
+use support::{RANGE, SECOND_US, claim, commit, holds, lock, locked_get, put, raft_with, supersede};
+
+/// In another shard's log than [`RANGE`].
+const OTHER: RangeId = RangeId(2);
+
+fn value_of(outcome: Option<Outcome>) -> Option<u8> {
+    match outcome {
+        Some(Outcome::Value { value: Some(value), .. }) => value.first().copied(),
+        _ => None,
+    }
+}
+
+fn write(world: &mut World, range: RangeId, value: u8) {
+    let operation = world.put_operation(range, value);
+    let to = world.await_sequencer(range);
+    let answer = world.ask(to, operation, SECOND_US);
+    assert!(matches!(answer, Some(Outcome::Committed { .. })), "{answer:?}");
+}
+
+/// What a latest read answers that starts while a write of its key is pending, once a write of another
+/// range was acknowledged; and what it answers when the pending write is committed.
+fn read_beside_a_pending_write(mode: Mode, planted: Option<TestFault>) -> [Option<u8>; 2] {
+    let quiet = Parameters::quiet(7, 3, 2, 1, Some(mode));
+    // The clients would notice, too.
+    let mut world = World::new(Parameters { clients: 0, planted, ..quiet }, Trace::Off);
+    world.run_for(2 * SECOND_US);
+    write(&mut world, RANGE, 1);
+    let sequencer = world.await_sequencer(RANGE);
+    (0..3).for_each(|node| world.hold_syncs_of_shard(node, 0, true));
+    let pending = world.put_operation(RANGE, 2);
+    let pending = world.send(sequencer, pending);
+    world.run_for(SECOND_US / 20);
+    write(&mut world, OTHER, 3);
+    let get = world.get_operation(RANGE);
+    let asked = world.send(sequencer, get);
+    let before = value_of(world.answer(asked, SECOND_US / 20));
+    // A read that is linearizable for its key alone does not wait.
+    let tail = world.view(sequencer, RANGE).expect("it runs").voters().pop().expect("it has a tail");
+    let of_key = Operation::Get {
+        range: RANGE,
+        key: world.script_key(RANGE),
+        kind: ReadKind::LatestOfKey,
+    };
+    let at = if mode == Mode::Chain { tail } else { sequencer };
+    assert_eq!(value_of(world.ask(at, of_key, SECOND_US / 20)), Some(1));
+    (0..3).for_each(|node| world.hold_syncs_of_shard(node, 0, false));
+    let after = value_of(world.answer(asked, SECOND_US));
+    assert!(matches!(world.answer(pending, SECOND_US), Some(Outcome::Committed { .. })));
+    holds(world);
+    [before, after]
+}
+
+#[test]
+fn scenario_49_a_latest_read_waits_for_pending_writes_of_its_key() {
+    for mode in [Mode::Raft, Mode::Chain] {
+        assert_eq!(read_beside_a_pending_write(mode, None), [None, Some(2)], "{mode}");
+        let ignored = read_beside_a_pending_write(mode, Some(TestFault::IgnorePendingWrites));
+        assert_eq!(ignored, [Some(1), None], "{mode}");
+    }
+}
+
+/// The answers of a superseded leader to copies of a commit that its successor has made.
+fn answers_of_a_superseded_leader(planted: Option<TestFault>) -> Vec<Option<Outcome>> {
+    let mut world = raft_with(3, planted);
+    put(&mut world, 1);
+    let old = supersede(&mut world, 2 * SECOND_US);
+    let claim = lock(&mut world, claim(1));
+    let commit = commit(&world, claim, 1, 2);
+    let new = world.await_leader(RANGE);
+    let made = world.ask(new, commit.clone(), SECOND_US);
+    assert!(matches!(made, Some(Outcome::Committed { .. })), "{made:?}");
+    let copies: Vec<_> = (0..20).map(|_| world.send(old, commit.clone())).collect();
+    let answers = copies.into_iter().map(|copy| world.answer(copy, 3 * SECOND_US)).collect();
+    holds(world);
+    answers
+}
+
+#[test]
+fn scenario_60_a_superseded_leader_does_not_call_a_committed_transaction_aborted() {
+    let aborted = Some(Outcome::Rejected(Rejection::Aborted));
+    assert!(!answers_of_a_superseded_leader(None).contains(&aborted));
+    let unconfirmed = answers_of_a_superseded_leader(Some(TestFault::UnconfirmedAborts));
+    assert!(unconfirmed.contains(&aborted), "the script does not see the fault");
+}
+
+#[test]
+fn scenario_61_a_superseded_leader_answers_no_locked_read() {
+    let mut world = raft_with(3, None);
+    put(&mut world, 1);
+    let old = supersede(&mut world, 2 * SECOND_US);
+    put(&mut world, 2);
+    let reads: Vec<_> = (0..20)
+        .map(|number| {
+            let get = locked_get(&world, claim(number));
+            world.send(old, get)
+        })
+        .collect();
+    for asked in reads {
+        let answer = world.answer(asked, 3 * SECOND_US);
+        let refused = matches!(answer, Some(Outcome::Rejected(Rejection::NotServing { .. })) | None);
+        assert!(refused || value_of(answer.clone()) == Some(2), "{answer:?}");
+    }
+    holds(world);
+}
