@@ -15,6 +15,8 @@ pub enum ProtocolFault {
     EndlessLease,
     /// A voter forgets what it has promised to its leader.
     BreakPromises,
+    /// A pre-candidate stands although it has promised not to since it asked.
+    StandUnlooked,
     /// A leader reads before an entry of its own term is committed.
     EarlyReads,
     /// New voters take over at once, with no joint configuration between.

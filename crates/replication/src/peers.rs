@@ -201,23 +201,34 @@ impl Peers {
         }
     }
 
-    /// The heartbeats that are due, and the peers of which something has changed: they are heard
-    /// again, or not any more, or hear this shard, or don't.
-    pub fn tick(&mut self, now_us: u64) -> (Vec<(PeerAddress, Heartbeat)>, Vec<PeerAddress>) {
-        let (mut due, mut changed) = (Vec::new(), Vec::new());
+    /// Looks at the time: returns the peers that are heard again, or no longer, or that hear this
+    /// shard, or no longer.
+    pub fn tick(&mut self, now_us: u64) -> Vec<PeerAddress> {
         let timing = self.timing;
+        let mut changed = Vec::new();
         for (address, peer) in &mut self.peers {
-            if now_us >= peer.heartbeat_due_us {
-                peer.heartbeat_due_us = now_us + timing.heartbeat_us;
-                due.push((*address, peer.heartbeat(now_us)));
-            }
             let state = peer.state(&timing, now_us);
             if state != peer.state {
                 peer.state = state;
                 changed.push(*address);
             }
         }
-        (due, changed)
+        changed
+    }
+
+    /// The heartbeats that are due.
+    ///
+    /// To be called at the end of a turn, once every group's revocations of the turn were passed to
+    /// [`Peers::revoke`]: a heartbeat echoes what arrived in the turn, and an echo without the
+    /// revocation would renew a lease that the turn has ended.
+    pub fn heartbeats(&mut self, now_us: u64) -> Vec<(PeerAddress, Heartbeat)> {
+        let heartbeat_us = self.timing.heartbeat_us;
+        let due = self.peers.iter_mut().filter(|(_, peer)| now_us >= peer.heartbeat_due_us);
+        due.map(|(address, peer)| {
+            peer.heartbeat_due_us = now_us + heartbeat_us;
+            (*address, peer.heartbeat(now_us))
+        })
+        .collect()
     }
 
     /// A peer's latest session, or 0.
@@ -364,11 +375,13 @@ mod tests {
     /// One heartbeat from each to the other; returns what `b` and `a` were told to revoke.
     fn exchange(a: &mut Peers, b: &mut Peers, now_us: u64) -> (Vec<Revocation>, Vec<Revocation>) {
         let mut revoked = (Vec::new(), Vec::new());
-        for (_, heartbeat) in a.tick(now_us).0 {
+        a.tick(now_us);
+        for (_, heartbeat) in a.heartbeats(now_us) {
             b.observe(at(0), a.session()).expect("sessions rise");
             revoked.0.extend(b.receive(at(0), &heartbeat, now_us));
         }
-        for (_, heartbeat) in b.tick(now_us).0 {
+        b.tick(now_us);
+        for (_, heartbeat) in b.heartbeats(now_us) {
             a.observe(at(1), b.session()).expect("sessions rise");
             revoked.1.extend(a.receive(at(1), &heartbeat, now_us));
         }
@@ -405,7 +418,7 @@ mod tests {
         let mut changes = 0;
         for _ in 0..100 {
             now_us += 10_000;
-            changes += a.tick(now_us).1.len();
+            changes += a.tick(now_us).len();
         }
         assert_eq!(changes, 1);
         assert!(!a.is_heard(at(1)) && !a.hears(at(1)));
@@ -438,11 +451,11 @@ mod tests {
         let revocation = |term| Revocation { range: RangeId(7), term, what };
         a.revoke(at(1), revocation(3));
         // The first heartbeat that tells it is lost.
-        assert_eq!(a.tick(beat(2)).0[0].1.revocations, [revocation(3)]);
+        assert_eq!(a.heartbeats(beat(2))[0].1.revocations, [revocation(3)]);
         a.revoke(at(1), revocation(4));
         let (to_b, _) = exchange(&mut a, &mut b, beat(3));
         assert_eq!(to_b, [revocation(3), revocation(4)]);
-        assert!(a.tick(beat(4)).0[0].1.revocations.is_empty());
+        assert!(a.heartbeats(beat(4))[0].1.revocations.is_empty());
         a.revoke(at(1), revocation(5));
         let (to_b, _) = exchange(&mut a, &mut b, beat(5));
         assert_eq!(to_b, [revocation(5)]);

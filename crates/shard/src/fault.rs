@@ -28,6 +28,8 @@ pub enum TestFault {
     TrustLostLocks,
     /// A locked read does not wait for what was ordered before it.
     EarlyLockedReads,
+    /// Heartbeats of a turn are built before the turn's revocations.
+    EarlyHeartbeats,
     /// Reads of the latest state do not wait for what was ordered before.
     IgnorePendingWrites,
     /// A transaction without its locks is called aborted by a leader that may have been superseded.

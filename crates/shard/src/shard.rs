@@ -339,12 +339,10 @@ impl Shard {
         if !self.admission.has_begun() {
             return;
         }
-        let (heartbeats, changed) = self.peers.tick(now.monotonic_us);
-        for (to, heartbeat) in heartbeats {
-            let (incarnation, registered) = self.admission.introduction(to);
-            let ranges_version = self.ranges_version;
-            let hello = Hello { incarnation, registered, ranges_version, heartbeat };
-            self.hellos.push((to, PeerBody::Hello(hello)));
+        let changed = self.peers.tick(now.monotonic_us);
+        self.ticked = true;
+        if self.config.fault == Some(TestFault::EarlyHeartbeats) {
+            self.send_heartbeats(now);
         }
         if !self.admission.is_admitted() {
             return;
@@ -361,7 +359,17 @@ impl Shard {
             let replica = self.replicas.get_mut(range).expect("only replicas are touched");
             replica.tick(&mut self.hlc, now, cx);
         }
-        self.ticked = true;
+    }
+
+    /// Builds the heartbeats that are due. They carry the revocations of this turn, so every replica
+    /// must have been flushed.
+    fn send_heartbeats(&mut self, now: Now) {
+        for (to, heartbeat) in self.peers.heartbeats(now.monotonic_us) {
+            let (incarnation, registered) = self.admission.introduction(to);
+            let ranges_version = self.ranges_version;
+            let hello = Hello { incarnation, registered, ranges_version, heartbeat };
+            self.hellos.push((to, PeerBody::Hello(hello)));
+        }
     }
 
     /// Writes one part of a checkpoint, or several small ones, for the whole shard and for all the
@@ -390,11 +398,12 @@ impl Shard {
         }
         // Checkpoints let go of more than they take, but later: they must not be what fills it up.
         let has_room = self.log.left_bytes >= CHECKPOINT_RESERVE_BYTES;
-        if std::mem::take(&mut self.ticked) && has_room {
+        let ticked = std::mem::take(&mut self.ticked);
+        if ticked && has_room && self.admission.is_admitted() {
             self.advance_checkpoints(now);
         }
         let mut out = std::mem::take(&mut self.effects);
-        let mut sends = std::mem::take(&mut self.hellos);
+        let mut sends = Vec::new();
         if let Some(record) = self.admission.record(self.appends) {
             out.appends.push((SHARD_RECORD, record));
             self.appends += 1;
@@ -403,6 +412,10 @@ impl Shard {
         for range in std::mem::take(&mut self.touched) {
             self.flush(range, now, &mut out, &mut sends);
         }
+        if ticked {
+            self.send_heartbeats(now);
+        }
+        sends.append(&mut self.hellos);
         while self.held.front().is_some_and(|(appends, ..)| *appends <= self.durable_appends) {
             let (_, to, body) = self.held.pop_front().expect("it was looked at just now");
             sends.push((to, body));

@@ -6,6 +6,7 @@
 use palisade_replication::ProtocolFault;
 use palisade_shard::TestFault;
 use palisade_simulator::{Parameters, Trace, simulate};
+use palisade_wire::Mode;
 
 /// Every planted fault must be caught within so many seeds.
 const MAX_SEEDS: u64 = 2_000;
@@ -67,6 +68,16 @@ fn a_lease_that_never_ends() {
 #[test]
 fn promises_that_are_broken() {
     protocol_fault_is_caught(ProtocolFault::BreakPromises);
+}
+
+#[test]
+fn a_stand_without_a_look_at_the_promise() {
+    protocol_fault_is_caught(ProtocolFault::StandUnlooked);
+}
+
+#[test]
+fn a_heartbeat_ahead_of_its_revocation() {
+    fault_is_caught(TestFault::EarlyHeartbeats);
 }
 
 #[test]
@@ -158,6 +169,28 @@ fn snapshots_that_are_read_too_soon() {
 #[test]
 fn replicas_that_think_they_know_everything() {
     transactions_break(TestFault::EagerSafeTime);
+}
+
+fn latest_reads_break(only: Mode) {
+    is_caught_as(&format!("latest reads, {only}"), "fits one timestamp", |parameters| {
+        parameters.planted = Some(TestFault::IgnorePendingWrites);
+        parameters.only = Some(only);
+    });
+}
+
+#[test]
+fn latest_reads_that_ignore_pending_writes_in_raft() {
+    latest_reads_break(Mode::Raft);
+}
+
+#[test]
+fn latest_reads_that_ignore_pending_writes_in_chains() {
+    latest_reads_break(Mode::Chain);
+}
+
+#[test]
+fn a_superseded_leader_that_calls_a_transaction_aborted() {
+    fault_is_caught(TestFault::UnconfirmedAborts);
 }
 
 #[test]

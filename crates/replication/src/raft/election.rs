@@ -192,11 +192,18 @@ impl Raft {
     }
 
     fn stand_if_it_could_win(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
-        if let RoleState::PreCandidate { votes } = &self.role
-            && self.reached(|voter| u64::from(votes.contains(&voter))) > 0
-        {
-            self.campaign(false, cx, effects);
+        let RoleState::PreCandidate { votes } = &self.role else { return };
+        if self.reached(|voter| u64::from(votes.contains(&voter))) == 0 {
+            return;
         }
+        // A heartbeat may have renewed the promise since this replica asked. Its own vote would
+        // break it, as any other would.
+        let unlooked = self.has_fault(ProtocolFault::StandUnlooked);
+        if self.has_promised(self.me, cx) && !unlooked {
+            self.role = RoleState::Follower;
+            return;
+        }
+        self.campaign(false, cx, effects);
     }
 
     /// Stands for election.

@@ -251,16 +251,16 @@ where
         if self.members[at].running.is_none() {
             return;
         }
-        let (heartbeats, _) = self.members[at].peers.tick(self.now_us);
-        for (to, heartbeat) in heartbeats {
-            self.post(at, to, Packet::Heartbeat(heartbeat));
-        }
+        self.members[at].peers.tick(self.now_us);
         self.step(at, |replica, cx, effects| {
-            // Idle replicas are not told the time.
+            // Idle replicas are not ticked.
             if replica.wants_ticks(cx) {
                 replica.tick(cx, effects);
             }
         });
+        for (to, heartbeat) in self.members[at].peers.heartbeats(self.now_us) {
+            self.post(at, to, Packet::Heartbeat(heartbeat));
+        }
     }
 
     /// Delivers one message of the network.

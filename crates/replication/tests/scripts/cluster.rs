@@ -212,17 +212,19 @@ impl Cluster {
         if this.raft.is_none() {
             return;
         }
-        let session = this.peers.session();
-        for (to, heartbeat) in this.peers.tick(now_us).0 {
-            let packet = Packet::Heartbeat(heartbeat);
-            self.network.push(InFlight { from: node, to: to.node.0, session, packet });
-        }
+        this.peers.tick(now_us);
         self.call(node, |raft, cx, effects| {
             if raft.wants_ticks(cx) {
                 raft.tick(cx, effects);
             }
             None
         });
+        let this = self.nodes.get_mut(&node).expect("it was created");
+        let session = this.peers.session();
+        for (to, heartbeat) in this.peers.heartbeats(now_us) {
+            let packet = Packet::Heartbeat(heartbeat);
+            self.network.push(InFlight { from: node, to: to.node.0, session, packet });
+        }
     }
 
     fn call(

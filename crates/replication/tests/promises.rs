@@ -1,0 +1,312 @@
+//! Every way in which a promise is given, renewed, broken or ended, and every way in which a leader
+//! counts on it. `docs/design/leases.md` lists them.
+#![allow(missing_docs, reason = "a test")]
+
+use bytes::Bytes;
+use palisade_replication::{
+    Context, Effects, Heartbeat, Members, PeerTiming, Peers, Protocol, ProtocolFault,
+    RecoveredGroup, Revocation, Revoked,
+    raft::{Body, Message, Raft, Setup, Timing},
+};
+use palisade_wire::{NodeId, PeerAddress, RangeId, Role, ShardId};
+
+const RANGE: RangeId = RangeId(1);
+const START_US: u64 = 10_000_000;
+
+/// Leads term 1 where the replica under test is a voter.
+const LEADER: PeerAddress = at(0);
+const CANDIDATE: PeerAddress = at(2);
+
+const fn at(node: u16) -> PeerAddress {
+    PeerAddress { node: NodeId(node), shard: ShardId(0) }
+}
+
+fn promise_us() -> u64 {
+    PeerTiming::default().promise_us
+}
+
+fn lease_us() -> u64 {
+    PeerTiming::default().lease_us
+}
+
+/// One of three voters, without disk or network.
+struct Replica {
+    raft: Raft,
+    peers: Peers,
+    effects: Effects<Message>,
+    now_us: u64,
+    writes: u64,
+}
+
+impl Replica {
+    fn new(node: u16, recovered: RecoveredGroup, fault: Option<ProtocolFault>) -> Self {
+        let me = at(node);
+        let members = Members::of((0..3).map(at).collect());
+        let setup = Setup { range: RANGE, me, members, recovered, random_seed: 1, fault };
+        let raft = Raft::new(setup, Timing::default(), START_US).unwrap();
+        let others = (0..3).map(at).filter(|peer| *peer != me);
+        let peers = Peers::new(PeerTiming::default(), 1, others, START_US);
+        Self { raft, peers, effects: Effects::default(), now_us: START_US, writes: 0 }
+    }
+
+    /// A voter that follows the leader of term 1, which it heard just now.
+    fn voter(fault: Option<ProtocolFault>) -> Self {
+        let mut voter = Self::new(1, RecoveredGroup::default(), fault);
+        voter.hear(LEADER, 1);
+        voter.append(LEADER, 1);
+        assert_eq!(voter.raft.leader(), Some(LEADER));
+        voter
+    }
+
+    /// The leader of term 1, which has told its followers nothing yet.
+    fn leader() -> Self {
+        let mut leader = Self::new(0, RecoveredGroup::default(), None);
+        for peer in [at(1), at(2)] {
+            leader.peers.observe(peer, 1).unwrap();
+        }
+        leader.tick();
+        leader.now_us += 1_000;
+        leader.tick();
+        leader.receive(at(1), 0, Body::PreVote { asked_in: 0 });
+        leader.sync();
+        leader.receive(at(1), 1, Body::Vote);
+        leader.sync();
+        assert_eq!(leader.raft.role(), Role::Leader);
+        leader
+    }
+
+    fn call(&mut self, call: impl FnOnce(&mut Raft, Context<'_>, &mut Effects<Message>)) {
+        let cx = Context { now_us: self.now_us, peers: &self.peers };
+        call(&mut self.raft, cx, &mut self.effects);
+        self.raft.flush(cx, &mut self.effects);
+    }
+
+    fn tick(&mut self) {
+        self.peers.tick(self.now_us);
+        self.call(|raft, cx, effects| raft.tick(cx, effects));
+    }
+
+    fn receive(&mut self, from: PeerAddress, term: u64, body: Body) {
+        self.call(|raft, cx, effects| raft.receive(from, Message { term, body }, cx, effects));
+    }
+
+    /// Everything that was written is durable.
+    fn sync(&mut self) {
+        self.writes += self.effects.appends.drain(..).count() as u64;
+        let writes = self.writes;
+        self.call(|raft, cx, effects| raft.durable(writes, cx, effects));
+    }
+
+    /// A heartbeat of a peer's shard arrives, in a session of that shard.
+    fn hear(&mut self, from: PeerAddress, session: u64) {
+        self.echo(from, session, 0);
+    }
+
+    /// The same; it echoes a heartbeat of this shard that was sent at `echo_us`.
+    fn echo(&mut self, from: PeerAddress, session: u64, echo_us: u64) {
+        self.peers.observe(from, session).expect("sessions rise");
+        let heartbeat = Heartbeat {
+            sent_us: self.now_us,
+            to_session: 1,
+            echo_us,
+            taken_in: 0,
+            confirmed: 0,
+            revocations: Vec::new(),
+        };
+        self.peers.receive(from, &heartbeat, self.now_us);
+    }
+
+    fn append(&mut self, from: PeerAddress, term: u64) {
+        let body = Body::Append {
+            previous_index: 0,
+            previous_term: 0,
+            commit_index: 0,
+            round: 0,
+            entries: Vec::new(),
+        };
+        self.receive(from, term, body);
+    }
+
+    fn revoke(&mut self, from: PeerAddress, term: u64, what: Revoked) {
+        let revocation = Revocation { range: RANGE, term, what };
+        self.call(|raft, cx, effects| raft.revoked(from, revocation, cx, effects));
+    }
+
+    /// Whether it would vote for a candidate now.
+    fn would_vote_for(&mut self, candidate: PeerAddress) -> bool {
+        self.effects.sends.clear();
+        let (last_index, last_term) = (9, 9);
+        let term = self.raft.term();
+        self.receive(candidate, term, Body::RequestPreVote { last_index, last_term });
+        self.effects.sends.iter().any(|send| matches!(send.message.body, Body::PreVote { .. }))
+    }
+
+    /// Whether it votes for a candidate of the next term.
+    fn votes_for(&mut self, candidate: PeerAddress, transfer: bool) -> bool {
+        self.effects.sends.clear();
+        let body = Body::RequestVote { last_index: 9, last_term: 9, transfer };
+        let term = self.raft.term() + 1;
+        self.receive(candidate, term, body);
+        self.effects.sends.iter().any(|send| send.message.body == Body::Vote)
+    }
+
+    fn is_leased(&self) -> bool {
+        self.raft.is_leased(Context { now_us: self.now_us, peers: &self.peers })
+    }
+
+    /// A follower confirms the leader's first entry, and its shard echoes a heartbeat.
+    fn support(&mut self, from: PeerAddress, echo_us: u64) {
+        self.receive(from, 1, Body::Matched { index: 1, commit_index: 0, round: 0 });
+        self.echo(from, 1, echo_us);
+    }
+}
+
+#[test]
+fn given_by_following_a_leader_and_ended_by_time() {
+    let mut voter = Replica::voter(None);
+    assert!(!voter.would_vote_for(CANDIDATE) && !voter.votes_for(CANDIDATE, false));
+    assert_eq!(voter.raft.term(), 1, "not even the term of the request counts");
+    voter.now_us += promise_us() - 1;
+    assert!(!voter.would_vote_for(CANDIDATE));
+    voter.now_us += 1;
+    assert!(voter.would_vote_for(CANDIDATE) && voter.votes_for(CANDIDATE, false));
+}
+
+#[test]
+fn given_by_a_leader_to_itself_while_it_leads() {
+    let mut leader = Replica::leader();
+    leader.now_us += 10 * promise_us();
+    assert!(!leader.would_vote_for(CANDIDATE));
+}
+
+#[test]
+fn given_before_a_restart_it_holds_after_it() {
+    let state = Some((1, Bytes::from_static(&[0; 8])));
+    let recovered = RecoveredGroup { state, ..RecoveredGroup::default() };
+    let mut voter = Replica::new(1, recovered, None);
+    voter.now_us += promise_us() - 1;
+    assert!(!voter.would_vote_for(CANDIDATE));
+    voter.now_us += 1;
+    assert!(voter.would_vote_for(CANDIDATE));
+    // A replica without a past has promised nothing.
+    assert!(Replica::new(1, RecoveredGroup::default(), None).would_vote_for(CANDIDATE));
+}
+
+#[test]
+fn renewed_by_every_heartbeat_of_the_leaders_shard() {
+    let mut voter = Replica::voter(None);
+    voter.now_us += promise_us() - 1;
+    voter.hear(LEADER, 1);
+    voter.now_us += promise_us() - 1;
+    assert!(!voter.would_vote_for(CANDIDATE));
+    voter.now_us += 1;
+    assert!(voter.would_vote_for(CANDIDATE));
+}
+
+/// The voter asks whether it could win, its leader is heard again, and then the answer comes.
+fn stands_after_its_promise_was_renewed(fault: Option<ProtocolFault>) -> bool {
+    let mut voter = Replica::voter(fault);
+    voter.now_us += 5_000_000;
+    for _ in 0..20 {
+        voter.tick();
+        voter.now_us += 20_000;
+    }
+    assert_eq!((voter.raft.role(), voter.raft.term()), (Role::Candidate, 1));
+    voter.hear(LEADER, 1);
+    voter.receive(CANDIDATE, 1, Body::PreVote { asked_in: 1 });
+    voter.raft.term() > 1
+}
+
+#[test]
+fn renewed_it_keeps_a_pre_candidate_from_standing() {
+    assert!(!stands_after_its_promise_was_renewed(None));
+    assert!(stands_after_its_promise_was_renewed(Some(ProtocolFault::StandUnlooked)));
+}
+
+#[test]
+fn broken_by_a_vote_that_the_leader_asked_for() {
+    let mut voter = Replica::voter(None);
+    assert!(voter.votes_for(CANDIDATE, true));
+    assert_eq!(voter.raft.term(), 2);
+}
+
+#[test]
+fn ended_by_the_leaders_own_word() {
+    let mut voter = Replica::voter(None);
+    voter.revoke(LEADER, 1, Revoked::Leadership);
+    assert!(voter.would_vote_for(CANDIDATE));
+    // What that leader sent before does not bring it back.
+    voter.append(LEADER, 1);
+    assert_eq!(voter.raft.leader(), None);
+}
+
+#[test]
+fn ended_by_a_restart_of_the_leaders_shard() {
+    let mut voter = Replica::voter(None);
+    voter.hear(LEADER, 2);
+    assert!(voter.would_vote_for(CANDIDATE));
+}
+
+#[test]
+fn outlives_the_term_of_its_leader_and_that_is_revoked() {
+    let mut voter = Replica::voter(None);
+    voter.append(CANDIDATE, 2);
+    let support = Revocation { range: RANGE, term: 2, what: Revoked::Support };
+    assert!(voter.effects.revoked.contains(&(LEADER, support)));
+    voter.now_us += promise_us() - 1;
+    assert!(!voter.would_vote_for(CANDIDATE));
+    voter.now_us += 1;
+    assert!(voter.would_vote_for(CANDIDATE));
+}
+
+#[test]
+fn counted_on_from_when_the_echoed_heartbeat_was_sent() {
+    let mut leader = Replica::leader();
+    assert!(!leader.is_leased());
+    let sent_us = leader.now_us;
+    leader.now_us += 10_000;
+    // An echo alone says nothing of this group, and a confirmation alone nothing of time.
+    leader.echo(at(1), 1, sent_us);
+    assert!(!leader.is_leased());
+    leader.receive(at(2), 1, Body::Matched { index: 1, commit_index: 0, round: 0 });
+    assert!(!leader.is_leased());
+    leader.support(at(1), sent_us);
+    assert!(leader.is_leased());
+    leader.now_us = sent_us + lease_us() - 1;
+    assert!(leader.is_leased());
+    leader.now_us += 1;
+    assert!(!leader.is_leased());
+}
+
+#[test]
+fn not_counted_on_once_a_follower_has_moved_on() {
+    let mut leader = Replica::leader();
+    leader.support(at(1), leader.now_us);
+    assert!(leader.is_leased());
+    leader.revoke(at(1), 2, Revoked::Support);
+    assert!(!leader.is_leased());
+    assert_eq!((leader.raft.role(), leader.raft.term()), (Role::Follower, 2));
+}
+
+#[test]
+fn not_counted_on_in_another_session_of_the_follower() {
+    let mut leader = Replica::leader();
+    leader.support(at(1), leader.now_us);
+    leader.echo(at(1), 2, leader.now_us);
+    assert!(!leader.is_leased());
+}
+
+#[test]
+fn not_counted_on_for_the_rest_of_a_term_once_leadership_was_offered() {
+    let mut leader = Replica::leader();
+    leader.support(at(1), leader.now_us);
+    leader.tick();
+    assert!(leader.is_leased());
+    leader.call(|raft, cx, effects| raft.transfer(at(1), cx, effects).unwrap());
+    assert!(!leader.is_leased());
+    // The offer is given up, but its message may be late by any time.
+    leader.now_us += Timing::default().transfer_us;
+    leader.support(at(1), leader.now_us);
+    leader.tick();
+    assert!(!leader.is_leased());
+}
