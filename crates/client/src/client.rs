@@ -13,7 +13,7 @@ use bytes::Bytes;
 use palisade_clock::Timestamp;
 use palisade_control::{Change, Topology};
 use palisade_wire::{
-    Basis, Commit, Expected, NodeStatus, Outcome, PeerAddress, ReadKind, Rejection, SessionId,
+    Commit, Expected, NodeStatus, Outcome, PeerAddress, ReadKind, Rejection, SessionId,
     ShardId, ShardStatus, TxnId, check_key,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -402,11 +402,7 @@ impl Client {
         let command = Command { call, deadline, timeout: self.timeout, reply };
         self.commands.send(command).await.map_err(|_| ClientError::Closed)?;
         let outcome = answer.await.map_err(|_| ClientError::Closed)??;
-        let as_of = match &outcome {
-            Outcome::Value { basis: Basis::AsOf(at_ts), .. } => Some(*at_ts),
-            other => other.visible_ts(),
-        };
-        as_of.into_iter().for_each(|seen_ts| self.observe(seen_ts));
+        outcome.visible_ts().into_iter().for_each(|seen_ts| self.observe(seen_ts));
         Ok(outcome)
     }
 

@@ -65,6 +65,7 @@ impl Outcome {
     pub fn visible_ts(&self) -> Option<Timestamp> {
         match self {
             Self::Committed { commit_ts, .. } => Some(*commit_ts),
+            Self::Value { basis: Basis::AsOf(at_ts), .. } => Some(*at_ts),
             Self::ConditionFailed { as_of_ts: ts, .. } | Self::Value { version_ts: ts, .. } => {
                 Some(*ts)
             }

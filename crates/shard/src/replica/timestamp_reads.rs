@@ -133,7 +133,9 @@ impl Replica {
             ReadKind::AsOf(at_ts) => at_ts,
             ReadKind::Stale { max_us, at_least } => {
                 let latest_ts = Timestamp::from_physical_us(now.wall.latest_us);
-                safe_ts.max(latest_ts.saturating_sub_us(max_us)).max(at_least)
+                // What is applied may be of a timestamp that has not passed yet.
+                let known_ts = safe_ts.min(passed_ts(now));
+                known_ts.max(latest_ts.saturating_sub_us(max_us)).max(at_least)
             }
             ReadKind::Latest
             | ReadKind::LatestOfKey
@@ -194,8 +196,7 @@ impl Replica {
             SafeTimeMessage::Ask => {
                 // A replica that can't answer is silent: the other has a deadline.
                 if self.reads.len() < MAX_WAITING && self.group.orders_writes() {
-                    let passed = Timestamp::from_physical_us(now.wall.earliest_us).to_bits();
-                    let closed_ts = Timestamp::from_bits(passed.saturating_sub(1));
+                    let closed_ts = passed_ts(now);
                     let index = self.group.last_index();
                     let _ = self.confirm(Confirmation::SafeTime { to: from, index, closed_ts });
                 }
@@ -267,4 +268,10 @@ impl Replica {
         }
         outcome
     }
+}
+
+/// The last timestamp that has certainly passed.
+fn passed_ts(now: Now) -> Timestamp {
+    let first_ts = Timestamp::from_physical_us(now.wall.earliest_us);
+    Timestamp::from_bits(first_ts.to_bits().saturating_sub(1))
 }

@@ -145,7 +145,9 @@ pub enum TimestampViolation {
         writer: Box<TimestampedOperation>,
     },
     /// An operation took effect below what had been acknowledged before it started.
-    #[error("{operation} took effect at {ts}, and {acknowledged} was acknowledged before it started")]
+    #[error(
+        "{operation} took effect at {ts}, and {acknowledged} was acknowledged before it started: {by}"
+    )]
     BelowAcknowledged {
         /// The operation.
         operation: Box<TimestampedOperation>,
@@ -153,6 +155,8 @@ pub enum TimestampViolation {
         ts: u64,
         /// What had been acknowledged before.
         acknowledged: u64,
+        /// The operation that has that timestamp.
+        by: Box<TimestampedOperation>,
     },
     /// What an operation read was not so at any timestamp at which it may have taken effect.
     #[error(
@@ -212,11 +216,18 @@ struct Sweep<'a> {
     history: &'a [TimestampedOperation],
     versions: &'a Versions,
     /// What had been acknowledged when each operation started: of all keys, or of its own.
-    floors: Vec<u64>,
+    floors: Vec<Floor>,
     /// The highest timestamp of an operation that has ended.
-    acknowledged: u64,
+    acknowledged: Floor,
     /// The same by key.
-    acknowledged_of: Vec<u64>,
+    acknowledged_of: Vec<Floor>,
+}
+
+/// A timestamp, and the place in the history of the operation that has it.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Floor {
+    ts: u64,
+    by: usize,
 }
 
 impl<'a> Sweep<'a> {
@@ -225,9 +236,9 @@ impl<'a> Sweep<'a> {
         Self {
             history,
             versions,
-            floors: vec![0; history.len()],
-            acknowledged: 0,
-            acknowledged_of: vec![0; keys as usize],
+            floors: vec![Floor::default(); history.len()],
+            acknowledged: Floor::default(),
+            acknowledged_of: vec![Floor::default(); keys as usize],
         }
     }
 
@@ -235,7 +246,8 @@ impl<'a> Sweep<'a> {
         let operation = &self.history[at];
         self.floors[at] = match operation.order {
             Order::LatestOfKey => {
-                operation.keys().map(|key| self.acknowledged_of[key as usize]).max().unwrap_or(0)
+                let floors = operation.keys().map(|key| self.acknowledged_of[key as usize]);
+                floors.max().unwrap_or_default()
             }
             _ => self.acknowledged,
         };
@@ -252,17 +264,17 @@ impl<'a> Sweep<'a> {
     }
 
     fn above(&self, at: usize, ts: u64) -> Result<(), TimestampViolation> {
-        let acknowledged = self.floors[at];
+        let Floor { ts: acknowledged, by } = self.floors[at];
         if ts > acknowledged {
             return Ok(());
         }
-        let operation = Box::new(self.history[at].clone());
-        Err(TimestampViolation::BelowAcknowledged { operation, ts, acknowledged })
+        let [operation, by] = [at, by].map(|at| Box::new(self.history[at].clone()));
+        Err(TimestampViolation::BelowAcknowledged { operation, ts, acknowledged, by })
     }
 
     fn end(&mut self, at: usize) -> Result<(), TimestampViolation> {
         let operation = &self.history[at];
-        let floor = self.floors[at];
+        let floor = self.floors[at].ts;
         let ts = match operation.order {
             Order::Commit(ts) => {
                 self.above(at, ts)?;
@@ -284,10 +296,11 @@ impl<'a> Sweep<'a> {
             Order::Latest | Order::LatestOfKey => self.lowest(operation, floor)?,
             Order::Unknown | Order::Failed => unreachable!("they have no end"),
         };
-        self.acknowledged = self.acknowledged.max(ts);
+        let acknowledged = Floor { ts, by: at };
+        self.acknowledged = self.acknowledged.max(acknowledged);
         for key in operation.keys() {
             let known = &mut self.acknowledged_of[key as usize];
-            *known = (*known).max(ts);
+            *known = (*known).max(acknowledged);
         }
         Ok(())
     }
