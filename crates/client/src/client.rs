@@ -13,8 +13,8 @@ use bytes::Bytes;
 use palisade_clock::Timestamp;
 use palisade_control::{Change, Topology};
 use palisade_wire::{
-    Commit, Expected, NodeStatus, Outcome, PeerAddress, ReadKind, Rejection, SessionId,
-    ShardId, ShardStatus, TxnId, check_key,
+    Commit, Expected, NodeStatus, Outcome, PeerAddress, ReadKind, Rejection, SessionId, ShardId,
+    ShardStatus, TxnId, check_key,
 };
 use tokio::sync::{mpsc, oneshot};
 

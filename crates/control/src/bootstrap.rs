@@ -1,6 +1,12 @@
-//! The first range map of a cluster: every node computes the same one from the same config.
+//! The shape in which a cluster is created, and the first range map that follows from it.
+//!
+//! Every node computes the same map from the same configuration. The shape is durable from the first
+//! start on: another shape would be another map, which does not find the rows of the first.
 
-use palisade_wire::{Mode, NodeId, PeerAddress, RangeId, ShardId};
+use bytes::Bytes;
+use palisade_wire::{Mode, NodeId, PeerAddress, RangeId, ShardId, WireError};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use crate::{RangeDescriptor, RangeMap, range_map::FIRST_EPOCH};
 
@@ -11,7 +17,7 @@ pub const MAX_RANGES: usize = 32 * 1024;
 const REPLICAS: usize = 3;
 
 /// What the first range map is made from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bootstrap {
     /// The nodes, in the order of the config.
     pub nodes: Vec<NodeId>,
@@ -21,6 +27,21 @@ pub struct Bootstrap {
     pub ranges_per_mode: u16,
     /// Puts all ranges in one mode, in which there are then twice as many.
     pub only: Option<Mode>,
+}
+
+/// The configuration of a cluster that exists has another shape. Not retryable.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "the configuration says {setting} = {configured}, but this cluster was created with \
+     {setting} = {recorded}: it can't be changed yet, so set it back. Addresses may change"
+)]
+pub struct ShapeChanged {
+    /// The setting.
+    pub setting: &'static str,
+    /// Its value when the cluster was created.
+    pub recorded: String,
+    /// Its value now.
+    pub configured: String,
 }
 
 /// The range map of a node by itself: one range for all keys.
@@ -74,9 +95,73 @@ impl Bootstrap {
         RangeMap::new([control].into_iter().chain(keyed).collect())
     }
 
+    /// Fails if this differs from the shape in which the cluster was created.
+    pub fn check_unchanged(&self, recorded: &Self) -> Result<(), ShapeChanged> {
+        let nodes = |shape: &Self| {
+            let numbers: Vec<_> = shape.nodes.iter().map(|node| node.0.to_string()).collect();
+            format!("[{}]", numbers.join(", "))
+        };
+        let mode = |shape: &Self| shape.only.map_or("mixed".to_owned(), |mode| mode.to_string());
+        let settings = [
+            ("node numbers", nodes(recorded), nodes(self)),
+            ("shards", recorded.shards.to_string(), self.shards.to_string()),
+            (
+                "ranges_per_mode",
+                recorded.ranges_per_mode.to_string(),
+                self.ranges_per_mode.to_string(),
+            ),
+            ("mode", mode(recorded), mode(self)),
+        ];
+        match settings.into_iter().find(|(_, recorded, configured)| recorded != configured) {
+            Some((setting, recorded, configured)) => {
+                Err(ShapeChanged { setting, recorded, configured })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The encoding in a shard's log.
+    pub fn to_bytes(&self) -> Bytes {
+        postcard::to_stdvec(self).expect("a shape always encodes").into()
+    }
+
+    /// Reads what [`Bootstrap::to_bytes`] wrote.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, WireError> {
+        Ok(postcard::from_bytes(bytes)?)
+    }
+
     fn members(&self, first: usize, shard: ShardId) -> Vec<PeerAddress> {
         let nodes = self.nodes.len();
         let member = |at| PeerAddress { node: self.nodes[(first + at) % nodes], shard };
         (0..nodes.min(REPLICAS)).map(member).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_change_of_the_shape_is_named() {
+        let nodes: Vec<_> = (0..3).map(NodeId).collect();
+        let recorded = Bootstrap { nodes, shards: 2, ranges_per_mode: 2, only: None };
+        assert_eq!(Bootstrap::from_bytes(&recorded.to_bytes()).unwrap(), recorded);
+        recorded.check_unchanged(&recorded).unwrap();
+        let change = |change: fn(&mut Bootstrap)| {
+            let mut configured = recorded.clone();
+            change(&mut configured);
+            let error = configured.check_unchanged(&recorded).unwrap_err();
+            (error.setting, error.recorded, error.configured)
+        };
+        let owned = |a: &'static str, b: &str, c: &str| (a, b.to_owned(), c.to_owned());
+        let added = change(|shape| shape.nodes.push(NodeId(7)));
+        assert_eq!(added, owned("node numbers", "[0, 1, 2]", "[0, 1, 2, 7]"));
+        // The order of the nodes decides where the replicas are.
+        let swapped = change(|shape| shape.nodes.swap(0, 1));
+        assert_eq!(swapped, owned("node numbers", "[0, 1, 2]", "[1, 0, 2]"));
+        assert_eq!(change(|shape| shape.shards = 1), owned("shards", "2", "1"));
+        assert_eq!(change(|s| s.ranges_per_mode = 4), owned("ranges_per_mode", "2", "4"));
+        let mode = change(|shape| shape.only = Some(Mode::Chain));
+        assert_eq!(mode, owned("mode", "mixed", "chain"));
     }
 }

@@ -13,6 +13,6 @@ mod bootstrap;
 mod range_map;
 mod topology;
 
-pub use bootstrap::{Bootstrap, MAX_RANGES, range_map_of_one};
+pub use bootstrap::{Bootstrap, MAX_RANGES, ShapeChanged, range_map_of_one};
 pub use range_map::{Change, InvalidChange, RangeDescriptor, RangeMap};
 pub use topology::{NodeAddress, Topology};

@@ -13,12 +13,12 @@ use palisade_control::{NodeAddress, Topology, range_map_of_one};
 use palisade_replication::{Append, raft};
 use palisade_shard::{
     ConnectionId, Input, LogCounters, Recovered, ReplayError, Replayed, Shard, ShardConfig,
-    ShardEffects, record_of,
+    ShardEffects, ShardError, record_of,
 };
 use palisade_wal::{
     Backend, DataDir, DataDirError, Log, LogOptions, Owner, Position, SyncPlan, WalError,
 };
-use palisade_wire::{NodeId, PeerAddress, RangeId, Request, Response, ShardId, WireError};
+use palisade_wire::{NodeId, PeerAddress, RangeId, Request, Response, ShardId};
 use thiserror::Error;
 use tokio::sync::mpsc;
 
@@ -66,9 +66,9 @@ pub enum OpenError {
     /// The log's records make no sense.
     #[error(transparent)]
     Replay(#[from] ReplayError),
-    /// A logged command can't be read.
-    #[error("the log holds a command that this build cannot read: {0}")]
-    Command(#[from] WireError),
+    /// The shard can't start with what its log holds.
+    #[error(transparent)]
+    Shard(#[from] ShardError),
     /// A thread can't be started.
     #[error("a thread cannot be started: {0}")]
     Thread(io::Error),
@@ -117,6 +117,7 @@ impl Engine {
             cluster_id: CLUSTER_ID,
             nodes: nodes.clone(),
             ranges: ranges.clone(),
+            shape: None,
             max_offset_us: 1,
             random_seed: fastrand::u64(..),
             checkpoint_bytes: CHECKPOINT_BYTES,

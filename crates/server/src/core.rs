@@ -64,6 +64,7 @@ pub(crate) struct Core {
     /// What was last said of the clock.
     told_clock: Cell<Option<Voucher>>,
     told_refusal: Cell<bool>,
+    told_other_shape: Cell<bool>,
     told_failure: Cell<bool>,
 }
 
@@ -94,6 +95,7 @@ impl Core {
             next_connection: Cell::new(0),
             told_clock: Cell::new(None),
             told_refusal: Cell::new(false),
+            told_other_shape: Cell::new(false),
             told_failure: Cell::new(false),
         })
     }
@@ -147,6 +149,15 @@ impl Core {
                 "{}: this shard's log is new, but its peers know another one at its address, which \
                  was lost. It takes no part: what it had promised is forgotten. Restore the data \
                  directory, or give the node a new number",
+                self.at
+            );
+        }
+        if let Some(peer) = shard.peer_of_other_shape()
+            && !self.told_other_shape.replace(true)
+        {
+            tracing::error!(
+                "{}: {peer} was started with other node numbers, shards, ranges_per_mode or mode than \
+                 this node: the two ignore each other. Compare their configurations",
                 self.at
             );
         }

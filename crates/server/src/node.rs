@@ -15,10 +15,10 @@ use glommio::{
     CpuSet, ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, Shares, net::TcpListener,
 };
 use palisade_clock::{Interval, KernelClock, Timestamp};
-use palisade_shard::{Input, ReplayError, Replayed, Shard, ShardConfig};
+use palisade_shard::{Input, ReplayError, Replayed, Shard, ShardConfig, ShardError};
 use palisade_sync::{Receiver, Sender, Watermark, mailbox};
 use palisade_wal::{DataDir, DataDirError, Log, Owner, WalError};
-use palisade_wire::{PeerAddress, ShardId, WireError};
+use palisade_wire::{PeerAddress, ShardId};
 use signal_hook::{consts::TERM_SIGNALS, iterator::Signals};
 use thiserror::Error;
 
@@ -71,9 +71,9 @@ pub enum StartError {
     /// The log's records make no sense.
     #[error(transparent)]
     Replay(#[from] ReplayError),
-    /// A logged command can't be read.
-    #[error("the log holds a command that this build cannot read: {0}")]
-    Command(#[from] WireError),
+    /// The shard can't start with what its log holds, or with this configuration.
+    #[error(transparent)]
+    Shard(#[from] ShardError),
     /// The clock is behind what this node has seen: it was set back, or was ahead before.
     #[error(
         "this node's clock shows {behind_ms} ms less than the last timestamp in its log, {last_ts}: it \
@@ -295,6 +295,7 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
         cluster_id: config.cluster_id,
         nodes: config.client_addresses(),
         ranges: config.bootstrap().range_map(),
+        shape: Some(config.bootstrap()),
         max_offset_us: config.clock.max_offset_us,
         random_seed: now.wall.latest_us ^ (u64::from(at.node.0) << 32) ^ (u64::from(shard.0) << 48),
         checkpoint_bytes: config.log.checkpoint_bytes,

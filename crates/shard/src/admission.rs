@@ -13,6 +13,10 @@
 //!
 //! The same record counts the shard's starts. That number, the session, tells its lives apart:
 //! see [`Peers`](palisade_replication::Peers). It is durable before anything is sent.
+//!
+//! The record also holds the shape in which the cluster was created, for the same reason: a start with
+//! another shape would have another range map, in which the rows of the first are not found. Peers
+//! compare shapes before anything else.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,6 +29,8 @@ use palisade_wire::{Admission as Stage, Decode, Encode, PeerAddress, Reader, Wir
 pub(crate) struct Admission {
     incarnation: u64,
     session: u64,
+    /// In which the cluster was created; empty for a database that is no cluster's.
+    shape: Bytes,
     /// The incarnation of each peer that was heard.
     registry: BTreeMap<PeerAddress, u64>,
     /// The peers that know this incarnation.
@@ -40,9 +46,11 @@ pub(crate) struct Admission {
 }
 
 impl Admission {
-    /// A shard with the record that it finds in its log, if any, and so many peers.
+    /// A shard with the record that it finds in its log, if any, and so many peers. `shape` counts
+    /// if the log holds none.
     pub(crate) fn new(
         recovered: Option<(u64, Bytes)>,
+        shape: Bytes,
         fresh_incarnation: u64,
         peers: usize,
         trust_empty_log: bool,
@@ -51,6 +59,7 @@ impl Admission {
         let mut admission = Self {
             incarnation: fresh_incarnation.max(1),
             session: 1,
+            shape,
             registry: BTreeMap::new(),
             registered_at: BTreeSet::new(),
             needed,
@@ -84,6 +93,7 @@ impl Admission {
         for peer in &self.registered_at {
             peer.encode(&mut payload);
         }
+        self.shape.encode(&mut payload);
         Some(Append::State { term: self.session, payload: payload.freeze() })
     }
 
@@ -103,7 +113,21 @@ impl Admission {
         for _ in 0..reader.u16()? {
             self.registered_at.insert(PeerAddress::decode(&mut reader)?);
         }
+        // A log that was written before shapes were recorded takes the present one.
+        if reader.remaining() > 0 {
+            self.shape = reader.bytes()?;
+        }
         reader.finish()
+    }
+
+    /// The shape in which the cluster was created, as its encoding.
+    pub(crate) fn shape(&self) -> &Bytes {
+        &self.shape
+    }
+
+    /// Tells shapes apart, in messages.
+    pub(crate) fn shape_checksum(&self) -> u32 {
+        crc32fast::hash(&self.shape)
     }
 
     /// The first so many writes of the shard are durable.
@@ -173,8 +197,12 @@ mod tests {
         PeerAddress { node: NodeId(node), shard: ShardId(0) }
     }
 
+    fn shape() -> Bytes {
+        Bytes::from_static(b"shape")
+    }
+
     fn begun(incarnation: u64, peers: usize) -> Admission {
-        let mut admission = Admission::new(None, incarnation, peers, false).unwrap();
+        let mut admission = Admission::new(None, shape(), incarnation, peers, false).unwrap();
         admission.record(0).expect("a start is recorded");
         admission.durable(1);
         admission
@@ -211,8 +239,8 @@ mod tests {
         shard.receive(at(1), 100, 5);
         shard.receive(at(2), 100, 5);
         let Some(Append::State { term, payload }) = shard.record(1) else { panic!("changed") };
-        let mut again = Admission::new(Some((term, payload)), 77, 2, false).unwrap();
-        assert_eq!(again.session(), 2);
+        let mut again = Admission::new(Some((term, payload)), Bytes::new(), 77, 2, false).unwrap();
+        assert_eq!((again.session(), again.shape()), (2, &shape()));
         assert!(!again.is_admitted());
         again.record(0).expect("a start is recorded");
         again.durable(1);

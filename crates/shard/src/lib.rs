@@ -31,5 +31,6 @@ pub use peer::{Hello, PeerBody, PeerMessage, SafeTimeMessage, SnapshotMessage};
 pub use replay::{Recovered, ReplayError, Replayed, record_of};
 pub use shard::{
     ConnectionId, Input, LOG_RESERVE_BYTES, LogCounters, Shard, ShardConfig, ShardEffects,
+    ShardError,
 };
 pub use view::ReplicaView;

@@ -68,6 +68,8 @@ impl PeerBody {
 /// What two shards tell each other over and over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
+    /// Of the shape in which the sender's cluster was created: another one is another cluster.
+    pub shape_checksum: u32,
     /// Drawn when the sender's log was made.
     pub incarnation: u64,
     /// The incarnation under which the sender knows the receiver, durably; or 0.
@@ -131,6 +133,7 @@ impl Encode for PeerMessage {
             }
             PeerBody::Hello(hello) => {
                 out.put_u8(3);
+                out.put_u32_le(hello.shape_checksum);
                 out.put_u64_le(hello.incarnation);
                 out.put_u64_le(hello.registered);
                 out.put_u64_le(hello.ranges_version);
@@ -175,6 +178,7 @@ impl Decode for PeerMessage {
                 message: chain::Message::decode(reader)?,
             },
             3 => PeerBody::Hello(Hello {
+                shape_checksum: reader.u32()?,
                 incarnation: reader.u64()?,
                 registered: reader.u64()?,
                 ranges_version: reader.u64()?,

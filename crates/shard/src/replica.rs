@@ -13,9 +13,7 @@ use palisade_control::RangeDescriptor;
 use palisade_replication::{
     After, Append, Context, Effects, Entry, EntryKind, Refusal, Revocation, Send, SnapshotPart,
 };
-use palisade_wire::{
-    Outcome, PeerAddress, Rejection, ReplicaChange, Response,
-};
+use palisade_wire::{Outcome, PeerAddress, Rejection, ReplicaChange, Response};
 
 use crate::{
     ConnectionId, PeerBody, ShardEffects, SnapshotMessage, TestFault,

@@ -7,12 +7,14 @@ use std::{
     ops::Bound,
 };
 
+use bytes::Bytes;
 use palisade_clock::{Hlc, Now, Timestamp, Voucher};
-use palisade_control::{NodeAddress, RangeDescriptor, RangeMap};
+use palisade_control::{Bootstrap, NodeAddress, RangeDescriptor, RangeMap, ShapeChanged};
 use palisade_replication::{After, Append, Context, PeerTiming, Peers, RecoveredGroup, raft};
 use palisade_wire::{
     Admission as Admitted, Mode, PeerAddress, RangeId, Request, Response, ShardStatus, WireError,
 };
+use thiserror::Error;
 
 use crate::{
     Hello, PeerBody, PeerMessage, Recovered, ReplicaView, TestFault,
@@ -55,6 +57,8 @@ pub struct ShardConfig {
     pub nodes: Vec<NodeAddress>,
     /// The cluster's first range map.
     pub ranges: RangeMap,
+    /// What that was made from, unless this is a database that is no cluster's.
+    pub shape: Option<Bootstrap>,
     /// How far ahead a remote clock may be, in microseconds; and how far this one may be wrong before
     /// nothing is served.
     pub max_offset_us: u64,
@@ -67,6 +71,17 @@ pub struct ShardConfig {
     pub max_message_bytes: usize,
     /// A promise to break, in tests.
     pub fault: Option<TestFault>,
+}
+
+/// Why a shard can't start with what its log held. Not retryable.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ShardError {
+    /// The log holds a command that this build can't read.
+    #[error("the log holds a command that this build cannot read: {0}")]
+    Command(#[from] WireError),
+    /// The cluster was created in another shape.
+    #[error(transparent)]
+    ShapeChanged(#[from] ShapeChanged),
 }
 
 /// How the log stands, as its driver knows.
@@ -140,6 +155,8 @@ pub struct Shard {
     /// Replicas that must be told the time. The others are idle, and cost nothing.
     active: BTreeSet<RangeId>,
     was_admitted: bool,
+    /// A peer whose cluster has another shape.
+    other_shape: Option<PeerAddress>,
     /// Whether this turn had a tick, and with it a part of a checkpoint.
     ticked: bool,
     /// Whose checkpoint was written on last: the others get their turn first.
@@ -168,7 +185,11 @@ pub struct Shard {
 
 impl Shard {
     /// A shard with what its log held.
-    pub fn new(config: ShardConfig, recovered: Recovered, now: Now) -> Result<Self, WireError> {
+    ///
+    /// # Errors
+    ///
+    /// [`ShardError`] if the log can't be read, or if it is of a cluster of another shape.
+    pub fn new(config: ShardConfig, recovered: Recovered, now: Now) -> Result<Self, ShardError> {
         let Recovered { mut groups, shard } = recovered;
         let mut hlc = Hlc::new(config.max_offset_us);
         let mut random = fastrand::Rng::with_seed(config.random_seed);
@@ -176,7 +197,12 @@ impl Shard {
         let others: Vec<_> =
             others.map(|node| PeerAddress { node, shard: config.at.shard }).collect();
         let trust_empty_log = config.fault == Some(TestFault::TrustEmptyLog);
-        let admission = Admission::new(shard, random.u64(..), others.len(), trust_empty_log)?;
+        let shape = config.shape.as_ref().map_or(Bytes::new(), Bootstrap::to_bytes);
+        let admission =
+            Admission::new(shard, shape, random.u64(..), others.len(), trust_empty_log)?;
+        if let Some(configured) = &config.shape {
+            configured.check_unchanged(&Bootstrap::from_bytes(admission.shape())?)?;
+        }
         let timing = PeerTiming::default();
         let peers = Peers::new(timing, admission.session(), others, now.monotonic_us);
         let surroundings = surroundings(&config, now);
@@ -208,6 +234,7 @@ impl Shard {
             touched: BTreeSet::new(),
             active: BTreeSet::new(),
             was_admitted: false,
+            other_shape: None,
             ticked: false,
             last_checkpoint: RangeId::CONTROL,
             appends: 0,
@@ -255,6 +282,12 @@ impl Shard {
     /// Whether the shard's replicas never will take part: peers know another log at its address.
     pub fn is_refused(&self) -> bool {
         self.admission.stage() == Admitted::Refused
+    }
+
+    /// A peer that was started with another shape of the cluster than this shard. Its heartbeats are
+    /// dropped, so neither counts on the other.
+    pub fn peer_of_other_shape(&self) -> Option<PeerAddress> {
+        self.other_shape
     }
 
     /// A replica, as an observer may see it.
@@ -367,7 +400,9 @@ impl Shard {
         for (to, heartbeat) in self.peers.heartbeats(now.monotonic_us) {
             let (incarnation, registered) = self.admission.introduction(to);
             let ranges_version = self.ranges_version;
-            let hello = Hello { incarnation, registered, ranges_version, heartbeat };
+            let shape_checksum = self.admission.shape_checksum();
+            let hello =
+                Hello { shape_checksum, incarnation, registered, ranges_version, heartbeat };
             self.hellos.push((to, PeerBody::Hello(hello)));
         }
     }
@@ -509,6 +544,12 @@ impl Shard {
         let PeerMessage { session, sent_ts, body } = message;
         if self.hlc.observe(sent_ts, now.wall).is_err() {
             self.clock_rejections += 1;
+            return;
+        }
+        if let PeerBody::Hello(hello) = &body
+            && hello.shape_checksum != self.admission.shape_checksum()
+        {
+            self.other_shape = Some(from);
             return;
         }
         if let PeerBody::Hello(hello) = &body

@@ -256,7 +256,10 @@ mod tests {
         let others = [rollback, Operation::RangeMap, Operation::Status, control, transfer, members];
         let stale = ReadKind::Stale { max_us: 7, at_least: Timestamp::from_physical_us(9) };
         let past = [ReadKind::AsOf(Timestamp::MAX), stale];
-        let gets = kinds.chain([ReadKind::Latest, ReadKind::LatestOfKey, ReadKind::Snapshot]).chain(past).map(get);
+        let gets = kinds
+            .chain([ReadKind::Latest, ReadKind::LatestOfKey, ReadKind::Snapshot])
+            .chain(past)
+            .map(get);
         for operation in gets.chain(others) {
             requests.push(Request { request_id: u64::MAX, operation });
         }

@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use thiserror::Error;
 
-use crate::{cpu::CpuMeter, ports::free_block};
+use crate::{cpu::CpuMeter, ports::free_ports};
 
 /// How long a cluster may take until every range is served.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -121,7 +121,7 @@ impl Cluster {
             .prefix("palisade-cluster-")
             .tempdir_in(&parent)
             .map_err(failed("create the data directory"))?;
-        let ports = free_block(2 * options.nodes * options.shards).ok_or(ClusterError::NoPorts)?;
+        let ports = free_ports(2 * options.nodes * options.shards).ok_or(ClusterError::NoPorts)?;
         let node = |number: u16| NodeConfig {
             node: NodeId(number),
             host: IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -292,6 +292,27 @@ impl Cluster {
     /// Makes a node break a promise from its next start on. For tests of the checks.
     pub fn set_fault(&mut self, node: u16, fault: Option<FaultConfig>) {
         self.configs[usize::from(node)].test_fault = fault;
+    }
+
+    /// Changes the configuration with which a node is started next.
+    pub fn change_config(&mut self, node: u16, change: impl FnOnce(&mut Config)) {
+        change(&mut self.configs[usize::from(node)]);
+    }
+
+    /// Waits until a node has ended by itself, and returns whether it ended well.
+    pub fn wait_until_ended(&mut self, node: u16) -> Result<bool, ClusterError> {
+        let at = usize::from(node);
+        let child = self.processes[at].as_mut().expect("the node was started");
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while Instant::now() < deadline {
+            if let Some(status) = child.try_wait().map_err(failed("wait for a node"))? {
+                self.processes[at] = None;
+                return Ok(status.success());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let reason = format!("node {node} still runs");
+        Err(ClusterError::NotServing { waited: STOP_TIMEOUT, reason })
     }
 
     /// Tells the processor time of the nodes that run now, also while nodes come and go.

@@ -16,3 +16,4 @@ pub use floor::{Floor, median_sync_us};
 pub use palisade_server::{
     ClockConfig, ClockSourceConfig, FaultConfig, LogBackend, LogConfig, ModeConfig,
 };
+pub use ports::free_ports;

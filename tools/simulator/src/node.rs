@@ -1,7 +1,7 @@
 //! A node: its shards with their disks, its clocks, and what has befallen it.
 
 use palisade_clock::Now;
-use palisade_control::{NodeAddress, RangeMap};
+use palisade_control::{Bootstrap, NodeAddress};
 use palisade_shard::{Input, LogCounters, Replayed, Shard, ShardConfig};
 use palisade_wal::Remains;
 use palisade_wire::{NodeId, PeerAddress, ShardId};
@@ -108,7 +108,7 @@ impl Node {
     pub(crate) fn start(
         &mut self,
         parameters: &Parameters,
-        ranges: &RangeMap,
+        shape: &Bootstrap,
         now_us: u64,
     ) -> Result<(), String> {
         let now = self.now(now_us);
@@ -121,7 +121,7 @@ impl Node {
                 .map_err(|damage| damage.to_string())?;
             let recovered =
                 replayed.finish(parameters.planted).map_err(|error| error.to_string())?;
-            let config = shard_config(slot.at, parameters, ranges, self.life);
+            let config = shard_config(slot.at, parameters, shape, self.life);
             let shard = Shard::new(config, recovered, now).map_err(|error| error.to_string())?;
             shards.push(shard);
         }
@@ -130,6 +130,12 @@ impl Node {
         }
         self.running = true;
         Ok(())
+    }
+
+    /// Takes back a start, before anything was written.
+    pub(crate) fn stop(&mut self) {
+        self.running = false;
+        self.shards.iter_mut().for_each(|slot| slot.shard = None);
     }
 
     pub(crate) fn log_counters(&self, slot: usize) -> LogCounters {
@@ -141,7 +147,7 @@ impl Node {
 fn shard_config(
     at: PeerAddress,
     parameters: &Parameters,
-    ranges: &RangeMap,
+    shape: &Bootstrap,
     life: u32,
 ) -> ShardConfig {
     let address = |node| NodeAddress { node: NodeId(node), client: Vec::new() };
@@ -150,7 +156,8 @@ fn shard_config(
         at,
         cluster_id: 1,
         nodes: (0..parameters.nodes).map(address).collect(),
-        ranges: ranges.clone(),
+        ranges: shape.range_map(),
+        shape: Some(shape.clone()),
         max_offset_us: 2 * (parameters.clock_bound_us + parameters.clock_lie_us),
         random_seed: stream(parameters.seed, &name).u64(..),
         checkpoint_bytes: parameters.checkpoint_bytes,

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use palisade_control::Bootstrap;
 use palisade_shard::TestFault;
-use palisade_wire::Mode;
+use palisade_wire::{Mode, NodeId};
 
 /// An independent stream of random numbers: what is drawn for one purpose does not move what is
 /// drawn for another.
@@ -196,6 +197,16 @@ impl Parameters {
             planted: None,
             trust_damage: false,
             cut_early: false,
+        }
+    }
+
+    /// The shape of the cluster.
+    pub(crate) fn shape(&self) -> Bootstrap {
+        Bootstrap {
+            nodes: (0..self.nodes).map(NodeId).collect(),
+            shards: self.shards,
+            ranges_per_mode: self.ranges_per_mode,
+            only: self.only,
         }
     }
 

@@ -2,10 +2,10 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
-use palisade_control::{Bootstrap, RangeDescriptor, RangeMap};
+use palisade_control::{RangeDescriptor, RangeMap};
 use palisade_shard::{ConnectionId, Input, PeerBody, PeerMessage, Shard, ShardEffects, record_of};
 use palisade_wal::Remains;
-use palisade_wire::{NodeId, PeerAddress, Request, Response};
+use palisade_wire::{Mode, NodeId, PeerAddress, Request, Response};
 
 use crate::{
     Trace, Violation,
@@ -86,13 +86,7 @@ impl World {
     /// A cluster that has just been started.
     pub fn new(parameters: Parameters, trace: Trace) -> Self {
         let seed = parameters.seed;
-        let ranges = Bootstrap {
-            nodes: (0..parameters.nodes).map(NodeId).collect(),
-            shards: parameters.shards,
-            ranges_per_mode: parameters.ranges_per_mode,
-            only: parameters.only,
-        }
-        .range_map();
+        let ranges = parameters.shape().range_map();
         let mut clock_random = stream(seed, "clock");
         let nodes = (0..parameters.nodes)
             .map(|node| Node::new(NodeId(node), &parameters, &mut clock_random))
@@ -437,7 +431,11 @@ impl World {
         if at.running || at.fenced {
             return;
         }
-        match at.start(&self.parameters, &self.ranges, self.now_us) {
+        if self.have_met && self.schedule.u8(0..8) == 0 {
+            self.start_misconfigured(node);
+        }
+        let at = &mut self.nodes[node];
+        match at.start(&self.parameters, &self.parameters.shape(), self.now_us) {
             Ok(()) => {
                 let life = at.life;
                 self.record.line(self.now_us, || format!("n{node} starts"));
@@ -456,6 +454,29 @@ impl World {
                         Some(Violation { invariant: "a log that is whole is accepted", detail });
                 }
             }
+        }
+    }
+
+    /// Somebody has changed the configuration of a node that is down: it must not start with it, and
+    /// its logs must stay as they are.
+    fn start_misconfigured(&mut self, node: usize) {
+        let mut shape = self.parameters.shape();
+        match self.schedule.u8(0..3) {
+            0 => shape.ranges_per_mode += 1,
+            1 => shape.nodes.push(NodeId(99)),
+            _ => shape.only = if shape.only.is_none() { Some(Mode::Raft) } else { None },
+        }
+        let at = &mut self.nodes[node];
+        // The log may be refused before it is read to its end.
+        let has_a_past = !at.lost && !at.damaged;
+        match at.start(&self.parameters, &shape, self.now_us) {
+            Ok(()) if has_a_past => {
+                let detail = format!("n{node} starts as {shape:?}");
+                let invariant = "a cluster keeps its shape";
+                self.violation.get_or_insert(Violation { invariant, detail });
+            }
+            Ok(()) => at.stop(),
+            Err(_) => {}
         }
     }
 

@@ -106,7 +106,10 @@ fn scenario_10_a_new_leader_reads_nothing_before_its_first_entry_is_committed() 
     // Slow disks, so that the new leader is seen before its first entry is committed.
     (0..3).for_each(|node| world.slow_disk(node, 60 * SECOND_US));
     world.crash(usize::from(old.node.0));
-    assert!(world.wait_for(40 * SECOND_US, |world| world.leader(RANGE).is_some()), "no election ends");
+    assert!(
+        world.wait_for(40 * SECOND_US, |world| world.leader(RANGE).is_some()),
+        "no election ends"
+    );
     let leader = world.await_leader(RANGE);
     let first_index = world.view(leader, RANGE).expect("it runs").last_index();
     let commits = |world: &World| {

@@ -6,7 +6,9 @@ mod support;
 use palisade_shard::TestFault;
 use palisade_simulator::{Parameters, Trace, World};
 use palisade_wire::{Mode, Operation, Outcome, RangeId, ReadKind, Rejection};
-use support::{RANGE, SECOND_US, claim, commit, holds, lock, locked_get, put, raft_with, supersede};
+use support::{
+    RANGE, SECOND_US, claim, commit, holds, lock, locked_get, put, raft_with, supersede,
+};
 
 /// In another shard's log than [`RANGE`].
 const OTHER: RangeId = RangeId(2);
@@ -43,12 +45,10 @@ fn read_beside_a_pending_write(mode: Mode, planted: Option<TestFault>) -> [Optio
     let asked = world.send(sequencer, get);
     let before = value_of(world.answer(asked, SECOND_US / 20));
     // A read that is linearizable for its key alone does not wait.
-    let tail = world.view(sequencer, RANGE).expect("it runs").voters().pop().expect("it has a tail");
-    let of_key = Operation::Get {
-        range: RANGE,
-        key: world.script_key(RANGE),
-        kind: ReadKind::LatestOfKey,
-    };
+    let tail =
+        world.view(sequencer, RANGE).expect("it runs").voters().pop().expect("it has a tail");
+    let of_key =
+        Operation::Get { range: RANGE, key: world.script_key(RANGE), kind: ReadKind::LatestOfKey };
     let at = if mode == Mode::Chain { tail } else { sequencer };
     assert_eq!(value_of(world.ask(at, of_key, SECOND_US / 20)), Some(1));
     (0..3).for_each(|node| world.hold_syncs_of_shard(node, 0, false));
@@ -105,7 +105,8 @@ fn scenario_61_a_superseded_leader_answers_no_locked_read() {
         .collect();
     for asked in reads {
         let answer = world.answer(asked, 3 * SECOND_US);
-        let refused = matches!(answer, Some(Outcome::Rejected(Rejection::NotServing { .. })) | None);
+        let refused =
+            matches!(answer, Some(Outcome::Rejected(Rejection::NotServing { .. })) | None);
         assert!(refused || value_of(answer.clone()) == Some(2), "{answer:?}");
     }
     holds(world);

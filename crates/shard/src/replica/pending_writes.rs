@@ -30,7 +30,8 @@ impl PendingWrites {
 
     /// Everything up to an entry is applied.
     pub(super) fn applied(&mut self, applied_index: u64) {
-        while let Some((index, hash)) = self.queue.pop_front_if(|(index, _)| *index <= applied_index)
+        while let Some((index, hash)) =
+            self.queue.pop_front_if(|(index, _)| *index <= applied_index)
         {
             let is_last = |(other, last): &(u32, u64)| *other == hash && *last == index;
             if let Ok(known) = self.last.find_entry(spread(hash), is_last) {

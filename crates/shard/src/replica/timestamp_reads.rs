@@ -224,7 +224,9 @@ impl Replica {
         self.timestamp_reads.forget_readers(now);
         let hint = self.group.leader();
         let late = |_: &_, (_, until_us): &mut (_, u64)| *until_us <= now.monotonic_us;
-        for (_, (PendingRead { asker, .. }, _)) in self.timestamp_reads.unsafe_yet.extract_if(.., late) {
+        for (_, (PendingRead { asker, .. }, _)) in
+            self.timestamp_reads.unsafe_yet.extract_if(.., late)
+        {
             self.answers.push((asker, Outcome::Rejected(Rejection::NotServing { hint })));
         }
         let lost = |asked_us: u64| asked_us + ASK_AGAIN_US <= now.monotonic_us;
@@ -253,7 +255,10 @@ impl Replica {
         }
         // This answer predates the remaining reads, so ask again.
         let learned = self.timestamp_reads.learned_ts > before_ts;
-        if learned && !self.timestamp_reads.unsafe_yet.is_empty() && self.timestamp_reads.asked_us.is_none() {
+        if learned
+            && !self.timestamp_reads.unsafe_yet.is_empty()
+            && self.timestamp_reads.asked_us.is_none()
+        {
             self.ask_for_safe_time(now);
         }
     }

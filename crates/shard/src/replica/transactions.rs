@@ -222,12 +222,7 @@ impl Replica {
     /// this one has not heard of. So it is aborted for good only if everything of earlier terms is
     /// applied, and if this replica still leads. A commit that is not among what is applied then
     /// never will be: its claim holds in its own term alone.
-    fn confirm_abort(
-        &mut self,
-        asker: Asker,
-        txn: TxnId,
-        fingerprint: u32,
-    ) -> Result<(), Outcome> {
+    fn confirm_abort(&mut self, asker: Asker, txn: TxnId, fingerprint: u32) -> Result<(), Outcome> {
         if self.applied_index < self.transactions.begun_at {
             return Err(Outcome::Rejected(Rejection::NotServing { hint: None }));
         }

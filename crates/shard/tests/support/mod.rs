@@ -14,6 +14,7 @@ pub(crate) fn shard_alone(mode: Mode, checkpoint_bytes: u64, now: Now) -> Shard 
         cluster_id: 1,
         nodes: Vec::new(),
         ranges: bootstrap.range_map(),
+        shape: Some(bootstrap),
         max_offset_us: 1_000,
         random_seed: 1,
         checkpoint_bytes,

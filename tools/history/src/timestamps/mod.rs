@@ -232,7 +232,8 @@ struct Floor {
 
 impl<'a> Sweep<'a> {
     fn new(history: &'a [TimestampedOperation], versions: &'a Versions) -> Self {
-        let keys = history.iter().flat_map(TimestampedOperation::keys).max().map_or(0, |key| key + 1);
+        let keys =
+            history.iter().flat_map(TimestampedOperation::keys).max().map_or(0, |key| key + 1);
         Self {
             history,
             versions,
@@ -253,9 +254,10 @@ impl<'a> Sweep<'a> {
         };
         if operation.order == Order::Unknown {
             // If it took effect, it did so after its start.
-            let seen = operation.writes.iter().filter_map(|(key, value)| {
-                self.versions.written_at(*key, (*value)?)
-            });
+            let seen = operation
+                .writes
+                .iter()
+                .filter_map(|(key, value)| self.versions.written_at(*key, (*value)?));
             for ts in seen {
                 self.above(at, ts)?;
             }

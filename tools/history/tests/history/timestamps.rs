@@ -97,10 +97,8 @@ fn a_snapshot_of_two_moments_is_refused() {
 
 #[test]
 fn what_a_commit_read_holds_until_its_timestamp() {
-    let update = |ts| TimestampedOperation {
-        reads: vec![(X, value(5, 1))],
-        ..put((12, 40), ts, X, 9)
-    };
+    let update =
+        |ts| TimestampedOperation { reads: vec![(X, value(5, 1))], ..put((12, 40), ts, X, 9) };
     let history = |ts| [put((0, 1), 5, X, 1), put((10, 20), 10, X, 2), update(ts)];
     // A lost update.
     assert!(matches!(refused(&history(15)), TimestampViolation::NoTimestampFits { key: X, .. }));

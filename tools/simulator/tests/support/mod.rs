@@ -5,8 +5,8 @@ use palisade_clock::Timestamp;
 use palisade_shard::TestFault;
 use palisade_simulator::{Parameters, Trace, World};
 use palisade_wire::{
-    Basis, Commit, CommitRequest, LockClaim, Locking, Mode, NodeId, Operation, Outcome, PeerAddress,
-    RangeId, ReadKind, SessionId, ShardId, TxnId,
+    Basis, Commit, CommitRequest, LockClaim, Locking, Mode, NodeId, Operation, Outcome,
+    PeerAddress, RangeId, ReadKind, SessionId, ShardId, TxnId,
 };
 
 pub(crate) const RANGE: RangeId = RangeId(1);
