@@ -8,7 +8,7 @@ use std::hint::black_box;
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use palisade_clock::{Interval, Now};
+use palisade_clock::{Interval, Now, Timestamp};
 use palisade_shard::{ConnectionId, Input, Shard};
 use palisade_wire::{
     Commit, CommitRequest, Mode, Operation, Outcome, RangeId, ReadKind, Request, SessionId, TxnId,
@@ -74,6 +74,7 @@ impl Bench {
             let request = CommitRequest {
                 txn: TxnId { session: SessionId(1), sequence: self.sequence },
                 settled_below: self.sequence.saturating_sub(BATCH),
+                expires_ts: Timestamp::from_physical_us(self.now.wall.latest_us + 1_000_000),
                 commit: Commit::new().put(key(self.sequence), Bytes::from_static(&[7; 256])),
             };
             self.request(Operation::Commit { range: RangeId(1), request, claim: None });

@@ -83,6 +83,7 @@ fn write_ahead(cluster: &Cluster, ahead: Duration, key: &[u8]) {
         request: CommitRequest {
             txn: TxnId { session: SessionId(1), sequence: 1 },
             settled_below: 0,
+            expires_ts: Timestamp::MAX,
             commit: Commit::new().put(key.to_vec(), b"from the future".to_vec()),
         },
     };

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     ClientError, Scan, Snapshot, Transaction,
-    driver::{Call, Cluster, Command, Driver, How, InProcess},
+    driver::{Call, Cluster, Command, Driver, How, InProcess, fresh_session},
     transaction::Tries,
 };
 
@@ -142,10 +142,9 @@ impl Client {
         let (sender, commands) = mpsc::channel(MAX_CALLS);
         let counters = Arc::new(Counters::default());
         let (ready, is_ready) = oneshot::channel();
-        start(Driver { cluster, options, commands, counters: counters.clone(), ready })?;
+        let [session, lockers] = [fresh_session()?, fresh_session()?];
+        start(Driver { cluster, options, session, commands, counters: counters.clone(), ready })?;
         is_ready.await.map_err(|_| ClientError::Closed)??;
-        // Two clients with the same would take each other's locks for their own.
-        let lockers = SessionId(fastrand::u64(..));
         Ok(Self { commands: sender, counters, lockers, timeout: options.timeout })
     }
 

@@ -51,6 +51,10 @@ pub enum ClientError {
     /// The answer made no sense. Not retryable: the versions don't fit.
     #[error("the answer of the cluster cannot be understood: {0}")]
     Protocol(String),
+    /// The operating system has no randomness to name the client's transactions with. Nothing was
+    /// done. Not retryable.
+    #[error("the operating system gives no randomness: {0}")]
+    NoEntropy(String),
     /// The client was closed under the call. If it was a write, its outcome is unknown.
     #[error("the client was closed")]
     Closed,
@@ -68,6 +72,7 @@ impl ClientError {
             Self::ConditionFailed { .. }
             | Self::SeveralRanges
             | Self::Protocol(_)
+            | Self::NoEntropy(_)
             | Self::Closed => false,
         }
     }
@@ -82,6 +87,7 @@ impl ClientError {
             | Self::Aborted
             | Self::SeveralRanges
             | Self::Unreachable { .. }
+            | Self::NoEntropy(_)
             | Self::NodeDown => false,
         }
     }

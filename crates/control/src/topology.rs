@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
+use palisade_clock::Timestamp;
 use palisade_wire::{NodeId, PeerAddress, WireError};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,9 @@ pub struct Topology {
     pub nodes: Vec<NodeAddress>,
     /// Its ranges.
     pub ranges: RangeMap,
+    /// What the shard's clock showed when it was asked. Clients tell from it when their requests
+    /// expire.
+    pub now_ts: Timestamp,
 }
 
 impl Topology {

@@ -9,6 +9,7 @@ use std::{
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use palisade_client::InProcess;
+use palisade_clock::Timestamp;
 use palisade_control::{NodeAddress, Topology, range_map_of_one};
 use palisade_replication::{Append, raft};
 use palisade_shard::{
@@ -127,6 +128,7 @@ impl Engine {
         let mut clock = Clock::new();
         let shard = Shard::new(config, recovered, clock.now())?;
         clock.move_beyond(shard.last_ts());
+        let now_ts = Timestamp::from_physical_us(clock.now().wall.reading_us());
         let running = Running {
             shard,
             clock,
@@ -148,7 +150,7 @@ impl Engine {
                 Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
             }
         };
-        let topology = Topology { cluster_id: CLUSTER_ID, nodes, ranges };
+        let topology = Topology { cluster_id: CLUSTER_ID, nodes, ranges, now_ts };
         let in_process = InProcess::new(topology, submit, answered);
         Ok((Self { events, thread: Some(thread) }, in_process))
     }

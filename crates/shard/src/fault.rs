@@ -30,6 +30,8 @@ pub enum TestFault {
     EarlyLockedReads,
     /// Heartbeats of a turn are built before the turn's revocations.
     EarlyHeartbeats,
+    /// Commits are made whether or not they have expired.
+    RunExpired,
     /// Reads of the latest state do not wait for what was ordered before.
     IgnorePendingWrites,
     /// A transaction without its locks is called aborted by a leader that may have been superseded.

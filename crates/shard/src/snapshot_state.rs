@@ -199,6 +199,7 @@ mod tests {
         let request = CommitRequest {
             txn: TxnId { session: SessionId(sequence % 5), sequence },
             settled_below: 0,
+            expires_ts: Timestamp::MAX,
             commit,
         };
         let proposed_ts = hlc.tick(Interval::around(sequence * 100_000, 0));

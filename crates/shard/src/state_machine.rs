@@ -51,6 +51,10 @@ impl StateMachine {
                 if fault == Some(TestFault::IgnoreConditions) {
                     command.request.commit.conditions.clear();
                 }
+                if fault == Some(TestFault::RunExpired) {
+                    command.request.expires_ts =
+                        command.request.expires_ts.max(command.proposed_ts);
+                }
                 (apply_commit(store, outcomes, command, hlc, protected_ts), None)
             }
             Self::Control(map) => {
@@ -73,9 +77,15 @@ impl StateMachine {
     }
 
     /// What is known already of a commit that is about to be proposed.
-    pub(crate) fn look_up(&self, txn: TxnId, fingerprint: u32, now_ts: Timestamp) -> Verdict {
+    pub(crate) fn look_up(
+        &self,
+        txn: TxnId,
+        fingerprint: u32,
+        expires_ts: Timestamp,
+        now_ts: Timestamp,
+    ) -> Verdict {
         match self {
-            Self::Keys { outcomes, .. } => outcomes.look_up(txn, fingerprint, now_ts),
+            Self::Keys { outcomes, .. } => outcomes.look_up(txn, fingerprint, expires_ts, now_ts),
             Self::Control(_) => Verdict::New,
         }
     }
@@ -195,7 +205,7 @@ pub(crate) fn settled(verdict: Verdict) -> Option<Outcome> {
         }
         Verdict::Expired => Some(Outcome::Rejected(Rejection::Expired)),
         Verdict::Reused => Some(Outcome::Rejected(Rejection::IdReused)),
-        Verdict::Full => Some(Outcome::Rejected(Rejection::TooManySessions)),
+        Verdict::Full => Some(Outcome::Rejected(Rejection::TooManyOutcomes)),
     }
 }
 
@@ -210,8 +220,9 @@ fn apply_commit(
     // Whoever ordered this may not have known the range's last timestamp yet.
     let commit_ts = proposed_ts.max(store.last_ts().next());
     let fingerprint = CommitCommand::fingerprint(&request.commit);
-    let CommitRequest { txn, settled_below, commit: Commit { conditions, writes } } = request;
-    if let Some(outcome) = settled(outcomes.look_up(txn, fingerprint, commit_ts)) {
+    let CommitRequest { txn, settled_below, expires_ts, commit } = request;
+    let Commit { conditions, writes } = commit;
+    if let Some(outcome) = settled(outcomes.look_up(txn, fingerprint, expires_ts, commit_ts)) {
         return outcome;
     }
     // What is committed was accepted by a majority's clocks, or by the whole chain's.
@@ -220,10 +231,11 @@ fn apply_commit(
         let condition = u16::try_from(at).expect("conditions are counted by a u16");
         let as_of_ts = store.last_ts();
         let failed = Settled::Failed { condition, as_of_ts };
-        outcomes.record(txn, settled_below, fingerprint, failed, commit_ts);
+        outcomes.record(txn, settled_below, fingerprint, failed, expires_ts, commit_ts);
         return Outcome::ConditionFailed { condition, as_of_ts };
     }
-    outcomes.record(txn, settled_below, fingerprint, Settled::Committed(commit_ts), commit_ts);
+    let committed = Settled::Committed(commit_ts);
+    outcomes.record(txn, settled_below, fingerprint, committed, expires_ts, commit_ts);
     store.begin(commit_ts);
     // As much is collected as is written, and a little more.
     let collect = 2 * writes.len() + 2;

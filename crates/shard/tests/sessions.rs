@@ -102,7 +102,8 @@ impl Stage {
 
     fn commit(&mut self, commit: Commit, claim: Option<LockClaim>) -> u64 {
         let txn = TxnId { session: SessionId(1), sequence: self.number() };
-        let request = CommitRequest { txn, settled_below: 0, commit };
+        let expires_ts = Timestamp::from_physical_us(self.now.wall.latest_us + 60_000_000);
+        let request = CommitRequest { txn, settled_below: 0, expires_ts, commit };
         self.ask(Operation::Commit { range: RANGE, request, claim })
     }
 

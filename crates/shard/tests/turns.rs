@@ -4,7 +4,7 @@
 mod support;
 
 use bytes::Bytes;
-use palisade_clock::{Interval, Now};
+use palisade_clock::{Interval, Now, Timestamp};
 use palisade_replication::Append;
 use palisade_shard::{ConnectionId, Input, LogCounters, Shard, ShardEffects};
 use palisade_wire::{
@@ -45,6 +45,7 @@ impl Alone {
         let commit = CommitRequest {
             txn: TxnId { session: SessionId(1), sequence },
             settled_below: sequence,
+            expires_ts: Timestamp::from_physical_us(60_000_000),
             commit: Commit::new().put(key, vec![7; value_bytes]),
         };
         let operation = Operation::Commit { range: RangeId(1), request: commit, claim: None };

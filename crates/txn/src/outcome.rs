@@ -5,23 +5,32 @@
 //! between. So every write carries an id that is known before its first send, and the range
 //! remembers what became of it until the client says that it waits for no answer any more.
 //!
-//! The memory is bounded: a session says below which sequence everything is settled, has so many
-//! writes under way at most, and sessions that wrote nothing for a while make room for new ones.
+//! Forgetting is safe because every request carries the timestamp at which it expires. An outcome is
+//! remembered until then, or until its session says that it waits for it no more. So a retry finds
+//! the outcome, or comes after its expiry and is refused, however long it was on its way:
+//!
+//! ```text
+//! request of expiry 50    commit at 20 -- remembered --------| 50: forgotten
+//! a retry at 30: the outcome of 20          a retry at 60: expired, whatever is remembered
+//! ```
+//!
+//! The memory is bounded by the number of entries, not of sessions. It is a function of the applied
+//! commands alone: the queue that decides what is forgotten next is part of it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use palisade_clock::Timestamp;
 use palisade_wire::{Reader, SessionId, TxnId, WireError};
 
-/// Sessions that one range remembers.
-const MAX_SESSIONS: usize = 4096;
+/// Sessions and outcomes that one range remembers: some 64 MiB.
+const MAX_ENTRIES: usize = 1 << 20;
 
 /// Outcomes that are remembered of one session.
 const MAX_OUTCOMES: usize = 64 * 1024;
 
-/// A session that wrote nothing for this long may be forgotten. No client retries for so long.
-const IDLE_US: u64 = 600 * 1_000_000;
+/// Sessions that one commit forgets, or looks at again, at most.
+const FORGOTTEN_PER_COMMIT: usize = 32;
 
 /// Stands in a piece for the condition that failed: none did.
 const COMMITTED: u16 = u16::MAX;
@@ -30,6 +39,10 @@ const COMMITTED: u16 = u16::MAX;
 #[derive(Debug, Default)]
 pub struct OutcomeTable {
     sessions: BTreeMap<SessionId, Session>,
+    /// When each session is looked at next: at or before the last expiry of its requests.
+    queue: BTreeSet<(Timestamp, SessionId)>,
+    /// Sessions and outcomes.
+    entries: usize,
 }
 
 #[derive(Debug)]
@@ -37,7 +50,10 @@ struct Session {
     settled_below: u64,
     /// By sequence, rising.
     outcomes: VecDeque<Remembered>,
-    last_ts: Timestamp,
+    /// The last expiry of its requests.
+    expires_ts: Timestamp,
+    /// Its place in the queue.
+    queued_ts: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +85,7 @@ pub enum Verdict {
     New,
     /// It has ended.
     Settled(Settled),
-    /// Its session had settled it: it must not run again.
+    /// Its lifetime is over, or its session had settled it: it must not run, or not again.
     Expired,
     /// It was used for another write.
     Reused,
@@ -83,11 +99,21 @@ impl OutcomeTable {
         Self::default()
     }
 
-    /// Looks an id up. `now_ts` decides which sessions are idle.
-    pub fn look_up(&self, txn: TxnId, fingerprint: u32, now_ts: Timestamp) -> Verdict {
+    /// Looks an id up that expires at `expires_ts`, at the time `now_ts`.
+    pub fn look_up(
+        &self,
+        txn: TxnId,
+        fingerprint: u32,
+        expires_ts: Timestamp,
+        now_ts: Timestamp,
+    ) -> Verdict {
+        let is_late = expires_ts < now_ts;
         let Some(session) = self.sessions.get(&txn.session) else {
-            let full = self.sessions.len() >= MAX_SESSIONS && self.idle(now_ts).next().is_none();
-            return if full { Verdict::Full } else { Verdict::New };
+            return match (is_late, self.entries + 2 > MAX_ENTRIES) {
+                (true, _) => Verdict::Expired,
+                (false, true) => Verdict::Full,
+                (false, false) => Verdict::New,
+            };
         };
         match session.find(txn.sequence) {
             Ok(at) => {
@@ -98,38 +124,32 @@ impl OutcomeTable {
                     Verdict::Reused
                 }
             }
-            Err(_) if txn.sequence < session.settled_below => Verdict::Expired,
+            Err(_) if is_late || txn.sequence < session.settled_below => Verdict::Expired,
             Err(_) if session.outcomes.len() >= MAX_OUTCOMES => Verdict::Full,
+            Err(_) if self.entries + 1 > MAX_ENTRIES => Verdict::Full,
             Err(_) => Verdict::New,
         }
     }
 
     /// Remembers the end of a transaction that [`OutcomeTable::look_up`] called new, and forgets what
-    /// the session has settled.
+    /// the session has settled and what has expired.
     pub fn record(
         &mut self,
         txn: TxnId,
         settled_below: u64,
         fingerprint: u32,
         settled: Settled,
+        expires_ts: Timestamp,
         now_ts: Timestamp,
     ) {
-        if self.sessions.len() >= MAX_SESSIONS && !self.sessions.contains_key(&txn.session) {
-            let idle = self.idle(now_ts).collect::<Vec<_>>();
-            assert!(
-                !idle.is_empty(),
-                "a commit of a new session was let in while there was no room"
-            );
-            for session in idle {
-                self.sessions.remove(&session);
-            }
-        }
-        let session = self.sessions.entry(txn.session).or_insert_with(|| Session {
-            settled_below: 0,
-            outcomes: VecDeque::new(),
-            last_ts: now_ts,
+        self.forget_expired(now_ts);
+        let session = self.sessions.entry(txn.session).or_insert_with(|| {
+            self.queue.insert((expires_ts, txn.session));
+            self.entries += 1;
+            let (outcomes, queued_ts) = (VecDeque::new(), expires_ts);
+            Session { settled_below: 0, outcomes, expires_ts, queued_ts }
         });
-        session.last_ts = now_ts;
+        session.expires_ts = session.expires_ts.max(expires_ts);
         session.settled_below = session.settled_below.max(settled_below);
         let known = session.outcomes.partition_point(|o| o.sequence < session.settled_below);
         session.outcomes.drain(..known);
@@ -137,6 +157,27 @@ impl OutcomeTable {
         match session.find(txn.sequence) {
             Ok(_) => unreachable!("{txn:?} has ended twice"),
             Err(at) => session.outcomes.insert(at, remembered),
+        }
+        self.entries = self.entries + 1 - known;
+    }
+
+    /// Forgets sessions all of whose requests have expired.
+    fn forget_expired(&mut self, now_ts: Timestamp) {
+        for _ in 0..FORGOTTEN_PER_COMMIT {
+            let Some((queued_ts, id)) = self.queue.first().copied() else { return };
+            if queued_ts >= now_ts {
+                return;
+            }
+            self.queue.pop_first();
+            let session = self.sessions.get_mut(&id).expect("the queue holds sessions");
+            assert_eq!(session.queued_ts, queued_ts, "{id:?} is queued at another time");
+            if session.expires_ts >= now_ts {
+                session.queued_ts = session.expires_ts;
+                self.queue.insert((session.queued_ts, id));
+            } else {
+                self.entries -= 1 + session.outcomes.len();
+                self.sessions.remove(&id);
+            }
         }
     }
 
@@ -146,7 +187,8 @@ impl OutcomeTable {
             let mut out = BytesMut::new();
             out.put_u64_le(id.0);
             out.put_u64_le(session.settled_below);
-            out.put_u64_le(session.last_ts.to_bits());
+            out.put_u64_le(session.expires_ts.to_bits());
+            out.put_u64_le(session.queued_ts.to_bits());
             for outcome in &session.outcomes {
                 out.put_u64_le(outcome.sequence);
                 out.put_u32_le(outcome.fingerprint);
@@ -163,13 +205,14 @@ impl OutcomeTable {
 
     /// Takes in a piece that [`OutcomeTable::to_pieces`] made.
     pub fn restore(&mut self, piece: Bytes) -> Result<(), WireError> {
-        const HEAD_BYTES: usize = 24;
+        const HEAD_BYTES: usize = 32;
         const OUTCOME_BYTES: usize = 22;
         let outcomes = piece.len().saturating_sub(HEAD_BYTES) / OUTCOME_BYTES;
         let mut reader = Reader::new(piece);
         let id = SessionId(reader.u64()?);
         let settled_below = reader.u64()?;
-        let last_ts = Timestamp::from_bits(reader.u64()?);
+        let expires_ts = Timestamp::from_bits(reader.u64()?);
+        let queued_ts = Timestamp::from_bits(reader.u64()?);
         let outcome = |_| {
             let (sequence, fingerprint) = (reader.u64()?, reader.u32()?);
             let (condition, ts) = (reader.u16()?, Timestamp::from_bits(reader.u64()?));
@@ -179,16 +222,14 @@ impl OutcomeTable {
             };
             Ok(Remembered { sequence, fingerprint, settled })
         };
-        let outcomes = (0..outcomes).map(outcome).collect::<Result<_, WireError>>()?;
+        let outcomes = (0..outcomes).map(outcome).collect::<Result<VecDeque<_>, WireError>>()?;
         reader.finish()?;
-        self.sessions.insert(id, Session { settled_below, outcomes, last_ts });
+        self.entries += 1 + outcomes.len();
+        self.queue.insert((queued_ts, id));
+        let session = Session { settled_below, outcomes, expires_ts, queued_ts };
+        let before = self.sessions.insert(id, session);
+        assert!(before.is_none(), "{id:?} is in the snapshot twice");
         Ok(())
-    }
-
-    fn idle(&self, now_ts: Timestamp) -> impl Iterator<Item = SessionId> + '_ {
-        let horizon = now_ts.saturating_sub_us(IDLE_US);
-        let idle = self.sessions.iter().filter(move |(_, session)| session.last_ts < horizon);
-        idle.map(|(id, _)| *id)
     }
 }
 
@@ -220,46 +261,58 @@ mod tests {
         Verdict::Settled(Settled::Committed(ts(us)))
     }
 
+    /// Requests of these tests expire here, unless they say otherwise.
+    const EXPIRES_US: u64 = 1_000;
+
+    fn record(table: &mut OutcomeTable, of: TxnId, settled_below: u64, us: u64) {
+        let settled = Settled::Committed(ts(us));
+        table.record(of, settled_below, 77, settled, ts(EXPIRES_US), ts(us));
+    }
+
+    fn look_up(table: &OutcomeTable, of: TxnId, us: u64) -> Verdict {
+        table.look_up(of, 77, ts(EXPIRES_US), ts(us))
+    }
+
     #[test]
     fn a_failure_is_remembered_too() {
         let mut table = OutcomeTable::new();
         let failed = Settled::Failed { condition: 3, as_of_ts: ts(5) };
-        table.record(txn(1, 5), 5, 77, failed, ts(6));
+        table.record(txn(1, 5), 5, 77, failed, ts(EXPIRES_US), ts(6));
         let mut restored = OutcomeTable::new();
         table.to_pieces().for_each(|piece| restored.restore(piece).unwrap());
-        assert_eq!(restored.look_up(txn(1, 5), 77, ts(9)), Verdict::Settled(failed));
+        assert_eq!(look_up(&restored, txn(1, 5), 9), Verdict::Settled(failed));
     }
 
     #[test]
     fn a_retry_gets_the_first_outcome_and_another_body_is_told_apart() {
         let mut table = OutcomeTable::new();
-        assert_eq!(table.look_up(txn(1, 5), 77, ts(1)), Verdict::New);
-        table.record(txn(1, 5), 5, 77, Settled::Committed(ts(1)), ts(1));
-        assert_eq!(table.look_up(txn(1, 5), 77, ts(9)), committed(1));
-        assert_eq!(table.look_up(txn(1, 5), 78, ts(9)), Verdict::Reused);
-        assert_eq!(table.look_up(txn(2, 5), 78, ts(9)), Verdict::New);
+        assert_eq!(look_up(&table, txn(1, 5), 1), Verdict::New);
+        record(&mut table, txn(1, 5), 5, 1);
+        assert_eq!(look_up(&table, txn(1, 5), 9), committed(1));
+        assert_eq!(table.look_up(txn(1, 5), 78, ts(EXPIRES_US), ts(9)), Verdict::Reused);
+        assert_eq!(look_up(&table, txn(2, 5), 9), Verdict::New);
     }
 
     #[test]
     fn sequences_may_arrive_out_of_order_and_expire_once_settled() {
         let mut table = OutcomeTable::new();
         for sequence in [3, 1, 2] {
-            table.record(txn(1, sequence), 1, 0, Settled::Committed(ts(sequence)), ts(sequence));
+            record(&mut table, txn(1, sequence), 1, sequence);
         }
-        assert_eq!(table.look_up(txn(1, 1), 0, ts(9)), committed(1));
-        table.record(txn(1, 4), 3, 0, Settled::Committed(ts(4)), ts(4));
-        assert_eq!(table.look_up(txn(1, 1), 0, ts(9)), Verdict::Expired);
-        assert_eq!(table.look_up(txn(1, 3), 0, ts(9)), committed(3));
+        assert_eq!(look_up(&table, txn(1, 1), 9), committed(1));
+        record(&mut table, txn(1, 4), 3, 4);
+        assert_eq!(look_up(&table, txn(1, 1), 9), Verdict::Expired);
+        assert_eq!(look_up(&table, txn(1, 3), 9), committed(3));
         // A late duplicate of something that never reached this range is refused all the same.
-        assert_eq!(table.look_up(txn(1, 0), 0, ts(9)), Verdict::Expired);
+        assert_eq!(look_up(&table, txn(1, 0), 9), Verdict::Expired);
     }
 
     #[test]
     fn pieces_hold_everything() {
         let mut table = OutcomeTable::new();
         for sequence in 1..4 {
-            table.record(txn(1, sequence), 2, 7, Settled::Committed(ts(sequence)), ts(sequence));
-            table.record(txn(2, sequence), 0, 7, Settled::Committed(ts(sequence)), ts(sequence));
+            record(&mut table, txn(1, sequence), 2, sequence);
+            record(&mut table, txn(2, sequence), 0, sequence);
         }
         let mut restored = OutcomeTable::new();
         for piece in table.to_pieces() {
@@ -267,28 +320,60 @@ mod tests {
             restored.restore(piece).unwrap();
         }
         for (session, sequence) in [(1, 0), (1, 1), (1, 3), (2, 1), (2, 3), (2, 4)] {
-            let look_up = |table: &OutcomeTable| table.look_up(txn(session, sequence), 7, ts(9));
-            assert_eq!(look_up(&restored), look_up(&table), "{session} {sequence}");
+            let found = |table: &OutcomeTable| look_up(table, txn(session, sequence), 9);
+            assert_eq!(found(&restored), found(&table), "{session} {sequence}");
         }
+        assert_eq!((&restored.queue, restored.entries), (&table.queue, table.entries));
     }
 
     #[test]
-    fn sessions_are_bounded_and_only_idle_ones_make_room() {
+    fn what_is_forgotten_is_refused() {
         let mut table = OutcomeTable::new();
-        for session in 0..MAX_SESSIONS as u64 {
-            table.record(
-                txn(session, 1),
-                0,
-                0,
-                Settled::Committed(ts(1 + session % 2 * IDLE_US)),
-                ts(1 + session % 2 * IDLE_US),
-            );
+        record(&mut table, txn(1, 1), 0, 10);
+        // Remembered until it expires, also if nothing asks for a long time.
+        assert_eq!(look_up(&table, txn(1, 1), EXPIRES_US + 500), committed(10));
+        let later = ts(EXPIRES_US + 1);
+        let settled = Settled::Committed(later);
+        table.record(txn(2, 1), 0, 77, settled, ts(3 * EXPIRES_US), later);
+        assert_eq!((table.sessions.len(), table.entries), (1, 2));
+        assert_eq!(look_up(&table, txn(1, 1), EXPIRES_US + 1), Verdict::Expired);
+        // So is what never came here before it expired.
+        assert_eq!(look_up(&table, txn(3, 1), EXPIRES_US + 1), Verdict::Expired);
+        assert_eq!(look_up(&table, txn(3, 1), EXPIRES_US), Verdict::New);
+    }
+
+    #[test]
+    fn a_session_is_remembered_until_the_last_of_its_requests_expires() {
+        let mut table = OutcomeTable::new();
+        for (sequence, expires_us) in [(1, 100), (2, 300), (3, 200)] {
+            let settled = Settled::Committed(ts(sequence));
+            table.record(txn(1, sequence), 0, 77, settled, ts(expires_us), ts(sequence));
         }
-        assert_eq!(table.look_up(txn(u64::MAX, 1), 0, ts(IDLE_US)), Verdict::Full);
-        let later = ts(IDLE_US + 2);
-        assert_eq!(table.look_up(txn(u64::MAX, 1), 0, later), Verdict::New);
-        table.record(txn(u64::MAX, 1), 0, 0, Settled::Committed(later), later);
-        assert_eq!(table.look_up(txn(1, 1), 0, later), committed(1 + IDLE_US));
-        assert_eq!(table.sessions.len(), MAX_SESSIONS / 2 + 1);
+        for us in [101, 201, 300] {
+            let settled = Settled::Committed(ts(us));
+            table.record(txn(us, 1), 0, 77, settled, ts(1_000_000), ts(us));
+            assert_eq!(table.look_up(txn(1, 3), 77, ts(200), ts(us)), committed(3));
+        }
+        table.record(txn(9, 1), 0, 77, Settled::Committed(ts(301)), ts(1_000_000), ts(301));
+        assert_eq!(table.look_up(txn(1, 3), 77, ts(200), ts(301)), Verdict::Expired);
+    }
+
+    #[test]
+    fn many_sessions_lock_no_other_out_and_make_room_as_they_expire() {
+        let mut table = OutcomeTable::new();
+        let sessions = MAX_ENTRIES as u64 / 2;
+        for session in 0..sessions {
+            assert_eq!(look_up(&table, txn(session, 1), 1), Verdict::New);
+            record(&mut table, txn(session, 1), 0, 1);
+        }
+        assert_eq!(table.entries, MAX_ENTRIES);
+        let fresh =
+            |table: &OutcomeTable, us| table.look_up(txn(u64::MAX, 1), 77, ts(1_000_000), ts(us));
+        assert_eq!(fresh(&table, 2), Verdict::Full);
+        // A session that is known goes on by settling what it has.
+        table.record(txn(0, 2), 2, 77, Settled::Committed(ts(2)), ts(EXPIRES_US), ts(2));
+        let settled = Settled::Committed(ts(EXPIRES_US + 1));
+        table.record(txn(0, 3), 3, 77, settled, ts(1_000_000), ts(EXPIRES_US + 1));
+        assert_eq!(fresh(&table, EXPIRES_US + 1), Verdict::New);
     }
 }

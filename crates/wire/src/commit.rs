@@ -20,9 +20,12 @@ pub const MAX_COMMIT_BYTES: usize = MAX_KEY_BYTES + MAX_VALUE_BYTES;
 pub struct CommitRequest {
     /// The idempotency key.
     pub txn: TxnId,
-    /// Below this sequence the session waits for no answer any more, so that their outcomes may
-    /// be forgotten.
+    /// Below this sequence the session waits for no answer from this range any more, so that their
+    /// outcomes may be forgotten.
     pub settled_below: u64,
+    /// The commit takes effect at or before this timestamp, or never. The same on every try. The
+    /// range remembers the outcome until then, so a retry finds it or is refused.
+    pub expires_ts: Timestamp,
     /// What is to be done.
     pub commit: Commit,
 }
@@ -159,6 +162,7 @@ impl Encode for CommitRequest {
         let Commit { conditions, writes } = &self.commit;
         self.txn.encode(out);
         out.put_u64_le(self.settled_below);
+        out.put_u64_le(self.expires_ts.to_bits());
         out.put_u16_le(count(conditions.len()));
         out.put_u16_le(count(writes.len()));
         for Condition { key, expected } in conditions {
@@ -192,6 +196,7 @@ impl Decode for CommitRequest {
     fn decode(reader: &mut Reader) -> Result<Self, WireError> {
         let txn = TxnId::decode(reader)?;
         let settled_below = reader.u64()?;
+        let expires_ts = Timestamp::from_bits(reader.u64()?);
         let (conditions, writes) = (reader.u16()?, reader.u16()?);
         // Not from the counts: they are not to be trusted with memory.
         let mut commit = Commit { conditions: Vec::new(), writes: Vec::with_capacity(1) };
@@ -214,7 +219,7 @@ impl Decode for CommitRequest {
             };
             commit.writes.push(Write { key, value });
         }
-        Ok(Self { txn, settled_below, commit })
+        Ok(Self { txn, settled_below, expires_ts, commit })
     }
 }
 
@@ -239,7 +244,8 @@ mod tests {
         let conditions = expected.map(condition).to_vec();
         let commit = commit(conditions, vec![put("a", 0), Write { key: "b".into(), value: None }]);
         let txn = TxnId { session: SessionId(7), sequence: 9 };
-        let sent = CommitRequest { txn, settled_below: 3, commit };
+        let expires_ts = Timestamp::from_physical_us(9);
+        let sent = CommitRequest { txn, settled_below: 3, expires_ts, commit };
         let mut out = BytesMut::new();
         sent.encode(&mut out);
         let bytes = out.freeze();

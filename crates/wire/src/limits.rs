@@ -12,6 +12,9 @@ pub const MAX_VALUE_BYTES: usize = 1024 * 1024;
 /// largest.
 pub const MAX_FRAME_BYTES: usize = 4 * 1024 * 1024;
 
+/// How far ahead a commit may expire, in microseconds: so long its outcome may have to be remembered.
+pub const MAX_LIFETIME_US: u64 = 15 * 60 * 1_000_000;
+
 const _: () = assert!(MAX_FRAME_BYTES > 2 * (MAX_KEY_BYTES + MAX_VALUE_BYTES));
 
 /// Fails if a key is empty or too long.

@@ -4,8 +4,8 @@ use bytes::{BufMut, BytesMut};
 use thiserror::Error;
 
 use crate::{
-    Decode, Encode, MAX_COMMIT_BYTES, MAX_COMMIT_PARTS, MAX_KEY_BYTES, MAX_VALUE_BYTES,
-    PeerAddress, Reader, WireError,
+    Decode, Encode, MAX_COMMIT_BYTES, MAX_COMMIT_PARTS, MAX_KEY_BYTES, MAX_LIFETIME_US,
+    MAX_VALUE_BYTES, PeerAddress, Reader, WireError,
 };
 
 /// Why a request was not carried out.
@@ -62,15 +62,20 @@ pub enum Rejection {
     /// The key lies outside the range: fetch the range map again. Nothing happened.
     #[error("the key is outside the range")]
     WrongRange,
-    /// The transaction's outcome was settled and forgotten. Not retryable.
-    #[error("the transaction is older than its session's settled ones: it is not run again")]
+    /// The transaction's lifetime is over, or its session had settled it: it is not run, whether or
+    /// not an earlier try was. Not retryable.
+    #[error("the transaction's lifetime is over: it is not run any more")]
     Expired,
+    /// The transaction would expire later than a range remembers outcomes. Nothing happened. Not
+    /// retryable.
+    #[error("a transaction may live for {} minutes at most", MAX_LIFETIME_US / 60_000_000)]
+    LifetimeTooLong,
     /// Another request was sent under the same transaction id. Not retryable.
     #[error("another request has used the same transaction id")]
     IdReused,
-    /// Too many sessions write to this range; retry later. Nothing happened.
-    #[error("the range remembers the outcomes of too many sessions: retry later")]
-    TooManySessions,
+    /// The range has no memory left for the outcome; retry later. Nothing happened.
+    #[error("the range remembers the outcomes of too many transactions: retry later")]
+    TooManyOutcomes,
     /// The change of the range map is not allowed. Not retryable.
     #[error("the change of the range map is not allowed in its present state")]
     InvalidChange,
@@ -114,11 +119,12 @@ impl Rejection {
             | Self::Locked
             | Self::NotYet
             | Self::LogFull
-            | Self::TooManySessions => true,
+            | Self::TooManyOutcomes => true,
             Self::KeySize { .. }
             | Self::ValueSize { .. }
             | Self::CommitSize { .. }
             | Self::Expired
+            | Self::LifetimeTooLong
             | Self::IdReused
             | Self::Aborted
             | Self::Collected
@@ -156,7 +162,7 @@ impl Encode for Rejection {
             Self::WrongRange => out.put_u8(10),
             Self::Expired => out.put_u8(11),
             Self::IdReused => out.put_u8(12),
-            Self::TooManySessions => out.put_u8(13),
+            Self::TooManyOutcomes => out.put_u8(13),
             Self::InvalidChange => out.put_u8(14),
             Self::NotNow => out.put_u8(15),
             Self::ClockUncertain => out.put_u8(16),
@@ -164,6 +170,7 @@ impl Encode for Rejection {
             Self::Locked => out.put_u8(19),
             Self::Collected => out.put_u8(20),
             Self::NotYet => out.put_u8(21),
+            Self::LifetimeTooLong => out.put_u8(22),
             Self::CommitSize { parts, bytes } => {
                 out.put_u8(17);
                 out.put_u32_le(parts);
@@ -188,7 +195,7 @@ impl Decode for Rejection {
             10 => Self::WrongRange,
             11 => Self::Expired,
             12 => Self::IdReused,
-            13 => Self::TooManySessions,
+            13 => Self::TooManyOutcomes,
             14 => Self::InvalidChange,
             15 => Self::NotNow,
             16 => Self::ClockUncertain,
@@ -197,6 +204,7 @@ impl Decode for Rejection {
             19 => Self::Locked,
             20 => Self::Collected,
             21 => Self::NotYet,
+            22 => Self::LifetimeTooLong,
             tag => return Err(WireError::UnknownTag { what: "rejection", tag }),
         })
     }

@@ -220,6 +220,7 @@ mod tests {
                 request: CommitRequest {
                     txn: TxnId { session: SessionId(u64::MAX), sequence: 9 },
                     settled_below: 4,
+                    expires_ts: Timestamp::from_physical_us(5),
                     commit: Commit::new().put("key", "value"),
                 },
                 claim: Some(claim(Some(8), Some(9))),

@@ -16,6 +16,7 @@ use palisade_wire::{
 };
 
 use crate::{
+    clock::timestamp,
     interactive::Interactive,
     invariants::{ExternalConsistency, Pairs, Transactions},
     parameters::{Parameters, stream},
@@ -37,8 +38,15 @@ pub(crate) struct ClientSend {
 }
 
 /// A put of one key, by whoever remembers nothing.
-pub(crate) fn put(range: RangeId, txn: TxnId, key: Bytes, value: Bytes) -> Operation {
-    let request = CommitRequest { txn, settled_below: 0, commit: Commit::new().put(key, value) };
+pub(crate) fn put(
+    range: RangeId,
+    txn: TxnId,
+    expires_ts: Timestamp,
+    key: Bytes,
+    value: Bytes,
+) -> Operation {
+    let commit = Commit::new().put(key, value);
+    let request = CommitRequest { txn, settled_below: 0, expires_ts, commit };
     Operation::Commit { range, request, claim: None }
 }
 
@@ -143,6 +151,8 @@ struct Current {
     try_us: u64,
     /// The largest timestamp that anybody knew of then.
     known_ts: Timestamp,
+    /// When its commit expires: mostly after it is given up, sometimes before.
+    expires_ts: Timestamp,
     first_request: u64,
     /// Whether an attempt may have taken effect.
     may_have_run: bool,
@@ -239,6 +249,7 @@ impl Clients {
 
     fn begin(&mut self, at: usize, now_us: u64) {
         let mut task = self.draw_task();
+        let expires_ts = self.expires_ts(now_us);
         let client = &mut self.clients[at];
         client.sequence += 1;
         if let Task::Snapshot { place } = &mut task {
@@ -261,9 +272,20 @@ impl Clients {
             start_us: now_us,
             try_us: now_us,
             known_ts,
+            expires_ts,
             first_request,
             may_have_run: false,
         });
+    }
+
+    /// When a commit that begins now expires, as its client sees the time.
+    fn expires_ts(&mut self, now_us: u64) -> Timestamp {
+        let lives_us = if self.random.u8(0..8) == 0 {
+            self.random.u64(0..self.timeout_us)
+        } else {
+            self.timeout_us + self.random.u64(0..5_000_000)
+        };
+        timestamp(now_us + lives_us)
     }
 
     fn draw_task(&mut self) -> Task {
@@ -351,6 +373,7 @@ impl Clients {
         Some(CommitRequest {
             txn: TxnId { session: client.session, sequence: client.sequence },
             settled_below: client.sequence,
+            expires_ts: current.expires_ts,
             commit,
         })
     }

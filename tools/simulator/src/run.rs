@@ -228,7 +228,7 @@ impl Probes {
             } else {
                 let txn = TxnId { session: SessionId(u64::MAX), sequence: 1 };
                 let value = Bytes::from_static(&[0; 8]);
-                put(range, txn, key, value)
+                put(range, txn, world.in_a_minute(), key, value)
             };
             let request = Request { request_id: 1, operation };
             sends.push(ClientSend { to, connection: probe.connection, request });

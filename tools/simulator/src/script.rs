@@ -1,6 +1,7 @@
 //! What a script does to a world, and asks of it.
 
 use bytes::Bytes;
+use palisade_clock::Timestamp;
 use palisade_shard::{ConnectionId, ReplicaView};
 use palisade_wire::{
     Mode, NodeId, Operation, Outcome, PeerAddress, RangeId, ReadKind, Request, SessionId, TxnId,
@@ -9,6 +10,7 @@ use palisade_wire::{
 use crate::{
     Violation, World,
     clients::{ClientSend, put},
+    clock::timestamp,
     operator,
     world::FIRST_OWN_CONNECTION,
 };
@@ -80,7 +82,12 @@ impl World {
         let txn = TxnId { session: SessionId(u64::MAX), sequence: self.next_question };
         let key = self.script_key(range);
         let value = Bytes::from(vec![value; 8]);
-        put(range, txn, key, value)
+        put(range, txn, self.in_a_minute(), key, value)
+    }
+
+    /// A minute from now, by true time.
+    pub fn in_a_minute(&self) -> Timestamp {
+        timestamp(self.now_us + 60_000_000)
     }
 
     /// A get of that key.

@@ -189,6 +189,11 @@ fn latest_reads_that_ignore_pending_writes_in_chains() {
 }
 
 #[test]
+fn a_retry_that_runs_after_it_was_forgotten() {
+    fault_is_caught(TestFault::RunExpired);
+}
+
+#[test]
 fn a_superseded_leader_that_calls_a_transaction_aborted() {
     fault_is_caught(TestFault::UnconfirmedAborts);
 }

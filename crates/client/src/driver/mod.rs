@@ -9,6 +9,7 @@
 
 mod connection;
 mod router;
+mod sessions;
 
 use std::{
     fmt,
@@ -22,7 +23,7 @@ use std::{
 use bytes::Bytes;
 use palisade_control::Topology;
 use palisade_wire::{
-    Commit, LockClaim, MAX_PAGE_ROWS, Outcome, PeerAddress, ReadKind, Request, Response,
+    Commit, LockClaim, MAX_PAGE_ROWS, Outcome, PeerAddress, ReadKind, Request, Response, SessionId,
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -32,6 +33,7 @@ use tokio::{
 
 use crate::{ClientError, ClientOptions, client::Counters};
 use router::Router;
+pub(crate) use sessions::fresh_session;
 
 /// How often deadlines are looked at.
 const DEADLINE_CHECK: Duration = Duration::from_millis(10);
@@ -153,6 +155,8 @@ pub(crate) struct Command {
 pub(crate) struct Driver {
     pub(crate) cluster: Cluster,
     pub(crate) options: ClientOptions,
+    /// Names its first commits.
+    pub(crate) session: SessionId,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) counters: Arc<Counters>,
     /// Is told once the cluster is found, or why it is not.
@@ -162,7 +166,7 @@ pub(crate) struct Driver {
 impl Driver {
     /// To be polled within a [`LocalSet`].
     pub(crate) async fn drive(self) {
-        let Self { cluster, options, commands, counters, ready } = self;
+        let Self { cluster, options, session, commands, counters, ready } = self;
         let found = match cluster {
             Cluster::At(addresses) => {
                 discover(&addresses, options).await.map(|topology| (topology, None))
@@ -177,12 +181,12 @@ impl Driver {
                 let _ = ready.send(Ok(()));
                 match in_process {
                     None => {
-                        let router = Router::new(topology, counters, None);
+                        let router = Router::new(topology, session, counters, None);
                         router.clone().connect_all();
                         run(router, commands).await;
                     }
                     Some((submit, answers)) => {
-                        let router = Router::new(topology, counters, Some(submit));
+                        let router = Router::new(topology, session, counters, Some(submit));
                         let hearing = hear(router.clone(), answers);
                         futures_lite::future::or(run(router, commands), hearing).await;
                     }

@@ -2,12 +2,13 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     rc::{Rc, Weak},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
+use palisade_clock::Timestamp;
 use palisade_control::{RangeDescriptor, Topology};
 use palisade_wire::{
     Commit, CommitRequest, Locking, Mode, Operation, Outcome, PeerAddress, RangeId, ReadKind,
@@ -15,7 +16,10 @@ use palisade_wire::{
 };
 use tokio::{sync::oneshot, task::spawn_local, time::sleep};
 
-use super::{Call, Command, How, Locks, Span, Submit, connection};
+use super::{
+    Call, Command, How, Locks, Span, Submit, connection,
+    sessions::{Sessions, fresh_session},
+};
 use crate::{
     ClientError,
     client::{Counters, is_final},
@@ -43,8 +47,7 @@ enum Part {
 #[derive(Debug)]
 struct Pending {
     call: Call,
-    /// Of a write.
-    sequence: Option<u64>,
+    commit: Option<PendingCommit>,
     deadline: Instant,
     timeout: Duration,
     tries: u32,
@@ -53,6 +56,16 @@ struct Pending {
     sent: bool,
     reason: &'static str,
     reply: Option<Reply>,
+}
+
+/// What is the same on all tries of a commit.
+#[derive(Clone, Copy, Debug)]
+struct PendingCommit {
+    txn: TxnId,
+    range: RangeId,
+    expires_ts: Timestamp,
+    /// Whether a try may have taken effect although it was not answered.
+    may_have_run: bool,
 }
 
 /// The requests under way, and what is known of the cluster.
@@ -65,10 +78,7 @@ pub(super) struct Router {
     serving: RefCell<BTreeMap<(RangeId, Part), PeerAddress>>,
     pending: RefCell<BTreeMap<u64, Pending>>,
     next_request: Cell<u64>,
-    session: SessionId,
-    next_sequence: Cell<u64>,
-    /// Sequences whose outcome is not known yet.
-    unsettled: RefCell<BTreeSet<u64>>,
+    sessions: RefCell<Sessions>,
     refreshed: Cell<Option<Instant>>,
     counters: Arc<Counters>,
 }
@@ -77,6 +87,7 @@ impl Router {
     /// A router for a cluster behind sockets, or for one that is a shard of this process.
     pub(super) fn new(
         topology: Topology,
+        session: SessionId,
         counters: Arc<Counters>,
         in_process: Option<Submit>,
     ) -> Rc<Self> {
@@ -95,6 +106,7 @@ impl Router {
             let only = connections.values_mut().next().expect("a cluster of one shard has one");
             *only = Rc::new(connection::Connection::in_process(submit));
         }
+        let sessions = Sessions::new(session, topology.now_ts, Instant::now());
         Rc::new_cyclic(|itself| Self {
             itself: itself.clone(),
             topology: RefCell::new(topology),
@@ -102,10 +114,7 @@ impl Router {
             serving: RefCell::default(),
             pending: RefCell::default(),
             next_request: Cell::new(1),
-            // Two clients with one session would take each other's writes for their own.
-            session: SessionId(fastrand::u64(..)),
-            next_sequence: Cell::new(1),
-            unsettled: RefCell::default(),
+            sessions: RefCell::new(sessions),
             refreshed: Cell::new(None),
             counters,
         })
@@ -138,15 +147,18 @@ impl Router {
             let _ = reply.send(Err(ClientError::SeveralRanges));
             return;
         }
-        let sequence = matches!(call, Call::Commit { .. }).then(|| {
-            let sequence = self.next_sequence.get();
-            self.next_sequence.set(sequence + 1);
-            self.unsettled.borrow_mut().insert(sequence);
-            sequence
-        });
+        let commit = match &call {
+            Call::Commit { commit, locks } => {
+                let range = self.range_of_commit(commit, locks.as_ref());
+                let txn = self.sessions.borrow_mut().begin(range);
+                let expires_ts = self.expires_ts(timeout);
+                Some(PendingCommit { txn, range, expires_ts, may_have_run: false })
+            }
+            _ => None,
+        };
         self.add(Pending {
             call,
-            sequence,
+            commit,
             deadline,
             timeout,
             tries: 0,
@@ -173,6 +185,11 @@ impl Router {
         }
     }
 
+    fn expires_ts(&self, timeout: Duration) -> Timestamp {
+        let seen_ts = Timestamp::from_bits(self.counters.seen_ts.load(Ordering::Relaxed));
+        self.sessions.borrow().expires_ts(timeout, seen_ts, Instant::now())
+    }
+
     fn add(&self, pending: Pending) {
         let id = self.next_request.get();
         self.next_request.set(id + 1);
@@ -184,6 +201,11 @@ impl Router {
     fn dispatch(&self, id: u64) {
         let mut requests = self.pending.borrow_mut();
         let Some(pending) = requests.get_mut(&id) else { return };
+        if let Some(commit) = &mut pending.commit
+            && commit.expires_ts == Timestamp::ZERO
+        {
+            commit.expires_ts = self.expires_ts(pending.timeout);
+        }
         let at = self.target(&pending.call);
         let request = Request { request_id: id, operation: self.operation(pending) };
         pending.at = Some(at);
@@ -198,12 +220,11 @@ impl Router {
     fn operation(&self, pending: &Pending) -> Operation {
         match &pending.call {
             Call::Commit { commit, locks } => {
-                let sequence = pending.sequence.expect("writes have a sequence");
-                let unsettled = self.unsettled.borrow();
-                let settled_below = unsettled.first().copied().unwrap_or(sequence);
-                let txn = TxnId { session: self.session, sequence };
-                let range = self.range_of_commit(commit, locks.as_ref());
-                let request = CommitRequest { txn, settled_below, commit: commit.clone() };
+                let PendingCommit { txn, range, expires_ts, .. } =
+                    pending.commit.expect("a commit was named");
+                let settled_below = self.sessions.borrow().settled_below(txn, range);
+                let commit = commit.clone();
+                let request = CommitRequest { txn, settled_below, expires_ts, commit };
                 let claim = locks.as_ref().map(|locks| locks.claim);
                 Operation::Commit { range, request, claim }
             }
@@ -293,6 +314,7 @@ impl Router {
             Outcome::Rejected(Rejection::Collected) if self.was_asked_of_anybody(id) => {
                 self.dispatch(id);
             }
+            Outcome::Rejected(Rejection::Expired) if self.is_first_try(id) => self.live_longer(id),
             Outcome::Rejected(rejection) if !is_final(rejection) => {
                 self.counters.retries.fetch_add(1, Ordering::Relaxed);
                 self.rejected(id, rejection);
@@ -301,6 +323,7 @@ impl Router {
             Outcome::RangeMap(bytes) => {
                 self.pending.borrow_mut().remove(&id);
                 if let Ok(later) = Topology::from_bytes(&bytes) {
+                    self.sessions.borrow_mut().learn(later.now_ts, Instant::now());
                     let mut topology = self.topology.borrow_mut();
                     for descriptor in later.ranges.ranges() {
                         topology.ranges.install(descriptor);
@@ -322,9 +345,35 @@ impl Router {
         }
     }
 
+    /// Whether no earlier try of a commit may have taken effect.
+    fn is_first_try(&self, id: u64) -> bool {
+        let requests = self.pending.borrow();
+        let commit = requests.get(&id).and_then(|pending| pending.commit);
+        commit.is_some_and(|commit| !commit.may_have_run)
+    }
+
+    /// A commit had expired when it was first taken in: this client's idea of the time is behind, as
+    /// after a suspend. It goes on with a later expiry, once the time is known better.
+    fn live_longer(&self, id: u64) {
+        self.refreshed.set(None);
+        self.refresh();
+        if let Some(pending) = self.pending.borrow_mut().get_mut(&id) {
+            pending.at = None;
+            pending.tries += 1;
+            pending.reason = "the time of the cluster is not known";
+            if let Some(commit) = &mut pending.commit {
+                commit.expires_ts = Timestamp::ZERO;
+            }
+        }
+        self.dispatch_later(id);
+    }
+
     fn rejected(&self, id: u64, rejection: Rejection) {
         // Whoever was asked does not know enough: where writes are ordered, everything is known.
         self.was_asked_of_anybody(id);
+        if rejection.is_outcome_unknown() {
+            self.may_have_run(id);
+        }
         match rejection {
             Rejection::NotServing { hint: Some(hint) } => {
                 let mut requests = self.pending.borrow_mut();
@@ -345,7 +394,7 @@ impl Router {
                     self.dispatch_later(id);
                 }
             }
-            Rejection::Overloaded | Rejection::TooManySessions | Rejection::Locked => {
+            Rejection::Overloaded | Rejection::TooManyOutcomes | Rejection::Locked => {
                 let mut requests = self.pending.borrow_mut();
                 let Some(pending) = requests.get_mut(&id) else { return };
                 pending.at = None;
@@ -427,8 +476,19 @@ impl Router {
             requests.iter().filter(|(_, p)| p.at == Some(at)).map(|(id, _)| *id).collect();
         drop(requests);
         self.counters.retries.fetch_add(lost.len() as u64, Ordering::Relaxed);
+        if let Ok(session) = fresh_session() {
+            self.sessions.borrow_mut().renew(session);
+        }
         for id in lost {
+            self.may_have_run(id);
             self.try_elsewhere(id, "the connection broke");
+        }
+    }
+
+    fn may_have_run(&self, id: u64) {
+        let mut requests = self.pending.borrow_mut();
+        if let Some(commit) = requests.get_mut(&id).and_then(|pending| pending.commit.as_mut()) {
+            commit.may_have_run = true;
         }
     }
 
@@ -438,7 +498,7 @@ impl Router {
         let late = requests.iter().filter(|(_, pending)| pending.deadline <= now);
         let late: Vec<_> = late
             .map(|(id, pending)| {
-                let outcome_unknown = pending.sent && pending.sequence.is_some();
+                let outcome_unknown = pending.sent && pending.commit.is_some();
                 let (after, reason) = (pending.timeout, pending.reason);
                 (*id, ClientError::Deadline { after, reason, outcome_unknown })
             })
@@ -452,8 +512,8 @@ impl Router {
     fn finish(&self, id: u64, result: Result<Outcome, ClientError>) {
         // An answer to an earlier try may find the request gone.
         let Some(mut pending) = self.pending.borrow_mut().remove(&id) else { return };
-        if let Some(sequence) = pending.sequence {
-            self.unsettled.borrow_mut().remove(&sequence);
+        if let Some(PendingCommit { txn, range, .. }) = pending.commit {
+            self.sessions.borrow_mut().end(txn, range);
         }
         if let Some(reply) = pending.reply.take() {
             let _ = reply.send(result);

@@ -31,7 +31,7 @@ use palisade_wire::{
     Basis, LockGrant, Outcome, PeerAddress, Rejection, ScanRequest, TxnId, check_key,
 };
 
-use super::{Asker, MAX_WAITING, Replica, refused};
+use super::{Asker, MAX_WAITING, Replica, refused, transactions::LostCommit};
 use crate::TestFault;
 
 /// What is read.
@@ -66,7 +66,7 @@ pub(super) enum Confirmation {
     /// A read that may run once an entry is applied.
     Read { after: u64, read: PendingRead },
     /// The answer to a transaction whose locks are lost.
-    Abort { asker: Asker, txn: TxnId, fingerprint: u32 },
+    Abort { asker: Asker, lost: LostCommit },
     /// An answer to another replica: see `timestamp_reads`.
     SafeTime { to: PeerAddress, index: u64, closed_ts: Timestamp },
 }
@@ -189,9 +189,7 @@ impl Replica {
             Confirmation::Read { after, read } => {
                 self.reads.applying.insert((after, token), read);
             }
-            Confirmation::Abort { asker, txn, fingerprint } => {
-                self.answer_aborted(asker, txn, fingerprint);
-            }
+            Confirmation::Abort { asker, lost } => self.answer_aborted(asker, lost),
             Confirmation::SafeTime { to, index, closed_ts } => {
                 self.answer_safe_time(to, index, closed_ts);
             }

@@ -25,10 +25,11 @@ use bytes::Bytes;
 use palisade_clock::{Hlc, Now, Timestamp};
 use palisade_replication::Context;
 use palisade_txn::{
-    CommitCommand, LockError, LockEvent, LockRequest, LockTable, Priority, Span, Strength,
+    CommitCommand, LockError, LockEvent, LockRequest, LockTable, Priority, Span, Strength, Verdict,
 };
 use palisade_wire::{
-    CommitRequest, LockClaim, LockToken, Locking, Outcome, Rejection, ScanRequest, TxnId,
+    CommitRequest, LockClaim, LockToken, Locking, MAX_LIFETIME_US, Outcome, Rejection, ScanRequest,
+    TxnId,
 };
 
 use super::{
@@ -67,6 +68,14 @@ pub(super) struct Transactions {
 enum Step {
     Read(PendingRead),
     Commit { asker: Asker, request: CommitRequest, owner: Option<TxnId> },
+}
+
+/// A commit whose transaction has lost its locks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LostCommit {
+    txn: TxnId,
+    fingerprint: u32,
+    expires_ts: Timestamp,
 }
 
 /// What a leader knows of the locks that a commit relies on.
@@ -156,7 +165,14 @@ impl Replica {
         self.lead()?;
         let fresh_ts = hlc.tick(now.wall);
         let fingerprint = CommitCommand::fingerprint(&request.commit);
-        if let Some(outcome) = settled(self.state.look_up(request.txn, fingerprint, fresh_ts)) {
+        let mut expires_ts = request.expires_ts;
+        if self.fault == Some(TestFault::RunExpired) {
+            expires_ts = Timestamp::MAX;
+        } else if now.wall.beyond_us(expires_ts) > MAX_LIFETIME_US {
+            return Err(Outcome::Rejected(Rejection::LifetimeTooLong));
+        }
+        let verdict = self.state.look_up(request.txn, fingerprint, expires_ts, fresh_ts);
+        if let Some(outcome) = settled(verdict) {
             return Err(outcome);
         }
         let priority = match claim {
@@ -168,7 +184,10 @@ impl Replica {
                 Claimed::Held { start_ts } => Priority { start_ts, txn: claim.owner },
                 // What was ordered first is the one that counts.
                 Claimed::Ordered => return self.order(asker, request, None, hlc, now, cx),
-                Claimed::Lost => return self.confirm_abort(asker, request.txn, fingerprint),
+                Claimed::Lost => {
+                    let lost = LostCommit { txn: request.txn, fingerprint, expires_ts };
+                    return self.confirm_abort(asker, lost);
+                }
             },
         };
         let mut keys: Vec<_> = request.commit.writes.iter().map(|write| &write.key).collect();
@@ -222,7 +241,7 @@ impl Replica {
     /// this one has not heard of. So it is aborted for good only if everything of earlier terms is
     /// applied, and if this replica still leads. A commit that is not among what is applied then
     /// never will be: its claim holds in its own term alone.
-    fn confirm_abort(&mut self, asker: Asker, txn: TxnId, fingerprint: u32) -> Result<(), Outcome> {
+    fn confirm_abort(&mut self, asker: Asker, lost: LostCommit) -> Result<(), Outcome> {
         if self.applied_index < self.transactions.begun_at {
             return Err(Outcome::Rejected(Rejection::NotServing { hint: None }));
         }
@@ -230,13 +249,18 @@ impl Replica {
             return Err(Outcome::Rejected(Rejection::Aborted));
         }
         self.check_room()?;
-        self.confirm(Confirmation::Abort { asker, txn, fingerprint })
+        self.confirm(Confirmation::Abort { asker, lost })
     }
 
     /// This replica has led since a transaction whose locks are lost asked to commit.
-    pub(super) fn answer_aborted(&mut self, asker: Asker, txn: TxnId, fingerprint: u32) {
-        let known = settled(self.state.look_up(txn, fingerprint, self.state.last_ts()));
-        self.answers.push((asker, known.unwrap_or(Outcome::Rejected(Rejection::Aborted))));
+    pub(super) fn answer_aborted(&mut self, asker: Asker, lost: LostCommit) {
+        let LostCommit { txn, fingerprint, expires_ts } = lost;
+        let aborted = Outcome::Rejected(Rejection::Aborted);
+        let outcome = match self.state.look_up(txn, fingerprint, expires_ts, self.state.last_ts()) {
+            Verdict::New | Verdict::Full => aborted,
+            known => settled(known).unwrap_or(aborted),
+        };
+        self.answers.push((asker, outcome));
     }
 
     /// Begins a read of a key for a transaction, which then has it locked.

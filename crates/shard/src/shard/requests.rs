@@ -1,6 +1,6 @@
 //! Requests of clients, and which replica they are for.
 
-use palisade_clock::Now;
+use palisade_clock::{Now, Timestamp};
 use palisade_control::{Change, Topology};
 use palisade_wire::{Operation, Outcome, RangeId, ReadKind, Rejection};
 
@@ -24,6 +24,7 @@ impl Shard {
                     cluster_id: self.config.cluster_id,
                     nodes: self.config.nodes.clone(),
                     ranges: self.config.ranges.clone(),
+                    now_ts: Timestamp::from_physical_us(now.wall.reading_us()),
                 };
                 return Err(Outcome::RangeMap(topology.to_bytes()));
             }

@@ -81,6 +81,8 @@ impl Clients {
                 let checked = self.step_done(at, now_us, &outcome);
                 named(Transactions::NAME, checked)?;
             }
+            // Whether an earlier attempt ran is unknown.
+            (Outcome::Rejected(Rejection::Expired), _) => self.give_up(at, now_us),
             (Outcome::Rejected(Rejection::NotServing { hint: Some(hint) }), _) => {
                 self.ranges[place].leader = Some(hint);
                 if self.random.bool() {
@@ -158,6 +160,7 @@ impl Clients {
         if may_have_run {
             self.record_without_effect(at, now_us, Order::Failed);
         }
+        let expires_ts = self.expires_ts(now_us);
         let client = &mut self.clients[at];
         let owner = client.next_owner();
         let current = client.current.as_mut().expect("it has an operation");
@@ -169,6 +172,7 @@ impl Clients {
         client.sequence += 1;
         current.may_have_run = false;
         current.try_us = now_us;
+        current.expires_ts = expires_ts;
         current.known_ts = self.timestamps.known_ts();
         current.first_request = client.next_request;
         client.due_us = now_us + self.random.u64(0..BACKOFF_US);

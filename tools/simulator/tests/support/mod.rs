@@ -57,7 +57,8 @@ pub(crate) fn locked_get(world: &World, claim: LockClaim) -> Operation {
 pub(crate) fn commit(world: &World, claim: LockClaim, sequence: u64, value: u8) -> Operation {
     let txn = TxnId { session: SessionId(5), sequence };
     let commit = Commit::new().put(world.script_key(RANGE), vec![value; 8]);
-    let request = CommitRequest { txn, settled_below: 0, commit };
+    let expires_ts = world.in_a_minute();
+    let request = CommitRequest { txn, settled_below: 0, expires_ts, commit };
     Operation::Commit { range: RANGE, request, claim: Some(claim) }
 }
 

@@ -1,0 +1,156 @@
+//! Names of transactions, and how long each may live.
+//!
+//! A commit is named before its first send, by a session and a sequence, and keeps its name and its
+//! expiry over all tries: so the range that it goes to runs it once at most. See
+//! `palisade_txn::OutcomeTable`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use palisade_clock::Timestamp;
+use palisade_wire::{MAX_LIFETIME_US, RangeId, SessionId, TxnId};
+
+use crate::ClientError;
+
+/// A commit may still take effect for this long after its call has ended: the client knows the
+/// cluster's time only about so well.
+const SLACK: Duration = Duration::from_secs(5);
+
+/// A session named by the operating system's randomness: two clients with one name would take each
+/// other's outcomes for their own.
+pub(crate) fn fresh_session() -> Result<SessionId, ClientError> {
+    let random = getrandom::u64().map_err(|error| ClientError::NoEntropy(error.to_string()))?;
+    Ok(SessionId(random))
+}
+
+/// The commits of a client that have no outcome yet.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    current: SessionId,
+    next_sequence: u64,
+    /// Sequences without an outcome, of each session at each range. A range that is stuck keeps only
+    /// its own outcomes from being forgotten.
+    unsettled: BTreeMap<(SessionId, RangeId), BTreeSet<u64>>,
+    /// The cluster's time, and when that was learned.
+    learned: (Timestamp, Instant),
+}
+
+impl Sessions {
+    /// `now_ts` is the cluster's time.
+    pub(super) fn new(first: SessionId, now_ts: Timestamp, now: Instant) -> Self {
+        Self {
+            current: first,
+            next_sequence: 1,
+            unsettled: BTreeMap::new(),
+            learned: (now_ts, now),
+        }
+    }
+
+    /// Names a commit to a range.
+    pub(super) fn begin(&mut self, range: RangeId) -> TxnId {
+        let txn = TxnId { session: self.current, sequence: self.next_sequence };
+        self.next_sequence += 1;
+        self.unsettled.entry((txn.session, range)).or_default().insert(txn.sequence);
+        txn
+    }
+
+    /// Below this sequence, the session waits for nothing from a range.
+    pub(super) fn settled_below(&self, txn: TxnId, range: RangeId) -> u64 {
+        let unsettled = self.unsettled.get(&(txn.session, range));
+        unsettled.and_then(|sequences| sequences.first().copied()).unwrap_or(txn.sequence)
+    }
+
+    /// A commit to a range has ended, whatever its outcome.
+    pub(super) fn end(&mut self, txn: TxnId, range: RangeId) {
+        if let Some(sequences) = self.unsettled.get_mut(&(txn.session, range)) {
+            sequences.remove(&txn.sequence);
+            if sequences.is_empty() {
+                self.unsettled.remove(&(txn.session, range));
+            }
+        }
+    }
+
+    /// Further commits are of another session. Called when a connection breaks: the machine may have
+    /// been resumed from a snapshot of its memory, and so may a copy of it.
+    pub(super) fn renew(&mut self, next: SessionId) {
+        self.current = next;
+    }
+
+    /// A shard has said what time it is.
+    pub(super) fn learn(&mut self, now_ts: Timestamp, now: Instant) {
+        self.learned = (now_ts, now);
+    }
+
+    /// When a commit expires that begins now, if its call may take `timeout`. `seen_ts` is the latest
+    /// timestamp that the client knows to have passed: after a suspend, its own clock is behind.
+    pub(super) fn expires_ts(
+        &self,
+        timeout: Duration,
+        seen_ts: Timestamp,
+        now: Instant,
+    ) -> Timestamp {
+        let us = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let (learned_ts, learned_at) = self.learned;
+        let elapsed_us = us(now.saturating_duration_since(learned_at));
+        let now_us = (learned_ts.physical_us() + elapsed_us).max(seen_ts.physical_us());
+        let lifetime_us = us(timeout.saturating_add(SLACK)).min(MAX_LIFETIME_US / 3 * 2);
+        Timestamp::from_physical_us(now_us + lifetime_us)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sessions(now: Instant) -> Sessions {
+        Sessions::new(SessionId(7), Timestamp::from_physical_us(1_000_000), now)
+    }
+
+    #[test]
+    fn a_stuck_range_does_not_hold_back_what_is_settled_in_others() {
+        let (stuck, healthy) = (RangeId(1), RangeId(2));
+        let mut sessions = sessions(Instant::now());
+        let first = sessions.begin(stuck);
+        for _ in 0..100 {
+            let txn = sessions.begin(healthy);
+            assert_eq!(sessions.settled_below(txn, healthy), txn.sequence);
+            sessions.end(txn, healthy);
+        }
+        let next = sessions.begin(stuck);
+        assert_eq!(sessions.settled_below(next, stuck), first.sequence);
+        sessions.end(first, stuck);
+        assert_eq!(sessions.settled_below(next, stuck), next.sequence);
+        sessions.end(next, stuck);
+        assert!(sessions.unsettled.is_empty());
+    }
+
+    #[test]
+    fn another_session_goes_on_counting_and_leaves_the_first_as_it_is() {
+        let range = RangeId(1);
+        let mut sessions = sessions(Instant::now());
+        let before = sessions.begin(range);
+        sessions.renew(SessionId(8));
+        let after = sessions.begin(range);
+        assert_eq!((after.session, after.sequence), (SessionId(8), before.sequence + 1));
+        assert_eq!(sessions.settled_below(after, range), after.sequence);
+        assert_eq!(sessions.settled_below(before, range), before.sequence);
+    }
+
+    #[test]
+    fn a_commit_outlives_its_call_by_the_slack_and_never_the_limit() {
+        let start = Instant::now();
+        let sessions = sessions(start);
+        let second = Duration::from_secs(1);
+        let expires_us = |timeout, seen_us, after: Duration| {
+            let seen_ts = Timestamp::from_physical_us(seen_us);
+            sessions.expires_ts(timeout, seen_ts, start + after).physical_us()
+        };
+        assert_eq!(expires_us(second, 0, Duration::ZERO), 1_000_000 + 6_000_000);
+        assert_eq!(expires_us(second, 0, 2 * second), 3_000_000 + 6_000_000);
+        // What was seen has passed, whatever the own clock shows.
+        assert_eq!(expires_us(second, 9_000_000, 2 * second), 9_000_000 + 6_000_000);
+        assert_eq!(expires_us(Duration::MAX, 0, Duration::ZERO), 1_000_000 + 600_000_000);
+    }
+}
