@@ -33,7 +33,16 @@ fn a_directory_on_a_disk_is_measured_and_left_as_it_was() {
     }
     assert_eq!(std::fs::read_dir(path).unwrap().count(), 0);
     let table = String::from_utf8(doctor(path, false).stdout).unwrap();
-    for check in ["clock", "cores", "open files", "swap", "file system", "room", "direct writes"] {
+    for check in [
+        "clock",
+        "suspension",
+        "cores",
+        "open files",
+        "swap",
+        "file system",
+        "room",
+        "direct writes",
+    ] {
         assert!(table.contains(check), "{check} is missing in\n{table}");
     }
 }

@@ -50,6 +50,8 @@ pub(crate) struct Arguments {
 #[serde(rename_all = "lowercase")]
 enum Verdict {
     Ok,
+    /// A node works, as long as something holds that can't be seen from here.
+    Assumed,
     /// A node would work, but not as well as it could.
     Slow,
     /// A node would not start, or could lose what it promised to keep.
@@ -88,6 +90,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         kernel(),
         ring(),
         clock(),
+        suspension(),
         cores(arguments.shards),
         files(),
         swap(),
@@ -151,6 +154,20 @@ fn clock() -> Finding {
     let advice = "run a time daemon (chrony); until then clock.bound_us is trusted, and every \
                   commit waits for about twice that";
     Finding::new("clock", found).unless(by_kernel, Verdict::Slow, advice)
+}
+
+/// Whether the machine may be stopped together with its clocks.
+fn suspension() -> Finding {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let mut flags = cpu.lines().filter(|line| line.starts_with("flags"));
+    let is_virtual = flags
+        .next()
+        .is_some_and(|line| line.ends_with(" hypervisor") || line.contains(" hypervisor "));
+    let found = if is_virtual { "a virtual machine" } else { "no hypervisor is seen" };
+    let advice = "never go on from a suspended or saved state of this machine: its clocks were stopped \
+                  with it, so leases look fresh and timestamps are old. Restart the node instead, or \
+                  use clock.source = \"clockbound\", which notices";
+    Finding::new("suspension", found).unless(!is_virtual, Verdict::Assumed, advice)
 }
 
 fn cores(shards: Option<u16>) -> Finding {

@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     ClientError, Scan, Snapshot, Transaction,
     driver::{Call, Cluster, Command, Driver, How, InProcess, fresh_session},
+    open_snapshots::{OpenSnapshot, OpenSnapshots},
     transaction::Tries,
 };
 
@@ -88,6 +89,7 @@ pub(crate) struct Counters {
     pub(crate) owners: AtomicU64,
     /// The latest timestamp of anything seen or written.
     pub(crate) seen_ts: AtomicU64,
+    pub(crate) snapshots: Arc<OpenSnapshots>,
 }
 
 /// A client of a cluster. Clones share its connections and its session.
@@ -277,13 +279,13 @@ impl Client {
     }
 
     /// Everything as it is at one moment, over all ranges, without locks: nothing that was acknowledged
-    /// before the first read is missing.
+    /// before the first read is missing. It stays readable for 60 seconds from its first read.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::new(self.clone(), ReadKind::Snapshot)
     }
 
     /// Everything as it was at a moment in the past, from any replica that knows it. What is too old
-    /// is refused as [`Rejection::Collected`].
+    /// fails with [`ClientError::SnapshotTooOld`].
     pub fn snapshot_at(&self, at_ts: Timestamp) -> Snapshot {
         Snapshot::new(self.clone(), ReadKind::AsOf(at_ts))
     }
@@ -422,6 +424,11 @@ impl Client {
     pub(crate) fn next_owner(&self) -> TxnId {
         let sequence = self.counters.owners.fetch_add(1, Ordering::Relaxed);
         TxnId { session: self.lockers, sequence }
+    }
+
+    /// Has the cluster keep what a snapshot sees, until it is dropped.
+    pub(crate) fn open_snapshot(&self, at_ts: Timestamp) -> OpenSnapshot {
+        self.counters.snapshots.open(at_ts)
     }
 
     pub(crate) fn count_retry(&self) {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use palisade_wire::Rejection;
+use palisade_clock::Timestamp;
+use palisade_wire::{MAX_SNAPSHOT_AGE_US, Rejection};
 use thiserror::Error;
 
 /// Why a call did not succeed.
@@ -37,6 +38,18 @@ pub enum ClientError {
     /// The keys of a transaction lie in more than one range. Nothing was done. Not retryable.
     #[error("the keys lie in several ranges: make it several transactions")]
     SeveralRanges,
+    /// No replica keeps what the snapshot saw any more: it is older than [`MAX_SNAPSHOT_AGE_US`], or was
+    /// opened in the past. Nothing was done. Open a new snapshot and read from the beginning.
+    ///
+    /// [`MAX_SNAPSHOT_AGE_US`]: crate::MAX_SNAPSHOT_AGE_US
+    #[error(
+        "the snapshot of {at_ts} is too old: a snapshot stays readable for {} s; open a new one",
+        MAX_SNAPSHOT_AGE_US / 1_000_000
+    )]
+    SnapshotTooOld {
+        /// Its timestamp.
+        at_ts: Timestamp,
+    },
     /// None of the addresses answers as a node of the cluster. Retryable.
     #[error(
         "no node of the cluster answers at {addresses}: check the addresses, and that the nodes run"
@@ -71,6 +84,7 @@ impl ClientError {
             Self::Rejected(rejection) => rejection.is_retryable(),
             Self::ConditionFailed { .. }
             | Self::SeveralRanges
+            | Self::SnapshotTooOld { .. }
             | Self::Protocol(_)
             | Self::NoEntropy(_)
             | Self::Closed => false,
@@ -86,6 +100,7 @@ impl ClientError {
             Self::ConditionFailed { .. }
             | Self::Aborted
             | Self::SeveralRanges
+            | Self::SnapshotTooOld { .. }
             | Self::Unreachable { .. }
             | Self::NoEntropy(_)
             | Self::NodeDown => false,

@@ -25,6 +25,7 @@ mod blocking;
 mod client;
 mod driver;
 mod error;
+mod open_snapshots;
 mod scan;
 mod snapshot;
 mod transaction;
@@ -38,8 +39,8 @@ pub use palisade_clock::Timestamp;
 pub use palisade_control::{Change, RangeDescriptor, RangeMap, Topology};
 pub use palisade_wire::{
     Commit, Expected, MAX_COMMIT_BYTES, MAX_COMMIT_PARTS, MAX_KEY_BYTES, MAX_PAGE_ROWS,
-    MAX_VALUE_BYTES, Mode, NodeId, NodeStatus, PeerAddress, RangeId, RangeStatus, Rejection, Role,
-    Row, ShardId, ShardStatus,
+    MAX_SNAPSHOT_AGE_US, MAX_VALUE_BYTES, Mode, NodeId, NodeStatus, PeerAddress, RangeId,
+    RangeStatus, Rejection, Role, Row, ShardId, ShardStatus,
 };
 pub use scan::{Scan, TransactionScan};
 pub use snapshot::Snapshot;

@@ -4,37 +4,38 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use palisade_clock::Timestamp;
-use palisade_wire::{Basis, Outcome, ReadKind, check_key};
+use palisade_wire::{Basis, Outcome, ReadKind, Rejection, check_key};
 
 use crate::{
     Client, ClientError, Scan, Versioned,
     client::unexpected,
     driver::{Call, How, Span},
+    open_snapshots::OpenSnapshot,
     scan::after_prefix,
 };
 
 /// Everything as it is, or was, at one moment: see [`Client::snapshot`], [`Client::snapshot_at`] and
 /// [`Client::stale_snapshot`]. The first read decides which moment that is. Clones share it.
 ///
-/// What is replaced meanwhile is kept for a snapshot as long as it is read from at least every few
-/// seconds, and for a minute at most; after that its reads fail with
-/// [`Rejection::Collected`](crate::Rejection::Collected).
+/// What is replaced meanwhile is kept for 60 seconds from the first read, in all ranges, whether or not
+/// they are read from: the client renews its oldest open snapshot at every node. After that, reads fail
+/// with [`ClientError::SnapshotTooOld`]. Drop a snapshot that is not needed any more: the cluster keeps
+/// every version since the oldest open one.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     client: Client,
     first: ReadKind,
-    at_ts: Arc<OnceLock<Timestamp>>,
+    open: Arc<OnceLock<OpenSnapshot>>,
 }
 
 impl Snapshot {
     pub(crate) fn new(client: Client, first: ReadKind) -> Self {
-        let at_ts = Arc::default();
-        Self { client, first, at_ts }
+        Self { client, first, open: Arc::default() }
     }
 
     /// The moment, once something was read.
     pub fn at_ts(&self) -> Option<Timestamp> {
-        self.at_ts.get().copied()
+        self.open.get().map(|open| open.at_ts)
     }
 
     /// Reads a key.
@@ -65,15 +66,29 @@ impl Snapshot {
             let kind = self.at_ts().map_or(self.first, ReadKind::AsOf);
             // A fresh moment is known to leaders only, for a while.
             let how = How::Past { kind, anywhere: !matches!(self.first, ReadKind::Snapshot) };
-            let outcome = self.client.call(call(how)).await?;
+            let outcome = match self.client.call(call(how)).await {
+                Err(ClientError::Rejected(Rejection::Collected)) => {
+                    let at_ts = self.at_ts().unwrap_or_else(|| self.first_ts());
+                    return Err(ClientError::SnapshotTooOld { at_ts });
+                }
+                answer => answer?,
+            };
             let (Outcome::Value { basis, .. } | Outcome::Page { basis, .. }) = &outcome else {
                 return Err(unexpected(&outcome));
             };
             let Basis::AsOf(at_ts) = *basis else { return Err(unexpected(&outcome)) };
             // Of several first reads at once, one decides; the others read again.
-            if *self.at_ts.get_or_init(|| at_ts) == at_ts {
+            if self.open.get_or_init(|| self.client.open_snapshot(at_ts)).at_ts == at_ts {
                 return Ok(outcome);
             }
+        }
+    }
+
+    /// The timestamp that the first read asked for, if it did.
+    fn first_ts(&self) -> Timestamp {
+        match self.first {
+            ReadKind::AsOf(at_ts) => at_ts,
+            _ => Timestamp::ZERO,
         }
     }
 }

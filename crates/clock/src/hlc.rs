@@ -63,21 +63,23 @@ impl Hlc {
         next
     }
 
-    /// The timestamp of a commit that is asked for now: above all that were handed out or observed,
-    /// and not below true time, whatever that is (Spanner, OSDI'12 §4.1.2, "start"). Whoever learns
-    /// of the commit must not do so before it has passed: see [`Interval::has_passed`].
+    /// The timestamp of a commit that is ordered now: above `issued_ts`, the last one of its range,
+    /// and not below true time (Spanner, OSDI'12 §4.1.2, "start"). An answer that tells of the commit
+    /// must wait until the timestamp has passed: see [`Interval::has_passed`].
     ///
-    /// Fails if the reading is not right to within the offset allowed: the timestamp would lie that
-    /// far ahead, and all later ones with it.
-    pub fn tick_commit(&mut self, wall: Interval) -> Result<Timestamp, HlcError> {
+    /// It may lie in the future, so this clock does not follow it: what a node sends would raise the
+    /// clocks of others, and their commits would wait for this node's uncertainty (CockroachDB, RFC
+    /// 20200811, "non-blocking transactions").
+    ///
+    /// # Errors
+    ///
+    /// [`HlcError::Unsure`] if the reading is not right to within the offset allowed.
+    pub fn commit_ts(&self, wall: Interval, issued_ts: Timestamp) -> Result<Timestamp, HlcError> {
         let (bound_us, max_offset_us) = (wall.bound_us(), self.max_offset_us);
         if bound_us > max_offset_us {
             return Err(HlcError::Unsure { bound_us, max_offset_us });
         }
-        let latest = Timestamp::from_physical_us(wall.latest_us);
-        let next = latest.max(self.last.next());
-        self.last = next;
-        Ok(next)
+        Ok(Timestamp::from_physical_us(wall.latest_us).max(issued_ts.next()))
     }
 
     /// Takes note of a timestamp from another node.
@@ -89,12 +91,6 @@ impl Hlc {
         }
         self.last = self.last.max(remote);
         Ok(())
-    }
-
-    /// Takes note of a timestamp found in this node's own log at a restart. It was handed out or
-    /// accepted before the restart, so it is adopted however far ahead it lies.
-    pub fn recover(&mut self, logged: Timestamp) {
-        self.last = self.last.max(logged);
     }
 
     /// The largest timestamp handed out or observed.
@@ -137,16 +133,15 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_is_not_below_true_time_and_rises() {
-        let mut hlc = Hlc::new(100);
-        let first = hlc.tick_commit(at(1_000)).unwrap();
+    fn a_commit_is_not_below_true_time_and_rises_and_the_clock_does_not_follow() {
+        let hlc = Hlc::new(100);
+        let first = hlc.commit_ts(at(1_000), Timestamp::ZERO).unwrap();
         assert_eq!(first.physical_us(), 1_010);
         assert!(!at(1_020).has_passed(first) && at(1_021).has_passed(first));
-        let second = hlc.tick_commit(at(500)).unwrap();
-        assert!(second > first);
+        assert!(hlc.commit_ts(at(500), first).unwrap() > first);
         let unsure = HlcError::Unsure { bound_us: 101, max_offset_us: 100 };
-        assert_eq!(hlc.tick_commit(Interval::around(1_000, 101)), Err(unsure));
-        assert_eq!(hlc.last(), second);
+        assert_eq!(hlc.commit_ts(Interval::around(1_000, 101), first), Err(unsure));
+        assert_eq!(hlc.last(), Timestamp::ZERO);
     }
 
     #[test]

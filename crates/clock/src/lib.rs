@@ -1,8 +1,8 @@
 //! Time for Palisade: hybrid logical timestamps, and the readings they are drawn from.
 //!
 //! Invariants:
-//! - A [`Timestamp`] handed out by an [`Hlc`] is above every one that it handed out or observed
-//!   before.
+//! - A [`Timestamp`] that [`Hlc::tick`] hands out is above every one that it handed out or observed
+//!   before. It never lies ahead of what some node's clock showed.
 //! - A remote timestamp further ahead than the clock's uncertainty allows is rejected, never
 //!   adopted: one broken clock must not drag the cluster into the future.
 //! - A commit's timestamp is not below true time when it was asked for, as long as the clock is right

@@ -9,6 +9,13 @@
 //!
 //! HAZARD: a stopped machine's clock is right again only once its daemon has noticed. ClockBound says
 //! so meanwhile; the kernel does not.
+//!
+//! HAZARD: a daemon that slews the clock by changing its frequency (chrony) leaves no trace in the
+//! kernel of how far it still has to go. What the kernel itself slews is added to the bound.
+//!
+//! Around a leap second the wall clock steps by a second at midnight UTC. For two seconds before and
+//! after, while the kernel announces one, a second is added to the bound: more than most clusters
+//! allow, so that the node serves nothing.
 
 use std::cell::Cell;
 
@@ -23,6 +30,14 @@ const ESTIMATE_US: u64 = 1_000_000;
 /// By this much a clock may run wrong between two corrections: the kernel's own figure (500 parts
 /// in a million), for the time that an estimate is used.
 const DRIFT_PER_ESTIMATE_US: u64 = ESTIMATE_US * 500 / 1_000_000;
+
+/// The step of a leap second, in microseconds.
+const LEAP_US: u64 = 1_000_000;
+
+/// So long before and after midnight UTC the wall clock may be off by a leap second.
+const LEAP_WINDOW_US: u64 = 2_000_000;
+
+const DAY_US: u64 = 86_400 * 1_000_000;
 
 /// Who is asked how far the wall clock is to be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +82,8 @@ pub struct KernelClock {
     bound_us: u64,
     /// The kernel's last estimate, and when it was made.
     estimate: Cell<Option<(Estimate, u64)>>,
+    /// Whether the kernel announced a leap second then, or has just made one.
+    leap_is_near: Cell<bool>,
     #[cfg(feature = "clockbound")]
     daemon: crate::clockbound::Daemon,
 }
@@ -79,6 +96,7 @@ impl KernelClock {
             source,
             bound_us,
             estimate: Cell::new(None),
+            leap_is_near: Cell::new(false),
             #[cfg(feature = "clockbound")]
             daemon: crate::clockbound::Daemon::default(),
         }
@@ -107,7 +125,9 @@ impl KernelClock {
                 return (Now { monotonic_us, wall }, by);
             }
         };
-        (Now { monotonic_us, wall: Interval::around(read_wall_us(), bound_us) }, by)
+        let wall_us = read_wall_us();
+        let leap_us = if self.leap_is_near.get() { leap_error_us(wall_us) } else { 0 };
+        (Now { monotonic_us, wall: Interval::around(wall_us, bound_us + leap_us) }, by)
     }
 
     /// What the kernel says, not longer than a moment ago.
@@ -115,12 +135,14 @@ impl KernelClock {
         match self.estimate.get() {
             Some((estimate, at_us)) if monotonic_us.saturating_sub(at_us) < ESTIMATE_US => estimate,
             _ => {
-                let estimate = match kernel_max_error_us() {
+                let kernel = KernelTime::read();
+                let estimate = match kernel.max_error_us() {
                     Some(error_us) => {
                         Estimate { bound_us: error_us + DRIFT_PER_ESTIMATE_US, by: Voucher::Kernel }
                     }
                     None => Estimate { bound_us: self.bound_us, by: Voucher::Nobody },
                 };
+                self.leap_is_near.set(kernel.announces_leap_second());
                 self.estimate.set(Some((estimate, monotonic_us)));
                 estimate
             }
@@ -133,19 +155,67 @@ pub(crate) fn read_wall_us() -> u64 {
     read_us(ClockId::Realtime)
 }
 
-/// The largest error that the kernel takes its wall clock to have, or `None` if it calls it
-/// unsynchronised.
-#[expect(unsafe_code, reason = "no safe binding of adjtimex is at hand")]
-fn kernel_max_error_us() -> Option<u64> {
-    // SAFETY: a timex is plain numbers, for which all bits zero are a value; with `modes` zero the
-    // call changes nothing and fills in the rest.
-    let (state, timex) = unsafe {
-        let mut timex: libc::timex = std::mem::zeroed();
-        (libc::adjtimex(&raw mut timex), timex)
-    };
-    let synchronized =
-        state >= 0 && state != libc::TIME_ERROR && timex.status & libc::STA_UNSYNC == 0;
-    u64::try_from(timex.maxerror).ok().filter(|_| synchronized)
+/// What the kernel says of its wall clock (`adjtimex(2)`).
+#[derive(Clone, Copy, Debug, Default)]
+struct KernelTime {
+    /// `TIME_OK` and the like; negative if the call failed.
+    state: i32,
+    status: i32,
+    max_error_us: i64,
+    /// What the kernel's loop still slews, in nanoseconds or microseconds as `status` says.
+    offset: i64,
+    /// What `adjtime(3)` still slews.
+    adjust_us: i64,
+}
+
+impl KernelTime {
+    #[expect(unsafe_code, reason = "no safe binding of adjtimex is at hand")]
+    fn read() -> Self {
+        // SAFETY: a timex is plain numbers, for which all bits zero are a value; with `modes` zero, or
+        // `ADJ_OFFSET_SS_READ`, the call changes nothing and fills in the rest.
+        let (state, timex, adjust) = unsafe {
+            let mut timex: libc::timex = std::mem::zeroed();
+            let state = libc::adjtimex(&raw mut timex);
+            let mut adjust: libc::timex = std::mem::zeroed();
+            adjust.modes = libc::ADJ_OFFSET_SS_READ;
+            let read = libc::adjtimex(&raw mut adjust) >= 0;
+            (state, timex, read.then_some(adjust.offset))
+        };
+        Self {
+            state,
+            status: timex.status,
+            max_error_us: timex.maxerror,
+            offset: timex.offset,
+            adjust_us: adjust.unwrap_or(0),
+        }
+    }
+
+    /// The largest error of the wall clock, or `None` if the kernel calls it unsynchronised. Its own
+    /// figure leaves out what it is still slewing.
+    fn max_error_us(&self) -> Option<u64> {
+        let synchronized = self.state >= 0
+            && self.state != libc::TIME_ERROR
+            && self.status & libc::STA_UNSYNC == 0;
+        let per_us = if self.status & libc::STA_NANO != 0 { 1_000 } else { 1 };
+        let slewing_us =
+            self.offset.unsigned_abs().div_ceil(per_us) + self.adjust_us.unsigned_abs();
+        let max_error_us = u64::try_from(self.max_error_us).ok().filter(|_| synchronized)?;
+        Some(max_error_us + slewing_us)
+    }
+
+    /// Whether a leap second is announced for the end of the day, under way, or just over.
+    fn announces_leap_second(&self) -> bool {
+        let announced = self.status & (libc::STA_INS | libc::STA_DEL) != 0;
+        let states = [libc::TIME_INS, libc::TIME_DEL, libc::TIME_OOP, libc::TIME_WAIT];
+        announced || states.contains(&self.state)
+    }
+}
+
+/// By how much a leap second may put the wall clock off at a reading.
+fn leap_error_us(wall_us: u64) -> u64 {
+    let of_day_us = wall_us % DAY_US;
+    let near = of_day_us < LEAP_WINDOW_US || of_day_us >= DAY_US - LEAP_WINDOW_US;
+    if near { LEAP_US } else { 0 }
 }
 
 fn read_us(clock: ClockId) -> u64 {
@@ -176,7 +246,7 @@ mod tests {
         let clock = KernelClock::new(ClockSource::Kernel, 123_456);
         let now = clock.now();
         let estimate = clock.estimate();
-        match kernel_max_error_us() {
+        match KernelTime::read().max_error_us() {
             None => assert_eq!(estimate, Estimate { bound_us: 123_456, by: Voucher::Nobody }),
             Some(_) => {
                 assert_eq!(estimate.by, Voucher::Kernel);
@@ -189,5 +259,47 @@ mod tests {
         clock.estimate.set(Some((known, now.monotonic_us)));
         assert_eq!(clock.kernel_estimate(now.monotonic_us + ESTIMATE_US - 1), known);
         assert_ne!(clock.kernel_estimate(now.monotonic_us + ESTIMATE_US), known);
+    }
+
+    #[test]
+    fn what_the_kernel_still_slews_is_part_of_the_error() {
+        let still = KernelTime { max_error_us: 100, ..KernelTime::default() };
+        assert_eq!(still.max_error_us(), Some(100));
+        let loop_us = KernelTime { offset: -7_000, ..still };
+        assert_eq!(loop_us.max_error_us(), Some(7_100));
+        let loop_ns = KernelTime { status: libc::STA_NANO, ..loop_us };
+        assert_eq!(loop_ns.max_error_us(), Some(107));
+        let adjusted = KernelTime { adjust_us: -40, ..loop_ns };
+        assert_eq!(adjusted.max_error_us(), Some(147));
+        for unsure in [
+            KernelTime { state: libc::TIME_ERROR, ..still },
+            KernelTime { state: -1, ..still },
+            KernelTime { status: libc::STA_UNSYNC, ..still },
+        ] {
+            assert_eq!(unsure.max_error_us(), None);
+        }
+    }
+
+    #[test]
+    fn a_leap_second_widens_the_bound_around_midnight_only() {
+        for status in [libc::STA_INS, libc::STA_DEL] {
+            assert!(KernelTime { status, ..KernelTime::default() }.announces_leap_second());
+        }
+        for state in [libc::TIME_INS, libc::TIME_DEL, libc::TIME_OOP, libc::TIME_WAIT] {
+            assert!(KernelTime { state, ..KernelTime::default() }.announces_leap_second());
+        }
+        assert!(!KernelTime::default().announces_leap_second());
+        let midnight_us = 20_000 * DAY_US;
+        let table = [
+            (midnight_us - LEAP_WINDOW_US - 1, 0),
+            (midnight_us - LEAP_WINDOW_US, LEAP_US),
+            (midnight_us - 1, LEAP_US),
+            (midnight_us, LEAP_US),
+            (midnight_us + LEAP_WINDOW_US - 1, LEAP_US),
+            (midnight_us + LEAP_WINDOW_US, 0),
+        ];
+        for (wall_us, expected) in table {
+            assert_eq!(leap_error_us(wall_us), expected, "{wall_us}");
+        }
     }
 }

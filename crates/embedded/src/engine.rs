@@ -13,8 +13,8 @@ use palisade_clock::Timestamp;
 use palisade_control::{NodeAddress, Topology, range_map_of_one};
 use palisade_replication::{Append, raft};
 use palisade_shard::{
-    ConnectionId, Input, LogCounters, Recovered, ReplayError, Replayed, Shard, ShardConfig,
-    ShardEffects, ShardError, record_of,
+    ConnectionId, Input, LogCounters, Recovered, ReplayError, Replayed, SNAPSHOT_PART_BYTES, Shard,
+    ShardConfig, ShardEffects, ShardError, record_of,
 };
 use palisade_wal::{
     Backend, DataDir, DataDirError, Log, LogOptions, Owner, Position, SyncPlan, WalError,
@@ -122,12 +122,13 @@ impl Engine {
             max_offset_us: 1,
             random_seed: fastrand::u64(..),
             checkpoint_bytes: CHECKPOINT_BYTES,
+            snapshot_part_bytes: SNAPSHOT_PART_BYTES,
             max_message_bytes: raft::DEFAULT_MESSAGE_BYTES,
             fault: None,
         };
         let mut clock = Clock::new();
         let shard = Shard::new(config, recovered, clock.now())?;
-        clock.move_beyond(shard.last_ts());
+        clock.move_beyond(shard.logged_ts());
         let now_ts = Timestamp::from_physical_us(clock.now().wall.reading_us());
         let running = Running {
             shard,

@@ -15,7 +15,9 @@ use glommio::{
     CpuSet, ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, Shares, net::TcpListener,
 };
 use palisade_clock::{Interval, KernelClock, Timestamp};
-use palisade_shard::{Input, ReplayError, Replayed, Shard, ShardConfig, ShardError};
+use palisade_shard::{
+    Input, ReplayError, Replayed, SNAPSHOT_PART_BYTES, Shard, ShardConfig, ShardError,
+};
 use palisade_sync::{Receiver, Sender, Watermark, mailbox};
 use palisade_wal::{DataDir, DataDirError, Log, Owner, WalError};
 use palisade_wire::{PeerAddress, ShardId};
@@ -299,6 +301,7 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
         max_offset_us: config.clock.max_offset_us,
         random_seed: now.wall.latest_us ^ (u64::from(at.node.0) << 32) ^ (u64::from(shard.0) << 48),
         checkpoint_bytes: config.log.checkpoint_bytes,
+        snapshot_part_bytes: SNAPSHOT_PART_BYTES,
         max_message_bytes: palisade_replication::raft::DEFAULT_MESSAGE_BYTES,
         fault: config.fault(),
     };
@@ -309,7 +312,7 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
         .map(|node| (PeerAddress { node: node.node, shard }, Outbound::unconnected()))
         .collect();
     let own_shard = Shard::new(shard_config, groups, now)?;
-    check_clock(now.wall, own_shard.last_ts(), config.clock.max_offset_us)?;
+    check_clock(now.wall, own_shard.logged_ts(), config.clock.max_offset_us)?;
     let core = Core::new(at, clock, own_shard, log, siblings, peers.clone());
 
     // On the default class a task gets its turn late when the executor is busy.

@@ -17,6 +17,7 @@ mod early_reads;
 mod fault;
 mod group;
 mod peer;
+mod protections;
 mod recovery;
 mod replay;
 mod replica;
@@ -33,4 +34,5 @@ pub use shard::{
     ConnectionId, Input, LOG_RESERVE_BYTES, LogCounters, Shard, ShardConfig, ShardEffects,
     ShardError,
 };
+pub use snapshot_state::SNAPSHOT_PART_BYTES;
 pub use view::ReplicaView;

@@ -1,6 +1,6 @@
 //! A replica from what its shard's log held.
 
-use palisade_clock::{Hlc, Timestamp};
+use palisade_clock::Timestamp;
 use palisade_control::{RangeDescriptor, RangeMap};
 use palisade_replication::{EntryKind, RecoveredGroup};
 use palisade_txn::CommitCommand;
@@ -20,25 +20,25 @@ pub(crate) struct Surroundings {
     pub(crate) me: PeerAddress,
     pub(crate) now_us: u64,
     pub(crate) checkpoint_bytes: u64,
+    pub(crate) part_bytes: usize,
     pub(crate) max_message_bytes: usize,
     pub(crate) fault: Option<TestFault>,
 }
 
 impl Surroundings {
-    /// Makes a replica with what was recovered; the clock must not go back behind anything that it
-    /// ordered or accepted. `ranges` is the first range map, for the control plane's own range.
+    /// Makes a replica with what was recovered. `ranges` is the first range map, for the control plane's own range.
     pub(crate) fn replica(
         &self,
         descriptor: &RangeDescriptor,
         ranges: &RangeMap,
         mut recovered: RecoveredGroup,
         random: &mut fastrand::Rng,
-        hlc: &mut Hlc,
     ) -> Result<Replica, WireError> {
         let is_control = descriptor.range == RangeId::CONTROL;
         let mut state =
             if is_control { StateMachine::Control(ranges.clone()) } else { StateMachine::keys() };
         let (mut applied_index, mut digest, mut last_checkpoint_bytes) = (0, 0, 0);
+        let mut logged_ts = Timestamp::ZERO;
         if let Some(snapshot) = &mut recovered.snapshot {
             let mut builder = StateBuilder::new();
             // Part 0 is the protocol's own.
@@ -48,10 +48,10 @@ impl Surroundings {
             let built = builder.finish();
             (state, digest, last_checkpoint_bytes) = (built.state, built.digest, built.bytes);
             applied_index = snapshot.index;
-            hlc.recover(built.last_ts);
+            logged_ts = built.last_ts;
         }
         if !is_control {
-            recover_clock(&recovered, hlc)?;
+            logged_ts = logged_ts.max(last_proposed_ts(&recovered)?);
         }
         let log_bytes = recovered.entries.iter().map(|entry| entry.payload.len() as u64).sum();
         let group = Group::new(
@@ -71,15 +71,17 @@ impl Surroundings {
             digest,
             log_bytes,
             checkpoint_bytes: self.checkpoint_bytes,
+            part_bytes: self.part_bytes,
             last_checkpoint_bytes,
             first_stream: random.u64(..),
             first_token: random.u64(..),
+            logged_ts,
             fault: self.fault,
         }))
     }
 }
 
-fn recover_clock(recovered: &RecoveredGroup, hlc: &mut Hlc) -> Result<(), WireError> {
+fn last_proposed_ts(recovered: &RecoveredGroup) -> Result<Timestamp, WireError> {
     let mut latest = Timestamp::ZERO;
     for entry in &recovered.entries {
         if entry.kind == EntryKind::Command && !entry.payload.is_empty() {
@@ -87,6 +89,5 @@ fn recover_clock(recovered: &RecoveredGroup, hlc: &mut Hlc) -> Result<(), WireEr
             latest = latest.max(command.proposed_ts);
         }
     }
-    hlc.recover(latest);
-    Ok(())
+    Ok(latest)
 }

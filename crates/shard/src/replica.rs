@@ -75,8 +75,12 @@ pub(crate) struct Replica {
     other_sends: Vec<Send<PeerBody>>,
     /// A checkpoint is due once the log has grown by this much, and by its own size.
     checkpoint_bytes: u64,
+    /// Bytes of a part of a snapshot.
+    part_bytes: usize,
     log_bytes: u64,
     last_checkpoint_bytes: u64,
+    /// The last timestamp that the log held when the replica was made.
+    pub(crate) logged_ts: Timestamp,
     /// What the log holds is to be written anew, whether or not a checkpoint is due.
     compacting: bool,
 }
@@ -90,9 +94,11 @@ pub(crate) struct Start {
     pub(crate) digest: u32,
     pub(crate) log_bytes: u64,
     pub(crate) checkpoint_bytes: u64,
+    pub(crate) part_bytes: usize,
     pub(crate) last_checkpoint_bytes: u64,
     pub(crate) first_stream: u64,
     pub(crate) first_token: u64,
+    pub(crate) logged_ts: Timestamp,
     pub(crate) fault: Option<TestFault>,
 }
 
@@ -104,6 +110,8 @@ pub(crate) struct Outbox {
     pub(crate) revoked: Vec<(PeerAddress, Revocation)>,
     /// The writes of the shard up to this one hold everything that the group has asked for.
     pub(crate) written: u64,
+    /// The lowest timestamp that was read at.
+    pub(crate) read_ts: Option<Timestamp>,
 }
 
 impl Replica {
@@ -113,9 +121,11 @@ impl Replica {
         let Start {
             log_bytes,
             checkpoint_bytes,
+            part_bytes,
             last_checkpoint_bytes,
             first_stream,
             first_token,
+            logged_ts,
             fault,
             ..
         } = start;
@@ -137,8 +147,10 @@ impl Replica {
             snapshots: Snapshots::new(first_stream),
             other_sends: Vec::new(),
             checkpoint_bytes,
+            part_bytes,
             log_bytes,
             last_checkpoint_bytes,
+            logged_ts,
             compacting: false,
         }
     }
@@ -179,25 +191,21 @@ impl Replica {
     }
 
     /// Time has passed.
-    pub(crate) fn tick(&mut self, hlc: &mut Hlc, now: Now, cx: Context<'_>) {
+    pub(crate) fn tick(&mut self, hlc: &mut Hlc, now: Now, oldest_ts: Timestamp, cx: Context<'_>) {
         self.group.tick(cx);
         self.expire_locks(hlc, now, cx);
         self.tick_timestamp_reads(now);
-        self.state.collect(now.wall, self.protected_ts());
+        self.state.collect(now.wall, self.snapshots.protected_ts().min(oldest_ts));
         for (to, message) in self.snapshots.tick(cx.now_us) {
             self.send_snapshot(to, message, After::Nothing);
         }
-    }
-
-    /// From here on versions are kept: somebody reads them.
-    fn protected_ts(&self) -> Timestamp {
-        self.snapshots.protected_ts().min(self.timestamp_reads.protected_ts())
     }
 
     /// Whether time must be told.
     pub(crate) fn wants_ticks(&self, cx: Context<'_>) -> bool {
         self.wants_checkpoint()
             || self.snapshots.is_sending()
+            || self.snapshots.is_receiving()
             || self.state.has_garbage()
             || self.transactions.wants_ticks()
             || self.timestamp_reads.wants_ticks()
@@ -206,7 +214,8 @@ impl Replica {
 
     /// Whether a part of a checkpoint is to be written.
     pub(crate) fn wants_checkpoint(&self) -> bool {
-        self.compacting || self.snapshots.is_taking_checkpoint() || self.is_checkpoint_due()
+        let is_due = self.compacting || self.is_checkpoint_due();
+        self.snapshots.is_taking_checkpoint() || is_due && !self.snapshots.is_receiving()
     }
 
     /// Has everything that the log holds of this replica written anew.
@@ -256,7 +265,7 @@ impl Replica {
     fn begin_snapshot(&self) -> (SnapshotPart, Taking) {
         let head = self.group.snapshot_head();
         let forget_outcomes = self.fault == Some(TestFault::ForgetOutcomes);
-        let reader = StateReader::new(&self.state, self.digest, forget_outcomes);
+        let reader = StateReader::new(&self.state, self.digest, self.part_bytes, forget_outcomes);
         let taking = Taking::new(&head, reader);
         (head, taking)
     }
@@ -275,13 +284,12 @@ impl Replica {
         &mut self,
         from: PeerAddress,
         message: SnapshotMessage,
-        hlc: &mut Hlc,
         cx: Context<'_>,
     ) {
         match message {
             SnapshotMessage::Part { stream, part } => {
                 let commit_index = self.group.commit_index();
-                match self.snapshots.arrived(from, stream, &part, commit_index) {
+                match self.snapshots.arrived(from, stream, &part, commit_index, cx.now_us) {
                     Ok(Arrived::Known(answer)) => {
                         self.send_snapshot(from, answer, After::Appends);
                     }
@@ -289,7 +297,7 @@ impl Replica {
                         let index = part.index;
                         self.write_snapshot(part, cx);
                         if let Some(builder) = whole {
-                            self.install_state(*builder, index, hlc);
+                            self.install_state(*builder, index);
                         }
                         self.send_snapshot(from, answer, After::Appends);
                     }
@@ -311,14 +319,13 @@ impl Replica {
         }
     }
 
-    fn install_state(&mut self, builder: StateBuilder, index: u64, hlc: &mut Hlc) {
-        let Built { state, digest, last_ts, bytes } = builder.finish();
+    fn install_state(&mut self, builder: StateBuilder, index: u64) {
+        let Built { state, digest, bytes, .. } = builder.finish();
         (self.log_bytes, self.last_checkpoint_bytes) = (0, bytes);
         self.changed_ranges = state.changed_ranges();
         self.state = state;
         self.applied_index = index;
         self.digest = digest;
-        hlc.recover(last_ts);
     }
 
     fn send_snapshot(&mut self, to: PeerAddress, message: SnapshotMessage, after: After) {
@@ -349,13 +356,14 @@ impl Replica {
         }
     }
 
-    /// Ends the turn: applies what was committed, answers whom it can, and returns the rest.
+    /// Ends the turn: applies what was committed, answers whom it can, and returns the rest. Versions
+    /// that a read at `oldest_ts` sees are kept.
     pub(crate) fn flush(
         &mut self,
         cx: Context<'_>,
-        hlc: &mut Hlc,
         now: Now,
         shard_appends: u64,
+        oldest_ts: Timestamp,
         out: &mut ShardEffects,
     ) -> Outbox {
         let Effects { appends, mut sends, committed, reads, refused_reads, lagging, revoked } =
@@ -364,15 +372,15 @@ impl Replica {
         for entry in committed {
             // A snapshot may have overtaken what was committed earlier in the turn.
             if entry.index > self.applied_index {
-                self.apply(entry, hlc, out);
+                self.apply(entry, oldest_ts, out);
             }
         }
         self.forget_applied_writes();
         for token in reads {
-            self.confirmed(token, now);
+            self.confirmed(token);
         }
         self.check_leadership();
-        self.answer_reads(now);
+        self.answer_reads();
         self.answer_safe_reads(now);
         for token in refused_reads {
             self.not_confirmed(token);
@@ -399,7 +407,8 @@ impl Replica {
             self.pending.push_back((shard_appends + appends.len() as u64, self.appends));
         }
         let written = self.pending.back().map_or(0, |(shard_appends, _)| *shard_appends);
-        Outbox { appends, sends, revoked, written }
+        let read_ts = self.timestamp_reads.read_ts.take();
+        Outbox { appends, sends, revoked, written, read_ts }
     }
 
     /// Whether nobody waits for an answer.
@@ -410,7 +419,7 @@ impl Replica {
             && self.timestamp_reads.is_idle()
     }
 
-    fn apply(&mut self, entry: Entry, hlc: &mut Hlc, out: &mut ShardEffects) {
+    fn apply(&mut self, entry: Entry, oldest_ts: Timestamp, out: &mut ShardEffects) {
         let Entry { index, term, kind, payload } = entry;
         assert_eq!(
             index,
@@ -426,8 +435,8 @@ impl Replica {
             // It only marks the beginning of a term.
             None
         } else {
-            let protected_ts = self.protected_ts();
-            let (outcome, changed) = self.state.apply(payload, hlc, protected_ts, self.fault);
+            let protected_ts = self.snapshots.protected_ts().min(oldest_ts);
+            let (outcome, changed) = self.state.apply(payload, protected_ts, self.fault);
             out.installs.extend(changed);
             Some(outcome)
         };

@@ -21,6 +21,7 @@ use crate::{
     admission::Admission,
     commit_wait::CommitWait,
     early_reads::EarlyReads,
+    protections::Protections,
     recovery::Surroundings,
     replay::SHARD_RECORD,
     replica::{Asker, Outbox, Replica},
@@ -67,6 +68,8 @@ pub struct ShardConfig {
     pub random_seed: u64,
     /// A group's state is written as a checkpoint once its log has grown by this much.
     pub checkpoint_bytes: u64,
+    /// About so many bytes make a part of a checkpoint or snapshot.
+    pub snapshot_part_bytes: usize,
     /// Payload in one message of a Raft group, beyond its first entry, in bytes.
     pub max_message_bytes: usize,
     /// A promise to break, in tests.
@@ -173,6 +176,8 @@ pub struct Shard {
     commit_wait: CommitWait,
     /// Reads at timestamps that have not passed yet.
     early_reads: EarlyReads,
+    /// Timestamps whose versions are kept.
+    protections: Protections,
     log: LogCounters,
     draining: bool,
     requests: u64,
@@ -191,7 +196,7 @@ impl Shard {
     /// [`ShardError`] if the log can't be read, or if it is of a cluster of another shape.
     pub fn new(config: ShardConfig, recovered: Recovered, now: Now) -> Result<Self, ShardError> {
         let Recovered { mut groups, shard } = recovered;
-        let mut hlc = Hlc::new(config.max_offset_us);
+        let hlc = Hlc::new(config.max_offset_us);
         let mut random = fastrand::Rng::with_seed(config.random_seed);
         let others = config.nodes.iter().map(|node| node.node).filter(|n| *n != config.at.node);
         let others: Vec<_> =
@@ -212,13 +217,8 @@ impl Shard {
             let added = recovered.is_some() && descriptor.mode == Mode::Raft;
             if descriptor.members.contains(&config.at) || added {
                 let recovered = recovered.unwrap_or_default();
-                let replica = surroundings.replica(
-                    descriptor,
-                    &config.ranges,
-                    recovered,
-                    &mut random,
-                    &mut hlc,
-                )?;
+                let replica =
+                    surroundings.replica(descriptor, &config.ranges, recovered, &mut random)?;
                 replicas.insert(descriptor.range, Box::new(replica));
             }
         }
@@ -242,6 +242,7 @@ impl Shard {
             unsynced: VecDeque::new(),
             held: VecDeque::new(),
             commit_wait: CommitWait::default(),
+            protections: Protections::default(),
             log: LogCounters { left_bytes: u64::MAX, ..LogCounters::default() },
             draining: false,
             requests: 0,
@@ -262,9 +263,9 @@ impl Shard {
         self.draining = true;
     }
 
-    /// The last timestamp that was handed out or learned of.
-    pub fn last_ts(&self) -> Timestamp {
-        self.hlc.last()
+    /// The last timestamp of a commit that the log held at the start.
+    pub fn logged_ts(&self) -> Timestamp {
+        self.replicas.values().map(|replica| replica.logged_ts).max().unwrap_or_default()
     }
 
     /// Whether nobody waits for an answer.
@@ -372,6 +373,7 @@ impl Shard {
         if !self.admission.has_begun() {
             return;
         }
+        self.protections.expire(now);
         let changed = self.peers.tick(now.monotonic_us);
         self.ticked = true;
         if self.config.fault == Some(TestFault::EarlyHeartbeats) {
@@ -390,7 +392,7 @@ impl Shard {
         let cx = Context { now_us: now.monotonic_us, peers: &self.peers };
         for range in &self.touched {
             let replica = self.replicas.get_mut(range).expect("only replicas are touched");
-            replica.tick(&mut self.hlc, now, cx);
+            replica.tick(&mut self.hlc, now, self.protections.oldest_ts(), cx);
         }
     }
 
@@ -486,8 +488,13 @@ impl Shard {
     ) {
         let replica = self.replicas.get_mut(&range).expect("only replicas are touched");
         let cx = Context { now_us: now.monotonic_us, peers: &self.peers };
-        let Outbox { appends, sends: of_replica, revoked, written } =
-            replica.flush(cx, &mut self.hlc, now, self.appends, out);
+        let oldest_ts = self.protections.oldest_ts();
+        let Outbox { appends, sends: of_replica, revoked, written, read_ts } =
+            replica.flush(cx, now, self.appends, oldest_ts, out);
+        if let Some(read_ts) = read_ts {
+            // Its reader may come back for more.
+            self.protections.protect(read_ts, now);
+        }
         if replica.wants_ticks(cx) {
             self.active.insert(range);
         } else {
@@ -584,8 +591,8 @@ impl Shard {
                 });
             }
             PeerBody::Snapshot { range, message } => {
-                self.with_replica(range, now, |replica, hlc, cx| {
-                    replica.receive_snapshot(from, message, hlc, cx);
+                self.with_replica(range, now, |replica, _, cx| {
+                    replica.receive_snapshot(from, message, cx);
                 });
             }
             PeerBody::SafeTime { range, message } => {
@@ -622,9 +629,8 @@ impl Shard {
         if descriptor.mode == Mode::Raft {
             let surroundings = surroundings(&self.config, now);
             let recovered = RecoveredGroup::default();
-            let (random, hlc) = (&mut self.random, &mut self.hlc);
-            let made =
-                surroundings.replica(descriptor, &self.config.ranges, recovered, random, hlc);
+            let random = &mut self.random;
+            let made = surroundings.replica(descriptor, &self.config.ranges, recovered, random);
             let made = made.expect("nothing recovered, nothing to misread");
             self.replicas.insert(range, Box::new(made));
         }
@@ -648,6 +654,7 @@ fn surroundings(config: &ShardConfig, now: Now) -> Surroundings {
         me: config.at,
         now_us: now.monotonic_us,
         checkpoint_bytes: config.checkpoint_bytes,
+        part_bytes: config.snapshot_part_bytes,
         max_message_bytes: config.max_message_bytes,
         fault: config.fault,
     }

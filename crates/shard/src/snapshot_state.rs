@@ -18,8 +18,8 @@ use palisade_wire::{Encode, Reader, WireError};
 
 use crate::state_machine::StateMachine;
 
-/// About so many bytes make a part.
-const PART_BYTES: usize = 256 * 1024;
+/// About so many bytes make a part of a snapshot in production.
+pub const SNAPSHOT_PART_BYTES: usize = 256 * 1024;
 
 const DIGEST: u8 = 1;
 const OUTCOMES: u8 = 2;
@@ -36,11 +36,17 @@ pub(crate) struct StateReader {
     /// The last key read.
     read: Option<Bytes>,
     keys_left: bool,
+    part_bytes: usize,
 }
 
 impl StateReader {
-    /// A reader of a state whose commands have the given digest.
-    pub(crate) fn new(state: &StateMachine, digest: u32, forget_outcomes: bool) -> Self {
+    /// A reader of a state whose commands have the given digest, in parts of about `part_bytes`.
+    pub(crate) fn new(
+        state: &StateMachine,
+        digest: u32,
+        part_bytes: usize,
+        forget_outcomes: bool,
+    ) -> Self {
         let mut items = VecDeque::from([item(DIGEST, |out| out.put_u32_le(digest))]);
         let mut at_ts = Timestamp::ZERO;
         match state {
@@ -57,7 +63,7 @@ impl StateReader {
             }
         }
         let keys_left = matches!(state, StateMachine::Keys { .. });
-        Self { at_ts, items, read: None, keys_left }
+        Self { at_ts, items, read: None, keys_left, part_bytes }
     }
 
     /// Versions that a read at this timestamp sees must be kept.
@@ -68,14 +74,14 @@ impl StateReader {
     /// The next part, and whether it is the last.
     pub(crate) fn next_part(&mut self, state: &StateMachine) -> (Bytes, bool) {
         let mut part = BytesMut::new();
-        while part.len() < PART_BYTES
+        while part.len() < self.part_bytes
             && let Some(item) = self.items.pop_front()
         {
             part.extend_from_slice(&item);
         }
         if let StateMachine::Keys { store, .. } = state
             && self.keys_left
-            && part.len() < PART_BYTES
+            && part.len() < self.part_bytes
         {
             self.read_keys(store, &mut part);
         }
@@ -92,7 +98,7 @@ impl StateReader {
             key.encode(part);
             part.put_u64_le(ts.to_bits());
             value.encode(part);
-            if part.len() >= PART_BYTES {
+            if part.len() >= self.part_bytes {
                 self.read = Some(key.clone());
                 return;
             }
@@ -182,13 +188,12 @@ impl StateBuilder {
 
 #[cfg(test)]
 mod tests {
-    use palisade_clock::{Hlc, Interval};
     use palisade_txn::CommitCommand;
     use palisade_wire::{Commit, CommitRequest, Outcome, SessionId, TxnId};
 
     use super::*;
 
-    fn put(state: &mut StateMachine, hlc: &mut Hlc, sequence: u64, protected_ts: Timestamp) {
+    fn put(state: &mut StateMachine, sequence: u64, protected_ts: Timestamp) {
         let key = Bytes::from(format!("key {:03}", sequence % 300));
         // Some are deleted, and are there again later, or not.
         let commit = if sequence.is_multiple_of(7) {
@@ -202,8 +207,8 @@ mod tests {
             expires_ts: Timestamp::MAX,
             commit,
         };
-        let proposed_ts = hlc.tick(Interval::around(sequence * 100_000, 0));
-        state.apply(CommitCommand { proposed_ts, request }.to_payload(), hlc, protected_ts, None);
+        let proposed_ts = Timestamp::from_physical_us(sequence * 100_000);
+        state.apply(CommitCommand { proposed_ts, request }.to_payload(), protected_ts, None);
     }
 
     fn values(state: &StateMachine) -> Vec<Option<Bytes>> {
@@ -216,12 +221,12 @@ mod tests {
 
     #[test]
     fn a_snapshot_is_of_one_moment_although_the_state_goes_on() {
-        let (mut state, mut hlc) = (StateMachine::keys(), Hlc::new(0));
+        let mut state = StateMachine::keys();
         for sequence in 1..400 {
-            put(&mut state, &mut hlc, sequence, Timestamp::MAX);
+            put(&mut state, sequence, Timestamp::MAX);
         }
         let expected = values(&state);
-        let mut reader = StateReader::new(&state, 77, false);
+        let mut reader = StateReader::new(&state, 77, SNAPSHOT_PART_BYTES, false);
         let mut builder = StateBuilder::new();
         let (mut sequence, mut parts) = (400, 0);
         loop {
@@ -232,7 +237,7 @@ mod tests {
                 break;
             }
             for _ in 0..100 {
-                put(&mut state, &mut hlc, sequence, reader.protected_ts());
+                put(&mut state, sequence, reader.protected_ts());
                 sequence += 1;
             }
         }

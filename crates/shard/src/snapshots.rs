@@ -26,6 +26,9 @@ const WINDOW_PARTS: usize = 4;
 /// Parts of which nothing is heard for this long are sent again.
 const RESEND_US: u64 = 200_000;
 
+/// A receiver that has had no part for this long gives the transfer up: its sender has, too.
+const RECEIVE_US: u64 = RESEND_US * (MAX_RESENDS as u64 + 1);
+
 /// After so many times in vain, a transfer is given up.
 const MAX_RESENDS: u32 = 10;
 
@@ -64,6 +67,8 @@ struct Incoming {
     stream: u64,
     next_part: u32,
     builder: StateBuilder,
+    /// When the last part arrived.
+    last_us: u64,
 }
 
 /// What a replica does with a part that it received.
@@ -109,6 +114,12 @@ impl Snapshots {
         !self.outgoing.is_empty()
     }
 
+    /// Whether a snapshot is arriving. No checkpoint begins meanwhile: a log holds the parts of one
+    /// snapshot at a time, and the one that arrives replaces the state.
+    pub(crate) fn is_receiving(&self) -> bool {
+        self.incoming.is_some()
+    }
+
     pub(crate) fn is_taking_checkpoint(&self) -> bool {
         self.checkpoint.is_some()
     }
@@ -123,7 +134,7 @@ impl Snapshots {
 
     /// Begins a checkpoint. A log holds the parts of one snapshot at a time.
     pub(crate) fn begin_checkpoint(&mut self, taking: Taking) {
-        self.incoming = None;
+        assert!(self.incoming.is_none(), "a checkpoint begins while a snapshot arrives");
         self.checkpoint = Some(Box::new(taking));
     }
 
@@ -198,6 +209,10 @@ impl Snapshots {
     /// What to send again, and transfers to give up.
     pub(crate) fn tick(&mut self, now_us: u64) -> Vec<(PeerAddress, SnapshotMessage)> {
         let mut again = Vec::new();
+        let is_late = |incoming: &Incoming| incoming.last_us + RECEIVE_US <= now_us;
+        if self.incoming.as_deref().is_some_and(is_late) {
+            self.incoming = None;
+        }
         self.outgoing.retain(|to, outgoing| {
             if now_us < outgoing.resend_due_us {
                 return true;
@@ -219,6 +234,7 @@ impl Snapshots {
         stream: u64,
         part: &SnapshotPart,
         commit_index: u64,
+        now_us: u64,
     ) -> Result<Arrived, WireError> {
         let received = |parts, done| SnapshotMessage::Received { stream, parts, done };
         if part.index <= commit_index {
@@ -231,7 +247,8 @@ impl Snapshots {
             }
             let builder = StateBuilder::new();
             self.checkpoint = None;
-            self.incoming = Some(Box::new(Incoming { from, stream, next_part: 0, builder }));
+            self.incoming =
+                Some(Box::new(Incoming { from, stream, next_part: 0, builder, last_us: now_us }));
         }
         let incoming = self.incoming.as_mut().expect("it is there, or was made just now");
         if part.part < incoming.next_part {
@@ -244,6 +261,7 @@ impl Snapshots {
             incoming.builder.push(part.payload.clone())?;
         }
         incoming.next_part += 1;
+        incoming.last_us = now_us;
         let answer = received(incoming.next_part, part.last);
         let whole = if part.last { self.incoming.take() } else { None };
         if whole.is_some() {

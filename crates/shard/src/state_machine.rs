@@ -1,7 +1,7 @@
 //! What committed entries are applied to.
 
 use bytes::Bytes;
-use palisade_clock::{Hlc, Interval, Timestamp};
+use palisade_clock::{Interval, Timestamp};
 use palisade_control::{Change, RangeDescriptor, RangeMap};
 use palisade_storage::{Store, Version};
 use palisade_txn::{CommitCommand, OutcomeTable, Settled, Verdict};
@@ -40,7 +40,6 @@ impl StateMachine {
     pub(crate) fn apply(
         &mut self,
         payload: Bytes,
-        hlc: &mut Hlc,
         protected_ts: Timestamp,
         fault: Option<TestFault>,
     ) -> (Outcome, Option<RangeDescriptor>) {
@@ -55,7 +54,7 @@ impl StateMachine {
                     command.request.expires_ts =
                         command.request.expires_ts.max(command.proposed_ts);
                 }
-                (apply_commit(store, outcomes, command, hlc, protected_ts), None)
+                (apply_commit(store, outcomes, command, protected_ts), None)
             }
             Self::Control(map) => {
                 let change =
@@ -213,7 +212,6 @@ fn apply_commit(
     store: &mut Store,
     outcomes: &mut OutcomeTable,
     command: CommitCommand,
-    hlc: &mut Hlc,
     protected_ts: Timestamp,
 ) -> Outcome {
     let CommitCommand { proposed_ts, request } = command;
@@ -225,8 +223,6 @@ fn apply_commit(
     if let Some(outcome) = settled(outcomes.look_up(txn, fingerprint, expires_ts, commit_ts)) {
         return outcome;
     }
-    // What is committed was accepted by a majority's clocks, or by the whole chain's.
-    hlc.recover(commit_ts);
     if let Some(at) = conditions.iter().position(|condition| !holds(store, condition)) {
         let condition = u16::try_from(at).expect("conditions are counted by a u16");
         let as_of_ts = store.last_ts();

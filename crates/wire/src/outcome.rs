@@ -49,6 +49,8 @@ pub enum Outcome {
     },
     /// The transaction has no locks any more, if it had any.
     RolledBack,
+    /// Versions are kept, as asked.
+    VersionsKept,
     /// The range map, encoded by the control plane.
     RangeMap(Bytes),
     /// The state of the shard, in postcard.
@@ -104,6 +106,7 @@ impl Encode for Response {
                 out.put_u16_le(*condition);
                 out.put_u64_le(as_of_ts.to_bits());
             }
+            Outcome::VersionsKept => out.put_u8(10),
             Outcome::RangeMap(map) => {
                 out.put_u8(4);
                 put_bytes(out, map);
@@ -136,6 +139,7 @@ impl Decode for Response {
             },
             9 => Outcome::Page { basis: Basis::decode(reader)?, page: Page::decode(reader)? },
             3 => Outcome::RolledBack,
+            10 => Outcome::VersionsKept,
             8 => Outcome::ConditionFailed {
                 condition: reader.u16()?,
                 as_of_ts: Timestamp::from_bits(reader.u64()?),
@@ -203,6 +207,7 @@ mod tests {
             Outcome::Value { basis: Basis::AsOf(ts), version_ts: ts, value: None },
             Outcome::Value { basis: Basis::Locked(grant), version_ts: ts, value: Some("v".into()) },
             Outcome::RolledBack,
+            Outcome::VersionsKept,
             Outcome::RangeMap(Bytes::from_static(b"m")),
             Outcome::Status(Bytes::from_static(b"s")),
             Outcome::ControlDone,

@@ -1,6 +1,7 @@
 //! What clients ask.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use palisade_clock::Timestamp;
 
 use crate::{
     CommitRequest, Decode, Encode, LockClaim, PeerAddress, RangeId, ReadKind, Reader, ScanRequest,
@@ -50,6 +51,12 @@ pub enum Operation {
         range: RangeId,
         /// The transaction.
         claim: LockClaim,
+    },
+    /// Versions that a read at this timestamp sees are kept for some seconds more, in every range of
+    /// this shard.
+    KeepVersions {
+        /// The timestamp of the client's oldest open snapshot.
+        at_ts: Timestamp,
     },
     /// The range map, as this shard knows it.
     RangeMap,
@@ -113,6 +120,10 @@ impl Encode for Request {
                 out.put_u32_le(range.0);
                 claim.encode(out);
             }
+            Operation::KeepVersions { at_ts } => {
+                out.put_u8(9);
+                out.put_u64_le(at_ts.to_bits());
+            }
             Operation::RangeMap => out.put_u8(3),
             Operation::Status => out.put_u8(4),
             Operation::Control(change) => {
@@ -150,6 +161,7 @@ impl Decode for Request {
                 range: RangeId(reader.u32()?),
                 claim: LockClaim::decode(reader)?,
             },
+            9 => Operation::KeepVersions { at_ts: Timestamp::from_bits(reader.u64()?) },
             3 => Operation::RangeMap,
             4 => Operation::Status,
             5 => Operation::Control(reader.bytes()?),
@@ -201,8 +213,6 @@ impl Decode for ReplicaChange {
 
 #[cfg(test)]
 mod tests {
-    use palisade_clock::Timestamp;
-
     use super::*;
     use crate::{Commit, LockToken, Locking, NodeId, SessionId, ShardId, TxnId, decode_exact};
 
@@ -254,7 +264,9 @@ mod tests {
             requests.push(Request { request_id: 1, operation });
         }
         let rollback = Operation::Rollback { range, claim: claim(None, Some(3)) };
-        let others = [rollback, Operation::RangeMap, Operation::Status, control, transfer, members];
+        let keep = Operation::KeepVersions { at_ts: Timestamp::from_physical_us(9) };
+        let others =
+            [rollback, keep, Operation::RangeMap, Operation::Status, control, transfer, members];
         let stale = ReadKind::Stale { max_us: 7, at_least: Timestamp::from_physical_us(9) };
         let past = [ReadKind::AsOf(Timestamp::MAX), stale];
         let gets = kinds

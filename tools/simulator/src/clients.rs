@@ -23,8 +23,8 @@ use crate::{
     snapshot_reads::SnapshotReads,
 };
 
-/// An attempt without an answer is followed by another after this.
-const ATTEMPT_US: u64 = 300_000;
+/// The id of requests that repeat a commit which was committed.
+const COMMITTED: u64 = u64::MAX - 1;
 
 /// After a refusal the next attempt comes after this, or up to twice as long.
 const BACKOFF_US: u64 = 20_000;
@@ -57,6 +57,7 @@ pub(crate) struct Clients {
     ranges: Vec<Range>,
     keys: Vec<(Bytes, usize)>,
     think_us: u64,
+    attempt_us: u64,
     timeout_us: u64,
     read_percent: u32,
     value_bytes: usize,
@@ -195,6 +196,7 @@ impl Clients {
             ranges: keyed.iter().map(of).collect(),
             keys: (0..parameters.keys).map(key).collect(),
             think_us: parameters.think_us,
+            attempt_us: parameters.attempt_us,
             timeout_us: parameters.timeout_us,
             read_percent: parameters.read_percent,
             value_bytes: parameters.value_bytes,
@@ -242,7 +244,7 @@ impl Clients {
                 }
             }
         }
-        if self.random.u8(..) == 0 && !self.old.is_empty() {
+        if self.random.u8(0..32) == 0 && !self.old.is_empty() {
             self.repeat_an_old_one(out);
         }
     }
@@ -439,16 +441,22 @@ impl Clients {
         };
         let request = Request { request_id: client.next_request, operation };
         client.next_request += 1;
-        client.due_us = now_us + ATTEMPT_US;
+        client.due_us = now_us + self.attempt_us;
         out.push(ClientSend { to, connection: ConnectionId(at as u64), request });
     }
 
     fn repeat_an_old_one(&mut self, out: &mut Vec<ClientSend>) {
         let (place, command, claim) = self.old[self.random.usize(0..self.old.len())].clone();
         let range = &self.ranges[place];
-        let to = range.serves(true, &mut self.random);
+        let to = if self.random.bool() {
+            range.serves(true, &mut self.random)
+        } else {
+            range.members[self.random.usize(0..range.members.len())]
+        };
+        // A commit with locks is repeated only if it was committed.
+        let request_id = if claim.is_some() { COMMITTED } else { u64::MAX };
         let operation = Operation::Commit { range: range.range, request: command, claim };
-        let request = Request { request_id: u64::MAX, operation };
+        let request = Request { request_id, operation };
         out.push(ClientSend { to, connection: ConnectionId(0), request });
     }
 

@@ -10,12 +10,16 @@ const EPOCH_US: u64 = 1_700_000_000_000_000;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     bound_us: u64,
+    /// What the clock says of itself at present: the same or more.
+    shown_bound_us: u64,
     /// By how much more than that it may be wrong.
     lie_us: u64,
     /// Parts of a million by which the monotonic clock runs fast (or slow, if negative).
     drift_ppm: i64,
     /// What the monotonic clock showed at true time 0.
     start_us: u64,
+    /// While the machine is stopped with its clocks: since when, and for how long.
+    suspended_us: Option<(u64, u64)>,
     /// What the wall clock is ahead by.
     offset_us: i64,
 }
@@ -30,9 +34,11 @@ impl Clock {
         let most = i64::try_from(parameters.drift_ppm).expect("it is a small number");
         let mut clock = Self {
             bound_us: parameters.clock_bound_us,
+            shown_bound_us: parameters.clock_bound_us,
             lie_us: parameters.clock_lie_us,
             drift_ppm: random.i64(-most..=most),
             start_us: 0,
+            suspended_us: None,
             offset_us: 0,
         };
         clock.reboot(random);
@@ -47,8 +53,29 @@ impl Clock {
 
     /// The wall clock is set, within its bound, if that is no lie.
     pub(crate) fn jump(&mut self, random: &mut fastrand::Rng) {
-        let bound = i64::try_from(self.bound_us + self.lie_us).expect("it is a small number");
+        let bound = i64::try_from(self.shown_bound_us + self.lie_us).expect("it is a small number");
         self.offset_us = random.i64(-bound..=bound);
+    }
+
+    /// The clock becomes unsure: it calls itself right to within more than before, and is wrong by up
+    /// to that. Back to what it was with `times` 1.
+    pub(crate) fn become_unsure(&mut self, times: u64, random: &mut fastrand::Rng) {
+        self.shown_bound_us = self.bound_us * times;
+        let bound = i64::try_from(self.shown_bound_us).expect("it is a small number");
+        self.offset_us = random.i64(-bound..=bound);
+    }
+
+    /// The machine is stopped with its clocks: both show the less afterwards, and neither says so.
+    pub(crate) fn suspend(&mut self, now_us: u64, length_us: u64) {
+        self.resume();
+        self.suspended_us = Some((now_us, length_us));
+    }
+
+    /// Time lost so far counts for good.
+    fn resume(&mut self) {
+        if let Some((_, length_us)) = self.suspended_us.take() {
+            self.start_us = self.start_us.saturating_sub(length_us);
+        }
     }
 
     /// The wall clock is set to be ahead by as much as its bound allows, or behind.
@@ -61,7 +88,11 @@ impl Clock {
         let now = i64::try_from(now_us).expect("runs are short");
         let drifted = now + now * self.drift_ppm / 1_000_000;
         let monotonic_us = self.start_us.saturating_add_signed(drifted);
-        let reading_us = (EPOCH_US + now_us).saturating_add_signed(self.offset_us);
-        Now { monotonic_us, wall: Interval::around(reading_us, self.bound_us) }
+        let lost_us = self
+            .suspended_us
+            .map_or(0, |(from_us, length_us)| now_us.saturating_sub(from_us).min(length_us));
+        let monotonic_us = monotonic_us.saturating_sub(lost_us);
+        let reading_us = (EPOCH_US + now_us - lost_us).saturating_add_signed(self.offset_us);
+        Now { monotonic_us, wall: Interval::around(reading_us, self.shown_bound_us) }
     }
 }

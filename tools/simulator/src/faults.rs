@@ -23,7 +23,8 @@ pub(crate) struct Faults {
     next_change_us: u64,
     /// Until when the network stays as it is.
     mend_us: u64,
-    full_until_us: u64,
+    /// Nodes whose clocks are unsure, and until when.
+    unsure: Vec<(usize, u64)>,
     pub(crate) operator: Operator,
 }
 
@@ -39,7 +40,7 @@ impl Faults {
             operator_interval_us: parameters.operator_interval_us,
             next_change_us: if changes { 0 } else { u64::MAX },
             mend_us: 0,
-            full_until_us: 0,
+            unsure: Vec::new(),
             operator: Operator::new(parameters),
         }
     }
@@ -58,9 +59,7 @@ impl Faults {
             if world.now_us >= self.mend_us {
                 world.network.mend();
             }
-            if world.now_us >= self.full_until_us {
-                world.nodes.iter_mut().for_each(|node| node.full_disk = false);
-            }
+            self.make_sure(world, world.now_us);
             if world.now_us >= self.next_change_us {
                 self.next_change_us =
                     world.now_us + self.random.u64(1..=2 * self.operator_interval_us);
@@ -95,7 +94,12 @@ impl Faults {
                     }
                 }
             }
-            FaultKind::Pause => world.nodes[node].paused_until_us = until_us,
+            FaultKind::Pause => {
+                world.nodes[node].paused_until_us = until_us;
+                if world.parameters.suspends {
+                    world.nodes[node].clock.suspend(world.now_us, length_us);
+                }
+            }
             FaultKind::Partition => {
                 let (one, other) = self.halves(world);
                 world.network.part(&one, &other);
@@ -114,17 +118,37 @@ impl Faults {
                 world.network.part(&one, &other);
                 self.mend_us = until_us;
             }
-            FaultKind::SlowDisk => world.nodes[node].slow_disk_until_us = until_us,
-            FaultKind::FullDisk => {
-                world.nodes[node].full_disk = true;
-                self.full_until_us = until_us;
+            FaultKind::Silence => {
+                // About as long as a promise lasts: what is decided then is decided closely.
+                let others: Vec<_> = world.nodes.iter().map(|node| node.id).collect();
+                let from = world.nodes[node].id;
+                others.into_iter().for_each(|to| world.network.cut(from, to));
+                self.mend_us = world.now_us + self.random.u64(150_000..450_000);
             }
+            FaultKind::CutClients => {
+                world.network.cut_clients(world.nodes[node].id, self.random.bool());
+                self.mend_us = until_us;
+            }
+            FaultKind::SlowDisk => world.nodes[node].slow_disk_until_us = until_us,
+            FaultKind::FullDisk => world.nodes[node].filling_us = (world.now_us, until_us),
             FaultKind::FailedSync => world.nodes[node].failing_disk = true,
             FaultKind::ClockJump => world.nodes[node].clock.jump(&mut world.clock_random),
+            FaultKind::UnsureClock => {
+                let times = self.random.u64(2..12);
+                world.nodes[node].clock.become_unsure(times, &mut world.clock_random);
+                self.unsure.push((node, until_us));
+            }
             FaultKind::BitFlip => self.damage(node, world),
             FaultKind::Wipe => self.wipe(node, world),
             // It moves at its own pace.
             FaultKind::Operator => {}
+        }
+    }
+
+    /// Clocks that were unsure until a time are as sure as before.
+    pub(crate) fn make_sure(&mut self, world: &mut World, until_us: u64) {
+        for (node, _) in self.unsure.extract_if(.., |(_, us)| *us <= until_us) {
+            world.nodes[node].clock.become_unsure(1, &mut world.clock_random);
         }
     }
 

@@ -9,6 +9,13 @@ use crate::parameters::{Parameters, stream};
 /// A message that is delivered once more comes up to this much later.
 const MAX_STALE_US: u64 = 60_000_000;
 
+/// A direction between clients and a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum ClientLink {
+    Requests,
+    Replies,
+}
+
 #[derive(Debug)]
 pub(crate) struct Network {
     random: fastrand::Rng,
@@ -19,6 +26,8 @@ pub(crate) struct Network {
     stale: u32,
     /// Nothing passes from the first to the second.
     cuts: BTreeSet<(NodeId, NodeId)>,
+    /// Nothing passes from clients to these nodes, or from these nodes to clients.
+    client_cuts: BTreeSet<(NodeId, ClientLink)>,
     /// Kept for a script to deliver again: between whom.
     pub(crate) recorded: Option<(NodeId, NodeId)>,
 }
@@ -33,6 +42,7 @@ impl Network {
             duplication: parameters.duplication,
             stale: parameters.stale,
             cuts: BTreeSet::new(),
+            client_cuts: BTreeSet::new(),
             recorded: None,
         }
     }
@@ -46,9 +56,16 @@ impl Network {
         }
     }
 
-    /// When a message to or from a client arrives.
-    pub(crate) fn client_deliveries(&mut self, out: &mut Vec<u64>) {
-        self.of_anybody(false, out);
+    /// When a message between a client and a node arrives.
+    pub(crate) fn client_deliveries(&mut self, node: NodeId, link: ClientLink, out: &mut Vec<u64>) {
+        let cut = self.client_cuts.contains(&(node, link));
+        self.of_anybody(cut, out);
+    }
+
+    /// Nothing passes from clients to a node, or back.
+    pub(crate) fn cut_clients(&mut self, node: NodeId, requests: bool) {
+        let link = if requests { ClientLink::Requests } else { ClientLink::Replies };
+        self.client_cuts.insert((node, link));
     }
 
     fn of_anybody(&mut self, cut: bool, out: &mut Vec<u64>) {
@@ -85,6 +102,7 @@ impl Network {
     /// Everybody reaches everybody again.
     pub(crate) fn mend(&mut self) {
         self.cuts.clear();
+        self.client_cuts.clear();
     }
 
     /// No message is lost, doubled or stale any more.

@@ -2,7 +2,9 @@
 
 use palisade_clock::Now;
 use palisade_control::{Bootstrap, NodeAddress};
-use palisade_shard::{Input, LogCounters, Replayed, Shard, ShardConfig};
+use palisade_shard::{
+    Input, LOG_RESERVE_BYTES, LogCounters, Replayed, Shard, ShardConfig, ShardEffects,
+};
 use palisade_wal::Remains;
 use palisade_wire::{NodeId, PeerAddress, ShardId};
 
@@ -11,6 +13,9 @@ use crate::{
     disk::Disk,
     parameters::{Parameters, stream},
 };
+
+/// Steps of an eighth of the shard's reserve in which a disk fills up; for the last two it is full.
+const FILLING_STEPS: u64 = 12;
 
 /// What a log with room has left.
 const ROOM_BYTES: u64 = 1 << 40;
@@ -26,7 +31,8 @@ pub(crate) struct Node {
     /// It stands still until then.
     pub(crate) paused_until_us: u64,
     pub(crate) slow_disk_until_us: u64,
-    pub(crate) full_disk: bool,
+    /// Since when and until when its log runs out of room, step by step.
+    pub(crate) filling_us: (u64, u64),
     /// The next sync fails.
     pub(crate) failing_disk: bool,
     /// A bit of its log was flipped.
@@ -47,6 +53,8 @@ pub(crate) struct Slot {
     pub(crate) left: Remains,
     pub(crate) inbox: Vec<Input>,
     pub(crate) turn_is_due: bool,
+    /// What a turn asked for that is not over yet.
+    pub(crate) turn: Option<ShardEffects>,
     /// When groups may next be asked to let the beginning of the log go.
     pub(crate) compact_due_us: u64,
     /// Scripts hold syncs back.
@@ -66,6 +74,7 @@ impl Node {
                 disk,
                 inbox: Vec::new(),
                 turn_is_due: false,
+                turn: None,
                 compact_due_us: 0,
                 syncs_held: false,
             }
@@ -78,7 +87,7 @@ impl Node {
             running: false,
             paused_until_us: 0,
             slow_disk_until_us: 0,
-            full_disk: false,
+            filling_us: (0, 0),
             failing_disk: false,
             damaged: false,
             lost: false,
@@ -101,6 +110,7 @@ impl Node {
             slot.shard = None;
             slot.inbox.clear();
             slot.turn_is_due = false;
+            slot.turn = None;
         }
     }
 
@@ -138,8 +148,17 @@ impl Node {
         self.shards.iter_mut().for_each(|slot| slot.shard = None);
     }
 
-    pub(crate) fn log_counters(&self, slot: usize) -> LogCounters {
-        let left_bytes = if self.full_disk { 0 } else { ROOM_BYTES };
+    /// How the log of a shard stands. A disk that fills up crosses every reserve that the shard keeps,
+    /// one after the other, and has no room at the end.
+    pub(crate) fn log_counters(&self, slot: usize, now_us: u64) -> LogCounters {
+        let (from_us, until_us) = self.filling_us;
+        let left_bytes = if (from_us..until_us).contains(&now_us) {
+            let left_us = until_us - now_us;
+            let steps = left_us * FILLING_STEPS / (until_us - from_us);
+            (LOG_RESERVE_BYTES / 8) * steps.saturating_sub(2)
+        } else {
+            ROOM_BYTES
+        };
         LogCounters { syncs: 0, bytes: self.shards[slot].disk.bytes(), left_bytes }
     }
 }
@@ -158,9 +177,11 @@ fn shard_config(
         nodes: (0..parameters.nodes).map(address).collect(),
         ranges: shape.range_map(),
         shape: Some(shape.clone()),
-        max_offset_us: 2 * (parameters.clock_bound_us + parameters.clock_lie_us),
+        // A clock that is wrong beyond its bound is to be believed, in those runs.
+        max_offset_us: parameters.max_offset_us + 2 * parameters.clock_lie_us,
         random_seed: stream(parameters.seed, &name).u64(..),
         checkpoint_bytes: parameters.checkpoint_bytes,
+        snapshot_part_bytes: parameters.snapshot_part_bytes,
         max_message_bytes: parameters.max_message_bytes,
         fault: parameters.planted,
     }

@@ -30,14 +30,20 @@ pub enum FaultKind {
     OneWay,
     /// Two groups of nodes reach each other only through one that belongs to both.
     Bridge,
+    /// Nothing leaves a node for about as long as a promise lasts.
+    Silence,
+    /// Nothing passes from the clients to a node, or back.
+    CutClients,
     /// Syncs of a node take long.
     SlowDisk,
-    /// The log of a node has no room.
+    /// The log of a node runs out of room, step by step.
     FullDisk,
     /// A sync of a node fails: it dies.
     FailedSync,
     /// A node's wall clock jumps, within its bound.
     ClockJump,
+    /// A node's wall clock becomes unsure for a while: by more than is allowed, or by less.
+    UnsureClock,
     /// A node dies, and a durable bit of its log is flipped.
     BitFlip,
     /// A node dies and comes back without its log.
@@ -47,17 +53,20 @@ pub enum FaultKind {
 }
 
 /// All kinds of faults.
-pub const ALL_FAULTS: [FaultKind; 13] = [
+pub const ALL_FAULTS: [FaultKind; 16] = [
     FaultKind::Crash,
     FaultKind::PowerLoss,
     FaultKind::Pause,
     FaultKind::Partition,
     FaultKind::OneWay,
     FaultKind::Bridge,
+    FaultKind::Silence,
+    FaultKind::CutClients,
     FaultKind::SlowDisk,
     FaultKind::FullDisk,
     FaultKind::FailedSync,
     FaultKind::ClockJump,
+    FaultKind::UnsureClock,
     FaultKind::BitFlip,
     FaultKind::Wipe,
     FaultKind::Operator,
@@ -105,6 +114,8 @@ pub struct Parameters {
     pub sync_us: u64,
     /// A wall clock is right to within this.
     pub clock_bound_us: u64,
+    /// A node whose clock is right to within more than this serves nothing.
+    pub max_offset_us: u64,
     /// By up to this it is wrong beyond that: the bound is a lie.
     pub clock_lie_us: u64,
     /// Monotonic clocks run wrong by up to this, in parts of a million.
@@ -116,6 +127,8 @@ pub struct Parameters {
     pub keys: u32,
     /// Between two operations of a client, on average.
     pub think_us: u64,
+    /// A client that has no answer tries again after this.
+    pub attempt_us: u64,
     /// How long a client tries before it gives an operation up.
     pub timeout_us: u64,
     /// Gets among the operations, in percent.
@@ -138,6 +151,12 @@ pub struct Parameters {
     pub max_segments: usize,
     /// Payload in one message of a Raft group, beyond its first entry.
     pub max_message_bytes: usize,
+    /// Turns take up to this long, most of them much less.
+    pub turn_us: u64,
+    /// Bytes of a part of a snapshot.
+    pub snapshot_part_bytes: usize,
+    /// A paused machine is stopped with its clocks, which nothing promises to survive.
+    pub suspends: bool,
     /// A promise that the production code breaks on purpose.
     pub planted: Option<TestFault>,
     /// Recovery cuts a log at the first damage instead of refusing it.
@@ -156,6 +175,8 @@ impl Parameters {
         let calm_network = random.u8(0..3) == 0;
         // Many clients on few keys see what few on many do not.
         let crowded = random.u8(0..3) == 0;
+        // As many small ones as large ones: they make other things slow.
+        let clock_bound_us = 50 << random.u32(0..13);
         Self {
             seed,
             nodes,
@@ -170,19 +191,25 @@ impl Parameters {
             operator_interval_us: random.u64(200..10_000) * 1_000,
             fault_length_us: random.u64(100..4_000) * 1_000,
             faults,
-            delay_us: random.u64(20..2_000),
+            // Some clusters span regions.
+            delay_us: if random.u8(0..6) == 0 {
+                random.u64(10_000..45_000)
+            } else {
+                random.u64(20..2_000)
+            },
             delay_tail_us: random.u64(10..5_000),
             loss: if calm_network { 0 } else { random.u32(0..1_500) },
             duplication: if calm_network { 0 } else { random.u32(0..800) },
             stale: if calm_network { 0 } else { random.u32(0..2_000) },
             sync_us: random.u64(30..10_000),
-            // As many small ones as large ones: they make other things slow.
-            clock_bound_us: 50 << random.u32(0..13),
+            clock_bound_us,
+            max_offset_us: clock_bound_us * random.u64(2..8),
             clock_lie_us: 0,
             drift_ppm: random.u64(0..500),
             clients: if crowded { random.u32(6..=12) } else { random.u32(1..=6) },
             keys: if crowded { random.u32(1..=3) } else { random.u32(1..=24) },
             think_us: random.u64(if crowded { 1..20 } else { 5..300 }) * 1_000,
+            attempt_us: random.u64(20..300) * 1_000,
             timeout_us: random.u64(500..10_000) * 1_000,
             read_percent: random.u32(10..98),
             pair_percent: random.u32(0..60),
@@ -194,6 +221,9 @@ impl Parameters {
             segment_bytes: random.u64(500..30_000),
             max_segments: random.usize(2..20),
             max_message_bytes: if random.bool() { 1 << 20 } else { random.usize(1..2_000) },
+            turn_us: if random.u8(0..3) == 0 { random.u64(1_000..40_000) } else { 100 },
+            snapshot_part_bytes: 1 << random.u32(6..18),
+            suspends: false,
             planted: None,
             trust_damage: false,
             cut_early: false,
@@ -232,10 +262,12 @@ impl Parameters {
             stale: 0,
             sync_us: 100,
             clock_bound_us: 1_000,
+            max_offset_us: 500_000,
             drift_ppm: 0,
             clients: 2,
             keys: 8,
             think_us: 20_000,
+            attempt_us: 300_000,
             timeout_us: 3_000_000,
             read_percent: 50,
             pair_percent: 20,
@@ -247,6 +279,8 @@ impl Parameters {
             segment_bytes: 1 << 20,
             max_segments: 16,
             max_message_bytes: 1 << 20,
+            turn_us: 100,
+            snapshot_part_bytes: 1 << 18,
             ..Self::draw(seed)
         }
     }
@@ -276,19 +310,21 @@ impl fmt::Display for Parameters {
         )?;
         writeln!(
             f,
-            "machines: sync {} us, wall clock within {} us, drift {} ppm, checkpoint at {} bytes, segments of {}, up to {} of them, messages of {}",
+            "machines: sync {} us, wall clock within {} us, drift {} ppm, checkpoint at {} bytes in parts of {}, segments of {}, up to {} of them, messages of {}, turns of up to {} us",
             self.sync_us,
             self.clock_bound_us,
             self.drift_ppm,
             self.checkpoint_bytes,
+            self.snapshot_part_bytes,
             self.segment_bytes,
             self.max_segments,
-            self.max_message_bytes
+            self.max_message_bytes,
+            self.turn_us
         )?;
         write!(
             f,
             "clients: {} on {} keys of {} bytes, {}% gets, {}% on pairs, {}% transactions and \
-             {}% snapshots of {} cells, {} ms apart, given up after {} ms",
+             {}% snapshots of {} cells, {} ms apart, tried again after {} ms and given up after {} ms",
             self.clients,
             self.keys,
             self.value_bytes,
@@ -298,6 +334,7 @@ impl fmt::Display for Parameters {
             self.snapshot_percent,
             self.cells,
             self.think_us / 1_000,
+            self.attempt_us / 1_000,
             self.timeout_us / 1_000
         )?;
         if self.planted.is_some() || self.trust_damage || self.cut_early || self.clock_lie_us > 0 {

@@ -116,10 +116,11 @@ fn run(world: &mut World) -> Result<(), Violation> {
 /// The faults are over: within a bound everything that can work must.
 fn heal(world: &mut World, faults: &mut Faults) -> Result<(), Violation> {
     world.network.calm();
+    faults.make_sure(world, u64::MAX);
     for node in 0..world.nodes.len() {
         let at = &mut world.nodes[node];
         at.paused_until_us = at.paused_until_us.min(world.now_us);
-        (at.slow_disk_until_us, at.full_disk, at.failing_disk) = (0, false, false);
+        (at.slow_disk_until_us, at.filling_us, at.failing_disk) = (0, (0, 0), false);
         for slot in 0..world.nodes[node].shards.len() {
             world.nodes[node].shards[slot].syncs_held = false;
             world.sync(node, slot);

@@ -128,6 +128,11 @@ impl World {
         self.nodes[node].clock.set_to_edge(ahead);
     }
 
+    /// A node's wall clock calls itself right to within so many times its bound.
+    pub fn unsure_clock(&mut self, node: usize, times: u64) {
+        self.nodes[node].clock.become_unsure(times, &mut self.clock_random);
+    }
+
     /// The disks of a node sync nothing until `held` is false again.
     pub fn hold_syncs(&mut self, node: usize, held: bool) {
         for shard in 0..self.nodes[node].shards.len() {

@@ -1,17 +1,18 @@
 //! A cluster in virtual time: the queue of events, and what each of them does.
 
-use std::{cmp::Reverse, collections::BinaryHeap};
+use std::{cmp::Reverse, collections::BinaryHeap, fmt::Debug};
 
+use bytes::BytesMut;
 use palisade_control::{RangeDescriptor, RangeMap};
 use palisade_shard::{ConnectionId, Input, PeerBody, PeerMessage, Shard, ShardEffects, record_of};
 use palisade_wal::Remains;
-use palisade_wire::{Mode, NodeId, PeerAddress, Request, Response};
+use palisade_wire::{Decode, Encode, Mode, NodeId, PeerAddress, Request, Response, decode_exact};
 
 use crate::{
     Trace, Violation,
     clients::{ClientSend, Clients},
     invariants::Invariants,
-    network::Network,
+    network::{ClientLink, Network},
     node::Node,
     parameters::{Parameters, stream},
     trace::Record,
@@ -73,6 +74,7 @@ struct Scheduled {
 enum Event {
     Tick { node: usize, life: u32 },
     Turn { node: usize, slot: usize, life: u32 },
+    EndOfTurn { node: usize, slot: usize, life: u32 },
     Synced { node: usize, slot: usize, life: u32 },
     Wake { node: usize, slot: usize, life: u32 },
     Peer { from: PeerAddress, to: PeerAddress, message: Box<PeerMessage> },
@@ -153,6 +155,7 @@ impl World {
         match event {
             Event::Tick { node, life } => self.tick(node, life),
             Event::Turn { node, slot, life } => self.turn(node, slot, life),
+            Event::EndOfTurn { node, slot, life } => self.end_of_turn(node, slot, life),
             Event::Wake { node, slot, life } => {
                 let at = &self.nodes[node];
                 if at.running && at.life == life {
@@ -233,7 +236,7 @@ impl World {
     /// Something has gathered for a shard: its turn comes in a moment.
     fn turn_soon(&mut self, node: usize, slot: usize) {
         let at = &mut self.nodes[node];
-        if !at.shards[slot].turn_is_due {
+        if !at.shards[slot].turn_is_due && at.shards[slot].turn.is_none() {
             at.shards[slot].turn_is_due = true;
             let life = at.life;
             let due_us = self.now_us + self.schedule.u64(5..150);
@@ -262,7 +265,7 @@ impl World {
             return;
         }
         let now = self.nodes[node].now(self.now_us);
-        let counters = self.nodes[node].log_counters(slot);
+        let counters = self.nodes[node].log_counters(slot, self.now_us);
         let paused_until_us = self.nodes[node].paused_until_us;
         let waking = paused_until_us > 0 && self.now_us < paused_until_us + WAKING_US;
         let place = &mut self.nodes[node].shards[slot];
@@ -281,7 +284,6 @@ impl World {
                 !later
             });
         }
-        let left = !place.inbox.is_empty();
         let Some(shard) = &mut place.shard else { return };
         shard.set_log_counters(counters);
         for input in inputs {
@@ -293,11 +295,33 @@ impl World {
         self.record.mix(effects.appends.len() as u64 ^ (effects.sends.len() as u64) << 20);
         let checked = self.invariants.after_turn(at, shard, now);
         self.violation = checked.err();
+        place.turn = Some(effects);
+        let turn_us = self.turn_us();
+        self.schedule(self.now_us + turn_us, Event::EndOfTurn { node, slot, life });
+    }
+
+    /// Most turns take a moment. What leaves with a turn leaves when it is over, and a node may stop
+    /// in between.
+    fn turn_us(&mut self) -> u64 {
+        if self.schedule.u8(0..16) > 0 {
+            self.schedule.u64(0..50)
+        } else {
+            self.schedule.u64(0..=self.parameters.turn_us)
+        }
+    }
+
+    fn end_of_turn(&mut self, node: usize, slot: usize, life: u32) {
+        if !self.is_for_now(node, life, || Event::EndOfTurn { node, slot, life }) {
+            return;
+        }
+        let place = &mut self.nodes[node].shards[slot];
+        let effects = place.turn.take().expect("a turn was under way");
+        let left = !place.inbox.is_empty();
+        self.carry_out(node, slot, effects);
+        self.compact(node, slot);
         if left {
             self.turn_soon(node, slot);
         }
-        self.carry_out(node, slot, effects);
-        self.compact(node, slot);
     }
 
     fn carry_out(&mut self, node: usize, slot: usize, effects: ShardEffects) {
@@ -319,6 +343,7 @@ impl World {
             if self.network.recorded == Some((from.node, to.node)) {
                 self.recorded.push((from, to, message.clone()));
             }
+            let message = through_codec(&message);
             for delay_us in deliveries.drain(..) {
                 let message = Box::new(message.clone());
                 self.schedule(now_us + delay_us, Event::Peer { from, to, message });
@@ -328,7 +353,8 @@ impl World {
         for (connection, response) in replies {
             self.record.line(now_us, || format!("{from} answers {connection:?}: {response:?}"));
             let mut deliveries = std::mem::take(&mut self.deliveries);
-            self.network.client_deliveries(&mut deliveries);
+            self.network.client_deliveries(from.node, ClientLink::Replies, &mut deliveries);
+            let response = through_codec(&response);
             for delay_us in deliveries.drain(..) {
                 let response = Box::new(response.clone());
                 self.schedule(now_us + delay_us, Event::Reply { from, connection, response });
@@ -405,7 +431,8 @@ impl World {
         for ClientSend { to, connection, request } in sends {
             self.record.line(self.now_us, || format!("{connection:?} asks {to}: {request:?}"));
             let mut deliveries = std::mem::take(&mut self.deliveries);
-            self.network.client_deliveries(&mut deliveries);
+            self.network.client_deliveries(to.node, ClientLink::Requests, &mut deliveries);
+            let request = through_codec(&request);
             for delay_us in deliveries.drain(..) {
                 let request = Box::new(request.clone());
                 let event = Event::Request { to, connection, request };
@@ -539,6 +566,15 @@ impl World {
         }
         self.network.recorded = None;
     }
+}
+
+/// What arrives is what was sent, as its bytes tell.
+fn through_codec<M: Encode + Decode + PartialEq + Debug>(message: &M) -> M {
+    let mut bytes = BytesMut::new();
+    message.encode(&mut bytes);
+    let arrived = decode_exact(bytes.freeze()).expect("what is sent can be read");
+    assert_eq!(arrived, *message, "a message arrived as another one");
+    arrived
 }
 
 impl Ord for Scheduled {

@@ -111,3 +111,38 @@ fn scenario_61_a_superseded_leader_answers_no_locked_read() {
     }
     holds(world);
 }
+
+/// The longest that a put waited for its timestamp to pass, of some at each node's ranges.
+fn waits_us(world: &mut World, puts: u32) -> u32 {
+    let mut longest = 0;
+    for value in 0..puts {
+        for range in [RANGE, OTHER] {
+            let operation = world.put_operation(range, value as u8);
+            let to = world.await_sequencer(range);
+            match world.ask(to, operation, 2 * SECOND_US) {
+                Some(Outcome::Committed { waited_us, .. }) => longest = longest.max(waited_us),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    longest
+}
+
+#[test]
+fn scenario_62_a_clock_that_is_unsure_slows_its_own_commits_only() {
+    let quiet = Parameters::quiet(7, 3, 2, 1, Some(Mode::Raft));
+    let mut world = World::new(Parameters { clients: 0, ..quiet }, Trace::Off);
+    world.run_for(2 * SECOND_US);
+    let leaders = [RANGE, OTHER].map(|range| usize::from(world.await_sequencer(range).node.0));
+    let sure = waits_us(&mut world, 20);
+    let follower = (0..3).find(|node| !leaders.contains(node)).expect("two lead at most");
+    // 250 ms, which is less than what is allowed.
+    world.unsure_clock(follower, 250);
+    world.run_for(SECOND_US);
+    let beside_unsure = waits_us(&mut world, 20);
+    assert!(beside_unsure <= sure + 1_000, "{beside_unsure} us instead of {sure}");
+    world.unsure_clock(leaders[0], 250);
+    world.run_for(SECOND_US);
+    assert!(waits_us(&mut world, 5) > 400_000, "its own commits wait for it");
+    holds(world);
+}

@@ -216,3 +216,9 @@ fn a_log_that_is_cut_at_the_first_damage() {
 fn a_log_that_is_cut_too_early() {
     is_caught("cut early", |parameters| parameters.cut_early = true);
 }
+
+/// `docs/assumptions.md`: nothing promises to survive this, and the simulator sees why.
+#[test]
+fn machines_that_are_stopped_with_their_clocks() {
+    is_caught("suspended machines", |parameters| parameters.suspends = true);
+}

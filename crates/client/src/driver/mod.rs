@@ -38,6 +38,10 @@ pub(crate) use sessions::fresh_session;
 /// How often deadlines are looked at.
 const DEADLINE_CHECK: Duration = Duration::from_millis(10);
 
+/// How often the oldest open snapshot is renewed at every shard: the shards keep what it sees for five
+/// times as long.
+const RENEW_SNAPSHOTS: Duration = Duration::from_secs(1);
+
 /// Calls taken in before the connections get their turn.
 const BATCH: usize = 256;
 
@@ -243,6 +247,9 @@ async fn hear(router: Rc<Router>, mut answers: mpsc::Receiver<Response>) {
 async fn run(router: Rc<Router>, mut commands: mpsc::Receiver<Command>) {
     let mut deadlines = interval(DEADLINE_CHECK);
     deadlines.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut renewals = interval(RENEW_SNAPSHOTS);
+    renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let snapshots = router.snapshots();
     let mut batch = Vec::with_capacity(BATCH);
     loop {
         tokio::select! {
@@ -256,6 +263,8 @@ async fn run(router: Rc<Router>, mut commands: mpsc::Receiver<Command>) {
                 router.send_all();
             }
             _ = deadlines.tick() => router.expire(Instant::now()),
+            () = snapshots.opened.notified() => router.keep_versions(),
+            _ = renewals.tick() => router.keep_versions(),
         }
     }
 }

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     ClientError,
     client::{Counters, is_final},
+    open_snapshots::OpenSnapshots,
 };
 
 /// The pause before a request is tried again doubles from the first to the last.
@@ -55,6 +56,8 @@ struct Pending {
     at: Option<PeerAddress>,
     sent: bool,
     reason: &'static str,
+    /// Replicas that do not keep the versions any more that it reads.
+    collected_at: Vec<PeerAddress>,
     reply: Option<Reply>,
 }
 
@@ -165,6 +168,7 @@ impl Router {
             at: None,
             sent: false,
             reason: "the cluster was not reached",
+            collected_at: Vec::new(),
             reply: Some(reply),
         });
     }
@@ -207,14 +211,20 @@ impl Router {
             commit.expires_ts = self.expires_ts(pending.timeout);
         }
         let at = self.target(&pending.call);
-        let request = Request { request_id: id, operation: self.operation(pending) };
-        pending.at = Some(at);
-        let pushed = self.connections.get(&at).is_some_and(|connection| connection.push(&request));
-        pending.sent |= pushed;
+        let pushed = self.send_to(id, pending, at);
         drop(requests);
         if !pushed {
             self.try_elsewhere(id, "the node does not answer");
         }
+    }
+
+    /// Sends a request to a replica, unless the connection to it is down.
+    fn send_to(&self, id: u64, pending: &mut Pending, at: PeerAddress) -> bool {
+        let request = Request { request_id: id, operation: self.operation(pending) };
+        pending.at = Some(at);
+        let pushed = self.connections.get(&at).is_some_and(|connection| connection.push(&request));
+        pending.sent |= pushed;
+        pushed
     }
 
     fn operation(&self, pending: &Pending) -> Operation {
@@ -308,12 +318,14 @@ impl Router {
     /// An answer came in.
     pub(super) fn answer(&self, response: Response) {
         let Response { request_id: id, outcome } = response;
+        let is_known = self.pending.borrow().contains_key(&id);
+        if !is_known && !matches!(outcome, Outcome::RangeMap(_)) {
+            // It answers an earlier try, or nothing waits for it.
+            return;
+        }
         match outcome {
             Outcome::Rejected(Rejection::Aborted) => self.finish(id, Err(ClientError::Aborted)),
-            // The leader may have been asked to keep what others have collected.
-            Outcome::Rejected(Rejection::Collected) if self.was_asked_of_anybody(id) => {
-                self.dispatch(id);
-            }
+            Outcome::Rejected(Rejection::Collected) => self.ask_another_replica(id),
             Outcome::Rejected(Rejection::Expired) if self.is_first_try(id) => self.live_longer(id),
             Outcome::Rejected(rejection) if !is_final(rejection) => {
                 self.counters.retries.fetch_add(1, Ordering::Relaxed);
@@ -332,6 +344,38 @@ impl Router {
             }
             outcome => self.finish(id, Ok(outcome)),
         }
+    }
+
+    /// A replica does not keep the versions any more that a call reads. The others may: one that was
+    /// restarted, or received a snapshot, has only what is newer.
+    fn ask_another_replica(&self, id: u64) {
+        let mut requests = self.pending.borrow_mut();
+        let Some(pending) = requests.get_mut(&id) else { return };
+        pending.collected_at.extend(pending.at);
+        let range = self.range_and_part(&pending.call).map(|(range, _)| range);
+        let members = range.map_or(Vec::new(), |range| self.descriptor(range).members);
+        let other = members.into_iter().find(|member| !pending.collected_at.contains(member));
+        let sent = other.is_some_and(|other| self.send_to(id, pending, other));
+        drop(requests);
+        if !sent {
+            self.finish(id, Err(ClientError::Rejected(Rejection::Collected)));
+        }
+    }
+
+    /// Has every shard keep what the oldest open snapshot sees.
+    pub(super) fn keep_versions(&self) {
+        let Some(at_ts) = self.counters.snapshots.oldest() else { return };
+        for connection in self.connections.values() {
+            let request_id = self.next_request.get();
+            self.next_request.set(request_id + 1);
+            // A shard that is not reached now is asked again in a second.
+            connection.push(&Request { request_id, operation: Operation::KeepVersions { at_ts } });
+        }
+        self.send_all();
+    }
+
+    pub(super) fn snapshots(&self) -> Arc<OpenSnapshots> {
+        self.counters.snapshots.clone()
     }
 
     /// Whether any replica was asked to answer; from now on it is the leader.

@@ -57,8 +57,11 @@ impl Chain {
     /// Tells the predecessor where this log ends.
     pub(super) fn attach(&mut self, session: u64, effects: &mut Effects<Message>) {
         let Some(predecessor) = self.predecessor() else { return };
-        let link = self.random.u64(..);
-        self.link = Some(link);
+        let link = match self.link {
+            Some((of_session, link)) if of_session == session => link,
+            _ => self.random.u64(..),
+        };
+        self.link = Some((session, link));
         let body = Body::Attach {
             session,
             link,

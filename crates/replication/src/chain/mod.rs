@@ -81,8 +81,10 @@ pub struct Chain {
 
     /// Tells answers to this member, in this epoch and since its start, from earlier ones.
     session: u64,
-    /// What the predecessor sends along with entries; drawn anew for each attach.
-    link: Option<u64>,
+    /// The session in which the predecessor asked last, and the link drawn for it: what the
+    /// predecessor sends along with entries. A later question of the same session gets the same link,
+    /// so that a question repeated before its answer came does not undo it.
+    link: Option<(u64, u64)>,
     /// The link to the successor; `None` at the tail, and until the successor attached.
     downstream: Option<link::Downstream>,
     /// Durable at every member before this one, as the predecessor said in this epoch; `None`
@@ -334,7 +336,7 @@ impl Protocol for Chain {
                 self.fetched(entries, cx.now_us, effects);
             }
             Body::Forward { link, previous_index, previous_term, stable_index, entries }
-                if from_predecessor && Some(link) == self.link =>
+                if from_predecessor && self.link.is_some_and(|(_, ours)| ours == link) =>
             {
                 let previous = (previous_index, previous_term);
                 self.accept(previous, stable_index, entries, cx.now_us, effects);

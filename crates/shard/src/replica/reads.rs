@@ -26,7 +26,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use palisade_clock::{Now, Timestamp};
+use palisade_clock::Timestamp;
 use palisade_wire::{
     Basis, LockGrant, Outcome, PeerAddress, Rejection, ScanRequest, TxnId, check_key,
 };
@@ -180,11 +180,11 @@ impl Replica {
     }
 
     /// This replica has led since it asked for a confirmation.
-    pub(super) fn confirmed(&mut self, token: u64, now: Now) {
+    pub(super) fn confirmed(&mut self, token: u64) {
         let confirmation = self.reads.confirming.remove(&token).expect("confirmed once");
         match confirmation {
             Confirmation::Read { after, read } if after <= self.applied_index => {
-                self.answer_read(read, now);
+                self.answer_read(read);
             }
             Confirmation::Read { after, read } => {
                 self.reads.applying.insert((after, token), read);
@@ -210,14 +210,14 @@ impl Replica {
     }
 
     /// Answers the reads for which enough is applied; or refuses all, if it may never be.
-    pub(super) fn answer_reads(&mut self, now: Now) {
+    pub(super) fn answer_reads(&mut self) {
         let may_apply = self.group.holds_proposals();
         while let Some(first) = self.reads.applying.first_entry()
             && (first.key().0 <= self.applied_index || !may_apply)
         {
             let ((after, _), read) = first.remove_entry();
             if after <= self.applied_index {
-                self.answer_read(read, now);
+                self.answer_read(read);
             } else {
                 let outcome = Outcome::Rejected(Rejection::NotServing { hint: None });
                 self.answers.push((read.asker, outcome));
@@ -225,11 +225,11 @@ impl Replica {
         }
     }
 
-    fn answer_read(&mut self, pending: PendingRead, now: Now) {
+    fn answer_read(&mut self, pending: PendingRead) {
         let PendingRead { asker, read, level } = pending;
         let outcome = match level {
             Level::Latest => self.read_newest(&read),
-            Level::AsOf(at_ts) => self.read_as_of(&read, at_ts, now),
+            Level::AsOf(at_ts) => self.read_as_of(&read, at_ts),
             // What was read before may have changed since, if the locks are gone.
             Level::Locked { owner, grant, .. }
                 if !self.transactions.has_locks(owner, grant.token) =>

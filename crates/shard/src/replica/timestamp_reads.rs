@@ -20,7 +20,7 @@
 //! nobody asks for. (CockroachDB's RFC 20191108 closes timestamps ahead of time, with every entry, and
 //! sends them to all followers instead.)
 //!
-//! A read protects what it saw from collection for a while: its reader may come back for more.
+//! A read protects what it saw from collection for a while: see `protections`.
 
 use std::collections::BTreeMap;
 
@@ -44,20 +44,11 @@ const ASK_AGAIN_US: u64 = 30_000;
 /// Answers that wait until enough is applied.
 const MAX_CLOSING: usize = 64;
 
-/// A reader that came for something may come back within this time.
-const READER_US: u64 = 5_000_000;
-
-/// Nothing that is older is protected, whoever reads it.
-const MAX_READER_AGE_US: u64 = 60_000_000;
-
-/// Timestamps that are protected at a time; further readers have the ordinary retention.
-const MAX_READERS: usize = 4096;
-
 /// Reads at timestamps that wait for another replica's answer, and what protects what they see.
 #[derive(Debug, Default)]
 pub(super) struct TimestampReads {
-    /// Timestamps that are read at, and until when they are protected.
-    readers: BTreeMap<Timestamp, u64>,
+    /// The lowest timestamp that was read at in this turn.
+    pub(super) read_ts: Option<Timestamp>,
     /// Everything up to this is applied, even if no commit says so.
     learned_ts: Timestamp,
     /// Reads at a follower that wait until their timestamp is safe, by that and their token; and
@@ -70,29 +61,12 @@ pub(super) struct TimestampReads {
 }
 
 impl TimestampReads {
-    /// Below this nothing may be collected.
-    pub(super) fn protected_ts(&self) -> Timestamp {
-        self.readers.first_key_value().map_or(Timestamp::MAX, |(ts, _)| *ts)
-    }
-
     pub(super) fn is_idle(&self) -> bool {
         self.unsafe_yet.is_empty()
     }
 
     pub(super) fn wants_ticks(&self) -> bool {
         !self.unsafe_yet.is_empty()
-    }
-
-    fn forget_readers(&mut self, now: Now) {
-        let oldest_us = now.wall.earliest_us.saturating_sub(MAX_READER_AGE_US);
-        let oldest_ts = Timestamp::from_physical_us(oldest_us);
-        self.readers.retain(|ts, until_us| *until_us > now.monotonic_us && *ts >= oldest_ts);
-    }
-
-    fn protect(&mut self, at_ts: Timestamp, now: Now) {
-        if self.readers.len() < MAX_READERS || self.readers.contains_key(&at_ts) {
-            self.readers.insert(at_ts, now.monotonic_us + READER_US);
-        }
     }
 }
 
@@ -145,7 +119,7 @@ impl Replica {
             }
         };
         if at_ts <= safe_ts {
-            return Err(self.read_as_of(&read, at_ts, now));
+            return Err(self.read_as_of(&read, at_ts));
         }
         if self.reads.len() + self.timestamp_reads.unsafe_yet.len() >= MAX_WAITING {
             return Err(Outcome::Rejected(Rejection::Overloaded));
@@ -218,10 +192,8 @@ impl Replica {
         self.send_safe_time(to, SafeTimeMessage::Answer { index, closed_ts });
     }
 
-    /// Time has passed: readers that did not come back are forgotten, and those that waited for too
-    /// long are sent to the leader.
+    /// Time has passed: reads that waited for too long are sent to the leader.
     pub(super) fn tick_timestamp_reads(&mut self, now: Now) {
-        self.timestamp_reads.forget_readers(now);
         let hint = self.group.leader();
         let late = |_: &_, (_, until_us): &mut (_, u64)| *until_us <= now.monotonic_us;
         for (_, (PendingRead { asker, .. }, _)) in
@@ -250,7 +222,7 @@ impl Replica {
             && first.key().0 <= safe_ts
         {
             let ((at_ts, _), (PendingRead { asker, read, .. }, _)) = first.remove_entry();
-            let outcome = self.read_as_of(&read, at_ts, now);
+            let outcome = self.read_as_of(&read, at_ts);
             self.answers.push((asker, outcome));
         }
         // This answer predates the remaining reads, so ask again.
@@ -263,13 +235,14 @@ impl Replica {
         }
     }
 
-    pub(super) fn read_as_of(&mut self, read: &Read, at_ts: Timestamp, now: Now) -> Outcome {
+    pub(super) fn read_as_of(&mut self, read: &Read, at_ts: Timestamp) -> Outcome {
         let outcome = match read {
             Read::Key(key) => self.state.get_as_of(key, at_ts),
             Read::Span(scan) => self.state.scan(scan, Some(at_ts), &self.descriptor),
         };
         if !matches!(outcome, Outcome::Rejected(_)) {
-            self.timestamp_reads.protect(at_ts, now);
+            let lowest_ts = self.timestamp_reads.read_ts.map_or(at_ts, |ts| ts.min(at_ts));
+            self.timestamp_reads.read_ts = Some(lowest_ts);
         }
         outcome
     }

@@ -53,6 +53,8 @@ pub(super) struct Transactions {
     term: Option<u64>,
     /// Entries up to this one may be of earlier terms.
     begun_at: u64,
+    /// The last timestamp that was given to a commit here.
+    issued_ts: Timestamp,
     locks: LockTable,
     next_ticket: u64,
     /// Who waits for locks, by ticket.
@@ -93,6 +95,7 @@ impl Transactions {
         Self {
             term: None,
             begun_at: 0,
+            issued_ts: Timestamp::ZERO,
             locks: LockTable::new(first_token),
             next_ticket: 0,
             waiting: BTreeMap::new(),
@@ -473,10 +476,13 @@ impl Replica {
         }
         let txn = request.txn;
         // Above what true time may be now, not when it was asked for: it may have waited.
-        let proposed_ts =
-            hlc.tick_commit(now.wall).map_err(|_| Outcome::Rejected(Rejection::ClockUncertain))?;
+        let issued_ts = self.transactions.issued_ts.max(self.state.last_ts());
+        let proposed_ts = hlc
+            .commit_ts(now.wall, issued_ts)
+            .map_err(|_| Outcome::Rejected(Rejection::ClockUncertain))?;
         let command = CommitCommand { proposed_ts, request };
         let (index, term) = self.group.propose(command.to_payload(), cx).map_err(refused)?;
+        self.transactions.issued_ts = proposed_ts;
         self.writes.push_back(WaitingWrite { index, term, asker });
         for write in &command.request.commit.writes {
             self.transactions.pending_writes.push(index, &write.key);

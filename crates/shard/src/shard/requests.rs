@@ -28,6 +28,13 @@ impl Shard {
                 };
                 return Err(Outcome::RangeMap(topology.to_bytes()));
             }
+            Operation::KeepVersions { at_ts } => {
+                let kept = self.protections.protect(at_ts, now);
+                return Err(match kept {
+                    true => Outcome::VersionsKept,
+                    false => Outcome::Rejected(Rejection::Collected),
+                });
+            }
             _ if !self.admission.is_admitted() => {
                 return Err(Outcome::Rejected(Rejection::NotServing { hint: None }));
             }
@@ -91,7 +98,9 @@ impl Shard {
             Operation::Replicas { range, change } => {
                 self.with_replica(range, now, |replica, _, cx| replica.change(asker, change, cx))
             }
-            Operation::RangeMap | Operation::Status => unreachable!("they were answered above"),
+            Operation::RangeMap | Operation::Status | Operation::KeepVersions { .. } => {
+                unreachable!("they were answered above")
+            }
         };
         served.unwrap_or(Err(Outcome::Rejected(Rejection::NotHere)))
     }

@@ -2,7 +2,7 @@
 
 use palisade_clock::Now;
 use palisade_control::Bootstrap;
-use palisade_shard::{Recovered, Shard, ShardConfig};
+use palisade_shard::{Recovered, SNAPSHOT_PART_BYTES, Shard, ShardConfig};
 use palisade_wire::{Mode, NodeId, PeerAddress, ShardId};
 
 /// A new shard that is a cluster by itself, with all of its ranges in one mode.
@@ -18,6 +18,7 @@ pub(crate) fn shard_alone(mode: Mode, checkpoint_bytes: u64, now: Now) -> Shard 
         max_offset_us: 1_000,
         random_seed: 1,
         checkpoint_bytes,
+        snapshot_part_bytes: SNAPSHOT_PART_BYTES,
         max_message_bytes: 1 << 20,
         fault: None,
     };

@@ -5,7 +5,7 @@ use palisade_history::{Action, Outcome as Known, timestamps::Order};
 use palisade_shard::ConnectionId;
 use palisade_wire::{Outcome, Page, PeerAddress, Rejection, Response};
 
-use super::{BACKOFF_US, ClientSend, Clients, PairAction, Task, unique};
+use super::{BACKOFF_US, COMMITTED, ClientSend, Clients, PairAction, Task, unique};
 use crate::{
     Violation,
     clock::timestamp,
@@ -23,6 +23,10 @@ impl Clients {
     ) -> Result<(), Violation> {
         let at = usize::try_from(connection.0).expect("clients are few");
         let Response { request_id, outcome } = response;
+        if request_id == COMMITTED && outcome == Outcome::Rejected(Rejection::Aborted) {
+            let detail = format!("{from} calls a committed transaction aborted");
+            return named(Transactions::NAME, Err(detail));
+        }
         let client = &mut self.clients[at];
         let Some(current) = &client.current else { return Ok(()) };
         if request_id < current.first_request || request_id >= client.next_request {
