@@ -6,6 +6,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use palisade_cluster::{Cluster, FaultConfig};
+use palisade_compare::{Servers, Trial, check_histories, results::Phase, run_trial};
 use palisade_load::Workload;
 use support::{BOTH_MODES, kill_all, load, load_while, options, read_all, run, start_all};
 
@@ -65,5 +66,40 @@ fn replicas_that_forget_acknowledged_entries_are_caught_in_both_modes() {
                 "{mode}: forgotten entries went unnoticed"
             );
         }
+    });
+}
+
+/// A load of writes alone is judged by what is read back at its end.
+#[test]
+fn a_load_of_writes_alone_is_caught_when_they_are_read_wrong() {
+    run(async {
+        let mut cluster = Cluster::start(options()).unwrap();
+        cluster.wait_until_serving().await.unwrap();
+        for node in 0..3 {
+            cluster.stop(node).unwrap();
+            cluster.set_fault(node, Some(FaultConfig::StaleReads));
+            cluster.start_node(node).unwrap();
+        }
+        cluster.wait_until_serving().await.unwrap();
+        let trial = Trial {
+            name: "puts".to_owned(),
+            phase: Phase::ClosedLoop,
+            mode: None,
+            workload: Workload::Put,
+            clients: 8,
+            rate: None,
+            value_bytes: 64,
+            keys: 100,
+            duration: Duration::from_millis(300),
+            kill: None,
+            seed: 1,
+            record: true,
+        };
+        let servers = Servers::Running(cluster.addresses());
+        let finished = run_trial(servers, &trial).await.unwrap();
+        let mut runs = vec![finished.run.clone()];
+        check_histories(&mut runs, std::slice::from_ref(&finished));
+        assert!(!runs[0].check.passed(), "{:?}", runs[0].check);
+        assert_eq!((runs[0].unsent, runs[0].unanswered), (0, 8));
     });
 }

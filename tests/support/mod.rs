@@ -63,7 +63,7 @@ pub(crate) async fn load_while<F: Future<Output = ()>>(
 ) -> Vec<Operation> {
     let keys = keys(client, mode).await;
     let history = palisade_load::preload(client, &keys, options.value_bytes, start).await.unwrap();
-    let load = palisade_load::run(client, &keys, options, start, history, |_| {});
+    let load = palisade_load::run(client, &keys, options, start, history, async |_| {});
     let (measured, ()) = tokio::join!(load, disturb);
     assert!(measured.ops > 0, "the load did nothing");
     measured.history
@@ -77,21 +77,7 @@ pub(crate) async fn read_all(
     history: &mut Vec<Operation>,
 ) {
     let keys = keys(client, mode).await;
-    let process = history.iter().map(|operation| operation.process).max().unwrap_or(0) + 1;
-    for key in 0..keys.count() {
-        let start_ns = start.elapsed().as_nanos() as u64;
-        let found = client.get(keys.key(key)).await.unwrap();
-        let value = found
-            .map(|found| u64::from_le_bytes(*found.value.first_chunk().expect("a load's value")));
-        history.push(Operation {
-            process,
-            start_ns,
-            end_ns: start.elapsed().as_nanos() as u64,
-            key,
-            action: palisade_history::Action::Read(value),
-            outcome: palisade_history::Outcome::Ok,
-        });
-    }
+    palisade_load::read_back(client, &keys, start, history).await.unwrap();
 }
 
 /// What each node printed last.

@@ -25,6 +25,8 @@ pub(crate) enum ModeArgument {
 enum WorkloadArgument {
     Put,
     Get,
+    /// Gets that are linearizable for their key alone: of a chain, at its tail
+    GetByKey,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -113,6 +115,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         workload: match arguments.workload {
             WorkloadArgument::Put => Workload::Put,
             WorkloadArgument::Get => Workload::Get,
+            WorkloadArgument::GetByKey => Workload::GetByKey,
         },
         clients: arguments.clients,
         rate: arguments.rate,
@@ -175,7 +178,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
             rate: run.rate.unwrap_or(0),
             value_bytes: run.value_bytes,
             keys: run.keys,
-            read_percent: if run.workload == "get" { 100 } else { 0 },
+            read_percent: if run.workload == "put" { 0 } else { 100 },
             clock_bound_us,
             log_backend: clock_bound_us.map(|_| arguments.log_backend.log().backend),
         };
@@ -197,6 +200,10 @@ fn print(run: &palisade_compare::results::Run, clock_bound_us: Option<u64>) {
     println!(
         "{} on {}: {:.0} operations/s ({} in {:.1} s, {} errors, {} retries)",
         run.workload, run.mode, run.ops_per_s, run.ops, run.seconds, run.errors, run.retries
+    );
+    println!(
+        "when measuring ended: {} operations were due and not sent, {} sent and not answered",
+        run.unsent, run.unanswered
     );
     println!(
         "latency: p50 {}, p90 {}, p99 {}, p99.9 {}, max {}",

@@ -177,6 +177,8 @@ pub enum FaultConfig {
     ForgetOnRestart(usize),
     /// Whoever asks for a lock has it, whoever else has.
     IgnoreLocks,
+    /// Reads of the latest state do not wait for pending writes.
+    IgnorePendingWrites,
     /// After so many syncs of a shard's log the disk fails one.
     FailSyncAfter(u64),
 }
@@ -310,6 +312,7 @@ impl Config {
             FaultConfig::StaleReads => Some(TestFault::StaleReads),
             FaultConfig::ForgetOnRestart(entries) => Some(TestFault::ForgetOnRestart { entries }),
             FaultConfig::IgnoreLocks => Some(TestFault::IgnoreLocks),
+            FaultConfig::IgnorePendingWrites => Some(TestFault::IgnorePendingWrites),
             FaultConfig::FailSyncAfter(_) => None,
         }
     }

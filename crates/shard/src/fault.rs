@@ -20,6 +20,8 @@ pub enum TestFault {
     TrustEmptyLog,
     /// Answers don't wait for the timestamp of what they tell to pass.
     NoCommitWait,
+    /// Answers wait until half of the clock's uncertainty has passed.
+    HalfCommitWait,
     /// Commits are made whether or not their conditions hold.
     IgnoreConditions,
     /// Whoever asks for a lock has it, whoever else has.

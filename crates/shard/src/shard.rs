@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use palisade_clock::{Hlc, Now, Timestamp, Voucher};
+use palisade_clock::{Hlc, Interval, Now, Timestamp, Voucher};
 use palisade_control::{Bootstrap, NodeAddress, RangeDescriptor, RangeMap, ShapeChanged};
 use palisade_replication::{After, Append, Context, PeerTiming, Peers, RecoveredGroup, raft};
 use palisade_wire::{
@@ -471,12 +471,22 @@ impl Shard {
             out.sends.extend(sends.into_iter().map(message));
         }
         if self.config.fault != Some(TestFault::NoCommitWait) {
+            let now = self.commit_wait_now(now);
             self.commit_wait.pass(&mut out.replies, now);
             out.wake_after_us = self.commit_wait.next_us(now);
         }
         let early_us = self.early_reads.next_us(now);
         out.wake_after_us = out.wake_after_us.into_iter().chain(early_us).min();
         out
+    }
+
+    /// The time that answers wait for.
+    fn commit_wait_now(&self, now: Now) -> Now {
+        if self.config.fault != Some(TestFault::HalfCommitWait) {
+            return now;
+        }
+        let wall = Interval { earliest_us: now.wall.reading_us(), ..now.wall };
+        Now { wall, ..now }
     }
 
     fn flush(

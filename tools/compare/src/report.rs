@@ -168,9 +168,21 @@ fn facts(results: &Results) -> Vec<(&'static str, String)> {
 
 /// All runs one by one, folded away: the medians' evidence.
 fn every_run(results: &Results) -> String {
-    const HEADINGS: [&str; 12] = [
-        "run", "mode", "workload", "seconds", "ops", "ops/s", "p99", "max", "errors", "aborts",
-        "retries", "check",
+    const HEADINGS: [&str; 14] = [
+        "run",
+        "mode",
+        "workload",
+        "seconds",
+        "ops",
+        "ops/s",
+        "p99",
+        "max",
+        "errors",
+        "not sent",
+        "not answered",
+        "aborts",
+        "retries",
+        "check",
     ];
     let row = |run: &Run| {
         vec![
@@ -183,6 +195,8 @@ fn every_run(results: &Results) -> String {
             micros(run.latency_us.p99 as f64),
             micros(run.latency_us.max as f64),
             count(run.errors as f64),
+            count(run.unsent as f64),
+            count(run.unanswered as f64),
             count(run.aborts as f64),
             count(run.retries as f64),
             format!("{}: {}", run.check.name, run.check.verdict),

@@ -117,6 +117,13 @@ pub struct Run {
     pub ops_per_s: f64,
     /// Operations that failed or whose outcome is unknown, a count.
     pub errors: u64,
+    /// Operations that had fallen due when measuring ended, and were not sent: none in a closed loop.
+    #[serde(default)]
+    pub unsent: u64,
+    /// Operations that were sent and not answered when measuring ended; a closed loop has one of each
+    /// client.
+    #[serde(default)]
+    pub unanswered: u64,
     /// Transactions aborted by a conflict, a count.
     pub aborts: u64,
     /// Requests sent again, a count.
@@ -138,9 +145,9 @@ pub struct Run {
     pub server_cpu_us_per_op: Option<f64>,
     /// Processor time (user and system) of the clients per operation, in microseconds.
     pub client_cpu_us_per_op: f64,
-    /// Log syncs by all servers together, a count.
+    /// Log syncs by all servers together in the measured part, a count.
     pub log_syncs: u64,
-    /// Written to the logs by all servers together, in bytes.
+    /// Written to the logs by all servers together in the measured part, in bytes.
     pub log_bytes: u64,
     /// Mean log entries made durable by one sync, a count.
     pub entries_per_sync: f64,
@@ -334,6 +341,8 @@ pub(crate) mod sample {
             ops: (ops_per_s * 2.0) as u64,
             ops_per_s,
             errors: 0,
+            unsent: 0,
+            unanswered: 0,
             aborts: 0,
             retries: 0,
             latency_us: latency,

@@ -1,7 +1,7 @@
 //! One run: a load on one mode, with a kill in the middle if asked for.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -127,11 +127,15 @@ async fn run(servers: Servers, trial: &Trial) -> Result<Finished, TrialError> {
         seed: trial.seed,
         record: trial.record,
     };
-    let before = client.status().await?;
+    let [before, after] = [const { RefCell::new(Vec::new()) }; 2];
     let retries_before = client.stats().retries;
     let meter = cluster.as_ref().map(|cluster| cluster.cpu_meter());
     let [servers_cpu_us, own_cpu_us] = [Cell::new([0; 2]), Cell::new([0; 2])];
-    let on = |moment| {
+    let on = async |moment| {
+        let begins = moment == Moment::MeasuringBegins;
+        if begins {
+            *before.borrow_mut() = client.status().await.unwrap_or_default();
+        }
         let at = usize::from(moment == Moment::MeasuringEnds);
         let note = |cell: &Cell<[u64; 2]>, us| {
             let mut values = cell.get();
@@ -142,6 +146,9 @@ async fn run(servers: Servers, trial: &Trial) -> Result<Finished, TrialError> {
             note(&servers_cpu_us, meter.cpu_us());
         }
         note(&own_cpu_us, palisade_cluster::own_cpu_us());
+        if !begins {
+            *after.borrow_mut() = client.status().await.unwrap_or_default();
+        }
     };
     let load = palisade_load::run(&client, &keys, options, start, preloaded, on);
     let killed = Cell::new(None);
@@ -159,12 +166,15 @@ async fn run(servers: Servers, trial: &Trial) -> Result<Finished, TrialError> {
         }
         Ok::<_, TrialError>(())
     };
-    let (measured, killing) = tokio::join!(load, kill);
+    let (mut measured, killing) = tokio::join!(load, kill);
     killing?;
-    let after = client.status().await?;
     let cpu_us = |cell: &Cell<[u64; 2]>| (cell.get()[1] - cell.get()[0]) as f64;
     let ops = measured.ops.max(1) as f64;
-    let totals = Totals::between(&before, &after);
+    let totals = Totals::between(&before.into_inner(), &after.into_inner());
+    let mut history = std::mem::take(&mut measured.history);
+    if trial.record {
+        palisade_load::read_back(&client, &keys, start, &mut history).await?;
+    }
     let run = Run {
         name: trial.name.clone(),
         phase: trial.phase,
@@ -180,6 +190,8 @@ async fn run(servers: Servers, trial: &Trial) -> Result<Finished, TrialError> {
         ops: measured.ops,
         ops_per_s: measured.ops as f64 / measured.seconds,
         errors: measured.errors,
+        unsent: measured.backlog.unsent,
+        unanswered: measured.backlog.unanswered,
         aborts: 0,
         retries: client.stats().retries - retries_before,
         latency_us: latency(measured.latency_us),
@@ -197,7 +209,7 @@ async fn run(servers: Servers, trial: &Trial) -> Result<Finished, TrialError> {
         series: series(&measured),
         history: None,
     };
-    Ok(Finished { run, history: measured.history })
+    Ok(Finished { run, history })
 }
 
 /// The operator's part of a chain's repair, as long as no failure detector does it: takes a node

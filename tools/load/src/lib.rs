@@ -13,5 +13,5 @@ mod pacer;
 mod session;
 
 pub use keys::Keys;
-pub use load::{LoadError, LoadOptions, Workload, preload, run};
-pub use measure::{Measured, Moment, Percentiles, TimeBucket};
+pub use load::{LoadError, LoadOptions, Workload, preload, read_back, run};
+pub use measure::{Backlog, Measured, Moment, Percentiles, TimeBucket};

@@ -8,7 +8,7 @@ use std::{
 };
 
 use palisade_client::{Client, ClientError};
-use palisade_history::Operation;
+use palisade_history::{Action, Operation, Outcome};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::{
@@ -21,7 +21,7 @@ use crate::{
     keys::Keys,
     measure::{Measured, Moment, Recorder},
     pacer::Pacer,
-    session::Shared,
+    session::{Shared, unique},
 };
 
 /// Operations that an open loop has under way at most; what falls due beyond that waits, and its
@@ -39,6 +39,8 @@ pub enum Workload {
     Put,
     /// Gets alone, of keys that were written before.
     Get,
+    /// The same, linearizable for each key alone: of a chain, at its tail.
+    GetByKey,
     /// Puts, and so many percent of gets.
     Mixed {
         /// The share of gets.
@@ -52,6 +54,7 @@ impl Workload {
         match self {
             Self::Put => "put",
             Self::Get => "get",
+            Self::GetByKey => "get-by-key",
             Self::Mixed { .. } => "mixed",
         }
     }
@@ -59,7 +62,7 @@ impl Workload {
     fn reads(self, random: &mut fastrand::Rng) -> bool {
         match self {
             Self::Put => false,
-            Self::Get => true,
+            Self::Get | Self::GetByKey => true,
             Self::Mixed { read_percent } => random.u32(0..100) < read_percent,
         }
     }
@@ -92,6 +95,14 @@ pub enum LoadError {
     /// The keys could not be written before the load.
     #[error("the keys could not be written before the load: {0}")]
     Preload(ClientError),
+    /// A key could not be read after the load.
+    #[error("key {key} could not be read back after the load: {source}")]
+    ReadBack {
+        /// Which.
+        key: u32,
+        /// What happened.
+        source: ClientError,
+    },
 }
 
 /// Writes every key once. Returns the history of that; its times begin at `start`.
@@ -102,7 +113,7 @@ pub async fn preload(
     start: Instant,
 ) -> Result<Vec<Operation>, LoadError> {
     const WRITERS: u32 = 128;
-    let shared = shared(client, keys, value_bytes, true, start, Vec::new());
+    let shared = shared(client, keys, value_bytes, true, false, start, Vec::new());
     let local = LocalSet::new();
     let run = async {
         let mut writers = JoinSet::new();
@@ -119,7 +130,7 @@ pub async fn preload(
     };
     local.run_until(run).await;
     let history = std::mem::take(&mut shared.recorder.borrow_mut().history);
-    let failed = history.iter().find(|o| o.outcome != palisade_history::Outcome::Ok);
+    let failed = history.iter().find(|o| o.outcome != Outcome::Ok);
     if failed.is_some() {
         // One plain call tells what is wrong.
         client.put(keys.key(0), vec![0; 8]).await.map_err(LoadError::Preload)?;
@@ -127,17 +138,63 @@ pub async fn preload(
     Ok(history)
 }
 
+/// Reads every key once more, as operations that follow the history: what a load of writes alone has
+/// lost shows only so.
+pub async fn read_back(
+    client: &Client,
+    keys: &Keys,
+    start: Instant,
+    history: &mut Vec<Operation>,
+) -> Result<(), LoadError> {
+    const READERS: u32 = 128;
+    let first = history.iter().map(|operation| operation.process + 1).max().unwrap_or(0);
+    let run = async {
+        let mut readers = JoinSet::new();
+        for reader in 0..READERS {
+            let (client, keys) = (client.clone(), keys.clone());
+            readers.spawn_local(async move {
+                let mut read = Vec::new();
+                for key in (reader..keys.count()).step_by(READERS as usize) {
+                    read.push(read_one(&client, &keys, key, first + reader, start).await?);
+                }
+                Ok::<_, LoadError>(read)
+            });
+        }
+        readers.join_all().await
+    };
+    for read in LocalSet::new().run_until(run).await {
+        history.extend(read?);
+    }
+    Ok(())
+}
+
+async fn read_one(
+    client: &Client,
+    keys: &Keys,
+    key: u32,
+    process: u32,
+    start: Instant,
+) -> Result<Operation, LoadError> {
+    let now_ns = || u64::try_from(start.elapsed().as_nanos()).expect("a load is short");
+    let start_ns = now_ns();
+    let found = client.get(keys.key(key)).await;
+    let found = found.map_err(|source| LoadError::ReadBack { key, source })?;
+    let action = Action::Read(found.map(|found| unique(&found.value)));
+    Ok(Operation { process, start_ns, end_ns: now_ns(), key, action, outcome: Outcome::Ok })
+}
+
 /// Runs a load to its end. `history` is what was recorded before, with times from the same `start`.
-/// `on` is called at the moments of the run. To be polled on one thread.
+/// `on` runs at the moments of the run, and what it measures is of the measured time. To be polled on one thread.
 pub async fn run(
     client: &Client,
     keys: &Keys,
     options: LoadOptions,
     start: Instant,
     history: Vec<Operation>,
-    on: impl Fn(Moment),
+    on: impl AsyncFn(Moment),
 ) -> Measured {
-    let shared = shared(client, keys, options.value_bytes, options.record, start, history);
+    let by_key = options.workload == Workload::GetByKey;
+    let shared = shared(client, keys, options.value_bytes, options.record, by_key, start, history);
     let local = LocalSet::new();
     let measuring = async {
         match options.rate {
@@ -147,11 +204,11 @@ pub async fn run(
             }
         }
         sleep(options.warm_up).await;
-        on(Moment::MeasuringBegins);
+        on(Moment::MeasuringBegins).await;
         shared.recorder.borrow_mut().begin(shared.now_ns());
         sleep(options.duration).await;
-        shared.recorder.borrow_mut().end(shared.now_ns());
-        on(Moment::MeasuringEnds);
+        shared.recorder.borrow_mut().end(shared.now_ns(), shared.backlog());
+        on(Moment::MeasuringEnds).await;
         shared.stopping.set(true);
     };
     local.run_until(measuring).await;
@@ -166,6 +223,7 @@ fn shared(
     keys: &Keys,
     value_bytes: usize,
     record: bool,
+    by_key: bool,
     start: Instant,
     history: Vec<Operation>,
 ) -> Rc<Shared> {
@@ -177,7 +235,11 @@ fn shared(
         keys: keys.clone(),
         value_bytes,
         record,
+        by_key,
         start,
+        sent: Cell::new(0),
+        ended: Cell::new(0),
+        due: Cell::new(None),
         idle_processes: RefCell::default(),
         stopping: Cell::new(false),
     })
@@ -207,6 +269,7 @@ async fn open_loop(shared: Rc<Shared>, options: LoadOptions, rate: u64) {
     let step = Duration::from_nanos(1_000_000_000 / rate.max(1)).max(OPEN_LOOP_STEP);
     let pacer = Pacer::start(step).expect("a process may start one more thread");
     let begin_ns = shared.now_ns();
+    shared.due.set(Some((begin_ns, rate)));
     let mut sent = 0_u64;
     while !shared.stopping.get() {
         let elapsed_ns = u128::from(shared.now_ns() - begin_ns);

@@ -46,6 +46,15 @@ pub struct TimeBucket {
     pub latency_us: Percentiles,
 }
 
+/// What a load has left undone at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Operations that have fallen due and were not sent: none in a closed loop.
+    pub unsent: u64,
+    /// Operations that were sent and not answered.
+    pub unanswered: u64,
+}
+
 /// What a load measured.
 #[derive(Clone, Debug)]
 pub struct Measured {
@@ -55,6 +64,9 @@ pub struct Measured {
     pub ops: u64,
     /// Operations that failed, or whose outcome is unknown.
     pub errors: u64,
+    /// What was left undone when measuring ended. A closed loop has one operation of each client on its
+    /// way.
+    pub backlog: Backlog,
     /// Latency of all that succeeded.
     pub latency_us: Percentiles,
     /// Latency of the puts.
@@ -79,6 +91,7 @@ pub(crate) struct Recorder {
     waits: Histogram<u64>,
     gets: Histogram<u64>,
     errors: u64,
+    backlog: Backlog,
     /// When a put last succeeded on each range, and the longest time that none did.
     last_put_ns: Vec<u64>,
     longest_gap_ns: u64,
@@ -95,6 +108,7 @@ impl Recorder {
             waits: histogram(),
             gets: histogram(),
             errors: 0,
+            backlog: Backlog::default(),
             last_put_ns: vec![0; ranges],
             longest_gap_ns: 0,
             buckets: Vec::new(),
@@ -107,8 +121,9 @@ impl Recorder {
         self.last_put_ns.fill(now_ns);
     }
 
-    pub(crate) fn end(&mut self, now_ns: u64) {
+    pub(crate) fn end(&mut self, now_ns: u64, backlog: Backlog) {
         self.end_ns = Some(now_ns);
+        self.backlog = backlog;
         for last_ns in &self.last_put_ns {
             self.longest_gap_ns = self.longest_gap_ns.max(now_ns.saturating_sub(*last_ns));
         }
@@ -166,6 +181,7 @@ impl Recorder {
             seconds,
             ops: all.len(),
             errors: self.errors,
+            backlog: self.backlog,
             latency_us: percentiles(&all),
             put_latency_us: percentiles(&self.puts),
             commit_wait_us: percentiles(&self.waits),

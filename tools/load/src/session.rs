@@ -9,7 +9,10 @@ use bytes::{Bytes, BytesMut};
 use palisade_client::{Client, ClientError};
 use palisade_history::{Action, Operation, Outcome};
 
-use crate::{keys::Keys, measure::Recorder};
+use crate::{
+    keys::Keys,
+    measure::{Backlog, Recorder},
+};
 
 /// Bytes of a value that tell it from all others.
 pub(crate) const UNIQUE_BYTES: usize = 8;
@@ -20,8 +23,15 @@ pub(crate) struct Shared {
     pub(crate) keys: Keys,
     pub(crate) value_bytes: usize,
     pub(crate) record: bool,
+    /// Whether gets are linearizable for their key alone.
+    pub(crate) by_key: bool,
     pub(crate) recorder: RefCell<Recorder>,
     pub(crate) start: Instant,
+    /// Operations that were sent, and those of them that have ended.
+    pub(crate) sent: Cell<u64>,
+    pub(crate) ended: Cell<u64>,
+    /// Since when operations of an open loop fall due, and how many a second.
+    pub(crate) due: Cell<Option<(u64, u64)>>,
     pub(crate) next_value: Cell<u64>,
     pub(crate) next_process: Cell<u32>,
     pub(crate) idle_processes: RefCell<Vec<u32>>,
@@ -31,6 +41,16 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn now_ns(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_nanos()).expect("a load runs for less than a century")
+    }
+
+    /// Operations that have fallen due and were not sent, and those that were sent and not answered.
+    pub(crate) fn backlog(&self) -> Backlog {
+        let sent = self.sent.get();
+        let due = self.due.get().map_or(sent, |(since_ns, rate)| {
+            let elapsed_ns = u128::from(self.now_ns() - since_ns);
+            u64::try_from(elapsed_ns * u128::from(rate) / 1_000_000_000).unwrap_or(u64::MAX)
+        });
+        Backlog { unsent: due.saturating_sub(sent), unanswered: sent - self.ended.get() }
     }
 
     /// A number for a sequence of operations, of which one at a time is under way.
@@ -46,6 +66,7 @@ impl Shared {
     pub(crate) async fn put(&self, process: u32, key: u32, since_ns: Option<u64>) -> u32 {
         let value = self.next_value.get();
         self.next_value.set(value + 1);
+        self.sent.set(self.sent.get() + 1);
         let start_ns = self.now_ns();
         let result = self.client.put(self.keys.key(key), self.value(value)).await;
         let outcome = match &result {
@@ -59,8 +80,13 @@ impl Shared {
     }
 
     pub(crate) async fn get(&self, process: u32, key: u32, since_ns: Option<u64>) -> u32 {
+        self.sent.set(self.sent.get() + 1);
         let start_ns = self.now_ns();
-        let result = self.client.get(self.keys.key(key)).await;
+        let bytes = self.keys.key(key);
+        let result = match self.by_key {
+            false => self.client.get(bytes).await,
+            true => self.client.get_linearizable_by_key(bytes).await,
+        };
         let (action, outcome) = match result {
             Ok(None) => (Action::Read(None), Outcome::Ok),
             Ok(Some(found)) => (Action::Read(Some(unique(&found.value))), Outcome::Ok),
@@ -81,6 +107,7 @@ impl Shared {
         start_ns: u64,
         since_ns: Option<u64>,
     ) -> u32 {
+        self.ended.set(self.ended.get() + 1);
         let end_ns = self.now_ns();
         let mut recorder = self.recorder.borrow_mut();
         let put = matches!(action, Action::Write(_));
@@ -110,6 +137,6 @@ fn failure(error: &ClientError) -> Outcome {
 }
 
 /// What tells a value from all others. A value that no load wrote is none that was ever written.
-fn unique(value: &[u8]) -> u64 {
+pub(crate) fn unique(value: &[u8]) -> u64 {
     value.first_chunk().map_or(u64::MAX, |bytes| u64::from_le_bytes(*bytes))
 }

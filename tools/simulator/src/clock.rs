@@ -7,6 +7,9 @@ use crate::Parameters;
 /// True time 0 is this wall time, in microseconds since the Unix epoch.
 const EPOCH_US: u64 = 1_700_000_000_000_000;
 
+/// So long after a machine went on, its time daemon has set its wall clock.
+const CORRECTED_US: u64 = 2_000_000;
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     bound_us: u64,
@@ -88,11 +91,14 @@ impl Clock {
         let now = i64::try_from(now_us).expect("runs are short");
         let drifted = now + now * self.drift_ppm / 1_000_000;
         let monotonic_us = self.start_us.saturating_add_signed(drifted);
-        let lost_us = self
-            .suspended_us
-            .map_or(0, |(from_us, length_us)| now_us.saturating_sub(from_us).min(length_us));
+        let (lost_us, is_corrected) =
+            self.suspended_us.map_or((0, true), |(from_us, length_us)| {
+                let lost_us = now_us.saturating_sub(from_us).min(length_us);
+                (lost_us, now_us >= from_us + length_us + CORRECTED_US)
+            });
         let monotonic_us = monotonic_us.saturating_sub(lost_us);
-        let reading_us = (EPOCH_US + now_us - lost_us).saturating_add_signed(self.offset_us);
+        let wall_lost_us = if is_corrected { 0 } else { lost_us };
+        let reading_us = (EPOCH_US + now_us - wall_lost_us).saturating_add_signed(self.offset_us);
         Now { monotonic_us, wall: Interval::around(reading_us, self.shown_bound_us) }
     }
 }

@@ -5,7 +5,7 @@
 
 use palisade_replication::ProtocolFault;
 use palisade_shard::TestFault;
-use palisade_simulator::{Parameters, Trace, simulate};
+use palisade_simulator::{FaultKind, Parameters, Trace, simulate};
 use palisade_wire::Mode;
 
 /// Every planted fault must be caught within so many seeds.
@@ -70,14 +70,38 @@ fn promises_that_are_broken() {
     protocol_fault_is_caught(ProtocolFault::BreakPromises);
 }
 
+/// Leaders that fall silent for about as long as a promise lasts, far apart: what breaks a promise by a
+/// few milliseconds is rare elsewhere.
+fn breaks_a_lease(fault: TestFault) {
+    is_caught_as(&format!("{fault:?}"), "a lease excludes later leaders", |parameters| {
+        parameters.planted = Some(fault);
+        parameters.nodes = 3;
+        parameters.only = Some(Mode::Raft);
+        parameters.faults = vec![FaultKind::Silence];
+        parameters.fault_interval_us = 700_000;
+        parameters.delay_us = 25_000;
+        parameters.turn_us = 40_000;
+    });
+}
+
 #[test]
 fn a_stand_without_a_look_at_the_promise() {
-    protocol_fault_is_caught(ProtocolFault::StandUnlooked);
+    breaks_a_lease(TestFault::Protocol(ProtocolFault::StandUnlooked));
 }
 
 #[test]
 fn a_heartbeat_ahead_of_its_revocation() {
-    fault_is_caught(TestFault::EarlyHeartbeats);
+    breaks_a_lease(TestFault::EarlyHeartbeats);
+}
+
+/// Half of the wait would do if clocks were right to within half of their bound.
+#[test]
+fn a_commit_wait_that_is_half_as_long() {
+    is_caught_as("half a commit wait", ORDER, |parameters| {
+        parameters.planted = Some(TestFault::HalfCommitWait);
+        // They would notice, too.
+        parameters.snapshot_percent = 0;
+    });
 }
 
 #[test]
@@ -220,5 +244,8 @@ fn a_log_that_is_cut_too_early() {
 /// `docs/assumptions.md`: nothing promises to survive this, and the simulator sees why.
 #[test]
 fn machines_that_are_stopped_with_their_clocks() {
-    is_caught("suspended machines", |parameters| parameters.suspends = true);
+    is_caught("suspended machines", |parameters| {
+        parameters.suspends = true;
+        parameters.faults = vec![FaultKind::Pause];
+    });
 }
