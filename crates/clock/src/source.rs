@@ -214,8 +214,8 @@ impl KernelTime {
 /// By how much a leap second may put the wall clock off at a reading.
 fn leap_error_us(wall_us: u64) -> u64 {
     let of_day_us = wall_us % DAY_US;
-    let near = of_day_us < LEAP_WINDOW_US || of_day_us >= DAY_US - LEAP_WINDOW_US;
-    if near { LEAP_US } else { 0 }
+    let far = (LEAP_WINDOW_US..DAY_US - LEAP_WINDOW_US).contains(&of_day_us);
+    if far { 0 } else { LEAP_US }
 }
 
 fn read_us(clock: ClockId) -> u64 {

@@ -36,6 +36,8 @@ pub enum TestFault {
     RunExpired,
     /// Reads of the latest state do not wait for what was ordered before.
     IgnorePendingWrites,
+    /// Locked reads are answered by a leader that may have been superseded.
+    UnconfirmedLockedReads,
     /// A transaction without its locks is called aborted by a leader that may have been superseded.
     UnconfirmedAborts,
     /// Reads at a timestamp wait neither for it to pass nor for what was ordered before.

@@ -11,7 +11,7 @@
 //!
 //! ```text
 //! request of expiry 50    commit at 20 -- remembered --------| 50: forgotten
-//! a retry at 30: the outcome of 20          a retry at 60: expired, whatever is remembered
+//! a retry at 30: the outcome of 20          a retry at 60: expired
 //! ```
 //!
 //! The memory is bounded by the number of entries, not of sessions. It is a function of the applied

@@ -484,7 +484,7 @@ impl World {
         }
     }
 
-    /// Somebody has changed the configuration of a node that is down: it must not start with it, and
+    /// The configuration of a node that is down has another shape: the node must not start with it, and
     /// its logs must stay as they are.
     fn start_misconfigured(&mut self, node: usize) {
         let mut shape = self.parameters.shape();

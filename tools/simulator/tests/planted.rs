@@ -218,6 +218,11 @@ fn a_retry_that_runs_after_it_was_forgotten() {
 }
 
 #[test]
+fn a_superseded_leader_that_answers_locked_reads() {
+    fault_is_caught(TestFault::UnconfirmedLockedReads);
+}
+
+#[test]
 fn a_superseded_leader_that_calls_a_transaction_aborted() {
     fault_is_caught(TestFault::UnconfirmedAborts);
 }

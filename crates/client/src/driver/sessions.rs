@@ -62,7 +62,7 @@ impl Sessions {
         unsettled.and_then(|sequences| sequences.first().copied()).unwrap_or(txn.sequence)
     }
 
-    /// A commit to a range has ended, whatever its outcome.
+    /// A commit to a range has ended, with any outcome.
     pub(super) fn end(&mut self, txn: TxnId, range: RangeId) {
         if let Some(sequences) = self.unsettled.get_mut(&(txn.session, range)) {
             sequences.remove(&txn.sequence);
@@ -149,7 +149,7 @@ mod tests {
         };
         assert_eq!(expires_us(second, 0, Duration::ZERO), 1_000_000 + 6_000_000);
         assert_eq!(expires_us(second, 0, 2 * second), 3_000_000 + 6_000_000);
-        // What was seen has passed, whatever the own clock shows.
+        // What was seen has passed, also if the own clock shows less.
         assert_eq!(expires_us(second, 9_000_000, 2 * second), 9_000_000 + 6_000_000);
         assert_eq!(expires_us(Duration::MAX, 0, Duration::ZERO), 1_000_000 + 600_000_000);
     }

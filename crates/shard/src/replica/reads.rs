@@ -23,7 +23,7 @@
 //!
 //! [`ReadKind::LatestOfKey`]: palisade_wire::ReadKind::LatestOfKey
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use palisade_clock::Timestamp;
@@ -56,8 +56,17 @@ pub(super) enum Level {
     Latest,
     /// The state at a timestamp.
     AsOf(Timestamp),
-    /// The latest state, for a transaction that has it locked. A scan goes on at `resume`.
-    Locked { owner: TxnId, grant: LockGrant, resume: Option<Bytes> },
+    /// The latest state, for a transaction that has it locked.
+    Locked(Box<Locked>),
+}
+
+/// The locks that a read relies on.
+#[derive(Debug)]
+pub(super) struct Locked {
+    pub(super) owner: TxnId,
+    pub(super) grant: LockGrant,
+    /// Where a scan goes on after the span that is locked.
+    pub(super) resume: Option<Bytes>,
 }
 
 /// What leadership is confirmed for.
@@ -74,28 +83,57 @@ pub(super) enum Confirmation {
 /// What waits for leadership to be confirmed, and reads that then wait for an entry.
 #[derive(Debug, Default)]
 pub(super) struct PendingReads {
-    next_token: u64,
-    /// By the token that the protocol confirms.
-    confirming: BTreeMap<u64, Confirmation>,
-    /// By the index of the entry and their token.
+    confirming: Confirming,
+    next_number: u64,
+    /// By the index of the entry and their number.
     applying: BTreeMap<(u64, u64), PendingRead>,
+}
+
+/// What waits for leadership to be confirmed, by the token that the protocol confirms. Tokens are given
+/// in order, and confirmed nearly in order.
+#[derive(Debug, Default)]
+struct Confirming {
+    /// The token of the first.
+    first: u64,
+    waiting: VecDeque<Option<Confirmation>>,
+}
+
+impl Confirming {
+    /// The token of what is pushed next.
+    fn next_token(&self) -> u64 {
+        self.first + self.waiting.len() as u64
+    }
+
+    fn push(&mut self, confirmation: Confirmation) {
+        self.waiting.push_back(Some(confirmation));
+    }
+
+    fn take(&mut self, token: u64) -> Confirmation {
+        let at = token.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
+        let slot = at.and_then(|at| self.waiting.get_mut(at));
+        let taken = slot.and_then(Option::take).expect("a token is confirmed or refused once");
+        while self.waiting.pop_front_if(|slot| slot.is_none()).is_some() {
+            self.first += 1;
+        }
+        taken
+    }
 }
 
 impl PendingReads {
     /// Whether no request waits.
     pub(super) fn is_empty(&self) -> bool {
-        self.confirming.is_empty() && self.applying.is_empty()
+        self.confirming.waiting.is_empty() && self.applying.is_empty()
     }
 
-    /// How many requests wait.
+    /// How many requests wait, at most.
     pub(super) fn len(&self) -> usize {
-        self.confirming.len() + self.applying.len()
+        self.confirming.waiting.len() + self.applying.len()
     }
 
     /// A number that no other read of this replica has.
-    pub(super) fn token(&mut self) -> u64 {
-        self.next_token += 1;
-        self.next_token
+    pub(super) fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
     }
 }
 
@@ -116,10 +154,9 @@ impl Replica {
     pub(crate) fn get_of_key(&mut self, asker: Asker, key: &[u8]) -> Result<(), Outcome> {
         let read = self.read_of_key(key)?;
         self.check_room()?;
-        let token = self.reads.token();
-        self.group.read(token).map_err(refused)?;
+        self.group.read(self.reads.confirming.next_token()).map_err(refused)?;
         let read = PendingRead { asker, read, level: Level::Latest };
-        self.reads.confirming.insert(token, Confirmation::Read { after: 0, read });
+        self.reads.confirming.push(Confirmation::Read { after: 0, read });
         Ok(())
     }
 
@@ -173,22 +210,16 @@ impl Replica {
 
     /// Has the protocol confirm that this replica sequences the writes, from now on.
     pub(super) fn confirm(&mut self, confirmation: Confirmation) -> Result<(), Outcome> {
-        let token = self.reads.token();
+        let token = self.reads.confirming.next_token();
         self.group.read_where_ordered(token).map_err(refused)?;
-        self.reads.confirming.insert(token, confirmation);
+        self.reads.confirming.push(confirmation);
         Ok(())
     }
 
     /// This replica has led since it asked for a confirmation.
     pub(super) fn confirmed(&mut self, token: u64) {
-        let confirmation = self.reads.confirming.remove(&token).expect("confirmed once");
-        match confirmation {
-            Confirmation::Read { after, read } if after <= self.applied_index => {
-                self.answer_read(read);
-            }
-            Confirmation::Read { after, read } => {
-                self.reads.applying.insert((after, token), read);
-            }
+        match self.reads.confirming.take(token) {
+            Confirmation::Read { after, read } => self.read_once_applied(after, read),
             Confirmation::Abort { asker, lost } => self.answer_aborted(asker, lost),
             Confirmation::SafeTime { to, index, closed_ts } => {
                 self.answer_safe_time(to, index, closed_ts);
@@ -196,10 +227,19 @@ impl Replica {
         }
     }
 
-    /// This replica leads no more, and nobody knows since when.
+    /// Answers a read, now or once an entry is applied.
+    pub(super) fn read_once_applied(&mut self, after: u64, read: PendingRead) {
+        if after <= self.applied_index {
+            self.answer_read(read);
+        } else {
+            let number = self.reads.number();
+            self.reads.applying.insert((after, number), read);
+        }
+    }
+
+    /// This replica leads no more, and it is not known since when.
     pub(super) fn not_confirmed(&mut self, token: u64) {
-        let confirmation = self.reads.confirming.remove(&token).expect("refused once");
-        match confirmation {
+        match self.reads.confirming.take(token) {
             Confirmation::Read { read: PendingRead { asker, .. }, .. }
             | Confirmation::Abort { asker, .. } => {
                 self.answers.push((asker, Outcome::Rejected(Rejection::NotServing { hint: None })));
@@ -230,24 +270,25 @@ impl Replica {
         let outcome = match level {
             Level::Latest => self.read_newest(&read),
             Level::AsOf(at_ts) => self.read_as_of(&read, at_ts),
-            // What was read before may have changed since, if the locks are gone.
-            Level::Locked { owner, grant, .. }
-                if !self.transactions.has_locks(owner, grant.token) =>
-            {
-                Outcome::Rejected(Rejection::Aborted)
-            }
-            Level::Locked { grant, resume, .. } => {
-                let mut found = self.read_newest(&read);
-                if let Outcome::Page { page, .. } = &mut found {
-                    page.resume = page.resume.take().or(resume);
-                }
-                if let Outcome::Value { basis, .. } | Outcome::Page { basis, .. } = &mut found {
-                    *basis = Basis::Locked(grant);
-                }
-                found
-            }
+            Level::Locked(locked) => self.read_locked_span(&read, *locked),
         };
         self.answers.push((asker, outcome));
+    }
+
+    fn read_locked_span(&self, read: &Read, locked: Locked) -> Outcome {
+        let Locked { owner, grant, resume } = locked;
+        if !self.transactions.has_locks(owner, grant.token) {
+            // What was read before may have changed since.
+            return Outcome::Rejected(Rejection::Aborted);
+        }
+        let mut found = self.read_newest(read);
+        if let Outcome::Page { page, .. } = &mut found {
+            page.resume = page.resume.take().or(resume);
+        }
+        if let Outcome::Value { basis, .. } | Outcome::Page { basis, .. } = &mut found {
+            *basis = Basis::Locked(grant);
+        }
+        found
     }
 
     fn read_newest(&self, read: &Read) -> Outcome {

@@ -1,24 +1,22 @@
 //! Reads at a timestamp, without locks.
 //!
-//! The problem: what is read at a timestamp must never change afterwards, whoever is asked. The naive
-//! way, to look at the newest versions up to it, misses commits with earlier timestamps that are
-//! still on their way.
+//! The problem: the state at a timestamp must never change once it was read, at any replica. Looking
+//! at the newest versions up to the timestamp misses pending commits with lower timestamps.
 //!
-//! Commits get rising timestamps in the order of the log. So a replica, any replica, knows all there
-//! is up to the timestamp of the last commit that it has applied: its safe time (Spanner, OSDI'12
-//! §4.1.3, without prepared transactions so far).
+//! Commits have rising timestamps in the order of the log. So every replica knows everything up to
+//! the timestamp of the last commit that it has applied: its safe time (Spanner, OSDI'12 §4.1.3, so
+//! far without prepared transactions).
 //!
-//! What is later, only the replica that orders the writes can tell: once a timestamp has certainly
-//! passed, nobody will ever order anything before it, because every commit's timestamp is not below
-//! true time (see `commit_wait`). So it makes sure that it still leads; whatever has an earlier
-//! timestamp is among what it had ordered before. It waits until that is applied, and reads.
+//! Above that, only the replica that sequences the writes can tell. Once a timestamp has passed, no
+//! commit is ordered below it, because a commit's timestamp is not below true time (see
+//! `commit_wait`). So that replica confirms that it leads, waits until everything that it has ordered
+//! is applied, and reads.
 //!
-//! Another replica asks it, and gets two numbers: once the entries up to this index are applied,
-//! everything up to that timestamp is known. If leadership changes meanwhile, other entries may take
-//! the place of those, but they were ordered after the timestamp had passed. So the answer raises the
-//! safe time for good, and the next reads need nobody: no range, however idle, is told anything that
-//! nobody asks for. (CockroachDB's RFC 20191108 closes timestamps ahead of time, with every entry, and
-//! sends them to all followers instead.)
+//! A follower asks it, and receives an index and a timestamp: once the entries up to the index are
+//! applied, everything up to the timestamp is known. This stays true if leadership changes: entries
+//! that replace those were ordered after the timestamp had passed. So the answer raises the
+//! follower's safe time for good. An idle range sends nothing. (CockroachDB's RFC 20191108 closes
+//! timestamps ahead of time with every entry instead.)
 //!
 //! A read protects what it saw from collection for a while: see `protections`.
 
@@ -34,11 +32,10 @@ use super::{
 };
 use crate::{PeerBody, SafeTimeMessage, TestFault};
 
-/// How long a read waits for the answer of the replica that orders the writes, before its client is
-/// sent there.
+/// How long a read at a follower waits for the leader's answer before its client is sent there.
 const ASKING_US: u64 = 200_000;
 
-/// After so long without an answer, it is asked once more.
+/// After this long without an answer, the follower asks again.
 const ASK_AGAIN_US: u64 = 30_000;
 
 /// Answers that wait until enough is applied.
@@ -51,7 +48,7 @@ pub(super) struct TimestampReads {
     pub(super) read_ts: Option<Timestamp>,
     /// Everything up to this is applied, even if no commit says so.
     learned_ts: Timestamp,
-    /// Reads at a follower that wait until their timestamp is safe, by that and their token; and
+    /// Reads at a follower that wait until their timestamp is safe, by that and their number; and
     /// until when they wait.
     unsafe_yet: BTreeMap<(Timestamp, u64), (PendingRead, u64)>,
     /// When that was asked for last, if there is no answer yet.
@@ -133,9 +130,9 @@ impl Replica {
         if self.group.leader().is_none() {
             return Err(Outcome::Rejected(Rejection::NotServing { hint: None }));
         }
-        let token = self.reads.token();
+        let number = self.reads.number();
         let until_us = now.monotonic_us + ASKING_US;
-        self.timestamp_reads.unsafe_yet.insert((at_ts, token), (read, until_us));
+        self.timestamp_reads.unsafe_yet.insert((at_ts, number), (read, until_us));
         if self.timestamp_reads.asked_us.is_none() {
             self.ask_for_safe_time(now);
         }

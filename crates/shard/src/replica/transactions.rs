@@ -35,7 +35,7 @@ use palisade_wire::{
 use super::{
     Asker, MAX_WAITING, Replica, WaitingWrite,
     pending_writes::PendingWrites,
-    reads::{Confirmation, Level, PendingRead, Read},
+    reads::{Confirmation, Level, Locked, PendingRead, Read},
     refused,
 };
 use crate::{TestFault, state_machine::settled};
@@ -344,7 +344,7 @@ impl Replica {
             wants: span.into_iter().map(|span| (span, strength)).collect(),
             deadline_us: now.monotonic_us + MAX_LOCK_WAIT_US,
         };
-        let level = Level::Locked { owner: claim.owner, grant, resume };
+        let level = Level::Locked(Box::new(Locked { owner: claim.owner, grant, resume }));
         let read = PendingRead { asker, read, level };
         if self.lock(request)? {
             self.read_locked(read);
@@ -500,6 +500,9 @@ impl Replica {
         let mut after = self.transactions.ordered_before(&read.read);
         if self.fault == Some(TestFault::EarlyLockedReads) {
             after = 0;
+        }
+        if self.fault == Some(TestFault::UnconfirmedLockedReads) {
+            return self.read_once_applied(after, read);
         }
         let asker = read.asker;
         let begun = self.confirm(Confirmation::Read { after, read });

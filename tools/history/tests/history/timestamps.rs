@@ -153,7 +153,7 @@ fn deletes_count_and_unknown_ones_excuse_an_absent_key() {
 fn a_failed_condition_is_a_read_of_another_version() {
     let failed = |start_ns| read((start_ns, 50), Order::Latest, &[(X, Saw::NotVersion { ts: 5 })]);
     check_timestamps(&[put((0, 10), 5, X, 1), put((20, 30), 25, X, 2), failed(22)]).unwrap();
-    // A write that nobody has seen may have replaced the version.
+    // A write that was never seen may have replaced the version.
     let unknown = TimestampedOperation { order: Order::Unknown, ..put((20, 30), 0, X, 2) };
     check_timestamps(&[put((0, 10), 5, X, 1), unknown, failed(22)]).unwrap();
     let violation = refused(&[put((0, 10), 5, X, 1), failed(22)]);

@@ -117,6 +117,8 @@ impl Clients {
         }
         if let Outcome::Committed { commit_ts, .. } = outcome {
             self.record_transaction(at, now_us, *commit_ts);
+        } else if done {
+            self.record_locked_reads(at, now_us);
         }
         if done {
             self.end(at, now_us);
@@ -164,6 +166,7 @@ impl Clients {
         if may_have_run {
             self.record_without_effect(at, now_us, Order::Failed);
         }
+        self.record_locked_reads(at, now_us);
         let expires_ts = self.expires_ts(now_us);
         let client = &mut self.clients[at];
         let owner = client.next_owner();

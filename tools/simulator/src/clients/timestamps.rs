@@ -79,7 +79,7 @@ impl Clients {
         }
     }
 
-    /// The present operation of a client ended without effect, or nobody knows how.
+    /// The present operation of a client ended without effect, or its outcome is unknown.
     pub(super) fn record_without_effect(&mut self, at: usize, now_us: u64, order: Order) {
         let writes = self.writes_of(at);
         if !writes.is_empty() {
@@ -153,6 +153,16 @@ impl Clients {
         let reads = saw_cells(transaction.place, &transaction.seen);
         let writes = self.writes_of(at);
         self.record(at, now_us, Order::Commit(commit_ts.to_bits()), reads, writes);
+    }
+
+    /// A transaction has ended without a commit. What it read held when it read last: it had all of it
+    /// locked then.
+    pub(super) fn record_locked_reads(&mut self, at: usize, now_us: u64) {
+        let transaction = self.clients[at].transaction.as_ref().expect("it is the operation");
+        let reads = saw_cells(transaction.place, &transaction.seen);
+        if !reads.is_empty() {
+            self.record(at, now_us, Order::Latest, reads, Vec::new());
+        }
     }
 
     /// A part of a snapshot was read.

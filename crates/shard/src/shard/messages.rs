@@ -1,0 +1,100 @@
+//! Messages of peers, and which replica they are for.
+
+use palisade_clock::Now;
+use palisade_control::RangeDescriptor;
+use palisade_replication::{RecoveredGroup, raft};
+use palisade_wire::{Mode, PeerAddress, RangeId};
+
+use super::{PEER_RESERVE_BYTES, Shard, surroundings};
+use crate::{Hello, PeerBody, PeerMessage};
+
+impl Shard {
+    pub(super) fn receive(&mut self, from: PeerAddress, message: PeerMessage, now: Now) {
+        let PeerMessage { session, sent_ts, body } = message;
+        if self.hlc.observe(sent_ts, now.wall).is_err() {
+            self.clock_rejections += 1;
+            return;
+        }
+        if let PeerBody::Hello(hello) = &body
+            && hello.shape_checksum != self.admission.shape_checksum()
+        {
+            self.other_shape = Some(from);
+            return;
+        }
+        if let PeerBody::Hello(hello) = &body
+            && !self.admission.receive(from, hello.incarnation, hello.registered)
+        {
+            // Another log at the address of one that was lost.
+            return;
+        }
+        let Some(restarted) = self.peers.observe(from, session) else { return };
+        if restarted {
+            self.active.extend(self.replicas.keys());
+        }
+        match body {
+            PeerBody::Hello(hello) => self.hear(from, &hello, now),
+            PeerBody::Ranges(descriptors) => {
+                // For every shard of this node, this one included.
+                let changed = RangeDescriptor::from_bytes(&descriptors).unwrap_or_default();
+                self.effects.installs.extend(changed);
+            }
+            _ if !self.admission.is_admitted() => {}
+            // As if it were lost on the way: it is sent again, when there may be room.
+            body if body.is_to_be_written() && self.log.left_bytes < PEER_RESERVE_BYTES => {}
+            PeerBody::Raft { range, message } => {
+                self.add_replica_if_asked(range, &message.body, now);
+                self.with_replica(range, now, |replica, _, cx| {
+                    replica.group.receive_raft(from, message, cx);
+                });
+            }
+            PeerBody::Chain { range, message } => {
+                self.with_replica(range, now, |replica, _, cx| {
+                    replica.group.receive_chain(from, message, cx);
+                });
+            }
+            PeerBody::Snapshot { range, message } => {
+                self.with_replica(range, now, |replica, _, cx| {
+                    replica.receive_snapshot(from, message, cx);
+                });
+            }
+            PeerBody::SafeTime { range, message } => {
+                self.with_replica(range, now, |replica, _, _| {
+                    replica.receive_safe_time(from, message, now);
+                });
+            }
+        }
+    }
+
+    fn hear(&mut self, from: PeerAddress, hello: &Hello, now: Now) {
+        let revocations = self.peers.receive(from, &hello.heartbeat, now.monotonic_us);
+        if hello.ranges_version < self.ranges_version {
+            let changed = RangeDescriptor::to_bytes(self.config.ranges.changed());
+            self.hellos.push((from, PeerBody::Ranges(changed)));
+        }
+        if !self.admission.is_admitted() {
+            return;
+        }
+        for revocation in revocations {
+            self.with_replica(revocation.range, now, |replica, _, cx| {
+                replica.group.revoked(from, revocation, cx);
+            });
+        }
+    }
+
+    /// A leader that sends entries to a replica which is not here has added it to its group.
+    fn add_replica_if_asked(&mut self, range: RangeId, body: &raft::Body, now: Now) {
+        let asked = matches!(body, raft::Body::Append { .. });
+        if !asked || self.replicas.contains_key(&range) {
+            return;
+        }
+        let Some(descriptor) = self.config.ranges.get(range) else { return };
+        if descriptor.mode == Mode::Raft {
+            let surroundings = surroundings(&self.config, now);
+            let recovered = RecoveredGroup::default();
+            let random = &mut self.random;
+            let made = surroundings.replica(descriptor, &self.config.ranges, recovered, random);
+            let made = made.expect("nothing recovered, nothing to misread");
+            self.replicas.insert(range, Box::new(made));
+        }
+    }
+}
