@@ -1,5 +1,5 @@
-//! What a transaction costs on the shard's thread: locks, versions, timestamps; with the allocations
-//! of each.
+//! What a transaction costs on the shard's thread: locks, versions, timestamps; with the
+//! allocations of each.
 #![allow(missing_docs, clippy::print_stdout, reason = "a benchmark")]
 
 use std::{alloc::System, hint::black_box, sync::OnceLock};

@@ -55,8 +55,8 @@ fn status_says_who_vouches_for_each_clock_and_warns_where_nobody_does() {
     });
 }
 
-/// Appends to the log of a node that is down what a leader would have written whose clock was so much
-/// ahead.
+/// Appends to the log of a node that is down what a leader would have written whose clock was so
+/// much ahead.
 fn write_ahead(cluster: &Cluster, ahead: Duration, key: &[u8]) {
     let options = LogOptions {
         cluster_id: cluster.client_options().cluster_id.expect("it insists"),

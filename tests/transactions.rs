@@ -303,8 +303,8 @@ fn a_long_reader_sees_the_same_as_long_as_it_comes_back() {
     });
 }
 
-/// Scenario 53: a snapshot that was read in one range only stays readable in all others, while others
-/// write there, and after a leader has died.
+/// Scenario 53: a snapshot that was read in one range only stays readable in all others, while
+/// others write there, and after a leader has died.
 #[test]
 fn a_snapshot_stays_readable_in_ranges_that_it_has_not_read() {
     run(async {
@@ -345,8 +345,8 @@ fn a_snapshot_stays_readable_in_ranges_that_it_has_not_read() {
     });
 }
 
-/// Scenario 6: whatever replica answers, a client sees what it has written and never goes back; and so
-/// does another that was handed its token.
+/// Scenario 6: whatever replica answers, a client sees what it has written and never goes back; and
+/// so does another that was handed its token.
 #[test]
 fn stale_reads_never_go_back_behind_what_a_session_has_seen() {
     run(async {

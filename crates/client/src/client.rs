@@ -113,8 +113,8 @@ impl Client {
     }
 
     /// Likewise, but its connections live in the caller's thread, as a task of the
-    /// [`LocalSet`](tokio::task::LocalSet) that this is called in: no call crosses threads, which is
-    /// faster for a program that does all of its work in one. No call gets on unless the set is
+    /// [`LocalSet`](tokio::task::LocalSet) that this is called in: no call crosses threads, which
+    /// is faster for a program that does all of its work in one. No call gets on unless the set is
     /// polled; clones may be used elsewhere all the same.
     ///
     /// # Panics
@@ -206,13 +206,13 @@ impl Client {
         }
     }
 
-    /// Runs a transaction: reads, then writes, in one range, all at one moment or not at all. Others
-    /// see nothing of it before it has committed, and change nothing that it has read.
+    /// Runs a transaction: reads, then writes, in one range, all at one moment or not at all.
+    /// Others see nothing of it before it has committed, and change nothing that it has read.
     ///
     /// It is run again, from the beginning, if it loses its locks to one that began before it, or
-    /// with a leader; so `body` should do nothing but call the transaction, and must end soon: after
-    /// 5 seconds without a call the locks are given to others. What `body` returns as an error rolls
-    /// it back. The whole ends by the client's deadline.
+    /// with a leader; so `body` should do nothing but call the transaction, and must end soon:
+    /// after 5 seconds without a call the locks are given to others. What `body` returns as an
+    /// error rolls it back. The whole ends by the client's deadline.
     ///
     /// ```no_run
     /// # async fn example(client: palisade_client::Client) -> Result<(), palisade_client::ClientError> {
@@ -278,20 +278,22 @@ impl Client {
         Versioned::of(self.call(Call::Get { key, how }).await?)
     }
 
-    /// Everything as it is at one moment, over all ranges, without locks: nothing that was acknowledged
-    /// before the first read is missing. It stays readable for 60 seconds from its first read.
+    /// Everything as it is at one moment, over all ranges, without locks: nothing that was
+    /// acknowledged before the first read is missing. It stays readable for 60 seconds from its
+    /// first read.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::new(self.clone(), ReadKind::Snapshot)
     }
 
-    /// Everything as it was at a moment in the past, from any replica that knows it. What is too old
-    /// fails with [`ClientError::SnapshotTooOld`].
+    /// Everything as it was at a moment in the past, from any replica that knows it. What is too
+    /// old fails with [`ClientError::SnapshotTooOld`].
     pub fn snapshot_at(&self, at_ts: Timestamp) -> Snapshot {
         Snapshot::new(self.clone(), ReadKind::AsOf(at_ts))
     }
 
-    /// Everything as it was at one moment, not longer ago than `max_staleness` at the first read, from
-    /// any replica that knows it; and not before anything that this client has seen or written.
+    /// Everything as it was at one moment, not longer ago than `max_staleness` at the first read,
+    /// from any replica that knows it; and not before anything that this client has seen or
+    /// written.
     pub fn stale_snapshot(&self, max_staleness: Duration) -> Snapshot {
         let max_us = u64::try_from(max_staleness.as_micros()).unwrap_or(u64::MAX);
         Snapshot::new(self.clone(), ReadKind::Stale { max_us, at_least: self.session_token() })
@@ -320,8 +322,8 @@ impl Client {
     }
 
     /// Deletes the keys from `begin` on, before `end` if there is one, and returns how many there
-    /// were: a page at a time, each by itself, so that keys written meanwhile may be left. For all at
-    /// once see [`Transaction::delete_span`].
+    /// were: a page at a time, each by itself, so that keys written meanwhile may be left. For all
+    /// at once see [`Transaction::delete_span`].
     pub async fn delete_span(
         &self,
         begin: impl Into<Bytes>,

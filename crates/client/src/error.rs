@@ -31,15 +31,16 @@ pub enum ClientError {
         /// Which, counted from 0.
         condition: usize,
     },
-    /// The transaction has lost its locks, to an older one or with a leader. Nothing was written, nor
-    /// will be. [`Client::run`](crate::Client::run) runs it again by itself.
+    /// The transaction has lost its locks, to an older one or with a leader. Nothing was written,
+    /// nor will be. [`Client::run`](crate::Client::run) runs it again by itself.
     #[error("the transaction has lost its locks, and did nothing: run it again")]
     Aborted,
     /// The keys of a transaction lie in more than one range. Nothing was done. Not retryable.
     #[error("the keys lie in several ranges: make it several transactions")]
     SeveralRanges,
-    /// No replica keeps what the snapshot saw any more: it is older than [`MAX_SNAPSHOT_AGE_US`], or was
-    /// opened in the past. Nothing was done. Open a new snapshot and read from the beginning.
+    /// No replica keeps what the snapshot saw any more: it is older than [`MAX_SNAPSHOT_AGE_US`],
+    /// or was opened in the past. Nothing was done. Open a new snapshot and read from the
+    /// beginning.
     ///
     /// [`MAX_SNAPSHOT_AGE_US`]: crate::MAX_SNAPSHOT_AGE_US
     #[error(

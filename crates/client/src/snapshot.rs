@@ -14,13 +14,13 @@ use crate::{
     scan::after_prefix,
 };
 
-/// Everything as it is, or was, at one moment: see [`Client::snapshot`], [`Client::snapshot_at`] and
-/// [`Client::stale_snapshot`]. The first read decides which moment that is. Clones share it.
+/// Everything as it is, or was, at one moment: see [`Client::snapshot`], [`Client::snapshot_at`]
+/// and [`Client::stale_snapshot`]. The first read decides which moment that is. Clones share it.
 ///
-/// What is replaced meanwhile is kept for 60 seconds from the first read, in all ranges, whether or not
-/// they are read from: the client renews its oldest open snapshot at every node. After that, reads fail
-/// with [`ClientError::SnapshotTooOld`]. Drop a snapshot that is not needed any more: the cluster keeps
-/// every version since the oldest open one.
+/// What is replaced meanwhile is kept for 60 seconds from the first read, in all ranges, whether or
+/// not they are read from: the client renews its oldest open snapshot at every node. After that,
+/// reads fail with [`ClientError::SnapshotTooOld`]. Drop a snapshot that is not needed any more:
+/// the cluster keeps every version since the oldest open one.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     client: Client,

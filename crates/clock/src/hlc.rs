@@ -64,12 +64,12 @@ impl Hlc {
     }
 
     /// The timestamp of a commit that is ordered now: above `issued_ts`, the last one of its range,
-    /// and not below true time (Spanner, OSDI'12 §4.1.2, "start"). An answer that tells of the commit
-    /// must wait until the timestamp has passed: see [`Interval::has_passed`].
+    /// and not below true time (Spanner, OSDI'12 §4.1.2, "start"). An answer that tells of the
+    /// commit must wait until the timestamp has passed: see [`Interval::has_passed`].
     ///
-    /// It may lie in the future, so this clock does not follow it: what a node sends would raise the
-    /// clocks of others, and their commits would wait for this node's uncertainty (CockroachDB, RFC
-    /// 20200811, "non-blocking transactions").
+    /// It may lie in the future, so this clock does not follow it: what a node sends would raise
+    /// the clocks of others, and their commits would wait for this node's uncertainty (CockroachDB,
+    /// RFC 20200811, "non-blocking transactions").
     ///
     /// # Errors
     ///

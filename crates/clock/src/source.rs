@@ -7,15 +7,15 @@
 //! to a server, not a server that is itself wrong, and not a virtual machine that was stopped and
 //! whose clock nobody has corrected yet.
 //!
-//! HAZARD: a stopped machine's clock is right again only once its daemon has noticed. ClockBound says
-//! so meanwhile; the kernel does not.
+//! HAZARD: a stopped machine's clock is right again only once its daemon has noticed. ClockBound
+//! says so meanwhile; the kernel does not.
 //!
 //! HAZARD: a daemon that slews the clock by changing its frequency (chrony) leaves no trace in the
 //! kernel of how far it still has to go. What the kernel itself slews is added to the bound.
 //!
-//! Around a leap second the wall clock steps by a second at midnight UTC. For two seconds before and
-//! after, while the kernel announces one, a second is added to the bound: more than most clusters
-//! allow, so that the node serves nothing.
+//! Around a leap second the wall clock steps by a second at midnight UTC. For two seconds before
+//! and after, while the kernel announces one, a second is added to the bound: more than most
+//! clusters allow, so that the node serves nothing.
 
 use std::cell::Cell;
 
@@ -46,7 +46,8 @@ pub enum ClockSource {
     Fixed,
     /// The kernel (`adjtimex`), while it calls its clock synchronised; else the configured bound.
     Kernel,
-    /// The ClockBound daemon; while it does not vouch for the clock, the clock is not trusted at all.
+    /// The ClockBound daemon; while it does not vouch for the clock, the clock is not trusted at
+    /// all.
     #[cfg(feature = "clockbound")]
     ClockBound,
 }
@@ -89,8 +90,8 @@ pub struct KernelClock {
 }
 
 impl KernelClock {
-    /// The kernel's clocks. `bound_us` is how far the wall clock is trusted when the source does not
-    /// say.
+    /// The kernel's clocks. `bound_us` is how far the wall clock is trusted when the source does
+    /// not say.
     pub fn new(source: ClockSource, bound_us: u64) -> Self {
         Self {
             source,
@@ -171,8 +172,8 @@ struct KernelTime {
 impl KernelTime {
     #[expect(unsafe_code, reason = "no safe binding of adjtimex is at hand")]
     fn read() -> Self {
-        // SAFETY: a timex is plain numbers, for which all bits zero are a value; with `modes` zero, or
-        // `ADJ_OFFSET_SS_READ`, the call changes nothing and fills in the rest.
+        // SAFETY: a timex is plain numbers, for which all bits zero are a value; with `modes` zero,
+        // or `ADJ_OFFSET_SS_READ`, the call changes nothing and fills in the rest.
         let (state, timex, adjust) = unsafe {
             let mut timex: libc::timex = std::mem::zeroed();
             let state = libc::adjtimex(&raw mut timex);
@@ -190,8 +191,8 @@ impl KernelTime {
         }
     }
 
-    /// The largest error of the wall clock, or `None` if the kernel calls it unsynchronised. Its own
-    /// figure leaves out what it is still slewing.
+    /// The largest error of the wall clock, or `None` if the kernel calls it unsynchronised. Its
+    /// own figure leaves out what it is still slewing.
     fn max_error_us(&self) -> Option<u64> {
         let synchronized = self.state >= 0
             && self.state != libc::TIME_ERROR

@@ -1,7 +1,7 @@
 //! The shape in which a cluster is created, and the first range map that follows from it.
 //!
-//! Every node computes the same map from the same configuration. The shape is durable from the first
-//! start on: another shape would be another map, which does not find the rows of the first.
+//! Every node computes the same map from the same configuration. The shape is durable from the
+//! first start on: another shape would be another map, which does not find the rows of the first.
 
 use bytes::Bytes;
 use palisade_wire::{Mode, NodeId, PeerAddress, RangeId, ShardId, WireError};
@@ -61,8 +61,8 @@ pub fn range_map_of_one(at: PeerAddress) -> RangeMap {
 }
 
 impl Bootstrap {
-    /// Splits the key space evenly by the first two bytes of the key; modes alternate, and so do the
-    /// nodes that lead.
+    /// Splits the key space evenly by the first two bytes of the key; modes alternate, and so do
+    /// the nodes that lead.
     pub fn range_map(&self) -> RangeMap {
         let ranges = 2 * usize::from(self.ranges_per_mode);
         assert!((2..=MAX_RANGES).contains(&ranges), "{ranges} ranges can't be made");

@@ -95,8 +95,8 @@ impl Engine {
         Self::start(None)
     }
 
-    /// Opens the database in a directory, which is made if it is not there. One engine at a time has
-    /// it, of all processes.
+    /// Opens the database in a directory, which is made if it is not there. One engine at a time
+    /// has it, of all processes.
     pub fn in_directory(path: &Path) -> Result<(Self, InProcess), OpenError> {
         Self::start(Some(path))
     }

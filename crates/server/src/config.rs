@@ -79,9 +79,9 @@ pub enum ModeConfig {
 pub struct LogConfig {
     /// Bytes of a segment.
     pub segment_bytes: u64,
-    /// Bytes that the log of one shard may take. At that point writes are refused; from a quarter of
-    /// it on, or earlier if there is little to be written, what keeps the log's beginning is written
-    /// anew, so that it can be cut.
+    /// Bytes that the log of one shard may take. At that point writes are refused; from a quarter
+    /// of it on, or earlier if there is little to be written, what keeps the log's beginning is
+    /// written anew, so that it can be cut.
     pub limit_bytes: u64,
     /// A range's state is written to the log as a checkpoint, and the entries that it holds are
     /// forgotten in memory, once the range's entries since the last one take so many bytes, and as
@@ -128,8 +128,8 @@ impl From<LogBackend> for Backend {
 pub struct ClockConfig {
     /// Who says how far the wall clock is to be trusted.
     pub source: ClockSourceConfig,
-    /// The wall clock is right to within this many microseconds, where the source does not say. Every
-    /// commit waits for about twice as long, less what its replication takes.
+    /// The wall clock is right to within this many microseconds, where the source does not say.
+    /// Every commit waits for about twice as long, less what its replication takes.
     pub bound_us: u64,
     /// Messages from a clock further ahead than this many microseconds are rejected; a node whose
     /// own clock is not right to within this serves nothing.

@@ -164,8 +164,8 @@ impl Core {
         effects
     }
 
-    /// Looks after the log now and then: the next segments, and, once the log is long, or can't grow,
-    /// the groups that keep its beginning, which then write what they have there anew.
+    /// Looks after the log now and then: the next segments, and, once the log is long, or can't
+    /// grow, the groups that keep its beginning, which then write what they have there anew.
     fn look_after_log(&self) {
         let now_us = self.clock.now().monotonic_us;
         if now_us < self.log_due_us.get() {

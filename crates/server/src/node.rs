@@ -218,9 +218,9 @@ fn find_listener(address: SocketAddr) -> io::Result<()> {
     }
 }
 
-/// Fails if the log holds what lies further ahead than a peer's message may: then this clock is wrong,
-/// now or before, by more than it is trusted. Timestamps would not go back all the same, but what is
-/// committed would not have passed for as long, and nobody would be told of it.
+/// Fails if the log holds what lies further ahead than a peer's message may: then this clock is
+/// wrong, now or before, by more than it is trusted. Timestamps would not go back all the same, but
+/// what is committed would not have passed for as long, and nobody would be told of it.
 fn check_clock(wall: Interval, last_ts: Timestamp, max_offset_us: u64) -> Result<(), StartError> {
     let behind_us = wall.beyond_us(last_ts);
     if behind_us > max_offset_us {

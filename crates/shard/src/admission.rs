@@ -14,9 +14,9 @@
 //! The same record counts the shard's starts. That number, the session, tells its lives apart:
 //! see [`Peers`](palisade_replication::Peers). It is durable before anything is sent.
 //!
-//! The record also holds the shape in which the cluster was created, for the same reason: a start with
-//! another shape would have another range map, in which the rows of the first are not found. Peers
-//! compare shapes before anything else.
+//! The record also holds the shape in which the cluster was created, for the same reason: a start
+//! with another shape would have another range map, in which the rows of the first are not found.
+//! Peers compare shapes before anything else.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,7 +1,7 @@
 //! One core's share of a node: many groups over one log.
 //!
-//! [`Shard`] takes inputs (a request, a message, a finished sync, a tick) and answers, at the end of
-//! each turn, with effects (writes, messages, replies). It is synchronous and deterministic: the
+//! [`Shard`] takes inputs (a request, a message, a finished sync, a tick) and answers, at the end
+//! of each turn, with effects (writes, messages, replies). It is synchronous and deterministic: the
 //! node's driver and the simulator run the same code.
 //!
 //! Invariants:

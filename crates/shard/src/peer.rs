@@ -101,8 +101,8 @@ pub enum SnapshotMessage {
     },
 }
 
-/// What a replica that answers reads of the past and the one that orders the writes tell each other.
-/// An answer holds for ever, whichever question it answers.
+/// What a replica that answers reads of the past and the one that orders the writes tell each
+/// other. An answer holds for ever, whichever question it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SafeTimeMessage {
     /// Up to when is everything ordered?

@@ -1,10 +1,10 @@
 //! Timestamps that are read at, and whose versions are therefore kept.
 //!
-//! The problem: a snapshot is read for longer than replaced versions are kept, and in ranges that it
-//! has not touched yet. Keeping versions in the ranges that it reads loses the others, and keeping
-//! them at the leader alone loses all of them with the next leader. So clients renew their oldest open
-//! snapshot at every shard of every node, whether or not it was read there, and every replica of the
-//! shard keeps what it sees.
+//! The problem: a snapshot is read for longer than replaced versions are kept, and in ranges that
+//! it has not touched yet. Keeping versions in the ranges that it reads loses the others, and
+//! keeping them at the leader alone loses all of them with the next leader. So clients renew their
+//! oldest open snapshot at every shard of every node, whether or not it was read there, and every
+//! replica of the shard keeps what it sees.
 //!
 //! ```text
 //! versions    |-------- kept --------------------------------------|

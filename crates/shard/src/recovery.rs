@@ -26,7 +26,8 @@ pub(crate) struct Surroundings {
 }
 
 impl Surroundings {
-    /// Makes a replica with what was recovered. `ranges` is the first range map, for the control plane's own range.
+    /// Makes a replica with what was recovered. `ranges` is the first range map, for the control
+    /// plane's own range.
     pub(crate) fn replica(
         &self,
         descriptor: &RangeDescriptor,

@@ -356,8 +356,8 @@ impl Replica {
         }
     }
 
-    /// Ends the turn: applies what was committed, answers whom it can, and returns the rest. Versions
-    /// that a read at `oldest_ts` sees are kept.
+    /// Ends the turn: applies what was committed, answers whom it can, and returns the rest.
+    /// Versions that a read at `oldest_ts` sees are kept.
     pub(crate) fn flush(
         &mut self,
         cx: Context<'_>,

@@ -61,8 +61,8 @@ pub struct ShardConfig {
     pub ranges: RangeMap,
     /// What that was made from, unless this is a database that is no cluster's.
     pub shape: Option<Bootstrap>,
-    /// How far ahead a remote clock may be, in microseconds; and how far this one may be wrong before
-    /// nothing is served.
+    /// How far ahead a remote clock may be, in microseconds; and how far this one may be wrong
+    /// before nothing is served.
     pub max_offset_us: u64,
     /// Decides who stands for election first, and the like; and the shard's incarnation, if its
     /// log is new.
@@ -286,8 +286,8 @@ impl Shard {
         self.admission.stage() == Admitted::Refused
     }
 
-    /// A peer that was started with another shape of the cluster than this shard. Its heartbeats are
-    /// dropped, so neither counts on the other.
+    /// A peer that was started with another shape of the cluster than this shard. Its heartbeats
+    /// are dropped, so neither counts on the other.
     pub fn peer_of_other_shape(&self) -> Option<PeerAddress> {
         self.other_shape
     }
@@ -397,8 +397,8 @@ impl Shard {
         }
     }
 
-    /// Builds the heartbeats that are due. They carry the revocations of this turn, so every replica
-    /// must have been flushed.
+    /// Builds the heartbeats that are due. They carry the revocations of this turn, so every
+    /// replica must have been flushed.
     fn send_heartbeats(&mut self, now: Now) {
         for (to, heartbeat) in self.peers.heartbeats(now.monotonic_us) {
             let (incarnation, registered) = self.admission.introduction(to);

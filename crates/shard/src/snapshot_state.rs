@@ -3,8 +3,8 @@
 //! The problem: a snapshot must be of one moment, but writing it takes many turns, in which entries
 //! are applied. The naive way, copying everything at once, stops the core for as long as that
 //! takes. Here the reader notes the timestamp of the last version at its start and reads, some keys
-//! each turn, what was there at that timestamp; versions are kept for it meanwhile. Earlier ones are
-//! left out: whoever restores this reads from that timestamp on. What is not versioned (the
+//! each turn, what was there at that timestamp; versions are kept for it meanwhile. Earlier ones
+//! are left out: whoever restores this reads from that timestamp on. What is not versioned (the
 //! outcomes) is small, and copied at the start.
 
 use std::{collections::VecDeque, ops::Bound};

@@ -1,5 +1,5 @@
-//! Sessions of clients, step by step, as written down in `sessions/`: one file an anomaly, with what
-//! every step must answer. Each runs against a shard in both modes.
+//! Sessions of clients, step by step, as written down in `sessions/`: one file an anomaly, with
+//! what every step must answer. Each runs against a shard in both modes.
 //!
 //! A line is `[session] command -> answer`; what follows `#` is for the reader. Commands without a
 //! session are transactions by themselves. A step that can't be answered yet `waits`, until a line

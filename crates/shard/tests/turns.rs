@@ -88,9 +88,9 @@ fn late_ticks_write_one_part_of_a_checkpoint_between_them() {
     }
 }
 
-/// A commit that waits for a lock is ordered when it gets it. If the clock had become unsure by then,
-/// it got a timestamp as far ahead as the clock might have been wrong, and everything after it
-/// likewise.
+/// A commit that waits for a lock is ordered when it gets it. If the clock had become unsure by
+/// then, it got a timestamp as far ahead as the clock might have been wrong, and everything after
+/// it likewise.
 #[test]
 fn a_commit_that_waited_is_refused_once_the_clock_is_unsure() {
     let mut alone = Alone::new(Mode::Raft, 1 << 20);

@@ -13,8 +13,8 @@
 //! older requests, too: otherwise a stream of readers could keep a writer out for ever. Those who
 //! wait form a chain, each looking at only one other ([`Obstacle`]), so that what ends wakes few.
 //!
-//! Locks live in the leader's memory and die with its leadership. A transaction shows the token that
-//! it got with its first lock; without a table that knows it, its locks are lost.
+//! Locks live in the leader's memory and die with its leadership. A transaction shows the token
+//! that it got with its first lock; without a table that knows it, its locks are lost.
 //!
 //! Left out: locks of prepared transactions, which can't be taken away.
 
@@ -112,8 +112,8 @@ impl LockTable {
         self.owners.is_empty() && self.waiting.is_empty() && self.events.is_empty()
     }
 
-    /// Lets a transaction in that shows no token, at `fresh_ts` unless it began before; or checks the
-    /// token that it shows.
+    /// Lets a transaction in that shows no token, at `fresh_ts` unless it began before; or checks
+    /// the token that it shows.
     pub fn enter(
         &mut self,
         claim: LockClaim,
@@ -194,8 +194,8 @@ impl LockTable {
         self.wake(gone);
     }
 
-    /// How requests that had to wait have ended, one after the other. Each must be acted upon before
-    /// the next request.
+    /// How requests that had to wait have ended, one after the other. Each must be acted upon
+    /// before the next request.
     pub fn next_event(&mut self) -> Option<(u64, LockEvent)> {
         self.events.pop_front()
     }
@@ -521,8 +521,8 @@ mod tests {
         assert!(!desk.holds(2));
     }
 
-    /// Against a list of what was granted: nobody conflicts, nobody is forgotten, the oldest is never
-    /// wounded, and when all have ended nothing is left.
+    /// Against a list of what was granted: nobody conflicts, nobody is forgotten, the oldest is
+    /// never wounded, and when all have ended nothing is left.
     #[test]
     fn any_order_of_requests_is_free_of_conflicts_deadlocks_and_lost_wakes() {
         for seed in 0..400 {

@@ -5,9 +5,9 @@
 //! between. So every write carries an id that is known before its first send, and the range
 //! remembers what became of it until the client says that it waits for no answer any more.
 //!
-//! Forgetting is safe because every request carries the timestamp at which it expires. An outcome is
-//! remembered until then, or until its session says that it waits for it no more. So a retry finds
-//! the outcome, or comes after its expiry and is refused, however long it was on its way:
+//! Forgetting is safe because every request carries the timestamp at which it expires. An outcome
+//! is remembered until then, or until its session says that it waits for it no more. So a retry
+//! finds the outcome, or comes after its expiry and is refused, however long it was on its way:
 //!
 //! ```text
 //! request of expiry 50    commit at 20 -- remembered --------| 50: forgotten
@@ -68,8 +68,8 @@ struct Remembered {
 pub enum Settled {
     /// It is committed.
     Committed(Timestamp),
-    /// A condition did not hold. That is remembered, too: a late copy of the request could find that
-    /// it holds, after the client was told that nothing would happen.
+    /// A condition did not hold. That is remembered, too: a late copy of the request could find
+    /// that it holds, after the client was told that nothing would happen.
     Failed {
         /// Which.
         condition: u16,
@@ -131,8 +131,8 @@ impl OutcomeTable {
         }
     }
 
-    /// Remembers the end of a transaction that [`OutcomeTable::look_up`] called new, and forgets what
-    /// the session has settled and what has expired.
+    /// Remembers the end of a transaction that [`OutcomeTable::look_up`] called new, and forgets
+    /// what the session has settled and what has expired.
     pub fn record(
         &mut self,
         txn: TxnId,

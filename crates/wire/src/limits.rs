@@ -15,7 +15,8 @@ pub const MAX_FRAME_BYTES: usize = 4 * 1024 * 1024;
 /// How long a snapshot stays readable while its client renews it, in microseconds.
 pub const MAX_SNAPSHOT_AGE_US: u64 = 60 * 1_000_000;
 
-/// How far ahead a commit may expire, in microseconds: so long its outcome may have to be remembered.
+/// How far ahead a commit may expire, in microseconds: so long its outcome may have to be
+/// remembered.
 pub const MAX_LIFETIME_US: u64 = 15 * 60 * 1_000_000;
 
 const _: () = assert!(MAX_FRAME_BYTES > 2 * (MAX_KEY_BYTES + MAX_VALUE_BYTES));

@@ -1,5 +1,5 @@
-//! What kinds of reads there are, and how a transaction that takes locks is known to the leader which
-//! keeps them.
+//! What kinds of reads there are, and how a transaction that takes locks is known to the leader
+//! which keeps them.
 
 use bytes::{BufMut, BytesMut};
 use palisade_clock::Timestamp;
@@ -31,7 +31,8 @@ pub struct LockToken {
 pub struct LockGrant {
     /// When its first try began.
     pub start_ts: Timestamp,
-    /// Proves that the locks are those that were given: a leader that does not know it has lost them.
+    /// Proves that the locks are those that were given: a leader that does not know it has lost
+    /// them.
     pub token: LockToken,
 }
 

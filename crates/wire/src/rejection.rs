@@ -96,8 +96,8 @@ pub enum Rejection {
     /// locks are still held; retry.
     #[error("a lock is held by others for too long, or there are too many")]
     Locked,
-    /// What was there at the timestamp is not kept any more by this replica. Not retryable here but at a
-    /// later one; another replica may still keep it.
+    /// What was there at the timestamp is not kept any more by this replica. Not retryable here but
+    /// at a later one; another replica may still keep it.
     #[error("versions of that time are not kept any more: read at a later one")]
     Collected,
     /// The timestamp to read at lies too far in the future. Nothing happened; retry later.

@@ -52,8 +52,8 @@ pub enum Operation {
         /// The transaction.
         claim: LockClaim,
     },
-    /// Versions that a read at this timestamp sees are kept for some seconds more, in every range of
-    /// this shard.
+    /// Versions that a read at this timestamp sees are kept for some seconds more, in every range
+    /// of this shard.
     KeepVersions {
         /// The timestamp of the client's oldest open snapshot.
         at_ts: Timestamp,

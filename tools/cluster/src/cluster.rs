@@ -25,8 +25,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a node may take to drain.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How far the clock is trusted: all nodes read that of this machine, and the threads of one machine
-/// see it alike to within a microsecond or so.
+/// How far the clock is trusted: all nodes read that of this machine, and the threads of one
+/// machine see it alike to within a microsecond or so.
 const SHARED_CLOCK_BOUND_US: u64 = 50;
 
 /// What cluster to start.

@@ -117,11 +117,12 @@ pub struct Run {
     pub ops_per_s: f64,
     /// Operations that failed or whose outcome is unknown, a count.
     pub errors: u64,
-    /// Operations that had fallen due when measuring ended, and were not sent: none in a closed loop.
+    /// Operations that had fallen due when measuring ended, and were not sent: none in a closed
+    /// loop.
     #[serde(default)]
     pub unsent: u64,
-    /// Operations that were sent and not answered when measuring ended; a closed loop has one of each
-    /// client.
+    /// Operations that were sent and not answered when measuring ended; a closed loop has one of
+    /// each client.
     #[serde(default)]
     pub unanswered: u64,
     /// Transactions aborted by a conflict, a count.

@@ -91,8 +91,8 @@ impl Servers {
     }
 }
 
-/// Runs a load, and measures it. Everything happens in the thread that polls this, the connections of
-/// the load included.
+/// Runs a load, and measures it. Everything happens in the thread that polls this, the connections
+/// of the load included.
 pub async fn run_trial(servers: Servers, trial: &Trial) -> Result<Finished, TrialError> {
     LocalSet::new().run_until(run(servers, trial)).await
 }

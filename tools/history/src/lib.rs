@@ -10,8 +10,8 @@
 //! * [`check`] decides whether some order of the operations explains every answer, in time
 //!   O(n log n), and on refusal names the operations that no order can explain;
 //! * [`check_appends`] decides the same of [`Transaction`]s that append to lists and read them;
-//! * [`check_timestamps`] decides whether [`TimestampedOperation`]s of all kinds, over all keys, fit
-//!   the timestamps that their answers carried, real time included.
+//! * [`check_timestamps`] decides whether [`TimestampedOperation`]s of all kinds, over all keys,
+//!   fit the timestamps that their answers carried, real time included.
 //!
 //! Left out: transactions over registers, operations other than put and get (a delete or a
 //! compare-and-set changes what the fast algorithm may assume), and every clock. Times come from

@@ -138,8 +138,8 @@ pub async fn preload(
     Ok(history)
 }
 
-/// Reads every key once more, as operations that follow the history: what a load of writes alone has
-/// lost shows only so.
+/// Reads every key once more, as operations that follow the history: what a load of writes alone
+/// has lost shows only so.
 pub async fn read_back(
     client: &Client,
     keys: &Keys,
@@ -184,7 +184,8 @@ async fn read_one(
 }
 
 /// Runs a load to its end. `history` is what was recorded before, with times from the same `start`.
-/// `on` runs at the moments of the run, and what it measures is of the measured time. To be polled on one thread.
+/// `on` runs at the moments of the run, and what it measures is of the measured time. To be polled
+/// on one thread.
 pub async fn run(
     client: &Client,
     keys: &Keys,

@@ -64,8 +64,8 @@ pub struct Measured {
     pub ops: u64,
     /// Operations that failed, or whose outcome is unknown.
     pub errors: u64,
-    /// What was left undone when measuring ended. A closed loop has one operation of each client on its
-    /// way.
+    /// What was left undone when measuring ended. A closed loop has one operation of each client on
+    /// its way.
     pub backlog: Backlog,
     /// Latency of all that succeeded.
     pub latency_us: Percentiles,

@@ -43,7 +43,8 @@ impl Shared {
         u64::try_from(self.start.elapsed().as_nanos()).expect("a load runs for less than a century")
     }
 
-    /// Operations that have fallen due and were not sent, and those that were sent and not answered.
+    /// Operations that have fallen due and were not sent, and those that were sent and not
+    /// answered.
     pub(crate) fn backlog(&self) -> Backlog {
         let sent = self.sent.get();
         let due = self.due.get().map_or(sent, |(since_ns, rate)| {

@@ -60,8 +60,8 @@ impl Clock {
         self.offset_us = random.i64(-bound..=bound);
     }
 
-    /// The clock becomes unsure: it calls itself right to within more than before, and is wrong by up
-    /// to that. Back to what it was with `times` 1.
+    /// The clock becomes unsure: it calls itself right to within more than before, and is wrong by
+    /// up to that. Back to what it was with `times` 1.
     pub(crate) fn become_unsure(&mut self, times: u64, random: &mut fastrand::Rng) {
         self.shown_bound_us = self.bound_us * times;
         let bound = i64::try_from(self.shown_bound_us).expect("it is a small number");

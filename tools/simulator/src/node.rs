@@ -148,8 +148,8 @@ impl Node {
         self.shards.iter_mut().for_each(|slot| slot.shard = None);
     }
 
-    /// How the log of a shard stands. A disk that fills up crosses every reserve that the shard keeps,
-    /// one after the other, and has no room at the end.
+    /// How the log of a shard stands. A disk that fills up crosses every reserve that the shard
+    /// keeps, one after the other, and has no room at the end.
     pub(crate) fn log_counters(&self, slot: usize, now_us: u64) -> LogCounters {
         let (from_us, until_us) = self.filling_us;
         let left_bytes = if (from_us..until_us).contains(&now_us) {

@@ -300,8 +300,8 @@ impl World {
         self.schedule(self.now_us + turn_us, Event::EndOfTurn { node, slot, life });
     }
 
-    /// Most turns take a moment. What leaves with a turn leaves when it is over, and a node may stop
-    /// in between.
+    /// Most turns take a moment. What leaves with a turn leaves when it is over, and a node may
+    /// stop in between.
     fn turn_us(&mut self) -> u64 {
         if self.schedule.u8(0..16) > 0 {
             self.schedule.u64(0..50)
@@ -484,8 +484,8 @@ impl World {
         }
     }
 
-    /// The configuration of a node that is down has another shape: the node must not start with it, and
-    /// its logs must stay as they are.
+    /// The configuration of a node that is down has another shape: the node must not start with it,
+    /// and its logs must stay as they are.
     fn start_misconfigured(&mut self, node: usize) {
         let mut shape = self.parameters.shape();
         match self.schedule.u8(0..3) {

@@ -124,8 +124,8 @@ fn scenario_10_a_new_leader_reads_nothing_before_its_first_entry_is_committed() 
     holds(world);
 }
 
-/// A vote takes up to two seconds here, and a wait of tenths of a second for the next election ended
-/// each before it could be won: half of them took more than thirty seconds.
+/// A vote takes up to two seconds here, and a wait of tenths of a second for the next election
+/// ended each before it could be won: half of them took more than thirty seconds.
 #[test]
 fn scenario_10_elections_end_on_slow_disks() {
     for seed in 0..10 {

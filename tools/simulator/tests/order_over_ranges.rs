@@ -1,5 +1,5 @@
-//! Scenarios about the order of operations over ranges, and about leaders that were superseded, each
-//! as a script: `tests/FAULTS.md` has the table.
+//! Scenarios about the order of operations over ranges, and about leaders that were superseded,
+//! each as a script: `tests/FAULTS.md` has the table.
 
 mod support;
 
@@ -27,8 +27,8 @@ fn write(world: &mut World, range: RangeId, value: u8) {
     assert!(matches!(answer, Some(Outcome::Committed { .. })), "{answer:?}");
 }
 
-/// What a latest read answers that starts while a write of its key is pending, once a write of another
-/// range was acknowledged; and what it answers when the pending write is committed.
+/// What a latest read answers that starts while a write of its key is pending, once a write of
+/// another range was acknowledged; and what it answers when the pending write is committed.
 fn read_beside_a_pending_write(mode: Mode, planted: Option<TestFault>) -> [Option<u8>; 2] {
     let quiet = Parameters::quiet(7, 3, 2, 1, Some(mode));
     // The clients would notice, too.

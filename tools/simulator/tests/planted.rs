@@ -70,8 +70,8 @@ fn promises_that_are_broken() {
     protocol_fault_is_caught(ProtocolFault::BreakPromises);
 }
 
-/// Leaders that fall silent for about as long as a promise lasts, far apart: what breaks a promise by a
-/// few milliseconds is rare elsewhere.
+/// Leaders that fall silent for about as long as a promise lasts, far apart: what breaks a promise
+/// by a few milliseconds is rare elsewhere.
 fn breaks_a_lease(fault: TestFault) {
     is_caught_as(&format!("{fault:?}"), "a lease excludes later leaders", |parameters| {
         parameters.planted = Some(fault);
@@ -217,14 +217,28 @@ fn a_retry_that_runs_after_it_was_forgotten() {
     fault_is_caught(TestFault::RunExpired);
 }
 
+/// Leaders that stand still often, and clients that soon ask another replica.
+fn a_superseded_leader_breaks(fault: TestFault) {
+    is_caught(&format!("{fault:?}"), |parameters| {
+        parameters.planted = Some(fault);
+        parameters.nodes = 3;
+        parameters.only = Some(Mode::Raft);
+        parameters.faults = vec![FaultKind::Pause, FaultKind::Silence];
+        parameters.fault_interval_us = 800_000;
+        parameters.fault_length_us = 500_000;
+        parameters.attempt_us = 30_000;
+        parameters.transaction_percent = 80;
+    });
+}
+
 #[test]
 fn a_superseded_leader_that_answers_locked_reads() {
-    fault_is_caught(TestFault::UnconfirmedLockedReads);
+    a_superseded_leader_breaks(TestFault::UnconfirmedLockedReads);
 }
 
 #[test]
 fn a_superseded_leader_that_calls_a_transaction_aborted() {
-    fault_is_caught(TestFault::UnconfirmedAborts);
+    a_superseded_leader_breaks(TestFault::UnconfirmedAborts);
 }
 
 #[test]

@@ -140,8 +140,8 @@ fn scenario_32_locks_end_with_the_leadership_that_gave_them() {
     holds(world);
 }
 
-/// The answer to a commit is lost with its leader: the next one tells what became of it, and does not
-/// call it aborted because the locks are gone.
+/// The answer to a commit is lost with its leader: the next one tells what became of it, and does
+/// not call it aborted because the locks are gone.
 #[test]
 fn scenario_01_a_commit_with_locks_is_known_to_the_next_leader() {
     let mut world = raft(3);

@@ -1,5 +1,5 @@
-//! What drives a client, on a thread of its own or in its caller's: connections, and the requests under
-//! way on them.
+//! What drives a client, on a thread of its own or in its caller's: connections, and the requests
+//! under way on them.
 //!
 //! The problem: a request may meet a follower, a node that is gone, or a connection that breaks
 //! after it was sent. The naive way, an error for the caller, makes every caller write the retry
@@ -38,8 +38,8 @@ pub(crate) use sessions::fresh_session;
 /// How often deadlines are looked at.
 const DEADLINE_CHECK: Duration = Duration::from_millis(10);
 
-/// How often the oldest open snapshot is renewed at every shard: the shards keep what it sees for five
-/// times as long.
+/// How often the oldest open snapshot is renewed at every shard: the shards keep what it sees for
+/// five times as long.
 const RENEW_SNAPSHOTS: Duration = Duration::from_secs(1);
 
 /// Calls taken in before the connections get their turn.

@@ -346,16 +346,17 @@ impl Router {
         }
     }
 
-    /// A replica does not keep the versions any more that a call reads. The others may: one that was
-    /// restarted, or received a snapshot, has only what is newer.
+    /// A replica does not keep the versions any more that a call reads. The others may: one that
+    /// was restarted, or received a snapshot, has only what is newer.
     fn ask_another_replica(&self, id: u64) {
         let mut requests = self.pending.borrow_mut();
         let Some(pending) = requests.get_mut(&id) else { return };
         pending.collected_at.extend(pending.at);
         let range = self.range_and_part(&pending.call).map(|(range, _)| range);
         let members = range.map_or(Vec::new(), |range| self.descriptor(range).members);
-        let other = members.into_iter().find(|member| !pending.collected_at.contains(member));
-        let sent = other.is_some_and(|other| self.send_to(id, pending, other));
+        let others = members.into_iter().filter(|at| !pending.collected_at.contains(at));
+        let others: Vec<_> = others.collect();
+        let sent = others.into_iter().any(|other| self.send_to(id, pending, other));
         drop(requests);
         if !sent {
             self.finish(id, Err(ClientError::Rejected(Rejection::Collected)));
@@ -396,8 +397,8 @@ impl Router {
         commit.is_some_and(|commit| !commit.may_have_run)
     }
 
-    /// A commit had expired when it was first taken in: this client's idea of the time is behind, as
-    /// after a suspend. It goes on with a later expiry, once the time is known better.
+    /// A commit had expired when it was first taken in: this client's idea of the time is behind,
+    /// as after a suspend. It goes on with a later expiry, once the time is known better.
     fn live_longer(&self, id: u64) {
         self.refreshed.set(None);
         self.refresh();

@@ -30,8 +30,8 @@ pub(crate) fn fresh_session() -> Result<SessionId, ClientError> {
 pub(super) struct Sessions {
     current: SessionId,
     next_sequence: u64,
-    /// Sequences without an outcome, of each session at each range. A range that is stuck keeps only
-    /// its own outcomes from being forgotten.
+    /// Sequences without an outcome, of each session at each range. A range that is stuck keeps
+    /// only its own outcomes from being forgotten.
     unsettled: BTreeMap<(SessionId, RangeId), BTreeSet<u64>>,
     /// The cluster's time, and when that was learned.
     learned: (Timestamp, Instant),
@@ -72,8 +72,8 @@ impl Sessions {
         }
     }
 
-    /// Further commits are of another session. Called when a connection breaks: the machine may have
-    /// been resumed from a snapshot of its memory, and so may a copy of it.
+    /// Further commits are of another session. Called when a connection breaks: the machine may
+    /// have been resumed from a snapshot of its memory, and so may a copy of it.
     pub(super) fn renew(&mut self, next: SessionId) {
         self.current = next;
     }
@@ -83,8 +83,9 @@ impl Sessions {
         self.learned = (now_ts, now);
     }
 
-    /// When a commit expires that begins now, if its call may take `timeout`. `seen_ts` is the latest
-    /// timestamp that the client knows to have passed: after a suspend, its own clock is behind.
+    /// When a commit expires that begins now, if its call may take `timeout`. `seen_ts` is the
+    /// latest timestamp that the client knows to have passed: after a suspend, its own clock is
+    /// behind.
     pub(super) fn expires_ts(
         &self,
         timeout: Duration,

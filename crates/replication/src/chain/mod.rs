@@ -8,8 +8,8 @@
 //! The naive way passes an entry on only once it is durable; a chain of three then pays three syncs
 //! one after the other. Here a member forwards at once, and says along with it what is *stable*:
 //! durable at itself and at every member before it. The tail commits what is both stable upstream
-//! and durable at the tail, so all syncs run side by side, and what is committed is durable at every
-//! member.
+//! and durable at the tail, so all syncs run side by side, and what is committed is durable at
+//! every member.
 //!
 //! What that costs: a member that crashed may have forwarded entries that it lost. Then its
 //! successor's log is the longer one, and ordering a new entry at the same index would fork the
@@ -20,14 +20,15 @@
 //!
 //! Fencing: a member serves nothing before both its links are up in its epoch, since its start; the
 //! links of all members together span the chain. A member that was removed while it was down thus
-//! finds a neighbour that has moved on, or one that lacks a neighbour for the same reason, and never
-//! serves. A member that is removed while it runs is not fenced by this: whoever removes it must
-//! have stopped it first, and must keep it stopped until every remaining member is in the new epoch.
+//! finds a neighbour that has moved on, or one that lacks a neighbour for the same reason, and
+//! never serves. A member that is removed while it runs is not fenced by this: whoever removes it
+//! must have stopped it first, and must keep it stopped until every remaining member is in the new
+//! epoch.
 //!
-//! Messages may be late by any time, while an index may be ordered anew in the same epoch after every
-//! member lost it. So whatever a member asks carries a session drawn at random at its start and in
-//! each epoch, whatever it is sent carries the link that it drew when it attached, and answers to
-//! an earlier life are told from answers to this one.
+//! Messages may be late by any time, while an index may be ordered anew in the same epoch after
+//! every member lost it. So whatever a member asks carries a session drawn at random at its start
+//! and in each epoch, whatever it is sent carries the link that it drew when it attached, and
+//! answers to an earlier life are told from answers to this one.
 //!
 //! Left out so far: leases, reads at members other than the tail (CRAQ), and adding a member.
 
@@ -82,8 +83,8 @@ pub struct Chain {
     /// Tells answers to this member, in this epoch and since its start, from earlier ones.
     session: u64,
     /// The session in which the predecessor asked last, and the link drawn for it: what the
-    /// predecessor sends along with entries. A later question of the same session gets the same link,
-    /// so that a question repeated before its answer came does not undo it.
+    /// predecessor sends along with entries. A later question of the same session gets the same
+    /// link, so that a question repeated before its answer came does not undo it.
     link: Option<(u64, u64)>,
     /// The link to the successor; `None` at the tail, and until the successor attached.
     downstream: Option<link::Downstream>,

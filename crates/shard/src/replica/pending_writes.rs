@@ -1,7 +1,7 @@
 //! The writes that a replica has ordered and not applied yet, by key.
 //!
-//! A key is known by a hash of 32 bits. Two keys with the same hash make a read wait for a write that
-//! it does not need, which costs time and never an answer.
+//! A key is known by a hash of 32 bits. Two keys with the same hash make a read wait for a write
+//! that it does not need, which costs time and never an answer.
 
 use std::collections::VecDeque;
 

@@ -11,9 +11,9 @@
 //! ```
 //!
 //! So the replica that sequences the writes answers, because only it knows what it has ordered. A
-//! read of a key waits for the pending writes of that key; a scan waits for all pending writes. Then
-//! it fits a timestamp that is not below true time at its arrival: what is ordered later gets a
-//! timestamp above that (see `commit_wait`).
+//! read of a key waits for the pending writes of that key; a scan waits for all pending writes.
+//! Then it fits a timestamp that is not below true time at its arrival: what is ordered later gets
+//! a timestamp above that (see `commit_wait`).
 //!
 //! The replica must still have led when the read arrived. Raft confirms that by its lease or by a
 //! round; in a chain, the epochs do.
@@ -89,8 +89,8 @@ pub(super) struct PendingReads {
     applying: BTreeMap<(u64, u64), PendingRead>,
 }
 
-/// What waits for leadership to be confirmed, by the token that the protocol confirms. Tokens are given
-/// in order, and confirmed nearly in order.
+/// What waits for leadership to be confirmed, by the token that the protocol confirms. Tokens are
+/// given in order, and confirmed nearly in order.
 #[derive(Debug, Default)]
 struct Confirming {
     /// The token of the first.

@@ -1,7 +1,7 @@
 //! Reads at a timestamp, without locks.
 //!
-//! The problem: the state at a timestamp must never change once it was read, at any replica. Looking
-//! at the newest versions up to the timestamp misses pending commits with lower timestamps.
+//! The problem: the state at a timestamp must never change once it was read, at any replica.
+//! Looking at the newest versions up to the timestamp misses pending commits with lower timestamps.
 //!
 //! Commits have rising timestamps in the order of the log. So every replica knows everything up to
 //! the timestamp of the last commit that it has applied: its safe time (Spanner, OSDI'12 §4.1.3, so
@@ -9,8 +9,8 @@
 //!
 //! Above that, only the replica that sequences the writes can tell. Once a timestamp has passed, no
 //! commit is ordered below it, because a commit's timestamp is not below true time (see
-//! `commit_wait`). So that replica confirms that it leads, waits until everything that it has ordered
-//! is applied, and reads.
+//! `commit_wait`). So that replica confirms that it leads, waits until everything that it has
+//! ordered is applied, and reads.
 //!
 //! A follower asks it, and receives an index and a timestamp: once the entries up to the index are
 //! applied, everything up to the timestamp is known. This stays true if leadership changes: entries

@@ -1,8 +1,8 @@
 //! Transactions at the replica that orders the range's writes: its locks, and what waits for them.
 //!
-//! The problem: a transaction reads at the leader, thinks, and commits later; what it read must still
-//! be so where its commit stands in the log. The naive way, to hold its locks until the commit is
-//! replicated, makes everybody wait for a disk.
+//! The problem: a transaction reads at the leader, thinks, and commits later; what it read must
+//! still be so where its commit stands in the log. The naive way, to hold its locks until the
+//! commit is replicated, makes everybody wait for a disk.
 //!
 //! Here the log is the order. Whatever writes a key is put into the log only when nobody else has a
 //! lock on that key; once it stands there, whatever is ordered after it stands after it, so its
@@ -136,8 +136,8 @@ impl Transactions {
         self.locks.is_held(owner, token)
     }
 
-    /// The last entry that a read of the latest state must see: one of an earlier term, or a pending
-    /// write of what is read.
+    /// The last entry that a read of the latest state must see: one of an earlier term, or a
+    /// pending write of what is read.
     pub(super) fn ordered_before(&self, read: &Read) -> u64 {
         let pending = match read {
             Read::Key(key) => self.pending_writes.last_of_key(key),
@@ -494,8 +494,9 @@ impl Replica {
         Ok(())
     }
 
-    /// Reads what is locked, once everything that was ordered before is applied, and if this replica
-    /// still leads: what a transaction concludes from its reads must hold even if it never commits.
+    /// Reads what is locked, once everything that was ordered before is applied, and if this
+    /// replica still leads: what a transaction concludes from its reads must hold even if it never
+    /// commits.
     fn read_locked(&mut self, read: PendingRead) {
         let mut after = self.transactions.ordered_before(&read.read);
         if self.fault == Some(TestFault::EarlyLockedReads) {

@@ -2,9 +2,10 @@
 //!
 //! # The problem
 //!
-//! A store that orders its transactions by commit timestamps claims more than "some order exists": each
-//! operation takes effect at one timestamp, and operations that follow each other in real time have
-//! rising timestamps, over all keys. A check of one key at a time does not see a violation over two:
+//! A store that orders its transactions by commit timestamps claims more than "some order exists":
+//! each operation takes effect at one timestamp, and operations that follow each other in real time
+//! have rising timestamps, over all keys. A check of one key at a time does not see a violation
+//! over two:
 //!
 //! ```text
 //! put x=1   |--------------------------|          committed at 10
@@ -18,10 +19,10 @@
 //! # The algorithm
 //!
 //! The answers carry timestamps of versions, so no search is needed. The first pass gathers the
-//! versions of every key. The second pass walks through the starts and ends of the operations in real
-//! time, and gives each operation the lowest timestamp that fits what it saw and that is not below any
-//! timestamp given to an operation that had ended when it started. The lowest choice constrains later
-//! operations least, so if it fails, every choice fails. O(n log n).
+//! versions of every key. The second pass walks through the starts and ends of the operations in
+//! real time, and gives each operation the lowest timestamp that fits what it saw and that is not
+//! below any timestamp given to an operation that had ended when it started. The lowest choice
+//! constrains later operations least, so if it fails, every choice fails. O(n log n).
 //!
 //! # No false alarm
 //!

@@ -155,8 +155,8 @@ impl Clients {
         self.record(at, now_us, Order::Commit(commit_ts.to_bits()), reads, writes);
     }
 
-    /// A transaction has ended without a commit. What it read held when it read last: it had all of it
-    /// locked then.
+    /// A transaction has ended without a commit. What it read held when it read last: it had all of
+    /// it locked then.
     pub(super) fn record_locked_reads(&mut self, at: usize, now_us: u64) {
         let transaction = self.clients[at].transaction.as_ref().expect("it is the operation");
         let reads = saw_cells(transaction.place, &transaction.seen);
