@@ -24,12 +24,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Interval, Now};
 
-/// The kernel's estimate is asked for anew after this long.
-const ESTIMATE_US: u64 = 1_000_000;
+/// The kernel's estimate is read again after this long.
+const ESTIMATE_US: u64 = 100_000;
 
-/// By this much a clock may run wrong between two corrections: the kernel's own figure (500 parts
-/// in a million), for the time that an estimate is used.
-const DRIFT_PER_ESTIMATE_US: u64 = ESTIMATE_US * 500 / 1_000_000;
+/// The kernel raises its estimate once in this time.
+const KERNEL_PERIOD_US: u64 = 1_000_000;
+
+/// What a clock drifts by while an estimate is used, which may be a period old when it is read.
+const DRIFT_PER_ESTIMATE_US: u64 = drift_us(KERNEL_PERIOD_US + ESTIMATE_US);
 
 /// The step of a leap second, in microseconds.
 const LEAP_US: u64 = 1_000_000;
@@ -85,6 +87,8 @@ pub struct KernelClock {
     estimate: Cell<Option<(Estimate, u64)>>,
     /// Whether the kernel announced a leap second then, or has just made one.
     leap_is_near: Cell<bool>,
+    /// The last estimate that the kernel vouched for, and when it was made.
+    vouched: Cell<Option<(u64, u64)>>,
     #[cfg(feature = "clockbound")]
     daemon: crate::clockbound::Daemon,
 }
@@ -98,6 +102,7 @@ impl KernelClock {
             bound_us,
             estimate: Cell::new(None),
             leap_is_near: Cell::new(false),
+            vouched: Cell::new(None),
             #[cfg(feature = "clockbound")]
             daemon: crate::clockbound::Daemon::default(),
         }
@@ -116,38 +121,61 @@ impl KernelClock {
     }
 
     fn read(&self) -> (Now, Voucher) {
-        let monotonic_us = read_us(ClockId::Boottime);
-        let Estimate { bound_us, by } = match self.source {
-            ClockSource::Fixed => Estimate { bound_us: self.bound_us, by: Voucher::Config },
-            ClockSource::Kernel => self.kernel_estimate(monotonic_us),
-            #[cfg(feature = "clockbound")]
-            ClockSource::ClockBound => {
-                let (wall, by) = self.daemon.read(monotonic_us);
-                return (Now { monotonic_us, wall }, by);
-            }
-        };
-        let wall_us = read_wall_us();
-        let leap_us = if self.leap_is_near.get() { leap_error_us(wall_us) } else { 0 };
-        (Now { monotonic_us, wall: Interval::around(wall_us, bound_us + leap_us) }, by)
+        #[cfg(feature = "clockbound")]
+        if self.source == ClockSource::ClockBound {
+            let (wall, by) = self.daemon.read(read_us(ClockId::Boottime));
+            return (Now { monotonic_us: read_us(ClockId::Boottime), wall }, by);
+        }
+        self.read_in_order(read_wall_us, || read_us(ClockId::Boottime), KernelTime::read)
     }
 
-    /// What the kernel says, not longer than a moment ago.
-    fn kernel_estimate(&self, monotonic_us: u64) -> Estimate {
-        match self.estimate.get() {
-            Some((estimate, at_us)) if monotonic_us.saturating_sub(at_us) < ESTIMATE_US => estimate,
-            _ => {
-                let kernel = KernelTime::read();
-                let estimate = match kernel.max_error_us() {
-                    Some(error_us) => {
-                        Estimate { bound_us: error_us + DRIFT_PER_ESTIMATE_US, by: Voucher::Kernel }
-                    }
-                    None => Estimate { bound_us: self.bound_us, by: Voucher::Nobody },
-                };
-                self.leap_is_near.set(kernel.announces_leap_second());
-                self.estimate.set(Some((estimate, monotonic_us)));
-                estimate
+    /// Reads the error bound, the wall clock and the monotonic clock, in this order, because the
+    /// thread may be stopped between two of them. A lease that holds by the monotonic clock then
+    /// held when the wall clock was read, and an old bound is noticed and read again.
+    fn read_in_order(
+        &self,
+        mut wall_us: impl FnMut() -> u64,
+        mut monotonic_us: impl FnMut() -> u64,
+        mut kernel: impl FnMut() -> KernelTime,
+    ) -> (Now, Voucher) {
+        loop {
+            let known = match self.source {
+                ClockSource::Kernel => self.estimate.get(),
+                _ => {
+                    let by = Voucher::Config;
+                    Some((Estimate { bound_us: self.bound_us, by }, u64::MAX))
+                }
+            };
+            let (wall_us, monotonic_us) = (wall_us(), monotonic_us());
+            if let Some((Estimate { bound_us, by }, at_us)) = known
+                && monotonic_us.saturating_sub(at_us) < ESTIMATE_US
+            {
+                let leap_us = if self.leap_is_near.get() { leap_error_us(wall_us) } else { 0 };
+                let wall = Interval::around(wall_us, bound_us + leap_us);
+                return (Now { monotonic_us, wall }, by);
             }
+            self.ask_kernel(&kernel(), monotonic_us);
         }
+    }
+
+    /// Takes over what the kernel says. `at_us` is a moment before it was asked.
+    fn ask_kernel(&self, kernel: &KernelTime, at_us: u64) {
+        let estimate = match kernel.max_error_us() {
+            Some(error_us) => {
+                let bound_us = error_us + DRIFT_PER_ESTIMATE_US;
+                self.vouched.set(Some((bound_us, at_us)));
+                Estimate { bound_us, by: Voucher::Kernel }
+            }
+            None => {
+                // The clock did not get better when the kernel gave it up.
+                let drifted_us = self.vouched.get().map_or(0, |(bound_us, vouched_us)| {
+                    bound_us + drift_us(at_us.saturating_sub(vouched_us))
+                });
+                Estimate { bound_us: self.bound_us.max(drifted_us), by: Voucher::Nobody }
+            }
+        };
+        self.leap_is_near.set(kernel.announces_leap_second());
+        self.estimate.set(Some((estimate, at_us)));
     }
 }
 
@@ -212,6 +240,11 @@ impl KernelTime {
     }
 }
 
+/// What a clock may drift by in a time: 500 parts in a million, the kernel's own figure.
+const fn drift_us(elapsed_us: u64) -> u64 {
+    elapsed_us.div_ceil(2_000)
+}
+
 /// By how much a leap second may put the wall clock off at a reading.
 fn leap_error_us(wall_us: u64) -> u64 {
     let of_day_us = wall_us % DAY_US;
@@ -255,11 +288,66 @@ mod tests {
             }
         }
         assert_eq!(now.wall.bound_us(), estimate.bound_us);
-        // The same estimate serves for a while.
-        let known = Estimate { bound_us: 7, by: Voucher::Kernel };
-        clock.estimate.set(Some((known, now.monotonic_us)));
-        assert_eq!(clock.kernel_estimate(now.monotonic_us + ESTIMATE_US - 1), known);
-        assert_ne!(clock.kernel_estimate(now.monotonic_us + ESTIMATE_US), known);
+    }
+
+    #[test]
+    fn an_estimate_of_the_kernel_is_used_for_a_while() {
+        let clock = KernelClock::new(ClockSource::Kernel, 250);
+        let bound_us = |at_us: u64, max_error_us| {
+            let kernel = || KernelTime { max_error_us, ..KernelTime::default() };
+            clock.read_in_order(|| 1 << 50, || at_us, kernel).0.wall.bound_us()
+        };
+        let (first, second) = (7 + DRIFT_PER_ESTIMATE_US, 9 + DRIFT_PER_ESTIMATE_US);
+        assert_eq!(bound_us(5, 7), first);
+        assert_eq!(bound_us(5 + ESTIMATE_US - 1, 9), first);
+        assert_eq!(bound_us(5 + ESTIMATE_US, 9), second);
+    }
+
+    #[test]
+    fn a_clock_that_the_kernel_gives_up_is_trusted_no_more_than_before() {
+        const HOUR_US: u64 = 3_600_000_000;
+        let clock = KernelClock::new(ClockSource::Kernel, 250_000);
+        let bound_us = |at_us: u64, kernel: KernelTime| {
+            clock.read_in_order(|| 1 << 50, || at_us, || kernel).0.wall.bound_us()
+        };
+        let unsure = KernelTime { status: libc::STA_UNSYNC, ..KernelTime::default() };
+        assert_eq!(bound_us(1, unsure), 250_000);
+        let worse = KernelTime { max_error_us: 16_000_000, ..KernelTime::default() };
+        let before_us = bound_us(HOUR_US, worse);
+        assert!(bound_us(2 * HOUR_US, unsure) >= before_us + HOUR_US / 2_000);
+        let again = KernelTime { max_error_us: 90, ..KernelTime::default() };
+        assert_eq!(bound_us(3 * HOUR_US, again), 90 + DRIFT_PER_ESTIMATE_US);
+        assert_eq!(bound_us(3 * HOUR_US + 2 * ESTIMATE_US, unsure), 250_000);
+    }
+
+    /// A thread that is stopped for an hour between any two readings: the wall clock must not be
+    /// later than the monotonic clock, by which leases are judged, nor the bound from before.
+    #[test]
+    fn a_stop_between_readings_makes_the_wall_clock_old_and_never_the_lease() {
+        const HOUR_US: u64 = 3_600_000_000;
+        for source in [ClockSource::Fixed, ClockSource::Kernel] {
+            for stopped_at in 0..6 {
+                let clock = KernelClock::new(source, 250);
+                let (time_us, readings) = (Cell::new(5_000_000), Cell::new(0));
+                let asked_us = Cell::new(None);
+                let read = || {
+                    let stop_us = if readings.get() == stopped_at { HOUR_US } else { 1 };
+                    readings.set(readings.get() + 1);
+                    let us = time_us.get();
+                    time_us.set(us + stop_us);
+                    us
+                };
+                let kernel = || {
+                    asked_us.set(Some(read()));
+                    KernelTime { max_error_us: 7, ..KernelTime::default() }
+                };
+                let (now, _) = clock.read_in_order(read, read, kernel);
+                assert!(now.wall.reading_us() < now.monotonic_us, "{source:?} {stopped_at}");
+                if let Some(asked_us) = asked_us.get() {
+                    assert!(now.monotonic_us - asked_us < ESTIMATE_US, "{source:?} {stopped_at}");
+                }
+            }
+        }
     }
 
     #[test]

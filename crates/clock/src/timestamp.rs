@@ -53,10 +53,18 @@ impl Timestamp {
         Self(self.0.checked_add(1).expect("timestamps do not run out before the year 2112"))
     }
 
+    /// This timestamp and a duration later, or [`Timestamp::MAX`].
+    #[must_use]
+    pub fn saturating_add_us(self, duration_us: u64) -> Self {
+        let bits = duration_us.min(u64::MAX >> LOGICAL_BITS) << LOGICAL_BITS;
+        Self(self.0.saturating_add(bits))
+    }
+
     /// This timestamp less a duration, or [`Timestamp::ZERO`].
     #[must_use]
     pub fn saturating_sub_us(self, duration_us: u64) -> Self {
-        Self(self.0.saturating_sub(duration_us << LOGICAL_BITS))
+        let bits = duration_us.min(u64::MAX >> LOGICAL_BITS) << LOGICAL_BITS;
+        Self(self.0.saturating_sub(bits))
     }
 }
 
@@ -125,4 +133,21 @@ pub struct Now {
     pub monotonic_us: u64,
     /// The wall clock.
     pub wall: Interval,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_durations_saturate() {
+        let ts = Timestamp::from_physical_us(5_000);
+        for duration_us in [5_001, 1 << 52, (1 << 52) + 7, u64::MAX] {
+            assert_eq!(ts.saturating_sub_us(duration_us), Timestamp::ZERO, "{duration_us}");
+        }
+        assert_eq!(ts.saturating_sub_us(4_999), Timestamp::from_physical_us(1));
+        assert_eq!(ts.saturating_add_us(1), Timestamp::from_physical_us(5_001));
+        assert_eq!(ts.saturating_add_us(1 << 52), Timestamp::MAX);
+        assert_eq!(ts.saturating_add_us(u64::MAX), Timestamp::MAX);
+    }
 }

@@ -29,6 +29,7 @@ mod data_dir;
 mod error;
 mod image;
 mod inspect;
+mod length;
 mod log;
 mod open;
 mod record;
@@ -41,6 +42,7 @@ pub use data_dir::{DataDir, DataDirError, Owner};
 pub use error::WalError;
 pub use image::{Image, ImageDamage, Remains};
 pub use inspect::{InspectedRecord, InspectedSegment, Inspection, SegmentRole, inspect};
+pub use length::LengthRule;
 pub use log::{Backend, Log, LogOptions, OpenProgress, SyncPlan};
 pub use record::{MAX_PAYLOAD_BYTES, RECORD_HEADER_BYTES, Record, RecordKind, record_bytes};
 

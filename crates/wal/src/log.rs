@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    Position, Record, RecordKind, WalError,
+    LengthRule, Position, Record, RecordKind, WalError,
     open::{End, Live, Opened, open_directory, slot_path},
     record::{MAX_PAYLOAD_BYTES, Place, RECORD_HEADER_BYTES, encode, record_bytes},
     retention::{Note, Retention},
@@ -85,18 +85,10 @@ impl LogOptions {
         self.limit_bytes / self.segment_bytes
     }
 
-    /// Segments beyond which a log is long: a quarter of the limit, or less if writing everything anew
-    /// takes less than a third of that. So most of what is written is new, and a group that was idle
-    /// for long does not keep what the others have written since.
-    fn long_segments(&self, state_bytes: u64) -> u64 {
-        let most = (self.max_segments() / 4).max(2);
-        let state_segments = state_bytes.div_ceil(self.segment_bytes);
-        (3 * state_segments).clamp(SHORT_SEGMENTS.min(most), most)
+    fn length_rule(&self) -> LengthRule {
+        LengthRule { segment_bytes: self.segment_bytes, max_segments: self.max_segments() }
     }
 }
-
-/// So many segments are not yet a long log.
-const SHORT_SEGMENTS: u64 = 4;
 
 /// An empty queue of notes keeps room for so many.
 const MAX_IDLE_NOTES: usize = 4096;
@@ -369,7 +361,7 @@ impl Log {
     /// Whether so much is kept that what pins the oldest segment should be written anew, if that
     /// takes `state_bytes` for all groups together.
     pub fn is_long(&self, state_bytes: u64) -> bool {
-        self.live.len() as u64 > self.options.long_segments(state_bytes)
+        self.options.length_rule().is_long(self.live.len(), state_bytes)
     }
 
     /// The groups for which the oldest segment is kept: once what they have there is written anew,
@@ -529,28 +521,5 @@ impl Log {
             self.slots += 1;
             self.preparing = Some(Preparing::New);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_log_is_long_by_what_writing_it_anew_takes_and_by_its_limit() {
-        let options = |limit_segments: u64| LogOptions {
-            cluster_id: 1,
-            node: 0,
-            shard: 0,
-            segment_bytes: 100,
-            limit_bytes: limit_segments * 100,
-            ahead_bytes: 0,
-            backend: Backend::Mapped,
-        };
-        let long = |limit_segments, state_bytes| options(limit_segments).long_segments(state_bytes);
-        assert_eq!(long(256, 0), 4);
-        assert_eq!(long(256, 130), 6);
-        assert_eq!(long(256, 1_000_000), 64);
-        assert_eq!((long(8, 0), long(8, 1_000_000)), (2, 2));
     }
 }

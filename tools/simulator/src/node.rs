@@ -53,12 +53,22 @@ pub(crate) struct Slot {
     pub(crate) left: Remains,
     pub(crate) inbox: Vec<Input>,
     pub(crate) turn_is_due: bool,
+    /// A turn whose thread was stopped between the readings of its two clocks.
+    pub(crate) stopped: Option<StoppedTurn>,
     /// What a turn asked for that is not over yet.
     pub(crate) turn: Option<ShardEffects>,
     /// When groups may next be asked to let the beginning of the log go.
     pub(crate) compact_due_us: u64,
     /// Scripts hold syncs back.
     pub(crate) syncs_held: bool,
+}
+
+/// A turn that has taken its inputs and read one of its clocks, and waits to go on.
+#[derive(Debug)]
+pub(crate) struct StoppedTurn {
+    pub(crate) inputs: Vec<Input>,
+    /// Both clocks as they were when the turn began.
+    pub(crate) began: Now,
 }
 
 impl Node {
@@ -74,6 +84,7 @@ impl Node {
                 disk,
                 inbox: Vec::new(),
                 turn_is_due: false,
+                stopped: None,
                 turn: None,
                 compact_due_us: 0,
                 syncs_held: false,
@@ -110,6 +121,7 @@ impl Node {
             slot.shard = None;
             slot.inbox.clear();
             slot.turn_is_due = false;
+            slot.stopped = None;
             slot.turn = None;
         }
     }
@@ -148,11 +160,17 @@ impl Node {
         self.shards.iter_mut().for_each(|slot| slot.shard = None);
     }
 
+    /// Whether its logs run out of room.
+    pub(crate) fn is_filling(&self, now_us: u64) -> bool {
+        let (from_us, until_us) = self.filling_us;
+        (from_us..until_us).contains(&now_us)
+    }
+
     /// How the log of a shard stands. A disk that fills up crosses every reserve that the shard
     /// keeps, one after the other, and has no room at the end.
     pub(crate) fn log_counters(&self, slot: usize, now_us: u64) -> LogCounters {
         let (from_us, until_us) = self.filling_us;
-        let left_bytes = if (from_us..until_us).contains(&now_us) {
+        let left_bytes = if self.is_filling(now_us) {
             let left_us = until_us - now_us;
             let steps = left_us * FILLING_STEPS / (until_us - from_us);
             (LOG_RESERVE_BYTES / 8) * steps.saturating_sub(2)

@@ -4,6 +4,7 @@ use std::fmt;
 
 use palisade_control::Bootstrap;
 use palisade_shard::TestFault;
+use palisade_wal::LengthRule;
 use palisade_wire::{Mode, NodeId};
 
 /// An independent stream of random numbers: what is drawn for one purpose does not move what is
@@ -147,12 +148,15 @@ pub struct Parameters {
     pub checkpoint_bytes: u64,
     /// Bytes of a segment of the log.
     pub segment_bytes: u64,
-    /// Segments beyond which the log is cut.
-    pub max_segments: usize,
+    /// Segments that a log may have: at a quarter of them at most it is compacted.
+    pub max_segments: u64,
     /// Payload in one message of a Raft group, beyond its first entry.
     pub max_message_bytes: usize,
     /// Turns take up to this long, most of them much less.
     pub turn_us: u64,
+    /// While there are faults, the thread of one turn in so many is stopped between the readings
+    /// of its two clocks.
+    pub stopped_turns: u32,
     /// Bytes of a part of a snapshot.
     pub snapshot_part_bytes: usize,
     /// A paused machine is stopped with its clocks, which nothing promises to survive.
@@ -163,6 +167,8 @@ pub struct Parameters {
     pub trust_damage: bool,
     /// The beginning of a long log is let go whether or not it is needed.
     pub cut_early: bool,
+    /// A turn reads its monotonic clock before its wall clock.
+    pub monotonic_first: bool,
 }
 
 impl Parameters {
@@ -219,15 +225,22 @@ impl Parameters {
             value_bytes: random.usize(8..300),
             checkpoint_bytes: random.u64(1_000..60_000),
             segment_bytes: random.u64(500..30_000),
-            max_segments: random.usize(2..20),
+            max_segments: random.u64(8..80),
             max_message_bytes: if random.bool() { 1 << 20 } else { random.usize(1..2_000) },
             turn_us: if random.u8(0..3) == 0 { random.u64(1_000..40_000) } else { 100 },
+            stopped_turns: 4_096,
             snapshot_part_bytes: 1 << random.u32(6..18),
             suspends: false,
             planted: None,
             trust_damage: false,
             cut_early: false,
+            monotonic_first: false,
         }
+    }
+
+    /// When a log is long.
+    pub(crate) fn length_rule(&self) -> LengthRule {
+        LengthRule { segment_bytes: self.segment_bytes, max_segments: self.max_segments }
     }
 
     /// The shape of the cluster.
@@ -277,7 +290,7 @@ impl Parameters {
             value_bytes: 32,
             checkpoint_bytes: 1 << 20,
             segment_bytes: 1 << 20,
-            max_segments: 16,
+            max_segments: 64,
             max_message_bytes: 1 << 20,
             turn_us: 100,
             snapshot_part_bytes: 1 << 18,
@@ -337,11 +350,14 @@ impl fmt::Display for Parameters {
             self.attempt_us / 1_000,
             self.timeout_us / 1_000
         )?;
-        if self.planted.is_some() || self.trust_damage || self.cut_early || self.clock_lie_us > 0 {
+        let Self { planted, trust_damage, cut_early, clock_lie_us, monotonic_first, .. } = self;
+        if planted.is_some() || *trust_damage || *cut_early || *clock_lie_us > 0 || *monotonic_first
+        {
             write!(
                 f,
-                "\nplanted: {:?}, damage trusted: {}, logs cut early: {}, clocks wrong by {} us",
-                self.planted, self.trust_damage, self.cut_early, self.clock_lie_us
+                "\nplanted: {planted:?}, damage trusted: {trust_damage}, logs cut early: \
+                 {cut_early}, clocks wrong by {clock_lie_us} us, monotonic clock read first: \
+                 {monotonic_first}"
             )?;
         }
         Ok(())

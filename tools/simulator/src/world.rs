@@ -3,6 +3,7 @@
 use std::{cmp::Reverse, collections::BinaryHeap, fmt::Debug};
 
 use bytes::BytesMut;
+use palisade_clock::Now;
 use palisade_control::{RangeDescriptor, RangeMap};
 use palisade_shard::{ConnectionId, Input, PeerBody, PeerMessage, Shard, ShardEffects, record_of};
 use palisade_wal::Remains;
@@ -13,8 +14,8 @@ use crate::{
     clients::{ClientSend, Clients},
     invariants::Invariants,
     network::{ClientLink, Network},
-    node::Node,
-    parameters::{Parameters, stream},
+    node::{Node, StoppedTurn},
+    parameters::{FaultKind, Parameters, stream},
     trace::Record,
 };
 
@@ -266,11 +267,23 @@ impl World {
         }
         let now = self.nodes[node].now(self.now_us);
         let counters = self.nodes[node].log_counters(slot, self.now_us);
+        let stop_us = self.stop_us();
         let paused_until_us = self.nodes[node].paused_until_us;
         let waking = paused_until_us > 0 && self.now_us < paused_until_us + WAKING_US;
         let place = &mut self.nodes[node].shards[slot];
+        let (mut inputs, now) = match place.stopped.take() {
+            None => (std::mem::take(&mut place.inbox), now),
+            Some(StoppedTurn { inputs, began }) if self.parameters.monotonic_first => {
+                (inputs, Now { monotonic_us: began.monotonic_us, ..now })
+            }
+            Some(StoppedTurn { inputs, began }) => (inputs, Now { wall: began.wall, ..now }),
+        };
+        if let Some(stop_us) = stop_us {
+            place.stopped = Some(StoppedTurn { inputs, began: now });
+            self.schedule(self.now_us + stop_us, Event::Turn { node, slot, life });
+            return;
+        }
         place.turn_is_due = false;
-        let mut inputs = std::mem::take(&mut place.inbox);
         if waking {
             // Which connections are read first is anybody's guess: a client may be heard before
             // the peer whose news came long before.
@@ -298,6 +311,14 @@ impl World {
         place.turn = Some(effects);
         let turn_us = self.turn_us();
         self.schedule(self.now_us + turn_us, Event::EndOfTurn { node, slot, life });
+    }
+
+    /// For how long a turn is stopped between the readings of its two clocks, if it is.
+    fn stop_us(&mut self) -> Option<u64> {
+        let stops = self.now_us < self.parameters.fault_us
+            && self.parameters.faults.contains(&FaultKind::Pause)
+            && self.schedule.u32(0..self.parameters.stopped_turns) == 0;
+        stops.then(|| self.schedule.u64(1..3_000_000))
     }
 
     /// Most turns take a moment. What leaves with a turn leaves when it is over, and a node may
@@ -366,14 +387,18 @@ impl World {
         }
     }
 
-    /// As in production: once the log is long, the groups that keep its beginning write what they
-    /// have there anew.
+    /// As in production: once the log is long or can't grow, the groups that keep its beginning
+    /// write what they have there again.
     fn compact(&mut self, node: usize, slot: usize) {
+        let is_short = self.nodes[node].is_filling(self.now_us);
         let place = &mut self.nodes[node].shards[slot];
         let Some(shard) = &mut place.shard else { return };
+        if place.compact_due_us > self.now_us {
+            return;
+        }
         let image = &mut place.disk.image;
-        let long = image.live_segments() > self.parameters.max_segments;
-        if long && place.compact_due_us <= self.now_us {
+        let rule = self.parameters.length_rule();
+        if is_short || rule.is_long(image.live_segments(), shard.state_bytes()) {
             place.compact_due_us = self.now_us + COMPACT_INTERVAL_US;
             let unknown = if self.parameters.cut_early {
                 image.pinning().collect()

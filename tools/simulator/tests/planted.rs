@@ -242,6 +242,20 @@ fn a_clock_bound_that_is_a_lie() {
     });
 }
 
+/// A thread that is stopped between its two clocks takes a lease that is over for one that holds
+/// when the wall clock is read last.
+#[test]
+fn a_monotonic_clock_that_is_read_before_the_wall_clock() {
+    is_caught("clocks in the wrong order", |parameters| {
+        parameters.monotonic_first = true;
+        parameters.nodes = 3;
+        parameters.only = Some(Mode::Raft);
+        parameters.faults = vec![FaultKind::Pause];
+        parameters.stopped_turns = 256;
+        parameters.snapshot_percent = 30;
+    });
+}
+
 #[test]
 fn a_log_that_is_cut_at_the_first_damage() {
     is_caught("trusted damage", |parameters| parameters.trust_damage = true);
