@@ -28,6 +28,9 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::{BufMut, BytesMut};
 use palisade_wire::{Decode, Encode, PeerAddress, RangeId, Reader, WireError};
 
+/// Revocations in one heartbeat: some 53 KB.
+const MAX_REVOCATIONS: usize = 4_096;
+
 /// How shards watch each other.
 #[derive(Clone, Copy, Debug)]
 pub struct PeerTiming {
@@ -46,7 +49,7 @@ impl Default for PeerTiming {
         Self {
             heartbeat_us: 50_000,
             promise_us: 220_000,
-            lease_us: 190_000,
+            lease_us: 175_000,
             suspect_us: (240_000, 2_000_000),
         }
     }
@@ -157,7 +160,9 @@ impl Peers {
         }
         let restarted = session > peer.session;
         if restarted {
-            *peer = Peer { session, ..Peer::default() };
+            // Its new session may follow or count on this shard by a message of before.
+            let revocations = std::mem::take(&mut peer.revocations);
+            *peer = Peer { session, revocations, ..Peer::default() };
         }
         Some(restarted)
     }
@@ -278,13 +283,16 @@ impl Peers {
 
 impl Peer {
     fn heartbeat(&self, now_us: u64) -> Heartbeat {
+        // An echo renews every promise that is not revoked with it or before.
+        let is_complete = self.revocations.len() <= MAX_REVOCATIONS;
+        let echo_us = self.heard.map_or(0, |(_, bore_us)| bore_us);
         Heartbeat {
             sent_us: now_us,
             to_session: self.session,
-            echo_us: self.heard.map_or(0, |(_, bore_us)| bore_us),
+            echo_us: if is_complete { echo_us } else { 0 },
             taken_in: self.taken_in,
             confirmed: self.first_revocation,
-            revocations: self.revocations.iter().copied().collect(),
+            revocations: self.revocations.iter().take(MAX_REVOCATIONS).copied().collect(),
         }
     }
 
@@ -388,6 +396,10 @@ mod tests {
         revoked
     }
 
+    fn revocation(term: u64) -> Revocation {
+        Revocation { range: RangeId(1), term, what: Revoked::Leadership }
+    }
+
     /// When the so-many-th heartbeat is due.
     fn beat(number: u64) -> u64 {
         number * PeerTiming::default().heartbeat_us
@@ -404,6 +416,22 @@ mod tests {
         // Another session stands for nothing.
         assert_eq!(a.supported_until_us(at(1), 2), 0);
         assert_eq!(b.promised_until_us(at(0), 2), 0);
+    }
+
+    #[test]
+    fn no_echo_renews_a_lease_before_all_revocations_have_arrived() {
+        let (mut a, mut b) = pair();
+        exchange(&mut a, &mut b, beat(100));
+        let all: Vec<_> = (0..3 * MAX_REVOCATIONS as u64 - 1).map(revocation).collect();
+        all.iter().for_each(|revocation| b.revoke(at(0), *revocation));
+        let until_us = a.supported_until_us(at(1), 1);
+        let mut arrived = Vec::new();
+        for round in 101..104 {
+            assert_eq!(a.supported_until_us(at(1), 1), until_us);
+            arrived.extend(exchange(&mut a, &mut b, beat(round)).1);
+        }
+        assert!(arrived == all, "{} of {} arrived", arrived.len(), all.len());
+        assert!(a.supported_until_us(at(1), 1) > until_us);
     }
 
     #[test]
@@ -447,8 +475,6 @@ mod tests {
     fn a_revocation_is_told_until_it_is_confirmed_and_taken_in_once() {
         let (mut a, mut b) = pair();
         exchange(&mut a, &mut b, beat(1));
-        let what = Revoked::Leadership;
-        let revocation = |term| Revocation { range: RangeId(7), term, what };
         a.revoke(at(1), revocation(3));
         // The first heartbeat that tells it is lost.
         assert_eq!(a.heartbeats(beat(2))[0].1.revocations, [revocation(3)]);
@@ -459,6 +485,20 @@ mod tests {
         a.revoke(at(1), revocation(5));
         let (to_b, _) = exchange(&mut a, &mut b, beat(5));
         assert_eq!(to_b, [revocation(5)]);
+    }
+
+    #[test]
+    fn a_revocation_outlives_a_restart_of_the_peer_that_has_not_confirmed_it() {
+        let (mut a, mut b) = pair();
+        exchange(&mut a, &mut b, beat(100));
+        a.revoke(at(1), revocation(3));
+        let mut b = Peers::new(PeerTiming::default(), 2, [at(0)], 0);
+        let (first, _) = exchange(&mut a, &mut b, beat(101));
+        assert!(first.is_empty(), "the heartbeat was meant for the session before");
+        let (second, _) = exchange(&mut a, &mut b, beat(102));
+        assert_eq!(second, [revocation(3)]);
+        exchange(&mut a, &mut b, beat(103));
+        assert!(a.heartbeats(beat(104))[0].1.revocations.is_empty());
     }
 
     #[test]

@@ -241,6 +241,14 @@ fn ended_by_the_leaders_own_word() {
 }
 
 #[test]
+fn ended_by_the_former_leaders_word_again_if_a_follower_missed_it() {
+    let mut former = Replica::voter(None);
+    former.receive(CANDIDATE, 1, Body::Matched { index: 1, commit_index: 0, round: 0 });
+    let over = Revocation { range: RANGE, term: 1, what: Revoked::Leadership };
+    assert!(former.effects.revoked.contains(&(CANDIDATE, over)));
+}
+
+#[test]
 fn ended_by_a_restart_of_the_leaders_shard() {
     let mut voter = Replica::voter(None);
     voter.hear(LEADER, 2);

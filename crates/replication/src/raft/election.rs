@@ -411,10 +411,12 @@ impl Raft {
             return;
         }
         leader.slow_disk_due_us = cx.now_us + self.timing.transfer_us;
-        let furthest = leader.progress.iter().max_by_key(|(_, progress)| progress.match_index);
-        if let Some((to, _)) = furthest {
+        let voters = &self.configurations.current().voters;
+        let may_lead = |peer: &PeerAddress| voters.contains(peer) && cx.peers.is_heard(*peer);
+        let able = leader.progress.iter().filter(|(peer, _)| may_lead(peer));
+        if let Some((to, _)) = able.max_by_key(|(_, progress)| progress.match_index) {
             let to = *to;
-            // A learner can't take over; the next try comes in a while.
+            // If it fails, the next try comes in a while.
             let _ = self.transfer(to, cx, effects);
         }
     }

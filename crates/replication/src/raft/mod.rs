@@ -40,8 +40,8 @@ pub use message::{Body, Message};
 
 use crate::{
     Context, Effects, Entry, EntryKind, Members, Protocol, ProtocolFault, RecoveredGroup, Refusal,
-    SnapshotPart, contract::Name, entry_log::EntryLog, members::Configurations,
-    raft::progress::Progress,
+    Revocation, Revoked, SnapshotPart, contract::Name, entry_log::EntryLog,
+    members::Configurations, raft::progress::Progress,
 };
 
 /// Payload in one message, unless told otherwise, in bytes.
@@ -434,6 +434,13 @@ impl Protocol for Raft {
                 let previous = (previous_index, previous_term);
                 let incoming = replicate::Incoming { from, previous, commit_index, round, entries };
                 self.accept(incoming, cx, effects);
+            }
+            // The follower missed that this replica leads no more, as over a restart.
+            Body::Matched { .. } | Body::Mismatched { .. }
+                if !matches!(self.role, RoleState::Leader(_)) =>
+            {
+                let (range, term, what) = (self.name.range, self.term, Revoked::Leadership);
+                effects.revoked.push((from, Revocation { range, term, what }));
             }
             Body::Matched { index, commit_index, round } => {
                 self.matched(from, index, commit_index, round, cx, effects);
