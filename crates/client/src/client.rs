@@ -13,8 +13,8 @@ use bytes::Bytes;
 use palisade_clock::Timestamp;
 use palisade_control::{Change, Topology};
 use palisade_wire::{
-    Commit, Expected, NodeStatus, Outcome, PeerAddress, ReadKind, Rejection, SessionId, ShardId,
-    ShardStatus, TxnId, check_key,
+    Commit, Expected, NodeStatus, Outcome, PeerAddress, Rejection, SessionId, ShardId, ShardStatus,
+    TxnId, check_key,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -22,6 +22,7 @@ use crate::{
     ClientError, Scan, Snapshot, Transaction,
     driver::{Call, Cluster, Command, Driver, How, InProcess, fresh_session},
     open_snapshots::{OpenSnapshot, OpenSnapshots},
+    snapshot::First,
     transaction::Tries,
 };
 
@@ -282,13 +283,13 @@ impl Client {
     /// acknowledged before the first read is missing. It stays readable for 60 seconds from its
     /// first read.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot::new(self.clone(), ReadKind::Snapshot)
+        Snapshot::new(self.clone(), First::Fresh)
     }
 
     /// Everything as it was at a moment in the past, from any replica that knows it. What is too
     /// old fails with [`ClientError::SnapshotTooOld`].
     pub fn snapshot_at(&self, at_ts: Timestamp) -> Snapshot {
-        Snapshot::new(self.clone(), ReadKind::AsOf(at_ts))
+        Snapshot::new(self.clone(), First::At(at_ts))
     }
 
     /// Everything as it was at one moment, not longer ago than `max_staleness` at the first read,
@@ -296,7 +297,7 @@ impl Client {
     /// written.
     pub fn stale_snapshot(&self, max_staleness: Duration) -> Snapshot {
         let max_us = u64::try_from(max_staleness.as_micros()).unwrap_or(u64::MAX);
-        Snapshot::new(self.clone(), ReadKind::Stale { max_us, at_least: self.session_token() })
+        Snapshot::new(self.clone(), First::Stale { max_us })
     }
 
     /// The latest moment that this client, with all its clones, has seen or written anything of. On

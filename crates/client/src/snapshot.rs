@@ -24,12 +24,26 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     client: Client,
-    first: ReadKind,
+    first: First,
     open: Arc<OnceLock<OpenSnapshot>>,
 }
 
+/// Which timestamp the first read asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum First {
+    /// One that has not passed when the read is made.
+    Fresh,
+    /// This one.
+    At(Timestamp),
+    /// One that is at most so old then, and covers everything that the client has seen by then.
+    Stale {
+        /// Microseconds.
+        max_us: u64,
+    },
+}
+
 impl Snapshot {
-    pub(crate) fn new(client: Client, first: ReadKind) -> Self {
+    pub(crate) fn new(client: Client, first: First) -> Self {
         Self { client, first, open: Arc::default() }
     }
 
@@ -63,9 +77,9 @@ impl Snapshot {
 
     async fn read(&self, call: impl Fn(How) -> Call) -> Result<Outcome, ClientError> {
         loop {
-            let kind = self.at_ts().map_or(self.first, ReadKind::AsOf);
+            let kind = self.at_ts().map_or_else(|| self.first_kind(), ReadKind::AsOf);
             // A fresh moment is known to leaders only, for a while.
-            let how = How::Past { kind, anywhere: !matches!(self.first, ReadKind::Snapshot) };
+            let how = How::Past { kind, anywhere: !matches!(self.first, First::Fresh) };
             let outcome = match self.client.call(call(how)).await {
                 Err(ClientError::Rejected(Rejection::Collected)) => {
                     let at_ts = self.at_ts().unwrap_or_else(|| self.first_ts());
@@ -84,11 +98,21 @@ impl Snapshot {
         }
     }
 
+    fn first_kind(&self) -> ReadKind {
+        match self.first {
+            First::Fresh => ReadKind::Snapshot,
+            First::At(at_ts) => ReadKind::AsOf(at_ts),
+            First::Stale { max_us } => {
+                ReadKind::Stale { max_us, at_least: self.client.session_token() }
+            }
+        }
+    }
+
     /// The timestamp that the first read asked for, if it did.
     fn first_ts(&self) -> Timestamp {
         match self.first {
-            ReadKind::AsOf(at_ts) => at_ts,
-            _ => Timestamp::ZERO,
+            First::At(at_ts) => at_ts,
+            First::Fresh | First::Stale { .. } => Timestamp::ZERO,
         }
     }
 }

@@ -184,9 +184,12 @@ impl Change {
         postcard::to_stdvec(self).expect("a change always encodes").into()
     }
 
-    /// Reads what [`Change::to_bytes`] wrote.
+    /// Reads what [`Change::to_bytes`] wrote, and nothing after it.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, WireError> {
-        Ok(postcard::from_bytes(bytes)?)
+        match postcard::take_from_bytes(bytes)? {
+            (change, []) => Ok(change),
+            (_, rest) => Err(WireError::TrailingBytes(rest.len())),
+        }
     }
 }
 

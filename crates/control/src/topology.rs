@@ -27,9 +27,9 @@ pub struct Topology {
     pub nodes: Vec<NodeAddress>,
     /// Its ranges.
     pub ranges: RangeMap,
-    /// What the shard's clock showed when it was asked. Clients tell from it when their requests
-    /// expire.
-    pub now_ts: Timestamp,
+    /// What the shard's clock showed when it was asked, unless that is too unsure. Clients tell
+    /// from it when their requests expire.
+    pub now_ts: Option<Timestamp>,
 }
 
 impl Topology {

@@ -129,7 +129,7 @@ impl Engine {
         let mut clock = Clock::new();
         let shard = Shard::new(config, recovered, clock.now())?;
         clock.move_beyond(shard.logged_ts());
-        let now_ts = Timestamp::from_physical_us(clock.now().wall.reading_us());
+        let now_ts = Some(Timestamp::from_physical_us(clock.now().wall.reading_us()));
         let running = Running {
             shard,
             clock,

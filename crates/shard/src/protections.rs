@@ -11,6 +11,10 @@
 //!             oldest open snapshot, to within 100 ms            now, and 5 s more
 //! ```
 //!
+//! Before a snapshot is named for the first time, its versions are kept because none is collected
+//! that was replaced just now. A snapshot's timestamp may be twice the clocks' error behind true
+//! time when its first read is answered, so that much is added.
+//!
 //! Invariant: a timestamp that was protected less than [`PROTECTED_US`] ago, and is not older than
 //! [`MAX_AGE_US`], is not below [`Protections::oldest_ts`].
 
@@ -18,6 +22,9 @@ use std::collections::BTreeMap;
 
 use palisade_clock::{Now, Timestamp};
 use palisade_wire::MAX_SNAPSHOT_AGE_US;
+
+/// How long a version outlives the one that replaced it, beside what clocks may differ by.
+const RETENTION_US: u64 = 1_000_000;
 
 /// How long a timestamp stays protected after it was last named.
 const PROTECTED_US: u64 = 5_000_000;
@@ -29,13 +36,21 @@ const MAX_AGE_US: u64 = MAX_SNAPSHOT_AGE_US + 5_000_000;
 const BUCKET_US: u64 = 100_000;
 
 /// Protected timestamps of a shard.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Protections {
+    /// How long every version outlives the one that replaced it.
+    retention_us: u64,
     /// The first timestamp of a span, and until when the span is protected.
     until_us: BTreeMap<Timestamp, u64>,
 }
 
 impl Protections {
+    /// No clock of the cluster is further off than `max_offset_us`.
+    pub(crate) fn new(max_offset_us: u64) -> Self {
+        let retention_us = RETENTION_US.saturating_add(max_offset_us.saturating_mul(2));
+        Self { retention_us, until_us: BTreeMap::new() }
+    }
+
     /// Keeps what a read at a timestamp sees. Returns false if the timestamp is too old for that.
     pub(crate) fn protect(&mut self, at_ts: Timestamp, now: Now) -> bool {
         if at_ts < oldest_allowed_ts(now) {
@@ -55,8 +70,10 @@ impl Protections {
     }
 
     /// Versions that a read at this timestamp, or at a later one, sees are kept.
-    pub(crate) fn oldest_ts(&self) -> Timestamp {
-        self.until_us.first_key_value().map_or(Timestamp::MAX, |(ts, _)| *ts)
+    pub(crate) fn oldest_ts(&self, now: Now) -> Timestamp {
+        let earliest_ts = Timestamp::from_physical_us(now.wall.earliest_us);
+        let recent_ts = earliest_ts.saturating_sub_us(self.retention_us);
+        self.until_us.first_key_value().map_or(recent_ts, |(ts, _)| recent_ts.min(*ts))
     }
 }
 
@@ -75,37 +92,43 @@ mod tests {
         Now { monotonic_us: us, wall: Interval::around(us, 10) }
     }
 
+    /// What is kept without any snapshot.
+    fn recent_ts(seconds: u64) -> Timestamp {
+        let offsets_us = 2 * 1_000;
+        Timestamp::from_physical_us(seconds * 1_000_000 - 10 - RETENTION_US - offsets_us)
+    }
+
     fn ts(seconds: u64) -> Timestamp {
         Timestamp::from_physical_us(seconds * 1_000_000 + 50_000)
     }
 
     #[test]
     fn a_timestamp_is_protected_while_it_is_renewed_and_no_longer_than_allowed() {
-        let mut protections = Protections::default();
-        assert_eq!(protections.oldest_ts(), Timestamp::MAX);
+        let mut protections = Protections::new(1_000);
+        assert_eq!(protections.oldest_ts(now(100)), recent_ts(100));
         for second in (100..=165).step_by(4) {
             assert!(protections.protect(ts(100), now(second)));
             protections.expire(now(second));
-            assert!(protections.oldest_ts() <= ts(100), "at {second}");
+            assert!(protections.oldest_ts(now(second)) <= ts(100), "at {second}");
         }
         assert!(!protections.protect(ts(100), now(166)));
         protections.expire(now(166));
-        assert_eq!(protections.oldest_ts(), Timestamp::MAX);
+        assert_eq!(protections.oldest_ts(now(166)), recent_ts(166));
     }
 
     #[test]
     fn the_oldest_counts_until_it_is_not_renewed_any_more() {
-        let mut protections = Protections::default();
+        let mut protections = Protections::new(1_000);
         assert!(protections.protect(ts(100), now(101)) && protections.protect(ts(103), now(104)));
         protections.expire(now(105));
-        assert!(protections.oldest_ts() <= ts(100));
+        assert!(protections.oldest_ts(now(105)) <= ts(100));
         protections.expire(now(107));
-        assert!((ts(102)..=ts(103)).contains(&protections.oldest_ts()));
+        assert!((ts(102)..=ts(103)).contains(&protections.oldest_ts(now(107))));
     }
 
     #[test]
     fn their_number_is_bounded() {
-        let mut protections = Protections::default();
+        let mut protections = Protections::new(1_000);
         for us in (100_000_000..160_000_000).step_by(777) {
             protections.protect(Timestamp::from_physical_us(us), now(160));
         }

@@ -195,7 +195,7 @@ impl Replica {
         self.group.tick(cx);
         self.expire_locks(hlc, now, cx);
         self.tick_timestamp_reads(now);
-        self.state.collect(now.wall, self.snapshots.protected_ts().min(oldest_ts));
+        self.state.collect(self.oldest_ts(oldest_ts));
         for (to, message) in self.snapshots.tick(cx.now_us) {
             self.send_snapshot(to, message, After::Nothing);
         }
@@ -368,6 +368,8 @@ impl Replica {
     ) -> Outbox {
         let Effects { appends, mut sends, committed, reads, refused_reads, lagging, revoked } =
             self.group.flush(self.descriptor.range, cx);
+        // Before entries of a successor are applied: its writes took no notice of the locks here.
+        self.check_leadership();
         out.installs.append(&mut self.changed_ranges);
         for entry in committed {
             // A snapshot may have overtaken what was committed earlier in the turn.
@@ -379,7 +381,6 @@ impl Replica {
         for token in reads {
             self.confirmed(token);
         }
-        self.check_leadership();
         self.answer_reads();
         self.answer_safe_reads(now);
         for token in refused_reads {
@@ -411,6 +412,13 @@ impl Replica {
         Outbox { appends, sends, revoked, written, read_ts }
     }
 
+    /// Versions that a read at this timestamp, or at a later one, sees are kept. `oldest_ts` is what
+    /// the shard keeps.
+    fn oldest_ts(&self, oldest_ts: Timestamp) -> Timestamp {
+        let read_ts = self.timestamp_reads.read_ts.unwrap_or(Timestamp::MAX);
+        oldest_ts.min(read_ts).min(self.snapshots.protected_ts())
+    }
+
     /// Whether nobody waits for an answer.
     pub(crate) fn is_idle(&self) -> bool {
         self.writes.is_empty()
@@ -435,8 +443,8 @@ impl Replica {
             // It only marks the beginning of a term.
             None
         } else {
-            let protected_ts = self.snapshots.protected_ts().min(oldest_ts);
-            let (outcome, changed) = self.state.apply(payload, protected_ts, self.fault);
+            let oldest_ts = self.oldest_ts(oldest_ts);
+            let (outcome, changed) = self.state.apply(payload, oldest_ts, self.fault);
             out.installs.extend(changed);
             Some(outcome)
         };

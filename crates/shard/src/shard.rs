@@ -225,6 +225,7 @@ impl Shard {
         }
         Ok(Self {
             early_reads: EarlyReads::new(config.max_offset_us),
+            protections: Protections::new(config.max_offset_us),
             config,
             hlc,
             ranges_version: 0,
@@ -243,7 +244,6 @@ impl Shard {
             unsynced: VecDeque::new(),
             held: VecDeque::new(),
             commit_wait: CommitWait::default(),
-            protections: Protections::default(),
             log: LogCounters { left_bytes: u64::MAX, ..LogCounters::default() },
             draining: false,
             requests: 0,
@@ -390,10 +390,11 @@ impl Shard {
             self.touched.extend(self.replicas.keys());
         }
         self.was_admitted = true;
+        let oldest_ts = self.protections.oldest_ts(now);
         let cx = Context { now_us: now.monotonic_us, peers: &self.peers };
         for range in &self.touched {
             let replica = self.replicas.get_mut(range).expect("only replicas are touched");
-            replica.tick(&mut self.hlc, now, self.protections.oldest_ts(), cx);
+            replica.tick(&mut self.hlc, now, oldest_ts, cx);
         }
     }
 
@@ -499,7 +500,7 @@ impl Shard {
     ) {
         let replica = self.replicas.get_mut(&range).expect("only replicas are touched");
         let cx = Context { now_us: now.monotonic_us, peers: &self.peers };
-        let oldest_ts = self.protections.oldest_ts();
+        let oldest_ts = self.protections.oldest_ts(now);
         let Outbox { appends, sends: of_replica, revoked, written, read_ts } =
             replica.flush(cx, now, self.appends, oldest_ts, out);
         if let Some(read_ts) = read_ts {

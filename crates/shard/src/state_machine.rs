@@ -1,17 +1,14 @@
 //! What committed entries are applied to.
 
 use bytes::Bytes;
-use palisade_clock::{Interval, Timestamp};
+use palisade_clock::Timestamp;
 use palisade_control::{Change, RangeDescriptor, RangeMap};
 use palisade_storage::{Store, Version};
-use palisade_txn::{CommitCommand, OutcomeTable, Settled, Verdict};
+use palisade_txn::{Attempt, CommitCommand, OutcomeTable, Settled, Verdict};
 use palisade_wire::{
-    Basis, Commit, CommitRequest, Condition, Expected, MAX_PAGE_BYTES, MAX_PAGE_ROWS, Outcome,
-    Page, Rejection, Row, ScanRequest, TxnId, Write,
+    Basis, Commit, Condition, Expected, MAX_PAGE_BYTES, MAX_PAGE_ROWS, Outcome, Page, Rejection,
+    Row, ScanRequest, Write,
 };
-
-/// How long a version outlives the one that replaced it.
-const RETENTION_US: u64 = 1_000_000;
 
 use crate::TestFault;
 
@@ -36,11 +33,11 @@ impl StateMachine {
     }
 
     /// Applies a committed payload; tells what to answer whoever proposed it, and which range
-    /// changed its replicas. Versions that a read at `protected_ts` sees are kept.
+    /// changed its replicas. Versions that a read at `oldest_ts` sees are kept.
     pub(crate) fn apply(
         &mut self,
         payload: Bytes,
-        protected_ts: Timestamp,
+        oldest_ts: Timestamp,
         fault: Option<TestFault>,
     ) -> (Outcome, Option<RangeDescriptor>) {
         match self {
@@ -54,7 +51,7 @@ impl StateMachine {
                     command.request.expires_ts =
                         command.request.expires_ts.max(command.proposed_ts);
                 }
-                (apply_commit(store, outcomes, command, protected_ts), None)
+                (apply_commit(store, outcomes, command, oldest_ts), None)
             }
             Self::Control(map) => {
                 let change =
@@ -75,21 +72,23 @@ impl StateMachine {
         }
     }
 
-    /// What is known already of a commit that is about to be proposed.
-    pub(crate) fn look_up(
-        &self,
-        txn: TxnId,
-        fingerprint: u32,
-        expires_ts: Timestamp,
-        now_ts: Timestamp,
-    ) -> Verdict {
+    /// What is known already of a commit that is about to be proposed. Outcomes may have been
+    /// forgotten up to the range's last timestamp, which may be later than `now_ts`.
+    pub(crate) fn look_up(&self, attempt: &Attempt, now_ts: Timestamp) -> Verdict {
         match self {
-            Self::Keys { outcomes, .. } => outcomes.look_up(txn, fingerprint, expires_ts, now_ts),
+            Self::Keys { store, outcomes } => {
+                match outcomes.look_up(attempt, now_ts.max(store.last_ts())) {
+                    // Applying the commit makes room first.
+                    Verdict::Full if outcomes.expires(now_ts) => Verdict::New,
+                    verdict => verdict,
+                }
+            }
             Self::Control(_) => Verdict::New,
         }
     }
 
-    /// The timestamp of the last commit: everything at or below it is applied.
+    /// The timestamp of the last command, also if it changed nothing: everything at or below it is
+    /// applied.
     pub(crate) fn last_ts(&self) -> Timestamp {
         match self {
             Self::Keys { store, .. } => store.last_ts(),
@@ -174,12 +173,10 @@ impl StateMachine {
         Outcome::Page { basis, page: Page { as_of_ts, rows, resume } }
     }
 
-    /// Drops versions that are old enough, of so many writes at most.
-    pub(crate) fn collect(&mut self, now: Interval, protected_ts: Timestamp) {
+    /// Drops versions that no read at `oldest_ts` or later sees, of so many writes at most.
+    pub(crate) fn collect(&mut self, oldest_ts: Timestamp) {
         if let Self::Keys { store, .. } = self {
-            let old_ts =
-                Timestamp::from_physical_us(now.earliest_us).saturating_sub_us(RETENTION_US);
-            store.collect(old_ts.min(protected_ts), COLLECT_WRITES);
+            store.collect(oldest_ts, COLLECT_WRITES);
         }
     }
 
@@ -212,33 +209,33 @@ fn apply_commit(
     store: &mut Store,
     outcomes: &mut OutcomeTable,
     command: CommitCommand,
-    protected_ts: Timestamp,
+    oldest_ts: Timestamp,
 ) -> Outcome {
     let CommitCommand { proposed_ts, request } = command;
     // Whoever ordered this may not have known the range's last timestamp yet.
-    let commit_ts = proposed_ts.max(store.last_ts().next());
-    let fingerprint = CommitCommand::fingerprint(&request.commit);
-    let CommitRequest { txn, settled_below, expires_ts, commit } = request;
-    let Commit { conditions, writes } = commit;
-    if let Some(outcome) = settled(outcomes.look_up(txn, fingerprint, expires_ts, commit_ts)) {
+    let as_of_ts = store.last_ts();
+    let commit_ts = proposed_ts.max(as_of_ts.next());
+    // Also if it is refused: what is forgotten at a timestamp must stay expired after it.
+    store.begin(commit_ts);
+    outcomes.forget_expired(commit_ts);
+    let attempt = Attempt::new(&request);
+    let Commit { conditions, writes } = request.commit;
+    if let Some(outcome) = settled(outcomes.look_up(&attempt, commit_ts)) {
         return outcome;
     }
     if let Some(at) = conditions.iter().position(|condition| !holds(store, condition)) {
         let condition = u16::try_from(at).expect("conditions are counted by a u16");
-        let as_of_ts = store.last_ts();
         let failed = Settled::Failed { condition, as_of_ts };
-        outcomes.record(txn, settled_below, fingerprint, failed, expires_ts, commit_ts);
+        outcomes.record(&attempt, failed);
         return Outcome::ConditionFailed { condition, as_of_ts };
     }
-    let committed = Settled::Committed(commit_ts);
-    outcomes.record(txn, settled_below, fingerprint, committed, expires_ts, commit_ts);
-    store.begin(commit_ts);
+    outcomes.record(&attempt, Settled::Committed(commit_ts));
     // As much is collected as is written, and a little more.
     let collect = 2 * writes.len() + 2;
     for Write { key, value } in writes {
         store.write(&key, value);
     }
-    store.collect(commit_ts.saturating_sub_us(RETENTION_US).min(protected_ts), collect);
+    store.collect(oldest_ts, collect);
     Outcome::Committed { commit_ts, waited_us: 0 }
 }
 

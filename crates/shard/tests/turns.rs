@@ -8,8 +8,8 @@ use palisade_clock::{Interval, Now, Timestamp};
 use palisade_replication::Append;
 use palisade_shard::{ConnectionId, Input, LogCounters, Shard, ShardEffects};
 use palisade_wire::{
-    Commit, CommitRequest, LockClaim, Locking, Mode, Operation, Outcome, RangeId, ReadKind,
-    Rejection, Request, Response, SessionId, TxnId,
+    Basis, Commit, CommitRequest, Expected, LockClaim, Locking, Mode, Operation, Outcome, RangeId,
+    ReadKind, Rejection, Request, Response, SessionId, TxnId,
 };
 use support::shard_alone;
 
@@ -50,6 +50,12 @@ impl Alone {
         };
         let operation = Operation::Commit { range: RangeId(1), request: commit, claim: None };
         self.request(sequence, operation);
+    }
+
+    /// Turns until everything is answered.
+    fn replies(&mut self) -> Vec<Outcome> {
+        let turns = (0..4).flat_map(|_| self.turn().replies);
+        turns.map(|(_, Response { outcome, .. })| outcome).collect()
     }
 
     fn request(&mut self, request_id: u64, operation: Operation) {
@@ -127,4 +133,67 @@ fn a_commit_that_waited_is_refused_once_the_clock_is_unsure() {
     let (_, Response { outcome, .. }) = &replies[2];
     let Outcome::Committed { commit_ts, .. } = outcome else { panic!("{outcome:?}") };
     assert_eq!(commit_ts.physical_us(), 1_000_110);
+}
+
+/// A commit that fails forgets outcomes up to its own timestamp. A later retry, at a leader whose
+/// clock is surer, must not find that the forgotten commit is new.
+#[test]
+fn what_a_failed_commit_forgot_stays_expired() {
+    for mode in [Mode::Raft, Mode::Chain] {
+        let mut alone = Alone::new(mode, 1 << 20);
+        alone.put(1, 8);
+        alone.now.wall = Interval::around(1_001_000, 10);
+        let first = alone.replies();
+        assert!(matches!(first[..], [Outcome::Committed { .. }]), "{mode}: {first:?}");
+        // The clock is less sure: it may be past the expiry of the first commit.
+        alone.now.wall = Interval::around(59_999_500, 1_000);
+        let failing = CommitRequest {
+            txn: TxnId { session: SessionId(2), sequence: 1 },
+            settled_below: 1,
+            expires_ts: Timestamp::from_physical_us(90_000_000),
+            commit: Commit::new().expect("key1", Expected::Absent).put("key1", vec![9]),
+        };
+        alone.request(2, Operation::Commit { range: RangeId(1), request: failing, claim: None });
+        let failed = alone.replies();
+        assert!(matches!(failed[..], [Outcome::ConditionFailed { .. }]), "{mode}: {failed:?}");
+        alone.now.wall = Interval::around(59_999_600, 10);
+        alone.put(1, 8);
+        assert_eq!(alone.replies(), [Outcome::Rejected(Rejection::Expired)], "{mode}");
+    }
+}
+
+/// The first copy of a commit with locks releases them when it is ordered. A second copy must not
+/// be ordered without them: others may write its keys in between.
+#[test]
+fn a_copy_of_a_commit_that_is_ordered_is_not_ordered_without_locks() {
+    for mode in [Mode::Raft, Mode::Chain] {
+        let mut alone = Alone::new(mode, 1 << 20);
+        let key = Bytes::from_static(b"key1");
+        let owner = TxnId { session: SessionId(2), sequence: 1 };
+        let claim = LockClaim { owner, start_ts: None, token: None };
+        let kind = ReadKind::Locking(Locking { claim, exclusive: true });
+        alone.request(1, Operation::Get { range: RangeId(1), key: key.clone(), kind });
+        let read = alone.replies();
+        let [Outcome::Value { basis: Basis::Locked(grant), .. }] = read[..] else {
+            panic!("{mode}: {read:?}")
+        };
+        let request = CommitRequest {
+            txn: TxnId { session: SessionId(2), sequence: 2 },
+            settled_below: 2,
+            expires_ts: Timestamp::from_physical_us(60_000_000),
+            commit: Commit::new().put(key, vec![9]),
+        };
+        let claim = Some(claim.granted(grant));
+        let commit = Operation::Commit { range: RangeId(1), request, claim };
+        alone.request(2, commit.clone());
+        alone.request(3, commit.clone());
+        assert_eq!(alone.turn().appends.len(), 1, "{mode}: one copy is ordered");
+        alone.now.wall = Interval::around(1_001_000, 10);
+        let outcomes = alone.replies();
+        let is_committed = |outcome: &Outcome| matches!(outcome, Outcome::Committed { .. });
+        assert!(outcomes.iter().any(is_committed), "{mode}: {outcomes:?}");
+        // A retry finds what became of it.
+        alone.request(4, commit);
+        assert!(is_committed(&alone.replies()[0]), "{mode}");
+    }
 }

@@ -21,5 +21,5 @@ mod segments;
 pub use command::CommitCommand;
 pub use lock_request::{LockError, LockEvent, LockRequest, Priority};
 pub use lock_table::{IDLE_US, LockTable};
-pub use outcome::{OutcomeTable, Settled, Verdict};
+pub use outcome::{Attempt, OutcomeTable, Settled, Verdict};
 pub use segments::{Span, Strength};

@@ -21,7 +21,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use palisade_clock::Timestamp;
-use palisade_wire::{Reader, SessionId, TxnId, WireError};
+use palisade_wire::{CommitRequest, Reader, SessionId, TxnId, WireError};
+
+use crate::CommitCommand;
 
 /// Sessions and outcomes that one range remembers: some 64 MiB.
 const MAX_ENTRIES: usize = 1 << 20;
@@ -63,6 +65,31 @@ struct Remembered {
     settled: Settled,
 }
 
+/// One try of a commit, as the memory of outcomes knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// The name of the commit: the same for all of its tries.
+    pub txn: TxnId,
+    /// Tells another commit under the same name apart.
+    pub fingerprint: u32,
+    /// Below this sequence, the session waits for no outcome of this range.
+    pub settled_below: u64,
+    /// The commit must not run after this.
+    pub expires_ts: Timestamp,
+}
+
+impl Attempt {
+    /// The try that a request makes.
+    pub fn new(request: &CommitRequest) -> Self {
+        Self {
+            txn: request.txn,
+            fingerprint: CommitCommand::fingerprint(&request.commit),
+            settled_below: request.settled_below,
+            expires_ts: request.expires_ts,
+        }
+    }
+}
+
 /// How a transaction ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settled {
@@ -99,20 +126,15 @@ impl OutcomeTable {
         Self::default()
     }
 
-    /// Looks an id up that expires at `expires_ts`, at the time `now_ts`.
-    pub fn look_up(
-        &self,
-        txn: TxnId,
-        fingerprint: u32,
-        expires_ts: Timestamp,
-        now_ts: Timestamp,
-    ) -> Verdict {
+    /// Looks a commit up at the time `now_ts`, before it runs.
+    pub fn look_up(&self, attempt: &Attempt, now_ts: Timestamp) -> Verdict {
+        let Attempt { txn, fingerprint, settled_below, expires_ts } = *attempt;
         let is_late = expires_ts < now_ts;
         let Some(session) = self.sessions.get(&txn.session) else {
-            return match (is_late, self.entries + 2 > MAX_ENTRIES) {
+            return match (is_late, self.has_room(2)) {
                 (true, _) => Verdict::Expired,
-                (false, true) => Verdict::Full,
-                (false, false) => Verdict::New,
+                (false, false) => Verdict::Full,
+                (false, true) => Verdict::New,
             };
         };
         match session.find(txn.sequence) {
@@ -125,24 +147,31 @@ impl OutcomeTable {
                 }
             }
             Err(_) if is_late || txn.sequence < session.settled_below => Verdict::Expired,
-            Err(_) if session.outcomes.len() >= MAX_OUTCOMES => Verdict::Full,
-            Err(_) if self.entries + 1 > MAX_ENTRIES => Verdict::Full,
-            Err(_) => Verdict::New,
+            Err(_) => {
+                let makes_room = session.settled(settled_below) > 0;
+                let has_room = session.outcomes.len() < MAX_OUTCOMES && self.has_room(1);
+                if makes_room || has_room { Verdict::New } else { Verdict::Full }
+            }
         }
     }
 
-    /// Remembers the end of a transaction that [`OutcomeTable::look_up`] called new, and forgets
-    /// what the session has settled and what has expired.
-    pub fn record(
-        &mut self,
-        txn: TxnId,
-        settled_below: u64,
-        fingerprint: u32,
-        settled: Settled,
-        expires_ts: Timestamp,
-        now_ts: Timestamp,
-    ) {
-        self.forget_expired(now_ts);
+    fn has_room(&self, entries: usize) -> bool {
+        self.entries + entries <= MAX_ENTRIES
+    }
+
+    /// Whether [`OutcomeTable::forget_expired`] may make room at `now_ts`.
+    pub fn expires(&self, now_ts: Timestamp) -> bool {
+        self.queue.first().is_some_and(|(queued_ts, _)| *queued_ts < now_ts)
+    }
+
+    /// Remembers the end of a commit that [`OutcomeTable::look_up`] called new, and forgets what
+    /// its session has settled.
+    ///
+    /// # Panics
+    ///
+    /// If the outcome is known already.
+    pub fn record(&mut self, attempt: &Attempt, settled: Settled) {
+        let Attempt { txn, fingerprint, settled_below, expires_ts } = *attempt;
         let session = self.sessions.entry(txn.session).or_insert_with(|| {
             self.queue.insert((expires_ts, txn.session));
             self.entries += 1;
@@ -150,19 +179,21 @@ impl OutcomeTable {
             Session { settled_below: 0, outcomes, expires_ts, queued_ts }
         });
         session.expires_ts = session.expires_ts.max(expires_ts);
+        let forgotten = session.settled(settled_below);
         session.settled_below = session.settled_below.max(settled_below);
-        let known = session.outcomes.partition_point(|o| o.sequence < session.settled_below);
-        session.outcomes.drain(..known);
+        session.outcomes.drain(..forgotten);
         let remembered = Remembered { sequence: txn.sequence, fingerprint, settled };
         match session.find(txn.sequence) {
             Ok(_) => unreachable!("{txn:?} has ended twice"),
             Err(at) => session.outcomes.insert(at, remembered),
         }
-        self.entries = self.entries + 1 - known;
+        self.entries = self.entries + 1 - forgotten;
     }
 
-    /// Forgets sessions all of whose requests have expired.
-    fn forget_expired(&mut self, now_ts: Timestamp) {
+    /// Forgets sessions all of whose requests have expired, a few of them. Called before each
+    /// commit is looked up while entries are applied, also before those that are then refused: so
+    /// a full memory makes room even if it refuses everything.
+    pub fn forget_expired(&mut self, now_ts: Timestamp) {
         for _ in 0..FORGOTTEN_PER_COMMIT {
             let Some((queued_ts, id)) = self.queue.first().copied() else { return };
             if queued_ts >= now_ts {
@@ -234,6 +265,11 @@ impl OutcomeTable {
 }
 
 impl Session {
+    /// How many outcomes the session settles by naming a sequence below which it waits for none.
+    fn settled(&self, settled_below: u64) -> usize {
+        self.outcomes.partition_point(|outcome| outcome.sequence < settled_below)
+    }
+
     /// Where a sequence is, or where it belongs. Sequences arrive nearly in order.
     fn find(&self, sequence: u64) -> Result<usize, usize> {
         match self.outcomes.back() {
@@ -261,23 +297,36 @@ mod tests {
         Verdict::Settled(Settled::Committed(ts(us)))
     }
 
-    /// Requests of these tests expire here, unless they say otherwise.
+    /// Commits of these tests expire here, unless they say otherwise.
     const EXPIRES_US: u64 = 1_000;
 
+    fn attempt(txn: TxnId, settled_below: u64, expires_us: u64) -> Attempt {
+        Attempt { txn, fingerprint: 77, settled_below, expires_ts: ts(expires_us) }
+    }
+
+    /// As when an entry is applied.
+    fn apply(table: &mut OutcomeTable, attempt: Attempt, us: u64) -> Verdict {
+        table.forget_expired(ts(us));
+        let verdict = table.look_up(&attempt, ts(us));
+        if verdict == Verdict::New {
+            table.record(&attempt, Settled::Committed(ts(us)));
+        }
+        verdict
+    }
+
     fn record(table: &mut OutcomeTable, of: TxnId, settled_below: u64, us: u64) {
-        let settled = Settled::Committed(ts(us));
-        table.record(of, settled_below, 77, settled, ts(EXPIRES_US), ts(us));
+        assert_eq!(apply(table, attempt(of, settled_below, EXPIRES_US), us), Verdict::New);
     }
 
     fn look_up(table: &OutcomeTable, of: TxnId, us: u64) -> Verdict {
-        table.look_up(of, 77, ts(EXPIRES_US), ts(us))
+        table.look_up(&attempt(of, 0, EXPIRES_US), ts(us))
     }
 
     #[test]
     fn a_failure_is_remembered_too() {
         let mut table = OutcomeTable::new();
         let failed = Settled::Failed { condition: 3, as_of_ts: ts(5) };
-        table.record(txn(1, 5), 5, 77, failed, ts(EXPIRES_US), ts(6));
+        table.record(&attempt(txn(1, 5), 5, EXPIRES_US), failed);
         let mut restored = OutcomeTable::new();
         table.to_pieces().for_each(|piece| restored.restore(piece).unwrap());
         assert_eq!(look_up(&restored, txn(1, 5), 9), Verdict::Settled(failed));
@@ -289,7 +338,8 @@ mod tests {
         assert_eq!(look_up(&table, txn(1, 5), 1), Verdict::New);
         record(&mut table, txn(1, 5), 5, 1);
         assert_eq!(look_up(&table, txn(1, 5), 9), committed(1));
-        assert_eq!(table.look_up(txn(1, 5), 78, ts(EXPIRES_US), ts(9)), Verdict::Reused);
+        let other = Attempt { fingerprint: 78, ..attempt(txn(1, 5), 5, EXPIRES_US) };
+        assert_eq!(table.look_up(&other, ts(9)), Verdict::Reused);
         assert_eq!(look_up(&table, txn(2, 5), 9), Verdict::New);
     }
 
@@ -332,9 +382,7 @@ mod tests {
         record(&mut table, txn(1, 1), 0, 10);
         // Remembered until it expires, also if nothing asks for a long time.
         assert_eq!(look_up(&table, txn(1, 1), EXPIRES_US + 500), committed(10));
-        let later = ts(EXPIRES_US + 1);
-        let settled = Settled::Committed(later);
-        table.record(txn(2, 1), 0, 77, settled, ts(3 * EXPIRES_US), later);
+        apply(&mut table, attempt(txn(2, 1), 0, 3 * EXPIRES_US), EXPIRES_US + 1);
         assert_eq!((table.sessions.len(), table.entries), (1, 2));
         assert_eq!(look_up(&table, txn(1, 1), EXPIRES_US + 1), Verdict::Expired);
         // So is what never came here before it expired.
@@ -346,34 +394,46 @@ mod tests {
     fn a_session_is_remembered_until_the_last_of_its_requests_expires() {
         let mut table = OutcomeTable::new();
         for (sequence, expires_us) in [(1, 100), (2, 300), (3, 200)] {
-            let settled = Settled::Committed(ts(sequence));
-            table.record(txn(1, sequence), 0, 77, settled, ts(expires_us), ts(sequence));
+            apply(&mut table, attempt(txn(1, sequence), 0, expires_us), sequence);
         }
+        let third = attempt(txn(1, 3), 0, 200);
         for us in [101, 201, 300] {
-            let settled = Settled::Committed(ts(us));
-            table.record(txn(us, 1), 0, 77, settled, ts(1_000_000), ts(us));
-            assert_eq!(table.look_up(txn(1, 3), 77, ts(200), ts(us)), committed(3));
+            apply(&mut table, attempt(txn(us, 1), 0, 1_000_000), us);
+            assert_eq!(table.look_up(&third, ts(us)), committed(3));
         }
-        table.record(txn(9, 1), 0, 77, Settled::Committed(ts(301)), ts(1_000_000), ts(301));
-        assert_eq!(table.look_up(txn(1, 3), 77, ts(200), ts(301)), Verdict::Expired);
+        apply(&mut table, attempt(txn(9, 1), 0, 1_000_000), 301);
+        assert_eq!(table.look_up(&third, ts(301)), Verdict::Expired);
     }
 
-    #[test]
-    fn many_sessions_lock_no_other_out_and_make_room_as_they_expire() {
+    /// A table that is full of sessions with one outcome each.
+    fn full() -> OutcomeTable {
         let mut table = OutcomeTable::new();
-        let sessions = MAX_ENTRIES as u64 / 2;
-        for session in 0..sessions {
-            assert_eq!(look_up(&table, txn(session, 1), 1), Verdict::New);
+        for session in 0..MAX_ENTRIES as u64 / 2 {
             record(&mut table, txn(session, 1), 0, 1);
         }
         assert_eq!(table.entries, MAX_ENTRIES);
-        let fresh =
-            |table: &OutcomeTable, us| table.look_up(txn(u64::MAX, 1), 77, ts(1_000_000), ts(us));
-        assert_eq!(fresh(&table, 2), Verdict::Full);
-        // A session that is known goes on by settling what it has.
-        table.record(txn(0, 2), 2, 77, Settled::Committed(ts(2)), ts(EXPIRES_US), ts(2));
-        let settled = Settled::Committed(ts(EXPIRES_US + 1));
-        table.record(txn(0, 3), 3, 77, settled, ts(1_000_000), ts(EXPIRES_US + 1));
-        assert_eq!(fresh(&table, EXPIRES_US + 1), Verdict::New);
+        table
+    }
+
+    #[test]
+    fn a_full_memory_refuses_what_is_new_and_lets_a_session_go_on_that_settles() {
+        let mut table = full();
+        let fresh = attempt(txn(u64::MAX, 1), 0, 1_000_000);
+        assert_eq!(apply(&mut table, fresh, 2), Verdict::Full);
+        assert_eq!(apply(&mut table, attempt(txn(0, 2), 0, EXPIRES_US), 2), Verdict::Full);
+        assert_eq!(apply(&mut table, attempt(txn(0, 2), 2, EXPIRES_US), 2), Verdict::New);
+        assert_eq!(table.entries, MAX_ENTRIES);
+    }
+
+    #[test]
+    fn a_full_memory_makes_room_as_sessions_expire_although_none_of_them_comes_back() {
+        let mut table = full();
+        let fresh = |sequence| attempt(txn(u64::MAX, sequence), 0, 1_000_000);
+        let us = EXPIRES_US + 1;
+        assert!(table.expires(ts(us)) && !table.expires(ts(EXPIRES_US)));
+        for sequence in 1..100 {
+            assert_eq!(apply(&mut table, fresh(sequence), us), Verdict::New);
+        }
+        assert!(table.entries < MAX_ENTRIES);
     }
 }

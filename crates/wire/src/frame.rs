@@ -21,7 +21,7 @@ use zerocopy::{
 use crate::{MAX_FRAME_BYTES, WireError};
 
 /// The version of the protocol that this build speaks.
-pub const PROTOCOL_VERSION: u8 = 4;
+pub const PROTOCOL_VERSION: u8 = 5;
 
 /// Bytes before the payload.
 pub const FRAME_HEADER_BYTES: usize = size_of::<FrameHeader>();

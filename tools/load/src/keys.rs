@@ -65,12 +65,7 @@ mod tests {
             only: None,
         }
         .range_map();
-        let topology = Topology {
-            cluster_id: 1,
-            nodes: Vec::new(),
-            ranges,
-            now_ts: palisade_clock::Timestamp::ZERO,
-        };
+        let topology = Topology { cluster_id: 1, nodes: Vec::new(), ranges, now_ts: None };
         for mode in [None, Some(Mode::Raft), Some(Mode::Chain)] {
             let keys = Keys::new(&topology, mode, 50).unwrap();
             for key in 0..50 {

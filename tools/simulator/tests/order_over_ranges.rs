@@ -5,9 +5,9 @@ mod support;
 
 use palisade_shard::TestFault;
 use palisade_simulator::{Parameters, Trace, World};
-use palisade_wire::{Mode, Operation, Outcome, RangeId, ReadKind, Rejection};
+use palisade_wire::{Mode, Operation, Outcome, RangeId, ReadKind, Rejection, ReplicaChange};
 use support::{
-    RANGE, SECOND_US, claim, commit, holds, lock, locked_get, put, raft_with, supersede,
+    RANGE, SECOND_US, at, claim, commit, holds, lock, locked_get, put, raft_with, supersede,
 };
 
 /// In another shard's log than [`RANGE`].
@@ -117,6 +117,46 @@ fn scenario_61_a_superseded_leader_answers_no_locked_read() {
     let answers = locked_reads_at_a_superseded_leader(fault);
     let stale = answers.into_iter().any(|answer| value_of(answer) == Some(1));
     assert!(stale, "the script does not see the fault");
+}
+
+/// What a leader answers to a second locked read of a transaction, if it has offered leadership,
+/// and is stopped after it asked for a confirmation: when it goes on, it finds that and its
+/// successor's entries. The first read saw 1, and the successor has written 2.
+fn second_locked_read(seed: u64, stopped_after_us: u64) -> Option<Outcome> {
+    let quiet = Parameters::quiet(seed, 3, 1, 1, Some(Mode::Raft));
+    let mut world = World::new(Parameters { clients: 0, ..quiet }, Trace::Off);
+    world.run_for(2 * SECOND_US);
+    put(&mut world, 1);
+    let old = world.await_leader(RANGE);
+    let held = lock(&mut world, claim(1));
+    let to = at((old.node.0 + 1) % 3);
+    world.cut(to.node.0, old.node.0);
+    world.send(old, Operation::Replicas { range: RANGE, change: ReplicaChange::Transfer { to } });
+    let get = locked_get(&world, held);
+    let asked = world.send(old, get);
+    world.run_for(stopped_after_us);
+    world.pause(usize::from(old.node.0), 200_000);
+    world.mend();
+    if !world.wait_for(100_000, |world| world.leader(RANGE) == Some(to)) {
+        return None;
+    }
+    put(&mut world, 2);
+    let answer = world.answer(asked, 3 * SECOND_US);
+    holds(world);
+    answer
+}
+
+#[test]
+fn locks_end_before_entries_of_a_successor_are_read() {
+    let mut aborted = 0;
+    for seed in 0..40 {
+        for stopped_after_us in (200..2_000).step_by(100) {
+            let answer = second_locked_read(seed, stopped_after_us);
+            assert_ne!(value_of(answer.clone()), Some(2), "seed {seed}, {stopped_after_us} us");
+            aborted += u32::from(answer == Some(Outcome::Rejected(Rejection::Aborted)));
+        }
+    }
+    assert!(aborted > 0, "no turn held both the confirmation and the successor's entries");
 }
 
 /// The longest that a put waited for its timestamp to pass, of some at each node's ranges.

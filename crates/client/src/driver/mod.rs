@@ -57,6 +57,13 @@ pub(crate) enum Call {
     Control { change: Bytes },
 }
 
+impl Call {
+    /// Whether the call may change something.
+    fn is_change(&self) -> bool {
+        matches!(self, Self::Commit { .. } | Self::Control { .. })
+    }
+}
+
 /// What a read is to be like.
 #[derive(Clone, Debug)]
 pub(crate) enum How {

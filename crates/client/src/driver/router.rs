@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     rc::{Rc, Weak},
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use palisade_clock::Timestamp;
@@ -56,6 +56,8 @@ struct Pending {
     at: Option<PeerAddress>,
     sent: bool,
     reason: &'static str,
+    /// Whether a try may have taken effect although it was not answered.
+    may_have_run: bool,
     /// Replicas that do not keep the versions any more that it reads.
     collected_at: Vec<PeerAddress>,
     reply: Option<Reply>,
@@ -66,9 +68,8 @@ struct Pending {
 struct PendingCommit {
     txn: TxnId,
     range: RangeId,
-    expires_ts: Timestamp,
-    /// Whether a try may have taken effect although it was not answered.
-    may_have_run: bool,
+    /// `None` once it has expired and is to live longer.
+    expires_ts: Option<Timestamp>,
 }
 
 /// The requests under way, and what is known of the cluster.
@@ -109,7 +110,8 @@ impl Router {
             let only = connections.values_mut().next().expect("a cluster of one shard has one");
             *only = Rc::new(connection::Connection::in_process(submit));
         }
-        let sessions = Sessions::new(session, topology.now_ts, Instant::now());
+        let now_ts = topology.now_ts.unwrap_or_else(own_time);
+        let sessions = Sessions::new(session, now_ts, Instant::now());
         Rc::new_cyclic(|itself| Self {
             itself: itself.clone(),
             topology: RefCell::new(topology),
@@ -153,9 +155,11 @@ impl Router {
         let commit = match &call {
             Call::Commit { commit, locks } => {
                 let range = self.range_of_commit(commit, locks.as_ref());
+                if self.sessions.borrow().is_wide(range) {
+                    self.renew_session();
+                }
                 let txn = self.sessions.borrow_mut().begin(range);
-                let expires_ts = self.expires_ts(timeout);
-                Some(PendingCommit { txn, range, expires_ts, may_have_run: false })
+                Some(PendingCommit { txn, range, expires_ts: None })
             }
             _ => None,
         };
@@ -168,6 +172,7 @@ impl Router {
             at: None,
             sent: false,
             reason: "the cluster was not reached",
+            may_have_run: false,
             collected_at: Vec::new(),
             reply: Some(reply),
         });
@@ -189,11 +194,6 @@ impl Router {
         }
     }
 
-    fn expires_ts(&self, timeout: Duration) -> Timestamp {
-        let seen_ts = Timestamp::from_bits(self.counters.seen_ts.load(Ordering::Relaxed));
-        self.sessions.borrow().expires_ts(timeout, seen_ts, Instant::now())
-    }
-
     fn add(&self, pending: Pending) {
         let id = self.next_request.get();
         self.next_request.set(id + 1);
@@ -205,10 +205,10 @@ impl Router {
     fn dispatch(&self, id: u64) {
         let mut requests = self.pending.borrow_mut();
         let Some(pending) = requests.get_mut(&id) else { return };
-        if let Some(commit) = &mut pending.commit
-            && commit.expires_ts == Timestamp::ZERO
-        {
-            commit.expires_ts = self.expires_ts(pending.timeout);
+        if let Some(commit) = &mut pending.commit {
+            let sessions = self.sessions.borrow();
+            let fresh_ts = || sessions.expires_ts(pending.timeout, Instant::now());
+            commit.expires_ts.get_or_insert_with(fresh_ts);
         }
         let at = self.target(&pending.call);
         let pushed = self.send_to(id, pending, at);
@@ -234,6 +234,7 @@ impl Router {
                     pending.commit.expect("a commit was named");
                 let settled_below = self.sessions.borrow().settled_below(txn, range);
                 let commit = commit.clone();
+                let expires_ts = expires_ts.expect("it is set before each send");
                 let request = CommitRequest { txn, settled_below, expires_ts, commit };
                 let claim = locks.as_ref().map(|locks| locks.claim);
                 Operation::Commit { range, request, claim }
@@ -326,7 +327,15 @@ impl Router {
         match outcome {
             Outcome::Rejected(Rejection::Aborted) => self.finish(id, Err(ClientError::Aborted)),
             Outcome::Rejected(Rejection::Collected) => self.ask_another_replica(id),
-            Outcome::Rejected(Rejection::Expired) if self.is_first_try(id) => self.live_longer(id),
+            Outcome::Rejected(Rejection::Expired | Rejection::LifetimeTooLong)
+                if self.is_first_try(id) =>
+            {
+                self.name_new_expiry(id);
+            }
+            Outcome::Rejected(Rejection::InvalidChange) if !self.is_first_try(id) => {
+                // It may be an earlier try that has made the map another one.
+                self.finish(id, Err(ClientError::Rejected(Rejection::Unknown)));
+            }
             Outcome::Rejected(rejection) if !is_final(rejection) => {
                 self.counters.retries.fetch_add(1, Ordering::Relaxed);
                 self.rejected(id, rejection);
@@ -335,7 +344,9 @@ impl Router {
             Outcome::RangeMap(bytes) => {
                 self.pending.borrow_mut().remove(&id);
                 if let Ok(later) = Topology::from_bytes(&bytes) {
-                    self.sessions.borrow_mut().learn(later.now_ts, Instant::now());
+                    if let Some(now_ts) = later.now_ts {
+                        self.sessions.borrow_mut().learn(now_ts, Instant::now());
+                    }
                     let mut topology = self.topology.borrow_mut();
                     for descriptor in later.ranges.ranges() {
                         topology.ranges.install(descriptor);
@@ -390,16 +401,15 @@ impl Router {
         }
     }
 
-    /// Whether no earlier try of a commit may have taken effect.
+    /// Whether no earlier try may have taken effect.
     fn is_first_try(&self, id: u64) -> bool {
-        let requests = self.pending.borrow();
-        let commit = requests.get(&id).and_then(|pending| pending.commit);
-        commit.is_some_and(|commit| !commit.may_have_run)
+        self.pending.borrow().get(&id).is_some_and(|pending| !pending.may_have_run)
     }
 
-    /// A commit had expired when it was first taken in: this client's idea of the time is behind,
-    /// as after a suspend. It goes on with a later expiry, once the time is known better.
-    fn live_longer(&self, id: u64) {
+    /// A commit had expired when a shard first received it, or was to live for too long: this
+    /// client's idea of the time is wrong, as after a suspend. The commit gets another expiry once
+    /// the time is known better.
+    fn name_new_expiry(&self, id: u64) {
         self.refreshed.set(None);
         self.refresh();
         if let Some(pending) = self.pending.borrow_mut().get_mut(&id) {
@@ -407,7 +417,7 @@ impl Router {
             pending.tries += 1;
             pending.reason = "the time of the cluster is not known";
             if let Some(commit) = &mut pending.commit {
-                commit.expires_ts = Timestamp::ZERO;
+                commit.expires_ts = None;
             }
         }
         self.dispatch_later(id);
@@ -521,9 +531,7 @@ impl Router {
             requests.iter().filter(|(_, p)| p.at == Some(at)).map(|(id, _)| *id).collect();
         drop(requests);
         self.counters.retries.fetch_add(lost.len() as u64, Ordering::Relaxed);
-        if let Ok(session) = fresh_session() {
-            self.sessions.borrow_mut().renew(session);
-        }
+        self.renew_session();
         for id in lost {
             self.may_have_run(id);
             self.try_elsewhere(id, "the connection broke");
@@ -531,9 +539,15 @@ impl Router {
     }
 
     fn may_have_run(&self, id: u64) {
-        let mut requests = self.pending.borrow_mut();
-        if let Some(commit) = requests.get_mut(&id).and_then(|pending| pending.commit.as_mut()) {
-            commit.may_have_run = true;
+        if let Some(pending) = self.pending.borrow_mut().get_mut(&id) {
+            pending.may_have_run = true;
+        }
+    }
+
+    /// Further commits are of another session.
+    fn renew_session(&self) {
+        if let Ok(session) = fresh_session() {
+            self.sessions.borrow_mut().renew(session);
         }
     }
 
@@ -543,7 +557,7 @@ impl Router {
         let late = requests.iter().filter(|(_, pending)| pending.deadline <= now);
         let late: Vec<_> = late
             .map(|(id, pending)| {
-                let outcome_unknown = pending.sent && pending.commit.is_some();
+                let outcome_unknown = pending.sent && pending.call.is_change();
                 let (after, reason) = (pending.timeout, pending.reason);
                 (*id, ClientError::Deadline { after, reason, outcome_unknown })
             })
@@ -585,6 +599,12 @@ impl How {
             Self::Latest | Self::Locked(_) | Self::Past { .. } => Part::Sequenced,
         }
     }
+}
+
+/// The time of this machine, for as long as no shard is sure of it.
+fn own_time() -> Timestamp {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::ZERO.saturating_add_us(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX))
 }
 
 /// Who serves a range, as long as nobody has said otherwise.

@@ -18,6 +18,9 @@ use crate::ClientError;
 /// cluster's time only about so well.
 const SLACK: Duration = Duration::from_secs(5);
 
+/// Sequences from the first that is unsettled at a range to the next one, of one session.
+const MAX_WINDOW: u64 = 4_096;
+
 /// A session named by the operating system's randomness: two clients with one name would take each
 /// other's outcomes for their own.
 pub(crate) fn fresh_session() -> Result<SessionId, ClientError> {
@@ -56,6 +59,14 @@ impl Sessions {
         txn
     }
 
+    /// Whether a commit to a range has waited for so long that the range remembers many outcomes of
+    /// this session: the next commits are better named by another one, because a range bounds what
+    /// it remembers of each.
+    pub(super) fn is_wide(&self, range: RangeId) -> bool {
+        let first = self.unsettled.get(&(self.current, range)).and_then(BTreeSet::first);
+        first.is_some_and(|first| self.next_sequence - first > MAX_WINDOW)
+    }
+
     /// Below this sequence, the session waits for nothing from a range.
     pub(super) fn settled_below(&self, txn: TxnId, range: RangeId) -> u64 {
         let unsettled = self.unsettled.get(&(txn.session, range));
@@ -83,21 +94,13 @@ impl Sessions {
         self.learned = (now_ts, now);
     }
 
-    /// When a commit expires that begins now, if its call may take `timeout`. `seen_ts` is the
-    /// latest timestamp that the client knows to have passed: after a suspend, its own clock is
-    /// behind.
-    pub(super) fn expires_ts(
-        &self,
-        timeout: Duration,
-        seen_ts: Timestamp,
-        now: Instant,
-    ) -> Timestamp {
+    /// When a commit expires that begins now, if its call may take `timeout`.
+    pub(super) fn expires_ts(&self, timeout: Duration, now: Instant) -> Timestamp {
         let us = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let (learned_ts, learned_at) = self.learned;
         let elapsed_us = us(now.saturating_duration_since(learned_at));
-        let now_us = (learned_ts.physical_us() + elapsed_us).max(seen_ts.physical_us());
         let lifetime_us = us(timeout.saturating_add(SLACK)).min(MAX_LIFETIME_US / 3 * 2);
-        Timestamp::from_physical_us(now_us + lifetime_us)
+        learned_ts.saturating_add_us(elapsed_us.saturating_add(lifetime_us))
     }
 }
 
@@ -140,18 +143,31 @@ mod tests {
     }
 
     #[test]
+    fn a_session_is_wide_once_many_commits_followed_one_that_waits() {
+        let (stuck, other) = (RangeId(1), RangeId(2));
+        let mut sessions = sessions(Instant::now());
+        let first = sessions.begin(stuck);
+        for _ in 0..MAX_WINDOW {
+            assert!(!sessions.is_wide(stuck));
+            let txn = sessions.begin(stuck);
+            sessions.end(txn, stuck);
+        }
+        assert!(sessions.is_wide(stuck) && !sessions.is_wide(other));
+        sessions.renew(SessionId(8));
+        assert!(!sessions.is_wide(stuck));
+        sessions.end(first, stuck);
+        assert!(sessions.unsettled.is_empty());
+    }
+
+    #[test]
     fn a_commit_outlives_its_call_by_the_slack_and_never_the_limit() {
         let start = Instant::now();
         let sessions = sessions(start);
         let second = Duration::from_secs(1);
-        let expires_us = |timeout, seen_us, after: Duration| {
-            let seen_ts = Timestamp::from_physical_us(seen_us);
-            sessions.expires_ts(timeout, seen_ts, start + after).physical_us()
-        };
-        assert_eq!(expires_us(second, 0, Duration::ZERO), 1_000_000 + 6_000_000);
-        assert_eq!(expires_us(second, 0, 2 * second), 3_000_000 + 6_000_000);
-        // What was seen has passed, also if the own clock shows less.
-        assert_eq!(expires_us(second, 9_000_000, 2 * second), 9_000_000 + 6_000_000);
-        assert_eq!(expires_us(Duration::MAX, 0, Duration::ZERO), 1_000_000 + 600_000_000);
+        let expires_us =
+            |timeout, after: Duration| sessions.expires_ts(timeout, start + after).physical_us();
+        assert_eq!(expires_us(second, Duration::ZERO), 1_000_000 + 6_000_000);
+        assert_eq!(expires_us(second, 2 * second), 3_000_000 + 6_000_000);
+        assert_eq!(expires_us(Duration::MAX, Duration::ZERO), 1_000_000 + 600_000_000);
     }
 }

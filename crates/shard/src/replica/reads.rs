@@ -27,11 +27,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use palisade_clock::Timestamp;
+use palisade_txn::Attempt;
 use palisade_wire::{
     Basis, LockGrant, Outcome, PeerAddress, Rejection, ScanRequest, TxnId, check_key,
 };
 
-use super::{Asker, MAX_WAITING, Replica, refused, transactions::LostCommit};
+use super::{Asker, MAX_WAITING, Replica, refused};
 use crate::TestFault;
 
 /// What is read.
@@ -75,7 +76,7 @@ pub(super) enum Confirmation {
     /// A read that may run once an entry is applied.
     Read { after: u64, read: PendingRead },
     /// The answer to a transaction whose locks are lost.
-    Abort { asker: Asker, lost: LostCommit },
+    Abort { asker: Asker, lost: Attempt },
     /// An answer to another replica: see `timestamp_reads`.
     SafeTime { to: PeerAddress, index: u64, closed_ts: Timestamp },
 }
@@ -220,7 +221,7 @@ impl Replica {
     pub(super) fn confirmed(&mut self, token: u64) {
         match self.reads.confirming.take(token) {
             Confirmation::Read { after, read } => self.read_once_applied(after, read),
-            Confirmation::Abort { asker, lost } => self.answer_aborted(asker, lost),
+            Confirmation::Abort { asker, lost } => self.answer_aborted(asker, &lost),
             Confirmation::SafeTime { to, index, closed_ts } => {
                 self.answer_safe_time(to, index, closed_ts);
             }

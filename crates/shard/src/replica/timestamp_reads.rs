@@ -38,6 +38,9 @@ const ASKING_US: u64 = 200_000;
 /// After this long without an answer, the follower asks again.
 const ASK_AGAIN_US: u64 = 30_000;
 
+/// How old a stale read that asks the leader is at most, beside what clocks may differ by.
+const ASKED_STALENESS_US: u64 = 500_000;
+
 /// Answers that wait until enough is applied.
 const MAX_CLOSING: usize = 64;
 
@@ -106,7 +109,14 @@ impl Replica {
                 let latest_ts = Timestamp::from_physical_us(now.wall.latest_us);
                 // What is applied may be of a timestamp that has not passed yet.
                 let known_ts = safe_ts.min(passed_ts(now));
-                known_ts.max(latest_ts.saturating_sub_us(max_us)).max(at_least)
+                if known_ts >= latest_ts.saturating_sub_us(max_us).max(at_least) {
+                    known_ts
+                } else {
+                    // The leader is asked anyway. A later timestamp is more likely to be still
+                    // readable in the other ranges of a snapshot.
+                    let asked_ts = latest_ts.saturating_sub_us(max_us.min(ASKED_STALENESS_US));
+                    asked_ts.min(passed_ts(now)).max(at_least)
+                }
             }
             ReadKind::Latest
             | ReadKind::LatestOfKey
@@ -121,6 +131,8 @@ impl Replica {
         if self.reads.len() + self.timestamp_reads.unsafe_yet.len() >= MAX_WAITING {
             return Err(Outcome::Rejected(Rejection::Overloaded));
         }
+        // What it sees is kept from now on, not only once it is answered.
+        self.protect(at_ts);
         let read = PendingRead { asker, read, level: Level::AsOf(at_ts) };
         if self.group.orders_writes() {
             let hasty = self.fault == Some(TestFault::HastySnapshots);
@@ -238,10 +250,14 @@ impl Replica {
             Read::Span(scan) => self.state.scan(scan, Some(at_ts), &self.descriptor),
         };
         if !matches!(outcome, Outcome::Rejected(_)) {
-            let lowest_ts = self.timestamp_reads.read_ts.map_or(at_ts, |ts| ts.min(at_ts));
-            self.timestamp_reads.read_ts = Some(lowest_ts);
+            self.protect(at_ts);
         }
         outcome
+    }
+
+    fn protect(&mut self, at_ts: Timestamp) {
+        let lowest_ts = self.timestamp_reads.read_ts.map_or(at_ts, |ts| ts.min(at_ts));
+        self.timestamp_reads.read_ts = Some(lowest_ts);
     }
 }
 

@@ -25,7 +25,8 @@ use bytes::Bytes;
 use palisade_clock::{Hlc, Now, Timestamp};
 use palisade_replication::Context;
 use palisade_txn::{
-    CommitCommand, LockError, LockEvent, LockRequest, LockTable, Priority, Span, Strength, Verdict,
+    Attempt, CommitCommand, LockError, LockEvent, LockRequest, LockTable, Priority, Span, Strength,
+    Verdict,
 };
 use palisade_wire::{
     CommitRequest, LockClaim, LockToken, Locking, MAX_LIFETIME_US, Outcome, Rejection, ScanRequest,
@@ -72,14 +73,6 @@ enum Step {
     Commit { asker: Asker, request: CommitRequest, owner: Option<TxnId> },
 }
 
-/// A commit whose transaction has lost its locks.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct LostCommit {
-    txn: TxnId,
-    fingerprint: u32,
-    expires_ts: Timestamp,
-}
-
 /// What a leader knows of the locks that a commit relies on.
 enum Claimed {
     /// They are held. `start_ts` is when the transaction's first try began.
@@ -88,6 +81,8 @@ enum Claimed {
     Ordered,
     /// They are not held.
     Lost,
+    /// They are not held, and the commit is ordered all the same: a planted fault.
+    Unlocked,
 }
 
 impl Transactions {
@@ -167,15 +162,13 @@ impl Replica {
         }
         self.lead()?;
         let fresh_ts = hlc.tick(now.wall);
-        let fingerprint = CommitCommand::fingerprint(&request.commit);
-        let mut expires_ts = request.expires_ts;
+        let mut attempt = Attempt::new(&request);
         if self.fault == Some(TestFault::RunExpired) {
-            expires_ts = Timestamp::MAX;
-        } else if now.wall.beyond_us(expires_ts) > MAX_LIFETIME_US {
+            attempt.expires_ts = Timestamp::MAX;
+        } else if now.wall.beyond_us(attempt.expires_ts) > MAX_LIFETIME_US {
             return Err(Outcome::Rejected(Rejection::LifetimeTooLong));
         }
-        let verdict = self.state.look_up(request.txn, fingerprint, expires_ts, fresh_ts);
-        if let Some(outcome) = settled(verdict) {
+        if let Some(outcome) = settled(self.state.look_up(&attempt, fresh_ts)) {
             return Err(outcome);
         }
         let priority = match claim {
@@ -185,12 +178,11 @@ impl Replica {
             None => Priority { start_ts: fresh_ts, txn: request.txn },
             Some(claim) => match self.check_claim(claim, request.txn, now) {
                 Claimed::Held { start_ts } => Priority { start_ts, txn: claim.owner },
-                // What was ordered first is the one that counts.
-                Claimed::Ordered => return self.order(asker, request, None, hlc, now, cx),
-                Claimed::Lost => {
-                    let lost = LostCommit { txn: request.txn, fingerprint, expires_ts };
-                    return self.confirm_abort(asker, lost);
-                }
+                // Its locks are gone: only the copy that was ordered may run. A retry meets what
+                // became of it.
+                Claimed::Ordered => return Err(Outcome::Rejected(Rejection::Unknown)),
+                Claimed::Lost => return self.confirm_abort(asker, attempt),
+                Claimed::Unlocked => return self.order(asker, request, None, hlc, now, cx),
             },
         };
         let mut keys: Vec<_> = request.commit.writes.iter().map(|write| &write.key).collect();
@@ -233,7 +225,7 @@ impl Replica {
         match entered {
             Ok(grant) => Claimed::Held { start_ts: grant.start_ts },
             Err(_) if self.transactions.is_ordered(txn) => Claimed::Ordered,
-            Err(_) if self.fault == Some(TestFault::TrustLostLocks) => Claimed::Ordered,
+            Err(_) if self.fault == Some(TestFault::TrustLostLocks) => Claimed::Unlocked,
             Err(_) => Claimed::Lost,
         }
     }
@@ -244,7 +236,7 @@ impl Replica {
     /// this one has not heard of. So it is aborted for good only if everything of earlier terms is
     /// applied, and if this replica still leads. A commit that is not among what is applied then
     /// never will be: its claim holds in its own term alone.
-    fn confirm_abort(&mut self, asker: Asker, lost: LostCommit) -> Result<(), Outcome> {
+    fn confirm_abort(&mut self, asker: Asker, lost: Attempt) -> Result<(), Outcome> {
         if self.applied_index < self.transactions.begun_at {
             return Err(Outcome::Rejected(Rejection::NotServing { hint: None }));
         }
@@ -256,10 +248,9 @@ impl Replica {
     }
 
     /// This replica has led since a transaction whose locks are lost asked to commit.
-    pub(super) fn answer_aborted(&mut self, asker: Asker, lost: LostCommit) {
-        let LostCommit { txn, fingerprint, expires_ts } = lost;
+    pub(super) fn answer_aborted(&mut self, asker: Asker, lost: &Attempt) {
         let aborted = Outcome::Rejected(Rejection::Aborted);
-        let outcome = match self.state.look_up(txn, fingerprint, expires_ts, self.state.last_ts()) {
+        let outcome = match self.state.look_up(lost, self.state.last_ts()) {
             Verdict::New | Verdict::Full => aborted,
             known => settled(known).unwrap_or(aborted),
         };
@@ -445,8 +436,7 @@ impl Replica {
                 (LockEvent::Wounded, Step::Commit { asker, request, .. })
                     if self.transactions.is_ordered(request.txn) =>
                 {
-                    self.order(asker, request, None, hlc, now, cx)
-                        .map_err(|outcome| (asker, outcome))
+                    Err((asker, Outcome::Rejected(Rejection::Unknown)))
                 }
                 (
                     LockEvent::Wounded,

@@ -24,12 +24,13 @@ impl Shard {
                     cluster_id: self.config.cluster_id,
                     nodes: self.config.nodes.clone(),
                     ranges: self.config.ranges.clone(),
-                    now_ts: Timestamp::from_physical_us(now.wall.reading_us()),
+                    now_ts: self.now_ts(now),
                 };
                 return Err(Outcome::RangeMap(topology.to_bytes()));
             }
             Operation::KeepVersions { at_ts } => {
-                let kept = self.protections.protect(at_ts, now);
+                let latest_ts = Timestamp::from_physical_us(now.wall.latest_us);
+                let kept = self.protections.protect(at_ts.min(latest_ts), now);
                 return Err(match kept {
                     true => Outcome::VersionsKept,
                     false => Outcome::Rejected(Rejection::Collected),
@@ -89,10 +90,10 @@ impl Shard {
                 })
             }
             Operation::Control(change) => {
-                let parsed = Change::from_bytes(&change);
-                parsed.map_err(|_| Outcome::Rejected(Rejection::InvalidChange))?;
+                let change = Change::from_bytes(&change)
+                    .map_err(|_| Outcome::Rejected(Rejection::InvalidChange))?;
                 self.with_replica(RangeId::CONTROL, now, |replica, _, cx| {
-                    replica.propose(asker, || change, cx)
+                    replica.propose(asker, || change.to_bytes(), cx)
                 })
             }
             Operation::Replicas { range, change } => {
@@ -103,6 +104,12 @@ impl Shard {
             }
         };
         served.unwrap_or(Err(Outcome::Rejected(Rejection::NotHere)))
+    }
+
+    /// The time for a client to begin with; none while this node's clock is too unsure.
+    fn now_ts(&self, now: Now) -> Option<Timestamp> {
+        let is_sure = !self.is_fenced(now);
+        is_sure.then(|| Timestamp::from_physical_us(now.wall.reading_us()))
     }
 
     fn check_log_room(&self) -> Result<(), Outcome> {
