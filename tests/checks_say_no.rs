@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use palisade_cluster::{Cluster, FaultConfig};
 use palisade_compare::{Servers, Trial, check_histories, results::Phase, run_trial};
 use palisade_load::Workload;
-use support::{BOTH_MODES, kill_all, load, load_while, options, read_all, run, start_all};
+use support::{
+    BOTH_MODES, kill_all, load, load_while, options, read_all, run, start_all, start_with_fault,
+};
 
 #[test]
 fn a_replica_that_serves_stale_reads_is_caught_in_both_modes() {
@@ -73,14 +75,7 @@ fn replicas_that_forget_acknowledged_entries_are_caught_in_both_modes() {
 #[test]
 fn a_load_of_writes_alone_is_caught_when_they_are_read_wrong() {
     run(async {
-        let mut cluster = Cluster::start(options()).unwrap();
-        cluster.wait_until_serving().await.unwrap();
-        for node in 0..3 {
-            cluster.stop(node).unwrap();
-            cluster.set_fault(node, Some(FaultConfig::StaleReads));
-            cluster.start_node(node).unwrap();
-        }
-        cluster.wait_until_serving().await.unwrap();
+        let (cluster, _) = start_with_fault(FaultConfig::StaleReads).await;
         let trial = Trial {
             name: "puts".to_owned(),
             phase: Phase::ClosedLoop,

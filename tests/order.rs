@@ -16,7 +16,7 @@ use palisade_history::{
     TimestampedOperation, check_timestamps,
     timestamps::{Order, Saw},
 };
-use support::{options, pause, run};
+use support::{options, pause, run, start_with_fault};
 use tokio::task::{LocalSet, spawn_local};
 
 /// How long each history is.
@@ -258,14 +258,7 @@ fn scenario_49_also_while_nodes_are_killed() {
 #[test]
 fn nodes_that_ignore_pending_writes_are_caught() {
     run(async {
-        let mut cluster = Cluster::start(options()).unwrap();
-        cluster.wait_until_serving().await.unwrap();
-        for node in 0..3 {
-            cluster.stop(node).unwrap();
-            cluster.set_fault(node, Some(FaultConfig::IgnorePendingWrites));
-            cluster.start_node(node).unwrap();
-        }
-        cluster.wait_until_serving().await.unwrap();
+        let (mut cluster, _) = start_with_fault(FaultConfig::IgnorePendingWrites).await;
         let caught = async {
             for round in 0..20 {
                 let length = Duration::from_secs(3);

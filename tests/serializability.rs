@@ -13,7 +13,7 @@ use futures_lite::future::zip;
 use palisade_client::{Bytes, Client, ClientError, Mode, Transaction};
 use palisade_cluster::{Cluster, FaultConfig};
 use palisade_history::{AppendViolation, Outcome, Step, Transaction as Recorded, check_appends};
-use support::{BOTH_MODES, keys, options, pause, run};
+use support::{BOTH_MODES, keys, options, pause, run, start_with_fault};
 
 const LISTS: u32 = 5;
 const CLIENTS: u32 = 12;
@@ -201,14 +201,7 @@ fn transactions_are_strictly_serializable_while_nodes_are_killed() {
 #[test]
 fn nodes_that_ignore_locks_are_caught() {
     run(async {
-        let mut cluster = Cluster::start(options()).unwrap();
-        cluster.wait_until_serving().await.unwrap();
-        for node in 0..3 {
-            cluster.stop(node).unwrap();
-            cluster.set_fault(node, Some(FaultConfig::IgnoreLocks));
-            cluster.start_node(node).unwrap();
-        }
-        let client = cluster.wait_until_serving().await.unwrap();
+        let (_cluster, client) = start_with_fault(FaultConfig::IgnoreLocks).await;
         for mode in BOTH_MODES {
             let lists = lists(&client, mode).await;
             let recorder = Recorder::new();

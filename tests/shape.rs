@@ -72,3 +72,26 @@ fn a_start_in_another_shape_is_refused_and_addresses_may_change() {
         assert_eq!(rows.len(), ROWS as usize);
     });
 }
+
+/// A refused start must not record its shape in a shard whose log is new, or no start is possible
+/// any more.
+#[test]
+fn a_refused_start_records_nothing() {
+    run(async {
+        let alone = ClusterOptions { nodes: 1, shards: 2, ranges_per_mode: 2, ..options() };
+        let mut cluster = Cluster::start(alone).unwrap();
+        cluster.wait_until_serving().await.unwrap();
+        assert!(cluster.stop(0).unwrap());
+        std::fs::remove_dir_all(cluster.dir().join("node-0/shard-001")).unwrap();
+        for _ in 0..3 {
+            cluster.change_config(0, |config| config.ranges_per_mode = 4);
+            cluster.start_node(0).unwrap();
+            assert!(!cluster.wait_until_ended(0).unwrap(), "the shape was changed");
+            let words = cluster.last_words(0);
+            assert!(words.contains("ranges_per_mode = 2"), "{words}");
+        }
+        cluster.change_config(0, |config| config.ranges_per_mode = 2);
+        cluster.start_node(0).unwrap();
+        cluster.wait_until_serving().await.unwrap();
+    });
+}

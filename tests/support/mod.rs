@@ -7,7 +7,7 @@ use std::{
 };
 
 use palisade_client::{Client, Mode};
-use palisade_cluster::{Cluster, ClusterOptions, LogBackend, LogConfig};
+use palisade_cluster::{Cluster, ClusterOptions, FaultConfig, LogBackend, LogConfig};
 use palisade_history::Operation;
 use palisade_load::{Keys, LoadOptions, Workload};
 
@@ -29,6 +29,19 @@ pub(crate) fn options() -> ClusterOptions {
         ranges_per_mode: 3,
         ..ClusterOptions::new(PathBuf::from(env!("CARGO_BIN_EXE_palisade")))
     }
+}
+
+/// A cluster all of whose nodes break a promise, and a client of it.
+pub(crate) async fn start_with_fault(fault: FaultConfig) -> (Cluster, Client) {
+    let mut cluster = Cluster::start(options()).unwrap();
+    cluster.wait_until_serving().await.unwrap();
+    for node in 0..3 {
+        cluster.stop(node).unwrap();
+        cluster.set_fault(node, Some(fault));
+        cluster.start_node(node).unwrap();
+    }
+    let client = cluster.wait_until_serving().await.unwrap();
+    (cluster, client)
 }
 
 pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {

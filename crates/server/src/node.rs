@@ -118,12 +118,13 @@ pub fn run(config: Config, started: impl FnOnce()) -> Result<(), StartError> {
 
     let (senders, receivers): (Vec<_>, Vec<_>) =
         (0..config.shards).map(|_| mailbox::<ShardCommand>(MAILBOX_CAPACITY)).unzip();
+    let verdict = Arc::new(Watermark::default());
     let mut shards = Vec::new();
     for (shard, receiver) in receivers.into_iter().enumerate() {
         let shard = ShardId(u16::try_from(shard).expect("the config allows fewer"));
         let mut siblings = senders.clone();
         siblings.remove(usize::from(shard.0));
-        let serving = Arc::new(Watermark::default());
+        let opened = Arc::new(Watermark::default());
         let drained = Arc::new(Watermark::default());
         let thread = spawn_shard(ShardThread {
             config: config.clone(),
@@ -131,19 +132,22 @@ pub fn run(config: Config, started: impl FnOnce()) -> Result<(), StartError> {
             shard,
             siblings,
             commands: receiver,
-            serving: serving.clone(),
+            opened: opened.clone(),
+            verdict: verdict.clone(),
             drained: drained.clone(),
         })?;
-        shards.push(RunningShard { thread, serving, drained });
+        shards.push(RunningShard { thread, opened, drained });
     }
     for shard in &mut shards {
-        while !shard.serving.wait_for(1, Duration::from_millis(100)) {
+        while !shard.opened.wait_for(1, Duration::from_millis(100)) {
             if shard.drained.get() > 0 {
                 break;
             }
         }
     }
-    if shards.iter().all(|shard| shard.serving.get() > 0) {
+    let all_opened = shards.iter().all(|shard| shard.opened.get() > 0);
+    verdict.advance(if all_opened { SERVE } else { GIVE_UP });
+    if all_opened {
         started();
         let signal = signals.forever().next();
         tracing::info!("signal {signal:?}: draining");
@@ -165,10 +169,19 @@ pub fn probe_executor() -> Result<(), StartError> {
         .map_err(|error| StartError::Executor(error.to_string()))
 }
 
+/// All shards have opened: each may write to its log, and serve.
+const SERVE: u64 = 1;
+
+/// A shard could not open: the others end and leave their logs as they are.
+const GIVE_UP: u64 = 2;
+
+/// Between two looks of a shard that has opened at whether the others have.
+const VERDICT_PAUSE: Duration = Duration::from_millis(1);
+
 struct RunningShard {
     thread: ExecutorJoinHandle<Result<(), StartError>>,
-    /// 1 once the shard serves.
-    serving: Arc<Watermark>,
+    /// 1 once the shard's log and its listeners are open.
+    opened: Arc<Watermark>,
     /// 1 once it has ended.
     drained: Arc<Watermark>,
 }
@@ -250,7 +263,9 @@ struct ShardThread {
     shard: ShardId,
     siblings: Vec<Sender<ShardCommand>>,
     commands: Receiver<ShardCommand>,
-    serving: Arc<Watermark>,
+    opened: Arc<Watermark>,
+    /// [`SERVE`] or [`GIVE_UP`], once all shards have opened or one has not.
+    verdict: Arc<Watermark>,
     drained: Arc<Watermark>,
 }
 
@@ -279,7 +294,8 @@ fn spawn_shard(
 }
 
 async fn run_shard(start: ShardThread) -> Result<(), StartError> {
-    let ShardThread { config, data_dir, shard, siblings, mut commands, serving, .. } = start;
+    let ShardThread { config, data_dir, shard, siblings, mut commands, opened, verdict, .. } =
+        start;
     let at = PeerAddress { node: config.node, shard };
     let clock = KernelClock::new(config.clock.source.into(), config.clock.bound_us);
 
@@ -313,6 +329,21 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
         .collect();
     let own_shard = Shard::new(shard_config, groups, now)?;
     check_clock(now.wall, own_shard.logged_ts(), config.clock.max_offset_us)?;
+    let [client_address, peer_address] = listen_addresses(&config, shard);
+    let listen = |address| {
+        TcpListener::bind(address)
+            .map_err(|error| StartError::Listen { address, source: error.into() })
+    };
+    let (client_listener, peer_listener) = (listen(client_address)?, listen(peer_address)?);
+    // Nothing is written before all shards accept the configuration: a shard whose log is new would
+    // record a shape that another one refuses.
+    opened.advance(1);
+    while verdict.get() == 0 {
+        glommio::timer::sleep(VERDICT_PAUSE).await;
+    }
+    if verdict.get() == GIVE_UP {
+        return Ok(());
+    }
     let core = Core::new(at, clock, own_shard, log, siblings, peers.clone());
 
     // On the default class a task gets its turn late when the executor is busy.
@@ -324,12 +355,6 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
     let spawn = |task: std::pin::Pin<Box<dyn Future<Output = ()>>>| {
         glommio::spawn_local_into(task, tasks).expect("the task queue was made just now")
     };
-    let [client_address, peer_address] = listen_addresses(&config, shard);
-    let listen = |address| {
-        TcpListener::bind(address)
-            .map_err(|error| StartError::Listen { address, source: error.into() })
-    };
-    let (client_listener, peer_listener) = (listen(client_address)?, listen(peer_address)?);
     let cluster_id = config.cluster_id;
     let for_clients = core.clone();
     spawn(Box::pin(accept(client_listener, tasks, move |stream| {
@@ -377,8 +402,6 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
     }))
     .detach();
     let running = core.clone();
-    let run = spawn(Box::pin(async move { running.run().await }));
-    serving.advance(1);
-    run.await;
+    spawn(Box::pin(async move { running.run().await })).await;
     Ok(())
 }

@@ -113,10 +113,7 @@ impl Admission {
         for _ in 0..reader.u16()? {
             self.registered_at.insert(PeerAddress::decode(&mut reader)?);
         }
-        // A log that was written before shapes were recorded takes the present one.
-        if reader.remaining() > 0 {
-            self.shape = reader.bytes()?;
-        }
+        self.shape = reader.bytes()?;
         reader.finish()
     }
 
