@@ -1,5 +1,6 @@
-//! The simulator says no: for each rule that is broken on purpose, some seed shows it.
-// Thousands of runs: `.ci/run` has them, in an optimised build.
+//! Proves that the simulator's checks can fail: for each rule that is broken on purpose, some seed
+//! reports a violation.
+// These are thousands of runs: `.ci/run` runs them in an optimised build.
 #![cfg(not(debug_assertions))]
 #![allow(clippy::print_stdout, reason = "tells which seed it was")]
 
@@ -8,20 +9,20 @@ use palisade_shard::TestFault;
 use palisade_simulator::{FaultKind, Parameters, Trace, simulate};
 use palisade_wire::Mode;
 
-/// Every planted fault must be caught within so many seeds.
+/// Every planted fault must be caught within this many seeds.
 const MAX_SEEDS: u64 = 2_000;
 
 fn is_caught(name: &str, plant: impl Fn(&mut Parameters)) {
     is_caught_as(name, "", plant);
 }
 
-/// By something whose name holds `invariant`.
+/// Asserts that a seed reports a violation of an invariant whose name contains `invariant`.
 fn is_caught_as(name: &str, invariant: &str, plant: impl Fn(&mut Parameters)) {
     for seed in 0..MAX_SEEDS {
         let mut parameters = Parameters::draw(seed);
         plant(&mut parameters);
         if let Err(failure) = simulate(&parameters, Trace::Off) {
-            // Before the assertion: a panic of a run is not printed.
+            // Printed first, because the simulator's panic hook would hide a failed assertion.
             println!("{name}: seed {seed}: {}", failure.violation);
             assert!(failure.violation.invariant.contains(invariant), "{failure}");
             return;
@@ -30,7 +31,7 @@ fn is_caught_as(name: &str, invariant: &str, plant: impl Fn(&mut Parameters)) {
     panic!("{name}: not caught within {MAX_SEEDS} seeds");
 }
 
-/// What breaks when timestamps do not tell the order.
+/// Part of the name of the invariant `external_consistency`.
 const ORDER: &str = "commits are ordered";
 
 fn fault_is_caught(fault: TestFault) {
@@ -71,11 +72,14 @@ fn promises_that_are_broken() {
     protocol_fault_is_caught(ProtocolFault::BreakPromises);
 }
 
-/// Leaders that fall silent for about as long as a promise lasts, far apart: what breaks a promise
-/// by a few milliseconds is rare elsewhere.
-fn breaks_a_lease(fault: TestFault) {
-    is_caught_as(&format!("{fault:?}"), "a lease excludes later leaders", |parameters| {
-        parameters.planted = Some(fault);
+const LEASES: &str = "a lease excludes later leaders";
+
+/// Nodes are silenced for about as long as a promise lasts, with long delays and turns. In other
+/// runs, a promise that is broken by a few milliseconds is rarely seen.
+#[test]
+fn a_stand_without_a_look_at_the_promise() {
+    is_caught_as("stand without a look", LEASES, |parameters| {
+        parameters.planted = Some(TestFault::Protocol(ProtocolFault::StandUnlooked));
         parameters.nodes = 3;
         parameters.only = Some(Mode::Raft);
         parameters.faults = vec![FaultKind::Silence];
@@ -85,22 +89,31 @@ fn breaks_a_lease(fault: TestFault) {
     });
 }
 
-#[test]
-fn a_stand_without_a_look_at_the_promise() {
-    breaks_a_lease(TestFault::Protocol(ProtocolFault::StandUnlooked));
-}
-
+/// A turn must receive a vote request, a heartbeat of the old leader and a tick. Nodes are paused
+/// for about as long as a promise lasts, and threads are stopped often, so that turns are long.
 #[test]
 fn a_heartbeat_ahead_of_its_revocation() {
-    breaks_a_lease(TestFault::EarlyHeartbeats);
+    is_caught_as("early heartbeats", LEASES, |parameters| {
+        parameters.planted = Some(TestFault::EarlyHeartbeats);
+        parameters.nodes = 3;
+        parameters.only = Some(Mode::Raft);
+        parameters.ranges_per_mode = 3;
+        parameters.clients = 1;
+        parameters.faults = vec![FaultKind::Pause];
+        parameters.fault_us = 180_000_000;
+        parameters.fault_interval_us = 400_000;
+        parameters.fault_length_us = 300_000;
+        parameters.stopped_turns = 1_024;
+        parameters.turn_us = 40_000;
+    });
 }
 
-/// Half of the wait would do if clocks were right to within half of their bound.
+/// Half of the wait would be enough only if clocks were right to within half of their bound.
 #[test]
 fn a_commit_wait_that_is_half_as_long() {
     is_caught_as("half a commit wait", ORDER, |parameters| {
         parameters.planted = Some(TestFault::HalfCommitWait);
-        // They would notice, too.
+        // Snapshot reads detect this too, under the name of another invariant.
         parameters.snapshot_percent = 0;
     });
 }
@@ -154,7 +167,7 @@ fn entries_that_are_forgotten() {
 fn answers_that_do_not_wait() {
     is_caught_as("no commit wait", ORDER, |parameters| {
         parameters.planted = Some(TestFault::NoCommitWait);
-        // They would notice, too.
+        // Snapshot reads detect this too, under the name of another invariant.
         parameters.snapshot_percent = 0;
     });
 }
@@ -172,7 +185,7 @@ fn transactions_break(fault: TestFault) {
 }
 
 #[test]
-fn locks_that_keep_nobody_out() {
+fn locks_that_do_not_exclude() {
     transactions_break(TestFault::IgnoreLocks);
 }
 
@@ -218,7 +231,7 @@ fn a_retry_that_runs_after_it_was_forgotten() {
     fault_is_caught(TestFault::RunExpired);
 }
 
-/// Leaders that stand still often, and clients that soon ask another replica.
+/// Pauses nodes often, and lets clients retry at another replica soon.
 #[test]
 fn a_superseded_leader_that_calls_a_transaction_aborted() {
     is_caught("unconfirmed aborts", |parameters| {
@@ -237,13 +250,13 @@ fn a_superseded_leader_that_calls_a_transaction_aborted() {
 fn a_clock_bound_that_is_a_lie() {
     is_caught_as("clocks beyond their bound", ORDER, |parameters| {
         parameters.clock_lie_us = 50_000;
-        // They would notice, too.
+        // Snapshot reads detect this too, under the name of another invariant.
         parameters.snapshot_percent = 0;
     });
 }
 
-/// A thread that is stopped between its two clocks takes a lease that is over for one that holds
-/// when the wall clock is read last.
+/// Reads the clocks in the wrong order. If the thread is stopped between the monotonic and the wall
+/// clock, the turn has an old monotonic reading, and a lease that has ended seems to hold.
 #[test]
 fn a_monotonic_clock_that_is_read_before_the_wall_clock() {
     is_caught("clocks in the wrong order", |parameters| {
@@ -266,7 +279,7 @@ fn a_log_that_is_cut_too_early() {
     is_caught("cut early", |parameters| parameters.cut_early = true);
 }
 
-/// `docs/assumptions.md`: nothing promises to survive this, and the simulator sees why.
+/// `docs/assumptions.md` excludes this case. The simulator shows which invariant breaks.
 #[test]
 fn machines_that_are_stopped_with_their_clocks() {
     is_caught("suspended machines", |parameters| {
