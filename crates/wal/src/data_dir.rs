@@ -1,4 +1,5 @@
-//! A data directory belongs to one node of one cluster, and to one process at a time.
+//! Locks a data directory and checks its owner. A directory belongs to one node of one cluster, and
+//! is used by one process at a time.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -12,18 +13,18 @@ use thiserror::Error;
 
 const FORMAT_VERSION: u32 = 3;
 
-/// Whose a data directory is.
+/// The node that a data directory belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
-    /// The cluster.
+    /// Id of the cluster.
     pub cluster_id: u64,
-    /// The node of it.
+    /// Id of the node in the cluster.
     pub node: u16,
-    /// How many shards the node has.
+    /// Number of shards of the node.
     pub shards: u16,
 }
 
-/// What a data directory says of itself.
+/// The content of `identity.toml`.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Identity {
     format_version: u32,
@@ -32,65 +33,76 @@ struct Identity {
     shards: u16,
 }
 
-/// A locked data directory. The lock goes with this value, or with the process, however that ends.
+/// A locked data directory. The lock is released when this value is dropped or the process ends.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
     _lock: File,
 }
 
-/// Why a data directory can't be used. Nothing in it was changed.
+/// Why a data directory can't be used. The logs in it were not changed.
 #[derive(Debug, Error)]
 pub enum DataDirError {
-    /// The file system refused.
+    /// A file operation failed. Retryable once the cause is fixed.
     #[error("cannot {action} {path}: {source}", path = path.display())]
     Io {
-        /// What was tried.
+        /// The operation that failed.
         action: &'static str,
-        /// On what.
+        /// The file or directory.
         path: PathBuf,
-        /// The kernel's answer.
+        /// The error that the kernel returned.
         source: io::Error,
     },
-    /// Another process has it. Retryable once that has ended.
+    /// Another process has locked the directory. Retryable once that process has ended.
     #[error(
         "the data directory {path} is in use by another process: stop that first, or use another \
          directory",
         path = path.display()
     )]
     InUse {
-        /// The directory.
+        /// The data directory.
         path: PathBuf,
     },
-    /// It belongs to somebody else.
+    /// The directory belongs to another node or cluster, or has another number of shards or format
+    /// version. Not retryable.
     #[error(
         "the data directory {path} holds {found}, but is opened for {expected}: correct that, or use \
          another directory",
         path = path.display()
     )]
     Foreign {
-        /// The directory.
+        /// The data directory.
         path: PathBuf,
-        /// Whose it is.
+        /// The owner that the directory names.
         found: String,
-        /// Whose it should be.
+        /// The owner that it was opened for.
         expected: String,
     },
-    /// The file that says whose it is can't be understood.
+    /// The file that names the owner can't be parsed. Not retryable.
     #[error("{path} cannot be understood: {reason}", path = path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The parser's message.
         reason: String,
     },
 }
 
 impl DataDir {
-    /// Locks a directory, creating it if need be, and checks that it is this node's.
+    /// Locks a directory and checks that it belongs to `owner`. Creates the directory and its
+    /// identity file if they do not exist.
+    ///
+    /// # Errors
+    /// - [`DataDirError::InUse`] if another process has locked it. Retryable.
+    /// - [`DataDirError::Foreign`] or [`DataDirError::Damaged`] if the identity does not match or
+    ///   can't be parsed. Not retryable.
+    /// - [`DataDirError::Io`] if a file operation failed.
     pub fn open(path: &Path, owner: Owner) -> Result<Self, DataDirError> {
         let path = path.to_owned();
         fs::create_dir_all(&path).map_err(failed("create", &path))?;
+        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            sync(parent).map_err(failed("sync", parent))?;
+        }
         let lock_path = path.join("LOCK");
         let lock = OpenOptions::new()
             .create(true)
@@ -109,7 +121,7 @@ impl DataDir {
         Ok(Self { path, _lock: lock })
     }
 
-    /// The directory of a shard's log.
+    /// Returns the directory of a shard's log.
     pub fn log_dir(&self, shard: u16) -> PathBuf {
         self.path.join(format!("shard-{shard:03}")).join("log")
     }
@@ -136,13 +148,16 @@ fn check_identity(dir: &Path, expected: &Identity) -> Result<(), DataDirError> {
             let text = toml::to_string(expected).expect("an identity always encodes");
             let unfinished = dir.join("identity.tmp");
             fs::write(&unfinished, text).map_err(failed("write", &unfinished))?;
-            let sync = |path: &Path| File::open(path).and_then(|file| file.sync_all());
             sync(&unfinished).map_err(failed("sync", &unfinished))?;
             fs::rename(&unfinished, &path).map_err(failed("rename", &unfinished))?;
             sync(dir).map_err(failed("sync", dir))
         }
         Err(error) => Err(failed("read", &path)(error)),
     }
+}
+
+fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
 }
 
 impl Identity {

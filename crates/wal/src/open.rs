@@ -1,17 +1,16 @@
-//! Opening a directory of segments: which are the log, where it ends, and what may be reused.
+//! Opens a directory of segments: finds the files of the log, its end, and the files that may be
+//! reused.
 //!
-//! Files are verified side by side, each on its own; then the log is put together from what their
-//! headers say, and replayed in order. Nothing is changed before every reason to refuse has been
-//! looked at.
+//! Files are verified in parallel, each on its own. The log is then assembled from their headers
+//! and replayed in order. No file is changed before every reason to refuse the log was checked.
 //!
-//! Where the log begins is written in the header of each segment, when it is started: the first
-//! segment that was needed then. A file is used again only once a header that leaves it out is
-//! durable, so that the latest word on it is always to be found, and a segment that is missing
-//! from there on is damage.
+//! The header of each segment holds the first segment that was needed when it was started. A file
+//! is reused only after a header that excludes it is durable. So the newest such header is always
+//! found, and a segment missing after the beginning that it names is damage.
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fs,
+    fs::{self, File},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -30,24 +29,24 @@ use crate::{
 
 const SEGMENT_EXTENSION: &str = "seg";
 
-/// Threads that verify files.
+/// Limit on the threads that verify files.
 const MAX_THREADS: usize = 8;
 
-/// A directory's segments, told apart.
+/// The segments of a directory, classified.
 pub(crate) struct Opened {
-    /// Where the log ends, unless it is new.
+    /// The end of the log, or `None` if it is new.
     pub(crate) end: Option<End>,
     /// The segments of the log in order, the last one included.
     pub(crate) live: VecDeque<Live>,
-    /// Segments that are not needed any more, but that no durable header leaves out.
+    /// Segments that are no longer needed, but that no durable header excludes.
     pub(crate) released: VecDeque<Live>,
-    /// The first segment of the log, as far as durable headers know.
+    /// The first segment of the log according to its durable headers.
     pub(crate) claimed: u64,
-    /// Files to use again.
+    /// Files to reuse.
     pub(crate) idle: Vec<PathBuf>,
     /// Number of the next file.
     pub(crate) slots: u64,
-    /// What the groups need.
+    /// The records that the groups need.
     pub(crate) retention: Retention,
 }
 
@@ -58,7 +57,7 @@ pub(crate) struct Live {
     pub(crate) path: PathBuf,
 }
 
-/// The segment that the log ends in.
+/// The last segment of the log, and its end.
 pub(crate) struct End {
     pub(crate) active: Segment,
     pub(crate) sequence: u64,
@@ -67,19 +66,31 @@ pub(crate) struct End {
     pub(crate) sealed: bool,
 }
 
-/// The file of a slot.
+/// Returns the path of a slot's file.
 pub(crate) fn slot_path(dir: &Path, slot: u64) -> PathBuf {
     dir.join(format!("{slot:08}.{SEGMENT_EXTENSION}"))
 }
 
-/// Reads a directory and replays its log.
+/// Creates a directory. Syncs its parent and that one's parent, even if the directory existed: the
+/// start that created it may have crashed before a sync.
+fn create_durably(dir: &Path) -> Result<(), WalError> {
+    fs::create_dir_all(dir).map_err(WalError::io("create", dir))?;
+    let parents = dir.ancestors().skip(1).take(2).filter(|parent| !parent.as_os_str().is_empty());
+    for parent in parents {
+        let synced = File::open(parent).and_then(|directory| directory.sync_all());
+        synced.map_err(WalError::io("sync", parent))?;
+    }
+    Ok(())
+}
+
+/// Reads a directory, replays its log, and prepares its files for appends.
 pub(crate) fn open_directory(
     dir: &Path,
     options: &LogOptions,
     progress: &(dyn Fn(OpenProgress) + Sync),
     mut visit: impl FnMut(Record<'_>),
 ) -> Result<Opened, WalError> {
-    fs::create_dir_all(dir).map_err(WalError::io("create", dir))?;
+    create_durably(dir)?;
     let Listed { slots: listed, unfinished } = list_slots(dir)?;
     let slots = listed.iter().map(|(slot, _)| slot + 1).max().unwrap_or(0);
     let paths: Vec<_> = listed.into_iter().map(|(_, path)| path).collect();
@@ -103,7 +114,7 @@ pub(crate) fn open_directory(
             visit(found.record);
         }
     }
-    // From here on the directory is changed.
+    // The directory is changed only from here on.
     for path in unfinished {
         fs::remove_file(&path).map_err(WalError::io("remove", &path))?;
     }
@@ -123,19 +134,20 @@ pub(crate) fn open_directory(
     Ok(opened)
 }
 
-/// The files that are the log.
+/// The files that form the log.
 pub(crate) struct Chain {
-    /// In order.
+    /// Indexes of the files, in the log's order.
     pub(crate) segments: Vec<usize>,
-    /// The first segment that is needed, as far as any header knows.
+    /// The first needed segment according to all headers, of the log or not.
     pub(crate) first_needed: u64,
-    /// Likewise, as far as the headers of the log know, which will be there at the next start.
+    /// The first needed segment according to the headers of the log, which the next start will
+    /// find.
     claimed: u64,
-    /// The last segment, and where it ends.
+    /// Sequence of the last segment.
     last: u64,
     pub(crate) end: Position,
     sealed: bool,
-    /// The furthest position that a record says was durable.
+    /// The highest durable position in any of its records.
     durable: Position,
 }
 
@@ -153,7 +165,7 @@ impl Chain {
         let unreadable = files.iter().find(|file| file.header == Header::Unreadable);
         let Some((first_needed, claimant)) = first_needed else {
             return match unreadable {
-                // A log's first segment is durable before anything is written to it.
+                // The first header is synced before any record is written, so this is damage.
                 Some(file) => Err(file.corrupt(0, "the segment header does not verify")),
                 None => Ok(Self::empty()),
             };
@@ -197,7 +209,7 @@ impl Chain {
         }
     }
 
-    /// Fails if anything after the end shows that the log had been durable beyond it.
+    /// Fails if a record after the end shows that the log was durable beyond it.
     pub(crate) fn refuse_if_damaged(
         &self,
         files: &[Verified],
@@ -212,7 +224,7 @@ impl Chain {
                 Header::Started(start) if start.sequence > self.last => {
                     (start.sequence, SEGMENT_HEADER_BYTES)
                 }
-                // The next segment, perhaps.
+                // It may be the next segment, with a damaged header.
                 Header::Unreadable if self.sealed => (self.last + 1, SEGMENT_HEADER_BYTES),
                 _ => continue,
             };
@@ -225,7 +237,7 @@ impl Chain {
         Ok(())
     }
 
-    /// What becomes of a file that is no part of the log.
+    /// Adds a file that is not part of the log to the released or the idle files.
     fn set_aside(
         &self,
         file: Verified,
@@ -239,8 +251,8 @@ impl Chain {
                 opened.released.push_back(Live { sequence, path });
                 return Ok(());
             }
-            // It was started after what is now the end, and its place will be taken again: nothing
-            // of it may be left.
+            // It was started after the recovered end, and its sequence will be used again. None of
+            // its records may remain.
             Header::Started(_) | Header::Unreadable => {
                 zero_from(&open_file(&path, options.segment_bytes)?, &path, 0)?;
             }
@@ -251,11 +263,11 @@ impl Chain {
     }
 }
 
-/// The files of a log.
+/// The files in a log's directory.
 pub(crate) struct Listed {
-    /// By slot.
+    /// Segments with their slots, sorted by slot.
     pub(crate) slots: Vec<(u64, PathBuf)>,
-    /// Their creation was interrupted: they never were part of the log.
+    /// Files whose creation was interrupted. They were never part of the log.
     unfinished: Vec<PathBuf>,
 }
 
@@ -280,7 +292,7 @@ pub(crate) fn list_slots(dir: &Path) -> Result<Listed, WalError> {
     Ok(Listed { slots, unfinished })
 }
 
-/// A file, and how far it is valid on its own.
+/// A file and the end of its valid part, checked without other files.
 pub(crate) struct Verified {
     pub(crate) segment: SegmentBytes,
     pub(crate) header: Header,
@@ -311,8 +323,8 @@ impl Verified {
         Records::new(&self.segment.bytes, start.sequence, base, start.previous_crc)
     }
 
-    /// Makes a segment of the log durable, and the last one, which is returned, free of what was
-    /// cut.
+    /// Makes a segment of the log durable. If it is the last one, erases what was cut and returns
+    /// it.
     fn settle(self, chain: &Chain, options: &LogOptions) -> Result<Option<End>, WalError> {
         let start = self.start().expect("the log is made of started segments");
         let Self { segment, scan, .. } = self;
@@ -320,10 +332,11 @@ impl Verified {
         let file = open_file(&path, options.segment_bytes)?;
         let base = segment_position(start.sequence, options.segment_bytes);
         if chain.durable < base + scan.end as u64 {
-            // No record tells that a sync of these has succeeded. If one has failed, they may be
-            // in the page cache only, and look clean.
+            // No record shows that these bytes were synced. After a failed sync they may be only in
+            // the page cache, in pages that are marked clean. So write them again.
             let from = usize::try_from(chain.durable.saturating_sub(base)).expect("it is mapped");
-            // Not from the mapping: the kernel would lock a page to write it, and to read it.
+            // Copied, because a write from the mapping would lock the same page for reading and
+            // writing.
             let bytes = segment.bytes[from..scan.end].to_vec();
             let again = file.write_all_at(&bytes, from as u64);
             again.map_err(WalError::io("write", &path))?;
@@ -360,7 +373,7 @@ pub(crate) fn verify_all(
     let total_bytes = paths.len() as u64 * options.segment_bytes;
     let sequences = paths.iter().map(|path| peek_sequence(path));
     let sequences = sequences.collect::<Result<Vec<_>, _>>()?;
-    // Only that one will be written to again.
+    // Only the last segment will be written to again.
     let last = (0..paths.len()).max_by_key(|at| sequences[*at]);
     let work = || {
         let mut done = Vec::new();
