@@ -24,32 +24,32 @@ use crate::{
     session::{Shared, unique},
 };
 
-/// Operations that an open loop has under way at most; what falls due beyond that waits, and its
-/// latency counts on.
+/// Maximum number of operations that an open loop has in flight. Operations that fall due beyond it
+/// wait, and the wait counts as latency.
 const MAX_OPEN_LOOP: usize = 8 * 1024;
 
-/// Between two looks at what has fallen due, at least.
+/// Minimum time between two checks for operations that have fallen due.
 const OPEN_LOOP_STEP: Duration = Duration::from_micros(100);
 
-/// What the clients do.
+/// The operations that the clients send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Workload {
-    /// Puts alone.
+    /// Only puts.
     Put,
-    /// Gets alone, of keys that were written before.
+    /// Only gets, of keys that were written before.
     Get,
-    /// The same, linearizable for each key alone: of a chain, at its tail.
+    /// Only gets that are linearizable for their key alone; a chain's tail serves them.
     GetByKey,
-    /// Puts, and so many percent of gets.
+    /// Puts and gets.
     Mixed {
-        /// The share of gets.
+        /// The share of gets, in percent.
         read_percent: u32,
     },
 }
 
 impl Workload {
-    /// The name in tables and files.
+    /// Returns the name in tables and files.
     pub fn name(self) -> &'static str {
         match self {
             Self::Put => "put",
@@ -68,28 +68,28 @@ impl Workload {
     }
 }
 
-/// A load.
+/// The parameters of a load.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadOptions {
-    /// What the clients do.
+    /// The operations that the clients send.
     pub workload: Workload,
-    /// How many clients a closed loop has.
+    /// Number of clients of a closed loop.
     pub clients: u32,
-    /// Operations per second of an open loop; `None` for a closed one.
+    /// Operations per second of an open loop; `None` for a closed loop.
     pub rate: Option<u64>,
-    /// Size of the values.
+    /// Size of a value, in bytes, but at least 8.
     pub value_bytes: usize,
-    /// How long to run before measuring.
+    /// How long to run before measuring begins.
     pub warm_up: Duration,
     /// How long to measure.
     pub duration: Duration,
-    /// Decides which keys are used.
+    /// Seeds the choice of keys and of puts or gets.
     pub seed: u64,
     /// Whether to keep the history.
     pub record: bool,
 }
 
-/// Why a load can't run.
+/// Why a load failed.
 #[derive(Debug, Error)]
 pub enum LoadError {
     /// The keys could not be written before the load.
@@ -98,14 +98,18 @@ pub enum LoadError {
     /// A key could not be read after the load.
     #[error("key {key} could not be read back after the load: {source}")]
     ReadBack {
-        /// Which.
+        /// The number of the key.
         key: u32,
-        /// What happened.
+        /// The error of the get.
         source: ClientError,
     },
 }
 
-/// Writes every key once. Returns the history of that; its times begin at `start`.
+/// Writes every key once, and returns the history. Its times count from `start`.
+///
+/// # Errors
+///
+/// Returns [`LoadError::Preload`] if a put did not succeed and one more put fails as well.
 pub async fn preload(
     client: &Client,
     keys: &Keys,
@@ -132,14 +136,18 @@ pub async fn preload(
     let history = std::mem::take(&mut shared.recorder.borrow_mut().history);
     let failed = history.iter().find(|o| o.outcome != Outcome::Ok);
     if failed.is_some() {
-        // One plain call tells what is wrong.
-        client.put(keys.key(0), vec![0; 8]).await.map_err(LoadError::Preload)?;
+        // The history does not have the cause. A read returns it, and changes nothing.
+        client.get(keys.key(0)).await.map_err(LoadError::Preload)?;
     }
     Ok(history)
 }
 
-/// Reads every key once more, as operations that follow the history: what a load of writes alone
-/// has lost shows only so.
+/// Reads every key once after a load, and adds the reads to its history. Only such reads show the
+/// writes that a load of puts alone has lost.
+///
+/// # Errors
+///
+/// Returns [`LoadError::ReadBack`] if a key cannot be read.
 pub async fn read_back(
     client: &Client,
     keys: &Keys,
@@ -183,9 +191,9 @@ async fn read_one(
     Ok(Operation { process, start_ns, end_ns: now_ns(), key, action, outcome: Outcome::Ok })
 }
 
-/// Runs a load to its end. `history` is what was recorded before, with times from the same `start`.
-/// `on` runs at the moments of the run, and what it measures is of the measured time. To be polled
-/// on one thread.
+/// Runs a load to its end, on the thread that polls it. `history` holds the operations recorded
+/// before, with times from the same `start`. `on` is awaited just before measuring begins and just
+/// after it ends, so that its own readings cover the measured time.
 pub async fn run(
     client: &Client,
     keys: &Keys,
@@ -213,7 +221,7 @@ pub async fn run(
         shared.stopping.set(true);
     };
     local.run_until(measuring).await;
-    // What is under way is answered, or its deadline passes.
+    // Wait until each operation in flight is answered or its deadline passes.
     local.await;
     let shared = Rc::into_inner(shared).expect("every client has ended");
     shared.recorder.into_inner().finish()

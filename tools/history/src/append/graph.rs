@@ -1,29 +1,30 @@
-//! Who must come before whom.
+//! The graph of transactions that must come before other transactions.
 
 use std::collections::VecDeque;
 
 use super::{Order, Transaction};
 use crate::Outcome;
 
-/// Transactions from which a shortest cycle is looked for.
+/// Maximum number of transactions from which the search for a shortest cycle starts.
 const MAX_STARTS: usize = 64;
 
-/// Transactions that took effect, and after them moments, each the end of one.
+/// The nodes are all transactions of the history, then the moments: one for each known end.
 pub(super) struct Graph {
     transactions: usize,
     happened: usize,
-    /// Of each, who must come after it, and why.
+    /// For each node, the nodes that must come after it, and why.
     after: Vec<Vec<(usize, Order)>>,
 }
 
 impl Graph {
-    /// The order of real time alone.
+    /// Creates the graph with its real-time edges.
     pub(super) fn new(history: &[Transaction], happened: impl Fn(usize) -> bool) -> Self {
         let all = (0..history.len()).filter(|at| happened(*at));
-        // Of one time, starts come first: who started as another ended did not start after it.
+        // At equal times, starts sort before ends: a transaction that starts at the time at which
+        // another ends does not come after it.
         let mut events: Vec<_> = all
             .flat_map(|at| [(history[at].start_ns, false, at), (history[at].end_ns, true, at)])
-            // Of one that did not answer nobody knows when it ended.
+            // The end of a transaction of unknown outcome is not known.
             .filter(|(_, ends, at)| !ends || history[*at].outcome == Outcome::Ok)
             .collect();
         events.sort_unstable();
@@ -49,7 +50,7 @@ impl Graph {
         graph
     }
 
-    /// How many transactions took effect.
+    /// Returns the number of transactions that took effect.
     pub(super) fn len(&self) -> usize {
         self.happened
     }
@@ -60,15 +61,37 @@ impl Graph {
         }
     }
 
-    /// A cycle, if there is one: transactions, each with why it must come before the next.
+    /// Returns a cycle, or `None` if there is none. Each transaction has the reason why it must come
+    /// before the next. The cycle is the shortest of those through the first `MAX_STARTS`
+    /// transactions that `trim` keeps, if one of them is on a cycle.
     pub(super) fn cycle(&self) -> Option<Vec<(usize, Order)>> {
-        let on_cycles = self.trim();
-        let starts = (0..self.transactions).filter(|at| on_cycles[*at]).take(MAX_STARTS);
-        starts.filter_map(|start| self.back_to(start, &on_cycles)).min_by_key(Vec::len)
+        let kept = self.trim();
+        let certain = self.on_a_cycle(&kept)?;
+        let starts = (0..self.transactions).filter(|at| kept[*at]).take(MAX_STARTS);
+        let starts = starts.chain([certain]);
+        starts.filter_map(|start| self.back_to(start, &kept)).min_by_key(Vec::len)
     }
 
-    /// Who is left when, again and again, whoever has nobody before it, or nobody after it, is taken
-    /// away: those on cycles, and between two of them.
+    /// Returns a transaction on a cycle, or `None` if no node is kept. Every kept node has a kept
+    /// successor, so a walk along successors reaches a node a second time.
+    fn on_a_cycle(&self, kept: &[bool]) -> Option<usize> {
+        let mut at = kept.iter().position(|kept| *kept)?;
+        let next = |at: usize| {
+            let after = self.after[at].iter().map(|(next, _)| *next).find(|next| kept[*next]);
+            after.expect("a kept node has a kept successor")
+        };
+        let mut seen = vec![false; kept.len()];
+        while !std::mem::replace(&mut seen[at], true) {
+            at = next(at);
+        }
+        while at >= self.transactions {
+            at = next(at);
+        }
+        Some(at)
+    }
+
+    /// Repeatedly removes nodes without predecessors or without successors. Each node that remains
+    /// lies on a cycle, or on a path between two cycles.
     fn trim(&self) -> Vec<bool> {
         let mut before = vec![Vec::new(); self.after.len()];
         for (at, after) in self.after.iter().enumerate() {
@@ -97,7 +120,7 @@ impl Graph {
         left
     }
 
-    /// The shortest way from a transaction back to itself.
+    /// Returns the shortest cycle through a transaction, without the moments on it.
     fn back_to(&self, start: usize, on_cycles: &[bool]) -> Option<Vec<(usize, Order)>> {
         let mut came_from: Vec<Option<(usize, Order)>> = vec![None; self.after.len()];
         let mut queue = VecDeque::from([start]);
@@ -116,7 +139,7 @@ impl Graph {
         let mut at = start;
         loop {
             let (from, order) = came_from[at]?;
-            // Moments say no more than that the one before them ended before the one after started.
+            // Skip moments: the transaction before them already has the reason `RealTime`.
             if from < self.transactions {
                 cycle.push((from, order));
             }

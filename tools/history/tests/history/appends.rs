@@ -1,4 +1,4 @@
-//! The check of transactions over lists, on anomalies of known name and beside an exhaustive search.
+//! The check of transactions over lists: known anomalies, and comparison with an exhaustive search.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +29,7 @@ fn what_is_in_order_is_accepted() {
     let history = [
         at(0, 10, [append(1, 1), append(2, 1)]),
         at(5, 15, [read(1, &[1]), append(1, 2), read(1, &[1, 2])]),
-        // Nobody knows what became of these; of the first somebody saw something.
+        // Both have an unknown outcome; only the first was partly read.
         Transaction { outcome: Outcome::Info, ..at(6, 7, [append(2, 5), append(3, 5)]) },
         Transaction { outcome: Outcome::Info, ..at(6, 7, [append(2, 6), read(1, &[9])]) },
         Transaction { outcome: Outcome::Fail, ..at(0, 9, [append(1, 9)]) },
@@ -49,7 +49,7 @@ fn a_lost_update_is_refused() {
         at(10, 11, [read(1, &[1, 2, 3])]),
     ];
     assert_eq!(cycle_of(&history), 2);
-    // As it shows when one of them is gone for good.
+    // The update that appended 2 is missing from the final list.
     let mut gone = history;
     gone[3] = at(10, 11, [read(1, &[1, 3])]);
     assert!(matches!(check_appends(&gone), Err(AppendViolation::Cycle(_))));
@@ -62,6 +62,22 @@ fn write_skew_is_refused() {
         at(0, 9, [read(2, &[]), append(1, 1)]),
         at(10, 11, [read(1, &[1]), read(2, &[1])]),
     ];
+    assert_eq!(cycle_of(&history), 2);
+}
+
+/// The search for a short cycle starts from a limited number of transactions. None of them may be
+/// on a cycle.
+#[test]
+fn a_cycle_is_found_behind_many_transactions_between_two_cycles() {
+    const BETWEEN: u64 = 100;
+    let mut history: Vec<_> = (1..=BETWEEN).map(|n| at(0, 9, [append(10, n)])).collect();
+    history.push(at(0, 9, [read(1, &[]), append(2, 1), append(10, 0)]));
+    history.push(at(0, 9, [read(2, &[]), append(1, 1)]));
+    history.push(at(0, 9, [read(3, &[]), append(4, 1), append(10, BETWEEN + 1)]));
+    history.push(at(0, 9, [read(4, &[]), append(3, 1)]));
+    let list: Vec<_> = (0..=BETWEEN + 1).collect();
+    let skewed = [read(1, &[1]), read(2, &[1]), read(3, &[1]), read(4, &[1])];
+    history.push(at(10, 11, skewed.into_iter().chain([read(10, &list)]).collect::<Vec<_>>()));
     assert_eq!(cycle_of(&history), 2);
 }
 
@@ -87,7 +103,7 @@ fn two_observers_who_disagree_are_refused() {
 }
 
 #[test]
-fn what_nobody_can_have_seen_is_named() {
+fn a_read_of_an_element_that_was_never_appended_is_named() {
     let fails = |history: &[Transaction]| check_appends(history).unwrap_err();
     let reads = |list: &[u64]| at(5, 6, [read(1, list)]);
     assert!(matches!(fails(&[reads(&[7])]), AppendViolation::Unexplained { element: 7, .. }));
@@ -112,7 +128,7 @@ fn what_nobody_can_have_seen_is_named() {
 
 type Lists = BTreeMap<u32, Vec<u64>>;
 
-/// Performs a transaction; tells whether it returns what it did return.
+/// Performs a transaction on the lists. Returns true if its reads return the recorded lists.
 fn perform(transaction: &Transaction, lists: &mut Lists) -> bool {
     transaction.steps.iter().all(|step| match step {
         Step::Append { key, element } => {
@@ -125,7 +141,7 @@ fn perform(transaction: &Transaction, lists: &mut Lists) -> bool {
     })
 }
 
-/// Whether some order explains everything, found by trying them all.
+/// Returns true if some order of the transactions explains every read. Tries all orders.
 fn is_serializable(left: &[&Transaction], lists: &Lists) -> bool {
     let certain = |transaction: &&&Transaction| transaction.outcome == Outcome::Ok;
     if !left.iter().any(|transaction| certain(&transaction)) {
@@ -141,8 +157,8 @@ fn is_serializable(left: &[&Transaction], lists: &Lists) -> bool {
     })
 }
 
-/// Transactions that ran one after the other, but for what they read, which may be of some time
-/// before, and for when they say that they ran.
+/// Generates transactions that ran one after another. A transaction may have read an earlier state,
+/// and its recorded times are shifted at random.
 fn almost_serial(random: &mut Rng) -> Vec<Transaction> {
     let mut states = vec![Lists::new()];
     let mut history = Vec::new();
@@ -201,8 +217,8 @@ fn the_check_and_the_search_agree() {
     assert!(refused > 1_000 && accepted > 1_000, "{refused} refused, {accepted} accepted");
 }
 
-/// Whoever performs at some instant between its start and its end is in order, however many there are;
-/// and one among them who saw too little is found.
+/// A long history is accepted if each transaction ran at an instant between its start and its end,
+/// and refused once one read is truncated.
 #[test]
 fn a_long_history_is_checked_as_a_whole() {
     let mut random = Rng::with_seed(4);
@@ -210,7 +226,7 @@ fn a_long_history_is_checked_as_a_whole() {
     let mut history = Vec::new();
     for nth in 0..20_000_u64 {
         let steps = (0..2).flat_map(|_| {
-            // A list of its own for every hundred, or the reads would be longer than anything.
+            // New lists for every hundred transactions, to bound the length of the reads.
             let key = random.u32(0..5) + 5 * u32::try_from(nth / 100).unwrap();
             let list = lists.entry(key).or_default();
             if random.bool() {
