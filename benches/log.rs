@@ -1,5 +1,5 @@
-//! The log: appends into the mapping, and group commits to the disk. Beside others on the same work:
-//! `benches/peers`.
+//! The log: appends into the mapping, and group commits to the disk. `benches/peers` compares the
+//! log with others on the same work.
 #![allow(missing_docs, clippy::disallowed_methods, reason = "a benchmark of the real disk")]
 
 use std::{fs::File, hint::black_box, path::Path, sync::Arc};
@@ -35,7 +35,7 @@ fn append(log: &mut Log, index: u64) {
     }
 }
 
-/// A thousand appends, without their sync: the cost on the shard's thread.
+/// A thousand appends without a sync, which is the cost on the shard's thread.
 fn appends(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("log/append");
     group.throughput(Throughput::Elements(1_000));
@@ -59,7 +59,7 @@ fn appends(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// One sync for so many records.
+/// Batches of 1, 16 and 64 records, with one sync for each batch.
 fn commits(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("log/commit");
     for records in [1, 16, 64] {

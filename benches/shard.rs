@@ -1,4 +1,4 @@
-//! A put's and a get's way through a shard of one replica, without sockets or disk.
+//! Puts and gets through a shard with one replica per range, without sockets or disk.
 #![allow(missing_docs, reason = "a benchmark")]
 
 #[path = "../crates/shard/tests/support/mod.rs"]
@@ -15,7 +15,7 @@ use palisade_wire::{
 };
 use support::shard_alone;
 
-/// Requests that one turn takes in.
+/// Requests in one turn.
 const BATCH: u64 = 64;
 
 struct Bench {
@@ -30,7 +30,8 @@ impl Bench {
         let now = Now { monotonic_us: 1, wall: Interval::around(1_000_000, 10) };
         let shard = shard_alone(mode, u64::MAX, now);
         let mut bench = Self { shard, now, appends: 0, sequence: 0 };
-        // A tick to stand for election, a sync to win it, a sync to commit the term's first entry.
+        // A tick starts the election, one sync wins it, and another commits the first entry of the
+        // term.
         for _ in 0..4 {
             bench.shard.step(Input::Tick, bench.now);
             bench.turn();
@@ -38,17 +39,18 @@ impl Bench {
         bench
     }
 
-    /// Time passes.
+    /// Moves both clocks forward.
     fn advance(&mut self, us: u64) {
         self.now.monotonic_us += us;
         self.now.wall = Interval::around(1_000_000 + self.now.monotonic_us, 10);
     }
 
-    /// Ends a turn, makes its writes durable, and returns how many requests were answered well.
+    /// Ends a turn, makes its writes durable, and returns the number of requests that were not
+    /// rejected.
     fn turn(&mut self) -> usize {
         let mut answered = 0;
         for _ in 0..2 {
-            // So that nothing waits for its timestamp to pass.
+            // Timestamps pass, so that no reply waits for one.
             self.advance(30);
             let effects = self.shard.end_turn(self.now);
             self.appends += effects.appends.len() as u64;

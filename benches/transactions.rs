@@ -1,5 +1,5 @@
-//! What a transaction costs on the shard's thread: locks, versions, timestamps; with the
-//! allocations of each.
+//! The cost of a transaction on the shard's thread: locks, versions and timestamps, with the
+//! allocations of each operation.
 #![allow(missing_docs, clippy::print_stdout, reason = "a benchmark")]
 
 use std::{alloc::System, hint::black_box, sync::OnceLock};
@@ -20,7 +20,7 @@ const KEYS: u64 = 100_000;
 /// Operations whose allocations are counted.
 const COUNTED: u64 = 10_000;
 
-/// Times an operation, and counts what it allocates.
+/// Measures the time and the allocations of an operation. Each call of `run` does `operations`.
 fn measure(criterion: &mut Criterion, name: &str, operations: u64, mut run: impl FnMut(u64)) {
     let mut number = 0;
     let mut next = || {
@@ -43,7 +43,7 @@ fn measure(criterion: &mut Criterion, name: &str, operations: u64, mut run: impl
     group.finish();
 }
 
-/// A key, made beforehand: not what is measured.
+/// Returns a key. All keys are made beforehand, so that this is not measured.
 fn key(number: u64) -> Bytes {
     static ALL: OnceLock<Vec<Bytes>> = OnceLock::new();
     let all = ALL.get_or_init(|| (0..KEYS).map(|at| format!("key{at:010}").into()).collect());
@@ -74,7 +74,7 @@ fn locks(criterion: &mut Criterion) {
         assert!(lock(&mut table, number, Span::key(&key(number)), Strength::Exclusive));
         table.release(txn(number));
     });
-    // A thousand transactions hold a key each, and one span lies over all of them.
+    // A thousand transactions hold one key each. The span covers all of these keys.
     let mut table = LockTable::new(0);
     for number in 1..=1_000 {
         lock(&mut table, number, Span::key(&key(number)), Strength::Shared);
@@ -90,7 +90,7 @@ fn locks(criterion: &mut Criterion) {
         assert!(lock(&mut table, number, all, Strength::Shared));
         table.release(txn(number));
     });
-    // 64 transactions want the same key: each that ends makes way for the next.
+    // 64 transactions lock the same key: one holds it, and each release grants it to the next.
     let mut table = LockTable::new(0);
     for number in 1..=64 {
         lock(&mut table, number, Span::key(b"hot"), Strength::Exclusive);

@@ -1,5 +1,5 @@
-//! Wrong use gets a clear error and exit status 2; garbage gets a closed connection; nothing is
-//! lost.
+//! Wrong usage of the program ends with a clear error and exit status 2. Garbage on a port closes
+//! the connection. Neither loses data.
 #![allow(clippy::disallowed_methods, reason = "tests run on the real machine")]
 
 mod support;
@@ -105,7 +105,7 @@ fn a_data_directory_in_use_or_of_another_cluster_is_named() {
 fn is_closed_after(address: SocketAddr, bytes: &[u8]) -> bool {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    // The other side may close before everything is written.
+    // The node may close the connection before everything is written.
     let _ = stream.write_all(bytes);
     let mut answer = [0; 4096];
     loop {
@@ -131,9 +131,9 @@ fn garbage_on_either_port_closes_the_connection_and_loses_nothing() {
             b"GET / HTTP/1.1\r\nHost: palisade\r\n\r\n".to_vec(),
             vec![0xFF; 100_000],
             vec![0; 64],
-            // A frame that claims to be larger than any may be.
+            // A frame with a length over the limit.
             [vec![0; 4], vec![0xFF; 4], vec![1, 1, 0, 0]].concat(),
-            // A right beginning, then nonsense; then another cluster.
+            // A valid hello, then garbage. A hello for another cluster is added below.
             [hello.to_vec(), vec![7; 5_000]].concat(),
         ];
         let mut foreign = bytes::BytesMut::new();

@@ -1,4 +1,4 @@
-//! A check that has never said no says nothing: replicas that break their promises are caught.
+//! Proof that the checks can fail: replicas with planted faults are caught.
 #![allow(clippy::disallowed_methods, reason = "tests run on the real machine")]
 
 mod support;
@@ -23,7 +23,8 @@ fn a_replica_that_serves_stale_reads_is_caught_in_both_modes() {
         let client = cluster.wait_until_serving().await.unwrap();
         for mode in BOTH_MODES {
             let start = Instant::now();
-            // Node 0 is the tail of some chains. It leads Raft ranges again once the others left.
+            // Node 0 is the tail of some chains. It leads Raft ranges again once the others have
+            // restarted.
             let options = load(Workload::Mixed { read_percent: 50 }, Duration::from_secs(1));
             let mut caught = false;
             for _ in 0..20 {
@@ -71,7 +72,7 @@ fn replicas_that_forget_acknowledged_entries_are_caught_in_both_modes() {
     });
 }
 
-/// A load of writes alone is judged by what is read back at its end.
+/// A load without reads is checked by the values that are read back at its end.
 #[test]
 fn a_load_of_writes_alone_is_caught_when_they_are_read_wrong() {
     run(async {

@@ -1,4 +1,5 @@
-//! What a cluster tells of its clocks.
+//! Clocks of real nodes: the report in `palisade status`, and the start with a clock that was set
+//! back.
 #![allow(clippy::disallowed_methods, reason = "tests run on the real machine")]
 
 mod support;
@@ -6,19 +7,20 @@ mod support;
 use std::{process::Command, time::Duration};
 
 use palisade_client::{Commit, Mode};
-use palisade_clock::{ClockSource, KernelClock, Timestamp, Voucher};
+use palisade_clock::{BoundSource, ClockSource, KernelClock, Timestamp};
 use palisade_cluster::{ClockConfig, ClockSourceConfig, Cluster, ClusterOptions};
 use palisade_txn::CommitCommand;
 use palisade_wal::{Backend, Log, LogOptions, Record, RecordKind};
 use palisade_wire::{CommitRequest, SessionId, TxnId};
 use support::{LOG, keys, options, run};
 
-/// What `palisade status` says of a cluster whose nodes ask `source`.
+/// Returns the output of `palisade status`, as text and as JSON, for a cluster with this clock
+/// source.
 async fn status(source: ClockSourceConfig, bound_us: u64) -> (String, serde_json::Value) {
     let clock = ClockConfig { source, bound_us, ..ClockConfig::default() };
     let mut cluster = Cluster::start(ClusterOptions { clock, ..options() }).unwrap();
     let client = cluster.wait_until_serving().await.unwrap();
-    // Each shard looks at its clock with its first turn.
+    // Each shard reads its clock in its first turn.
     let addresses = cluster.addresses();
     let ask = |flag: Option<&str>| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_palisade"));
@@ -34,29 +36,32 @@ async fn status(source: ClockSourceConfig, bound_us: u64) -> (String, serde_json
 }
 
 #[test]
-fn status_says_who_vouches_for_each_clock_and_warns_where_nobody_does() {
+fn status_shows_the_source_of_each_clock_bound_and_warns_without_one() {
     run(async {
         let (text, json) = status(ClockSourceConfig::Fixed, 300).await;
-        assert_eq!(json[0]["shards"][0]["clock_voucher"], "config");
+        assert_eq!(json[0]["shards"][0]["clock_bound_source"], "config");
         assert_eq!(json[0]["shards"][0]["clock_bound_us"], 300);
         assert!(text.contains("node 2: its clock is right to within 300 µs"), "{text}");
         assert!(!text.contains("WARNING"), "{text}");
 
         let (text, json) = status(ClockSourceConfig::Kernel, 300).await;
-        let voucher = &json[1]["shards"][1]["clock_voucher"];
-        // Whatever this machine's kernel says of its clock.
-        if KernelClock::new(ClockSource::Kernel, 300).estimate().by == Voucher::Nobody {
-            assert_eq!(voucher, "nobody");
-            assert!(text.contains("WARNING: nobody vouches for the clock of node 1"), "{text}");
+        let source = &json[1]["shards"][1]["clock_bound_source"];
+        // Depends on whether this machine's kernel calls its clock synchronised.
+        if KernelClock::new(ClockSource::Kernel, 300).estimate().by == BoundSource::Unknown {
+            assert_eq!(source, "unknown");
+            assert!(
+                text.contains("WARNING: no clock source knows the error of the clock of node 1"),
+                "{text}"
+            );
         } else {
-            assert_eq!(voucher, "kernel");
+            assert_eq!(source, "kernel");
             assert!(text.contains("as its kernel says"), "{text}");
         }
     });
 }
 
-/// Appends to the log of a node that is down what a leader would have written whose clock was so
-/// much ahead.
+/// Appends an entry to the log of node 0, which is stopped, as a leader with a clock that far ahead
+/// would have written it.
 fn write_ahead(cluster: &Cluster, ahead: Duration, key: &[u8]) {
     let options = LogOptions {
         cluster_id: cluster.client_options().cluster_id.expect("it insists"),
@@ -101,7 +106,7 @@ fn a_node_whose_clock_was_set_back_says_so_and_does_not_start() {
         let key = keys(&client, Mode::Raft).await.key(0).to_vec();
         client.put(key.clone(), b"now".to_vec()).await.unwrap();
         drop(client);
-        // Within what clocks may differ.
+        // Within the offset that clocks may have.
         cluster.stop(0).unwrap();
         write_ahead(&cluster, Duration::from_millis(300), &key);
         cluster.start_node(0).unwrap();

@@ -37,7 +37,7 @@ fn conditions_hold_and_deletes_last_in_both_modes_and_over_a_restart() {
             assert!(set.commit_ts > seen.version_ts);
             fails(&client.compare_and_set(key.clone(), version, "3").await, 0);
 
-            // All or nothing.
+            // A commit writes all of its keys, or none if a condition fails.
             let commit = || Commit::new().expect(key.clone(), Expected::Value("2".into()));
             let both = || commit().put(key.clone(), "4").put(other.clone(), "4");
             fails(
@@ -51,7 +51,7 @@ fn conditions_hold_and_deletes_last_in_both_modes_and_over_a_restart() {
 
             client.delete(key.clone()).await.unwrap();
             assert_eq!(value(&client, &key).await, None);
-            // Of what is not there.
+            // A delete of an absent key succeeds.
             client.delete(key.clone()).await.unwrap();
         }
         kill_all(&mut cluster, 3);

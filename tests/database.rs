@@ -1,4 +1,4 @@
-//! One suite for all that a database can be: in memory, in a directory, a cluster of processes.
+//! One suite for all kinds of database: in memory, in a directory, and a cluster of processes.
 #![allow(clippy::disallowed_methods, reason = "tests run on the real machine")]
 
 mod support;
@@ -14,7 +14,7 @@ use support::{options, run};
 
 type Result<T> = std::result::Result<T, ClientError>;
 
-/// All keys begin alike, so that they lie in one range of any cluster.
+/// Returns a key of the suite. All keys share a prefix, so they lie in one range of any cluster.
 fn key(name: &str) -> Vec<u8> {
     format!("suite/{name}").into()
 }
@@ -27,7 +27,7 @@ async fn value(db: &Database, name: &str) -> Option<Bytes> {
     db.get(key(name)).await.unwrap().map(|found| found.value)
 }
 
-/// What must be so of any database that is new.
+/// Checks the behaviour of a new database of any kind.
 async fn suite(db: &Database) {
     single_keys(db).await;
     commits(db).await;
@@ -150,7 +150,7 @@ fn in_memory() {
     run(async {
         let db = Database::open("mem:").await.unwrap();
         suite(&db).await;
-        // Another one is another one.
+        // A second database in memory shares nothing with the first.
         let other = Database::open("mem:").await.unwrap();
         assert_eq!(value(&other, "b").await, None);
         suite(&other).await;
@@ -181,7 +181,7 @@ fn in_a_directory_and_again_after_it_was_closed() {
     });
 }
 
-/// The engine dies with the process: what was acknowledged is there all the same.
+/// The process aborts after a commit, and its engine with it. Acknowledged commits must survive.
 #[test]
 fn a_killed_program_loses_nothing_that_was_acknowledged() {
     const VISITOR: &str = "PALISADE_TEST_DIRECTORY";

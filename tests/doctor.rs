@@ -1,4 +1,4 @@
-//! What the machine is told about itself.
+//! `palisade doctor`: the checks of a machine and a data directory.
 #![allow(clippy::disallowed_methods, reason = "tests run on the real machine")]
 
 use std::process::{Command, Output};
@@ -27,7 +27,7 @@ fn a_directory_on_a_disk_is_measured_and_left_as_it_was() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = dir.path().to_str().unwrap();
     let output = doctor(path, true);
-    // This test's siblings run nodes here.
+    // Other tests run nodes on this machine, so these checks must not find it unsafe.
     for check in ["kernel", "io_uring", "sync of 4 KiB"] {
         assert_ne!(verdict(&output, check), "unsafe", "{check}");
     }

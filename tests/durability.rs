@@ -1,4 +1,4 @@
-//! What was acknowledged is there after every process was killed.
+//! Acknowledged writes survive kills, restarts and failed syncs.
 #![allow(clippy::disallowed_methods, reason = "tests run on the real machine")]
 
 mod support;
@@ -30,7 +30,7 @@ fn kill_all_under_load(backend: LogBackend) {
         cluster.wait_until_serving().await.unwrap();
         for mode in BOTH_MODES {
             let start = Instant::now();
-            // Calls that the kill interrupts end by this: their outcome is unknown.
+            // Calls that the kill interrupts end by this timeout, with an unknown outcome.
             let client = Client::connect(&cluster.addresses(), cluster.client_options())
                 .await
                 .unwrap()
@@ -76,8 +76,8 @@ fn a_drained_node_loses_nothing_and_comes_back() {
     });
 }
 
-/// Turns of many large writes need segments faster than they are prepared; the shard waits for them
-/// between turns, and never in the middle of one.
+/// Turns with many large writes need segments faster than they are prepared. The shard must wait
+/// for segments between turns, never within one.
 #[test]
 fn the_largest_values_come_through_faster_than_segments_are_prepared() {
     run(async {
@@ -106,8 +106,8 @@ fn the_largest_values_come_through_faster_than_segments_are_prepared() {
     });
 }
 
-/// Scenario 41: the node acknowledges nothing more and stops, says why, and comes back with what the
-/// disk gives.
+/// Scenario 41: after a failed sync, the node acknowledges nothing more, reports the reason and
+/// stops. It restarts from what the disk holds.
 #[test]
 fn a_failed_sync_stops_the_node_and_loses_nothing() {
     run(async {
@@ -137,7 +137,8 @@ fn a_failed_sync_stops_the_node_and_loses_nothing() {
     });
 }
 
-/// Several times what the logs may hold is written, over restarts of everything.
+/// Writes 400 MiB to each node, whose logs are limited to 128 MiB per shard. All nodes are
+/// restarted after each round.
 #[test]
 fn a_log_takes_any_amount_of_writes_within_its_limit() {
     const WRITERS: u32 = 8;
@@ -156,7 +157,8 @@ fn a_log_takes_any_amount_of_writes_within_its_limit() {
                 writers.spawn(async move {
                     for write in 0..WRITES {
                         client.put(key.clone(), vec![(round + write) as u8; VALUE_BYTES]).await?;
-                        // The versions of the last second are part of the state, and have to fit.
+                        // The versions of the last second are part of the state, which must fit
+                        // into the log.
                         pause(Duration::from_millis(15)).await;
                     }
                     Ok::<_, palisade_client::ClientError>(())

@@ -1,4 +1,4 @@
-//! The cluster goes on without a node, and the client finds its way.
+//! The cluster keeps serving without one of its nodes, and clients find the replicas that serve.
 #![allow(clippy::disallowed_methods, reason = "tests run on the real machine")]
 
 mod support;
@@ -62,7 +62,7 @@ fn a_chain_goes_on_without_its_head_and_refuses_it_when_it_comes_back() {
         let checked = palisade_history::check(&history);
         assert!(checked.is_ok(), "{}", checked.unwrap_err());
 
-        // The node that was taken out learns of it, and serves nothing.
+        // The removed node learns of its removal, and serves none of the chains.
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             let status = client.status().await.unwrap();

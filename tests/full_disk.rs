@@ -1,5 +1,4 @@
-//! The disk of whole nodes fills up, for real: a small file system in memory, mounted where nobody
-//! else sees it.
+//! Fills up the disk of whole nodes: a small tmpfs, mounted in a mount namespace of the test.
 #![allow(clippy::disallowed_methods, reason = "tests run on the real machine")]
 
 mod support;
@@ -20,8 +19,8 @@ const TEST: &str = "nodes_on_a_full_disk_refuse_writes_and_go_on_once_there_is_r
 
 const VALUE_BYTES: usize = 256 * 1024;
 
-/// Scenario 45: writes are refused as something that may pass, reads are answered, no process ends;
-/// and once there is room, writes go on.
+/// Scenario 45: on a full disk, writes are refused with a retryable error, reads are answered, and
+/// no process ends. Once there is room, writes succeed again.
 #[test]
 fn nodes_on_a_full_disk_refuse_writes_and_go_on_once_there_is_room() {
     let Some(dir) = env::var_os(INSIDE) else {
@@ -55,7 +54,7 @@ fn nodes_on_a_full_disk_refuse_writes_and_go_on_once_there_is_room() {
             Mode::Raft => keys.key(at),
             Mode::Chain => chain_keys.key(at),
         };
-        // Every write is of another key, so that nothing can be forgotten to make room.
+        // Every write has a key of its own, so that no versions can be collected to make room.
         let mut written = Vec::new();
         let patient = client.with_timeout(Duration::from_secs(3));
         for mode in BOTH_MODES {
@@ -91,7 +90,7 @@ fn nodes_on_a_full_disk_refuse_writes_and_go_on_once_there_is_room() {
                 pause(Duration::from_millis(100)).await;
             }
         }
-        // None of the processes had ended: they are all there to be killed.
+        // All nodes still run: a chain with a dead member would not have committed.
         kill_all(&mut cluster, 3);
         start_all(&mut cluster, 3);
         let client = cluster.wait_until_serving().await.unwrap();

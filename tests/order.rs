@@ -1,5 +1,6 @@
 //! Histories of single-key operations and snapshots over all ranges of a cluster of real processes,
-//! both modes together: every operation fits one timestamp, real time included.
+//! in both modes at once. Each operation must fit one timestamp, in an order that agrees with real
+//! time.
 #![allow(clippy::disallowed_methods, reason = "tests run on the real machine")]
 
 mod support;
@@ -19,19 +20,19 @@ use palisade_history::{
 use support::{options, pause, run, start_with_fault};
 use tokio::task::{LocalSet, spawn_local};
 
-/// How long each history is.
+/// Duration of a history of correct nodes.
 const LENGTH: Duration = Duration::from_secs(60);
 
 const CLIENTS: u64 = 12;
 const KEYS: u32 = 48;
 
-/// Every so many keys, one has values of up to a mebibyte.
+/// One in so many keys has values of up to 1 MiB.
 const LARGE_EVERY: u32 = 8;
 
-/// What all clients share.
+/// The state that all clients share.
 struct Recorder {
     start: Instant,
-    /// Tells the keys of one history from those of another.
+    /// Part of every key, so that histories do not share keys.
     round: u8,
     stopping: Cell<bool>,
     next_value: Cell<u64>,
@@ -62,7 +63,7 @@ impl Recorder {
         counter.replace(counter.get() + 1)
     }
 
-    /// Keys are spread over all ranges.
+    /// Returns the key of a number. Keys are spread over all ranges.
     fn key(&self, number: u32) -> Bytes {
         let prefix = u16::try_from((number << 16) / KEYS).expect("it is below 65,536");
         [&prefix.to_be_bytes()[..], &[self.round], &number.to_be_bytes()].concat().into()
@@ -144,7 +145,7 @@ impl Worker {
                 0..4 => self.put(number, 64).await,
                 4..7 => self.get(number, false).await,
                 7 => self.get(number, true).await,
-                // A range without a leader or head ends it early.
+                // A range without a leader or head ends the snapshot early.
                 8..11 => drop(self.snapshot(false).await),
                 _ => drop(self.snapshot(true).await),
             }
@@ -152,7 +153,8 @@ impl Worker {
         }
     }
 
-    /// Again and again: a slow put, then a fast one to another range, then a get of the first key.
+    /// Repeats: a slow put of a large value, meanwhile a fast put of a small one, and then a get of
+    /// the key of the slow put.
     async fn overtake(mut self) {
         while !self.recorder.stopping.get() {
             let [slow, fast] = [self.random.u32(0..KEYS), self.random.u32(0..KEYS)];
@@ -174,7 +176,7 @@ impl Worker {
     }
 }
 
-/// The history of a load of some length, while something is done to the cluster.
+/// Returns the history of a load of some length, while `disturb` acts on the cluster.
 async fn record(
     cluster: &mut Cluster,
     round: u8,
@@ -207,7 +209,7 @@ async fn record(
         disturb(cluster).await;
         pause(end.saturating_duration_since(Instant::now())).await;
         recorder.stopping.set(true);
-        // What is in flight is answered, or its deadline passes.
+        // Operations in flight are answered, or reach their deadline.
         for worker in workers {
             worker.await.expect("a worker does not panic");
         }

@@ -1,5 +1,5 @@
-//! Whole histories of transactions over lists, recorded from clients of real processes, are strictly
-//! serializable; and those of nodes that ignore locks are found not to be.
+//! Histories of transactions over lists, recorded by clients of real processes, are strictly
+//! serializable. Histories of nodes that ignore locks fail the check.
 #![allow(clippy::disallowed_methods, reason = "tests run on the real machine")]
 
 mod support;
@@ -18,14 +18,14 @@ use support::{BOTH_MODES, keys, options, pause, run, start_with_fault};
 const LISTS: u32 = 5;
 const CLIENTS: u32 = 12;
 
-/// What clients did, as they saw it.
+/// The transactions of all clients, as the clients saw them.
 struct Recorder {
     start: Instant,
     history: RefCell<Vec<Recorded>>,
     next_element: Cell<u64>,
 }
 
-/// A list's key and all others lie under one prefix, in one range.
+/// The keys of the lists. They share a prefix, so they lie in one range.
 struct Lists {
     prefix: Vec<u8>,
 }
@@ -63,7 +63,7 @@ impl Recorder {
         self.next_element.replace(self.next_element.get() + 1)
     }
 
-    /// A transaction of some steps; each try that came to nothing is recorded as well.
+    /// Runs a transaction of some steps and records it. Each failed try is recorded, too.
     async fn transact(&self, process: u32, client: &Client, lists: &Lists, seed: u64) {
         let tries = RefCell::new(Vec::new());
         let result = client
@@ -119,7 +119,7 @@ impl Recorder {
         self.add(process, start_ns, steps, outcome);
     }
 
-    /// A snapshot of some lists, or one of them alone.
+    /// Records a read of all lists in a snapshot, or of one list without a snapshot.
     async fn look(&self, process: u32, client: &Client, lists: &Lists, seed: u64) {
         let mut random = fastrand::Rng::with_seed(seed);
         let (start_ns, mut steps) = (self.now_ns(), Vec::new());
@@ -137,7 +137,7 @@ impl Recorder {
         self.add(process, start_ns, steps, Outcome::Ok);
     }
 
-    /// What many clients do side by side, until `rounds` transactions of each are through.
+    /// Runs all clients concurrently, until each has done `rounds` transactions or reads.
     async fn all(&self, client: &Client, lists: &Lists, rounds: u64) {
         let one = async |process: u32| {
             for round in 0..rounds {

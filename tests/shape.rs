@@ -1,4 +1,4 @@
-//! The shape in which a cluster is created is durable: a start with another one is refused.
+//! The shape in which a cluster is created is durable: a start with another shape is refused.
 
 mod support;
 
@@ -12,7 +12,7 @@ const ROWS: u32 = 2_000;
 type Change = fn(&mut Config);
 
 fn key(row: u32) -> Vec<u8> {
-    // Over all ranges.
+    // Spreads the rows over all ranges.
     row.wrapping_mul(2_654_435_761).to_be_bytes().to_vec()
 }
 
@@ -54,7 +54,7 @@ fn a_start_in_another_shape_is_refused_and_addresses_may_change() {
             cluster.change_config(0, |config| *config = before.expect("it was kept"));
         }
 
-        // Other addresses, and everything that is no shape.
+        // Addresses may change, and settings that are not part of the shape.
         let moved = palisade_cluster::free_ports(6).expect("some ports are free");
         for node in 0..3 {
             cluster.change_config(node, |config| {
@@ -73,8 +73,8 @@ fn a_start_in_another_shape_is_refused_and_addresses_may_change() {
     });
 }
 
-/// A refused start must not record its shape in a shard whose log is new, or no start is possible
-/// any more.
+/// A refused start must not record its shape in a shard whose log is new. Otherwise no later start
+/// would be possible.
 #[test]
 fn a_refused_start_records_nothing() {
     run(async {

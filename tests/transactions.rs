@@ -1,4 +1,4 @@
-//! Transactions that read, think and write, through the client, against real processes.
+//! Interactive transactions and snapshots, through the client, against real processes.
 #![allow(clippy::disallowed_methods, reason = "tests run on the real machine")]
 
 mod support;
@@ -27,7 +27,7 @@ async fn add(client: &Client, key: &[u8], locks_first: bool) -> Result<()> {
         .await
 }
 
-/// Whoever leads is killed again and again, and with it the locks.
+/// Each node is killed in turn, and the locks in its memory are lost with it.
 #[test]
 fn no_update_is_lost_among_many_writers_and_over_kills() {
     run(async {
@@ -64,7 +64,7 @@ fn no_update_is_lost_among_many_writers_and_over_kills() {
     });
 }
 
-/// Scenario 33 for what a user sees: transfers conserve the total that scans and reads see.
+/// Scenario 33, as clients see it: transfers conserve the total that concurrent scans read.
 #[test]
 fn transfers_conserve_the_total_that_others_see() {
     const ACCOUNTS: u8 = 6;
@@ -124,7 +124,7 @@ fn transfers_conserve_the_total_that_others_see() {
 }
 
 #[test]
-fn a_transaction_sees_its_own_writes_and_nobody_sees_those_of_one_that_fails() {
+fn a_transaction_sees_its_own_writes_and_no_other_sees_those_of_one_that_fails() {
     run(async {
         let mut cluster = Cluster::start(options()).unwrap();
         let client = cluster.wait_until_serving().await.unwrap();
@@ -158,7 +158,7 @@ fn a_transaction_sees_its_own_writes_and_nobody_sees_those_of_one_that_fails() {
         let value = async |name| client.get(key(name)).await.unwrap().map(|found| found.value);
         assert_eq!(value("a").await, None);
         assert_eq!(value("b").await.as_deref(), Some(&b"old"[..]));
-        // Its locks are gone: this does not wait for them.
+        // Its locks are released, so this put does not wait.
         client.with_timeout(Duration::from_secs(2)).put(key("c"), "free").await.unwrap();
 
         let several: Result<()> = client
@@ -168,7 +168,7 @@ fn a_transaction_sees_its_own_writes_and_nobody_sees_those_of_one_that_fails() {
             })
             .await;
         assert_eq!(several, Err(ClientError::SeveralRanges));
-        // Who does not look at what a call says commits nothing all the same.
+        // A transaction whose body ignores the error of a call commits nothing either.
         let careless: Result<()> = client
             .run(async |tx: &mut Transaction| {
                 tx.get(all.key(0)).await?;
@@ -183,7 +183,7 @@ fn a_transaction_sees_its_own_writes_and_nobody_sees_those_of_one_that_fails() {
     });
 }
 
-/// Scenarios 7 and 32: whoever waits for a lock is done by its deadline, and has none then.
+/// Scenarios 7 and 32: a transaction that waits for a lock ends by its deadline, without the lock.
 #[test]
 fn waiting_for_a_lock_ends_by_the_deadline() {
     run(async {
@@ -202,7 +202,7 @@ fn waiting_for_a_lock_ends_by_the_deadline() {
                         matches!(error, ClientError::Deadline { outcome_unknown: false, .. }),
                         "{error}"
                     );
-                    // A read of the latest needs no lock.
+                    // A current read needs no lock.
                     assert_eq!(hasty.get(key.clone()).await?, None);
                     tx.put(key.clone(), "held")
                 })
@@ -215,8 +215,8 @@ fn waiting_for_a_lock_ends_by_the_deadline() {
     });
 }
 
-/// One writer writes a number to a key of one range, then to a key of another, and so on: whoever
-/// sees both at one moment sees the first at least as far as the second, and at most one further.
+/// One writer puts each number to a key of one range, then to a key of another range. In every
+/// snapshot, the first number equals the second or is one larger.
 #[test]
 fn a_snapshot_of_several_ranges_is_of_one_moment_and_misses_nothing_acknowledged() {
     run(async {
@@ -254,7 +254,7 @@ fn a_snapshot_of_several_ranges_is_of_one_moment_and_misses_nothing_acknowledged
                 }
                 let [.., (_, of_first), _] = seen[..] else { unreachable!() };
                 assert!(of_first >= before, "{of_first} is read, {before} was acknowledged");
-                // A moment of the past, from whoever is asked.
+                // A read at an earlier timestamp, from any replica.
                 let (at_ts, expected) = seen[seen.len().saturating_sub(6)];
                 let found = client.snapshot_at(at_ts).get(first.clone()).await.unwrap();
                 assert_eq!(number(found.map(|found| found.value).as_ref()), expected);
@@ -265,7 +265,7 @@ fn a_snapshot_of_several_ranges_is_of_one_moment_and_misses_nothing_acknowledged
     });
 }
 
-/// Scenario 34: what a reader comes back for is kept, and what nobody reads is not.
+/// Scenario 34: versions of a snapshot that is still read are kept, others are collected.
 #[test]
 fn a_long_reader_sees_the_same_as_long_as_it_comes_back() {
     run(async {
@@ -296,15 +296,15 @@ fn a_long_reader_sees_the_same_as_long_as_it_comes_back() {
                 }
                 assert!(std::time::Instant::now() < deadline, "it is kept for ever");
                 drop(gone);
-                // Reading it has protected it for some more seconds.
+                // The read has protected the timestamp for some more seconds.
                 pause(Duration::from_secs(7)).await;
             }
         }
     });
 }
 
-/// Scenario 53: a snapshot that was read in one range only stays readable in all others, while
-/// others write there, and after a leader has died.
+/// Scenario 53: a snapshot that was read in only one range stays readable in all others, while
+/// writes go on there and after a node is killed.
 #[test]
 fn a_snapshot_stays_readable_in_ranges_that_it_has_not_read() {
     run(async {
@@ -336,7 +336,8 @@ fn a_snapshot_stays_readable_in_ranges_that_it_has_not_read() {
             let found = snapshot.get(key.clone()).await.unwrap().unwrap();
             assert_eq!(found.value, "before", "{key:?}");
         }
-        // A chain has no head or no tail until it is repaired, but each member knows the past.
+        // A chain may lack its head or tail until it is repaired, but each live member can serve
+        // reads at an earlier timestamp.
         for key in keys.iter().filter(|key| ranges.find(key).mode == Mode::Chain) {
             let old = client.snapshot_at(snapshot.at_ts().unwrap());
             let found = old.get(key.clone()).await.unwrap().unwrap();
@@ -345,8 +346,8 @@ fn a_snapshot_stays_readable_in_ranges_that_it_has_not_read() {
     });
 }
 
-/// Scenario 6: whatever replica answers, a client sees what it has written and never goes back; and
-/// so does another that was handed its token.
+/// Scenario 6: at any replica, a client reads its own writes and never reads an older state. The
+/// same holds for another client that observes its session token.
 #[test]
 fn stale_reads_never_go_back_behind_what_a_session_has_seen() {
     run(async {

@@ -32,7 +32,7 @@ fn a_log_is_printed_and_verified() {
     let parent = tempfile::tempdir().unwrap();
     let cluster_options =
         ClusterOptions { shards: 1, data_dir: Some(parent.path().to_owned()), ..options() };
-    // Keeps the directory until the end.
+    // Keeps the cluster's directory until the end of the test.
     let _cluster = run(async {
         let mut cluster = Cluster::start(cluster_options).unwrap();
         let client = cluster.wait_until_serving().await.unwrap();
@@ -52,7 +52,7 @@ fn a_log_is_printed_and_verified() {
     assert!(entries >= 100, "{text}");
     assert!(text.contains("00000000.seg") && text.contains("group "), "{text}");
 
-    // A reader that has seen enough.
+    // A reader that closes the pipe after one line causes no error.
     let mut child = inspect(&log).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut first = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();

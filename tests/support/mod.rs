@@ -11,7 +11,7 @@ use palisade_cluster::{Cluster, ClusterOptions, FaultConfig, LogBackend, LogConf
 use palisade_history::Operation;
 use palisade_load::{Keys, LoadOptions, Workload};
 
-/// Small logs, so that many clusters fit one machine.
+/// Small logs, so that many clusters fit on one machine.
 pub(crate) const LOG: LogConfig = LogConfig {
     segment_bytes: 8 << 20,
     limit_bytes: 1 << 30,
@@ -31,7 +31,7 @@ pub(crate) fn options() -> ClusterOptions {
     }
 }
 
-/// A cluster all of whose nodes break a promise, and a client of it.
+/// Starts a cluster with a fault planted in every node. Returns the cluster and a client of it.
 pub(crate) async fn start_with_fault(fault: FaultConfig) -> (Cluster, Client) {
     let mut cluster = Cluster::start(options()).unwrap();
     cluster.wait_until_serving().await.unwrap();
@@ -66,7 +66,8 @@ pub(crate) fn load(workload: Workload, duration: Duration) -> LoadOptions {
     }
 }
 
-/// A load, from writing every key to its end, while something is done to the cluster.
+/// Writes every key, then runs a load while `disturb` acts on the cluster. Returns the history of
+/// all operations.
 pub(crate) async fn load_while<F: Future<Output = ()>>(
     client: &Client,
     mode: Mode,
@@ -82,7 +83,7 @@ pub(crate) async fn load_while<F: Future<Output = ()>>(
     measured.history
 }
 
-/// Reads every key once more, as operations that follow the history.
+/// Reads every key once more, and appends the reads to the history.
 pub(crate) async fn read_all(
     client: &Client,
     mode: Mode,
@@ -93,7 +94,7 @@ pub(crate) async fn read_all(
     palisade_load::read_back(client, &keys, start, history).await.unwrap();
 }
 
-/// What each node printed last.
+/// Returns the end of each node's standard error.
 pub(crate) fn last_words(cluster: &Cluster) -> String {
     (0..3).map(|node| format!("node {node}: {}\n", cluster.last_words(node))).collect()
 }

@@ -1,5 +1,5 @@
-//! The least that a durable log could do: records, gathered in pages, written to a file that was
-//! written before. No checksum, no index, no end.
+//! The least work of a durable log, as a baseline: gathers records in pages and writes them to a
+//! prefilled file, over and over. There are no checksums, no index and no end marker.
 
 use std::{fs::File, io::Write, path::Path, sync::Arc};
 
@@ -11,7 +11,7 @@ use crate::{
 const FILE_BYTES: u64 = 256 << 20;
 const BATCH_BYTES: usize = 256 * 1024;
 
-/// Pages that are written in turns.
+/// Two buffers of pages: one gathers records while the other is written.
 pub(crate) struct Bare {
     file: Arc<File>,
     offset: u64,

@@ -1,4 +1,4 @@
-//! The tables of durable commits.
+//! The table of durable commits.
 
 use std::{
     fs,
@@ -13,14 +13,14 @@ use palisade_wal::Backend;
 
 use crate::{PAYLOAD, bare::Bare, engine, group_commit::GroupCommit, palisade::Palisade, tasks};
 
-/// Before each measurement.
+/// Time for which writers run before each measurement.
 pub(crate) const WARM_UP: Duration = Duration::from_millis(100);
 
-/// Measures a log: writers and duration in, records per second out.
+/// Measures a log with a number of writers for a duration. Returns records per second.
 type Run = Box<dyn Fn(usize, Duration) -> anyhow::Result<f64>>;
 
-/// Each log is made once, and measured by turns in short slices, so that neither its making nor a
-/// slow minute of the disk falls on one alone.
+/// Measures all logs and prints the table. Each log is created once, and the logs are measured in
+/// turns of short slices, so that neither creation nor a slow minute of the disk distorts one log.
 pub(crate) fn measure(
     dir: &Path,
     writers: &[usize],
@@ -102,7 +102,7 @@ fn subjects(dir: &Path) -> anyhow::Result<Vec<(&'static str, Run)>> {
     ])
 }
 
-/// Records per second of so many threads.
+/// Returns the records per second of so many threads.
 fn threads(
     writers: usize,
     duration: Duration,

@@ -1,4 +1,4 @@
-//! What a sync writes, as the disk counts it, and what an append allocates.
+//! Bytes written by a sync, as the disk counts them, and allocations of an append.
 
 use std::{fs, path::Path, thread, time::Duration};
 
@@ -8,7 +8,7 @@ use stats_alloc::Region;
 
 use crate::{ALLOCATOR, PAYLOAD, group_commit::GroupLog, palisade::Palisade};
 
-/// Few enough for one segment.
+/// Records of one measurement, few enough for one segment.
 const SYNCS: u64 = 20_000;
 
 pub(crate) fn measure(dir: &Path) -> anyhow::Result<()> {
@@ -24,7 +24,7 @@ pub(crate) fn measure(dir: &Path) -> anyhow::Result<()> {
         for records in [1, 16] {
             let own = dir.join("cost");
             let mut log = Palisade::create(&own, backend, false)?;
-            // The spare segment is written, and whatever else is dirty.
+            // Waits until the spare segment and other dirty pages are written.
             thread::sleep(Duration::from_secs(2));
             rustix::fs::sync();
             thread::sleep(Duration::from_secs(1));
@@ -58,7 +58,7 @@ pub(crate) fn measure(dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The device that a directory is on.
+/// The block device of a directory.
 struct Device {
     major: u32,
     minor: u32,

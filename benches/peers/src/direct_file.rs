@@ -1,4 +1,4 @@
-//! A file that is written past the page cache, each write durable when it returns.
+//! A file that bypasses the page cache, with writes that are durable when they return.
 
 use std::{
     fs::{File, OpenOptions},
@@ -8,16 +8,16 @@ use std::{
 
 use rustix::fs::OFlags;
 
-/// Unit of direct writes.
+/// Alignment and unit of direct writes, in bytes.
 pub(crate) const PAGE_BYTES: usize = 4096;
 
-/// Opens an existing file.
+/// Opens an existing file for direct, durable writes.
 pub(crate) fn open(path: &Path) -> anyhow::Result<File> {
     let flags = i32::try_from((OFlags::DIRECT | OFlags::DSYNC).bits())?;
     Ok(OpenOptions::new().write(true).custom_flags(flags).open(path)?)
 }
 
-/// Memory that begins with a page.
+/// A buffer that is aligned to a page.
 pub(crate) struct Pages {
     bytes: Vec<u8>,
     begin: usize,
@@ -41,7 +41,7 @@ impl Pages {
         self.len += bytes.len();
     }
 
-    /// Fills up the last page.
+    /// Fills the last page with zeros.
     pub(crate) fn pad(&mut self) {
         let end = self.len.next_multiple_of(PAGE_BYTES);
         self.bytes[self.begin + self.len..self.begin + end].fill(0);
@@ -52,7 +52,7 @@ impl Pages {
         self.len
     }
 
-    /// Writes all of it.
+    /// Writes the whole buffer at an offset of the file.
     pub(crate) fn write_to(&self, file: &File, offset: u64) -> anyhow::Result<()> {
         Ok(file.write_all_at(&self.bytes[self.begin..self.begin + self.len], offset)?)
     }

@@ -1,11 +1,11 @@
-//! raft-engine, as it is used by TiKV, with its files written beforehand.
+//! raft-engine, the log of TiKV, with prefilled files.
 
 use std::path::Path;
 
 use raft_engine::{Config, Engine, LogBatch, ReadableSize};
 
-/// Opens a fresh engine. What it can be spared is spared: nothing is compressed, and a value takes
-/// the place of the last one, so that its index does not grow.
+/// Opens a new engine, with settings in its favour: nothing is compressed, and files are recycled.
+/// Also in its favour, each value replaces the writer's last one, so that the index does not grow.
 pub(crate) fn open(dir: &Path) -> anyhow::Result<Engine> {
     let config = Config {
         dir: dir.to_str().expect("a path of ours").to_owned(),

@@ -1,5 +1,5 @@
-//! Group commit for threads: who finds no sync under way leads one, for all that have gathered; who
-//! finds one waits, and one of those that waited leads the next.
+//! Group commit for threads. A thread that finds no sync in progress leads one, for all records
+//! appended so far. A thread that finds one waits, and one of the waiting threads leads the next.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -8,30 +8,31 @@ use parking_lot::Mutex;
 
 /// A log that many threads share.
 pub(crate) trait GroupLog: Send {
-    /// What a sync is about.
+    /// The records that one sync makes durable.
     type Batch;
     /// Appends a record.
     fn append(&mut self, payload: &[u8]) -> anyhow::Result<()>;
-    /// Everything that was appended so far.
+    /// Takes everything that was appended so far as a batch.
     fn begin(&mut self) -> anyhow::Result<Self::Batch>;
-    /// Makes it durable, while others append.
+    /// Makes a batch durable, while other threads append.
     fn sync(batch: &Self::Batch) -> anyhow::Result<()>;
-    /// It is durable.
+    /// Completes a batch that is durable.
     fn end(&mut self, batch: Self::Batch);
 }
 
 /// A log with its group commit.
 pub(crate) struct GroupCommit<L> {
     state: Mutex<State<L>>,
-    /// What is known of the batches of even and of odd numbers: four times the number, and a stage.
+    /// The latest batch with an even number and the latest with an odd one, each as
+    /// `4 * number + stage`.
     stages: [AtomicU32; 2],
 }
 
 struct State<L> {
     log: L,
-    /// The batch that is gathering.
+    /// Number of the batch that gathers records.
     batch: u32,
-    /// Writers of it that wait.
+    /// Writers that wait for this batch.
     waiting: usize,
     is_syncing: bool,
 }
@@ -64,7 +65,7 @@ impl<L: GroupLog> GroupCommit<L> {
             let seen = stage.load(Ordering::Acquire);
             if seen >= batch * 4 + DURABLE {
                 if seen % 4 == LEADER_WANTED {
-                    // This was woken in the place of one that should lead.
+                    // This thread may have taken the wake-up of a thread that should lead.
                     wake_one(stage);
                 }
                 return Ok(());
@@ -93,7 +94,7 @@ impl<L: GroupLog> GroupCommit<L> {
         L::sync(&batch)?;
         let mut state = self.state.lock();
         state.log.end(batch);
-        // Before anybody else leads, who would set the stage of the batch after the next.
+        // Must come before another thread leads, which reuses this slot for batch `number + 2`.
         this.store(number * 4 + DURABLE, Ordering::Release);
         if state.waiting > 0 {
             next_stage.store(next * 4 + LEADER_WANTED, Ordering::Release);

@@ -1,10 +1,10 @@
-//! Durable commits of 256-byte records: Palisade's log beside the crate `raft-engine` and a bare
-//! loop of direct writes, in one run, by turns, on the same directory.
+//! Durable commits of 256-byte records: compares Palisade's log with the crate `raft-engine` and a
+//! bare loop of direct writes. All are measured in one run, in turns, in the same directory.
 //!
-//! Two tables of commits, because there are two ways to have concurrent writers. In the first, each
-//! writer is a thread that blocks, which is what raft-engine offers; all but raft-engine, which
-//! brings its own, share one group commit (`group_commit.rs`), so that what differs is the log. In
-//! the second, writers are tasks of one executor, which is how a shard uses its log.
+//! There are two kinds of concurrent writers. Threads that block are the kind that raft-engine
+//! supports. For them, all logs but raft-engine, which has its own, use the same group commit
+//! (`group_commit.rs`), so that only the logs differ. Tasks of one executor are the kind with which
+//! a shard uses its log.
 
 mod bare;
 mod commits;
@@ -30,10 +30,10 @@ const PAYLOAD: [u8; 256] = [7; 256];
 #[derive(Debug, Parser)]
 #[command(about = "Palisade's log beside raft-engine and a bare loop of direct writes")]
 struct Arguments {
-    /// Where to write; a directory in it is removed at the end
+    /// Directory to write in; a temporary directory in it is removed at the end
     #[arg(long, default_value_os_t = std::env::temp_dir())]
     dir: PathBuf,
-    /// How often each log is measured; medians are reported
+    /// Measurements of each log; medians are reported
     #[arg(long, default_value_t = 15)]
     rounds: usize,
     /// Concurrent writers

@@ -1,4 +1,4 @@
-//! Palisade's log, for threads that block.
+//! Palisade's log, used by threads that block.
 
 use std::{fs::File, path::Path, sync::Arc};
 
@@ -11,14 +11,14 @@ use crate::{
 
 const MAX_BATCH_BYTES: usize = 2 << 20;
 
-/// The log, and what a blocking sync of it needs.
+/// The log, with the file and the buffer for blocking syncs.
 pub(crate) struct Palisade {
     log: Log,
     index: u64,
-    /// Whether it is cut by checkpoints, so that segments are used again.
+    /// True if checkpoints truncate the head of the log, so that segments are reused.
     is_cut: bool,
     backend: Backend,
-    /// The file of the current segment.
+    /// The file of the segment that was synced last.
     open: Option<(Arc<Path>, Arc<File>)>,
     pages: Option<Pages>,
 }
@@ -39,17 +39,17 @@ pub(crate) fn record(index: u64, payload: &[u8]) -> Record<'_> {
     Record { kind: RecordKind::Entry, group: 1, term: 1, index, part: 0, payload }
 }
 
-/// Records between two checkpoints, of which each lets the log forget what was before it.
+/// Records between two checkpoints. A checkpoint lets the log drop the records before it.
 const CHECKPOINT_RECORDS: u64 = 50_000;
 
-/// A checkpoint of an empty state at `index`, if one is due there: two records.
+/// Returns the two records of a checkpoint of an empty state at `index`, or none if none is due.
 pub(crate) fn checkpoint(index: u64) -> impl Iterator<Item = Record<'static>> {
     let kinds = [(RecordKind::Snapshot, 0), (RecordKind::SnapshotEnd, 1)];
     let record = move |(kind, part)| Record { kind, group: 1, term: 1, index, part, payload: &[] };
     kinds.into_iter().filter(move |_| index.is_multiple_of(CHECKPOINT_RECORDS)).map(record)
 }
 
-/// Appends a record, waiting for the next segment if need be.
+/// Appends a record. Waits while the next segment is being prepared.
 fn append(log: &mut Log, record: &Record<'_>) -> anyhow::Result<u64> {
     loop {
         match log.append(record) {
@@ -71,7 +71,7 @@ impl Palisade {
     }
 }
 
-/// A plan, with its pages if they are to be written.
+/// A sync plan, with a copy of its pages if the backend writes them directly.
 pub(crate) struct Batch {
     plan: SyncPlan,
     file: Arc<File>,
@@ -128,7 +128,7 @@ impl GroupLog for Palisade {
             if !seals {
                 return Ok(batch);
             }
-            // Once in a hundred thousand records, under the lock: the segment before.
+            // A sealed segment is synced under the lock, once in about a hundred thousand records.
             Self::sync(&batch)?;
             self.end(batch);
         }

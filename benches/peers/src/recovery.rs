@@ -1,4 +1,4 @@
-//! How long it takes to open a long log whose files are in the page cache.
+//! The time to open a long log whose files are in the page cache.
 
 use std::{fs, path::Path, time::Instant};
 

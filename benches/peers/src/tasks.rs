@@ -1,4 +1,4 @@
-//! Writers that are tasks of one executor, with its ring: the log as a shard uses it.
+//! Writers that are tasks of one executor and sync through its io_uring ring, as a shard does.
 
 use std::{
     cell::{Cell, RefCell},
@@ -19,14 +19,14 @@ use crate::{PAYLOAD, commits::WARM_UP, palisade};
 struct Shared {
     log: RefCell<Log>,
     waiting: RefCell<VecDeque<(Position, Waker)>>,
-    /// The sync task, while there is nothing to sync.
+    /// Waker of the sync task, while there is nothing to sync.
     idle: RefCell<Option<Waker>>,
     commits: Cell<u64>,
     index: Cell<u64>,
     stopped: Cell<bool>,
 }
 
-/// Records per second of so many tasks.
+/// Returns the durable records per second of so many tasks.
 pub(crate) fn run(
     dir: PathBuf,
     backend: Backend,

@@ -25,7 +25,7 @@ pub(crate) enum ModeArgument {
 enum WorkloadArgument {
     Put,
     Get,
-    /// Gets that are linearizable for their key alone: of a chain, at its tail
+    /// Gets that are linearizable for their key alone; a chain serves them at its tail
     GetByKey,
 }
 
@@ -36,7 +36,7 @@ pub(crate) enum BackendArgument {
 }
 
 impl BackendArgument {
-    /// The log of each shard, else as it is by default.
+    /// Returns the default log settings with this backend.
     pub(crate) fn log(self) -> LogConfig {
         let backend = match self {
             Self::Mapped => LogBackend::Mapped,
@@ -48,49 +48,49 @@ impl BackendArgument {
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// What the clients do
+    /// Operation that the clients run
     #[arg(long, value_enum, default_value = "put")]
     workload: WorkloadArgument,
-    /// The ranges under load; of a cluster that is started, all ranges are in this mode
+    /// Ranges under load; a new cluster has all its ranges in this mode
     #[arg(long, value_enum, default_value = "raft")]
     mode: ModeArgument,
-    /// Clients of the closed loop
+    /// Number of clients of the closed loop
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     clients: u32,
-    /// Operations per second of an open loop, instead of the closed one
+    /// Operations per second of an open loop, which replaces the closed loop
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     rate: Option<u64>,
     /// Seconds to measure
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
-    /// Bytes of a value
+    /// Size of a value in bytes
     #[arg(long, default_value_t = 256, value_parser = value_bytes)]
     value_bytes: usize,
-    /// Keys, written once before the run
+    /// Number of keys; each is written once before the run
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     keys: u32,
-    /// Decides which keys are used
+    /// Seed for the choice of keys
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Use a running cluster: its client addresses, comma-separated
+    /// Client addresses of a running cluster to use, comma-separated
     #[arg(long, value_delimiter = ',', conflicts_with_all = ["nodes", "shards", "data_dir"])]
     connect: Vec<SocketAddr>,
-    /// Nodes to start
+    /// Number of nodes to start
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
     nodes: u16,
-    /// Shards of each node
+    /// Number of shards of each node
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     shards: u16,
-    /// Where to put the data; a directory in it is removed at the end
+    /// Where to create a directory for the nodes' data, which is removed at the end
     #[arg(long)]
     data_dir: Option<PathBuf>,
-    /// How the nodes' logs get to the disk: mapped, or written past the page cache
+    /// How the nodes' logs reach the disk: mapped from the page cache, or written past it
     #[arg(long, value_enum, default_value = "mapped", conflicts_with = "connect")]
     log_backend: BackendArgument,
-    /// Write the results as JSON
+    /// File for the results, as JSON
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Record every operation, check the history, and write it as JSON lines
+    /// File for the history, as JSON lines; every operation is recorded and the history is checked
     #[arg(long)]
     history: Option<PathBuf>,
 }

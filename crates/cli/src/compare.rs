@@ -14,46 +14,46 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Nodes of the cluster
+    /// Number of nodes of the cluster
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(3..=9))]
     nodes: u16,
-    /// Shards of each node
+    /// Number of shards of each node
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     shards: u16,
-    /// Clients of the closed loops
+    /// Number of clients of the closed loops
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     clients: u32,
     /// Operations per second of the open loops
     #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     rate: u64,
-    /// Bytes of a value
+    /// Size of a value in bytes
     #[arg(long, default_value_t = 256, value_parser = value_bytes)]
     value_bytes: usize,
-    /// Keys
+    /// Number of keys
     #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     keys: u32,
-    /// Percent of gets among the operations
+    /// Percentage of gets among the operations
     #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u32).range(0..=99))]
     read_percent: u32,
     /// Seconds that each run measures; the runs with a kill take twice as long
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
-    /// Decides which keys are used
+    /// Seed for the choice of keys
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Which node is killed
+    /// Number of the node to kill
     #[arg(long, default_value_t = 0)]
     kill: u16,
-    /// Where to put the nodes' data; a directory in it is removed at the end
+    /// Where to create a directory for the nodes' data, which is removed at the end
     #[arg(long)]
     data_dir: Option<PathBuf>,
-    /// How the nodes' logs get to the disk: mapped, or written past the page cache
+    /// How the nodes' logs reach the disk: mapped from the page cache, or written past it
     #[arg(long, value_enum, default_value = "mapped")]
     log_backend: BackendArgument,
-    /// Where to put report.html, results.json and the histories
+    /// Directory for report.html, results.json and the histories
     #[arg(long, default_value = "palisade-compare")]
     out: PathBuf,
-    /// Write the results as JSON to this file as well
+    /// Additional file for the results, as JSON
     #[arg(long)]
     json: Option<PathBuf>,
 }
@@ -66,7 +66,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
             arguments.nodes - 1
         )));
     }
-    // Rather now than after a minute of measuring.
+    // Fail here rather than after a minute of measurements.
     std::fs::create_dir_all(&arguments.out)
         .map_err(|error| Failure::Usage(format!("{}: {error}", arguments.out.display())))?;
     let program = std::env::current_exe().map_err(failed)?;

@@ -1,4 +1,4 @@
-//! `palisade doctor`: what on this machine would make a node slow or unsafe.
+//! `palisade doctor`: checks what on this machine would make a node slow or unsafe.
 
 use std::{
     fs::{self, OpenOptions},
@@ -8,7 +8,7 @@ use std::{
 
 use clap::Args;
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
-use palisade_clock::{ClockSource, Estimate, KernelClock, Voucher};
+use palisade_clock::{BoundSource, ClockSource, Estimate, KernelClock};
 use rustix::{
     fs::{OFlags, statfs},
     process::{Resource, getrlimit},
@@ -18,27 +18,27 @@ use serde::Serialize;
 
 use crate::Failure;
 
-/// The first Linux that can populate a mapping for writing.
+/// The first version of Linux that can populate a mapping for writing.
 const LEAST_LINUX: (u32, u32) = (5, 14);
 
-/// What a data directory should have room for, in bytes: the default limit of a shard's log.
+/// Free space that a data directory should have, in bytes.
 const ROOM_BYTES: u64 = 4 << 30;
 
-/// Descriptors for connections, peers and log segments.
+/// Lowest limit on open files that covers connections, peers and log segments.
 const LEAST_FILES: u64 = 8192;
 
-/// A sync that takes longer makes every commit slow.
+/// A sync that takes longer makes every commit slow. In microseconds.
 const SLOW_SYNC_US: u64 = 2_000;
 
-/// What a node trusts its clock with if neither the kernel nor the config says otherwise.
+/// Default of `clock.bound_us`: the error bound of a clock that no source describes.
 const DEFAULT_BOUND_US: u64 = 250_000;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Where a node would keep its data; it must exist
+    /// Data directory of a node; it must exist
     #[arg(long, default_value = ".")]
     data_dir: PathBuf,
-    /// Shards that a node would have; as many as cores by default
+    /// Number of shards of the node; the number of cores by default
     #[arg(long)]
     shards: Option<u16>,
     /// Print JSON
@@ -50,21 +50,21 @@ pub(crate) struct Arguments {
 #[serde(rename_all = "lowercase")]
 enum Verdict {
     Ok,
-    /// A node works, as long as something holds that can't be seen from here.
+    /// A node works if an assumption holds that this program cannot check.
     Assumed,
-    /// A node would work, but not as well as it could.
+    /// A node works, but slowly.
     Slow,
-    /// A node would not start, or could lose what it promised to keep.
+    /// A node does not start, or can lose acknowledged data.
     Unsafe,
 }
 
-/// What was looked at, and what was found.
+/// A check and its result.
 #[derive(Debug, Serialize)]
 struct Finding {
     check: &'static str,
     verdict: Verdict,
     found: String,
-    /// What to do, if anything.
+    /// Advice for the operator; empty if all is well.
     advice: &'static str,
 }
 
@@ -146,7 +146,7 @@ fn ring() -> Finding {
 fn clock() -> Finding {
     let clock = KernelClock::new(ClockSource::Kernel, DEFAULT_BOUND_US);
     let Estimate { bound_us, by } = clock.estimate();
-    let by_kernel = by == Voucher::Kernel;
+    let by_kernel = by == BoundSource::Kernel;
     let found = match by_kernel {
         true => format!("synchronised, right to within {bound_us} µs"),
         false => "the kernel calls it unsynchronised".to_owned(),
@@ -156,7 +156,7 @@ fn clock() -> Finding {
     Finding::new("clock", found).unless(by_kernel, Verdict::Slow, advice)
 }
 
-/// Whether the machine may be stopped together with its clocks.
+/// Checks whether the machine can be suspended together with its clocks.
 fn suspension() -> Finding {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let mut flags = cpu.lines().filter(|line| line.starts_with("flags"));
@@ -200,7 +200,7 @@ fn swap() -> Finding {
 }
 
 fn file_system(dir: &Path) -> Finding {
-    // The numbers are those of the kernel's magic.h.
+    // The numbers are from the kernel's magic.h.
     let (name, durable) = match statfs(dir).map(|found| found.f_type) {
         Ok(0xEF53) => ("ext4".to_owned(), true),
         Ok(0x5846_5342) => ("xfs".to_owned(), true),
@@ -234,7 +234,7 @@ fn direct_writes(dir: &Path) -> Finding {
     let flags = OFlags::DIRECT.bits().cast_signed();
     let opened =
         OpenOptions::new().create(true).truncate(true).write(true).custom_flags(flags).open(&path);
-    // Only its opening was of interest.
+    // Only the open matters, not the file.
     let _ = fs::remove_file(&path);
     let found = match &opened {
         Ok(_) => "possible".to_owned(),

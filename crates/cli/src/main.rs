@@ -1,6 +1,7 @@
 //! The program `palisade`.
 //!
-//! Exit status: 0 all well, 1 a check failed or the work could not be done, 2 wrong use.
+//! Exit status: 0 success, 1 a check failed or the command could not finish, 2 wrong usage, 130
+//! Ctrl-C.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "drives the real machine")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "speaks to a person")]
 
@@ -17,8 +18,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tikv_jemallocator::Jemalloc;
 
-/// glibc's heap of a thread grows by a page and a system call at a time, and spreads what a shard
-/// keeps for long among what it lets go of at once: a node spent a fifth more on each put.
+/// Under glibc's allocator, a thread's heap grows by one page and one system call at a time, and
+/// mixes long-lived memory of a shard with short-lived memory. Each put cost a node a fifth more.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
@@ -32,30 +33,30 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Compare the two replication modes on this machine, with a kill in the middle (about a minute)
+    /// Compare the two replication modes on this machine, also with a node killed (about a minute)
     Compare(compare::Arguments),
-    /// Run one workload against a cluster that it starts, or one that runs
+    /// Run one workload against a new cluster, or a running one
     Bench(bench::Arguments),
-    /// Run one node from a config file, until SIGTERM
+    /// Run one node from a config file until SIGTERM or Ctrl-C
     Start(start::Arguments),
-    /// Simulate whole clusters under faults, in virtual time
+    /// Simulate whole clusters under faults in virtual time
     Sim(sim::Arguments),
     /// Show the state of a running cluster
     Status(status::Arguments),
-    /// Say what on this machine would make a node slow or unsafe
+    /// Check what on this machine would make a node slow or unsafe
     Doctor(doctor::Arguments),
-    /// Look at a log on the disk
+    /// Inspect a log on disk
     Wal(wal::Arguments),
 }
 
-/// How a command ends if not well.
+/// Why a command failed.
 #[derive(Debug)]
 enum Failure {
-    /// It was used wrongly: exit status 2.
+    /// Wrong usage: exit status 2.
     Usage(String),
     /// A check failed, or the work could not be done: exit status 1.
     Failed(String),
-    /// Ctrl-C: exit status 130, as shells have it.
+    /// Ctrl-C: exit status 130, the shells' convention.
     Interrupted,
 }
 
@@ -86,7 +87,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs a command until its end or Ctrl-C. Dropping it stops whatever it started.
+/// Runs a command until it ends, or drops it on Ctrl-C. Dropping it stops the processes that it
+/// started.
 fn interruptible(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

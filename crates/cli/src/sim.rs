@@ -1,4 +1,4 @@
-//! `palisade sim`: seeds, one or many.
+//! `palisade sim`: simulates the run of one seed or of many.
 
 use std::{
     num::NonZero,
@@ -12,21 +12,21 @@ use palisade_simulator::{Failure, Parameters, Summary, Trace, explain, simulate}
 
 use crate::Failure as CommandFailure;
 
-/// Lines of a failed run that are shown.
+/// Lines of the trace of a failed run that are printed by default.
 const TRACE_LINES: usize = 200;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Run one seed, and say what it was made of
+    /// Run one seed and print its parameters
     #[arg(long, value_name = "N", required_unless_present = "seeds", conflicts_with = "seeds")]
     seed: Option<u64>,
-    /// Run so many seeds, on all cores
+    /// Run N seeds on all cores
     #[arg(long, value_name = "N")]
     seeds: Option<u64>,
-    /// The first of many
+    /// First of the seeds that `--seeds` runs
     #[arg(long, value_name = "S", default_value_t = 0, requires = "seeds")]
     first: u64,
-    /// Lines of the trace to show of a run that fails
+    /// Lines of the trace to print for a run that fails
     #[arg(long, value_name = "LINES", default_value_t = TRACE_LINES)]
     trace: usize,
 }
@@ -104,7 +104,7 @@ struct Total {
     operations: u64,
     crashes: u64,
     elections: u64,
-    /// Of all runs' hashes, whatever their order.
+    /// Wrapping sum of the hashes of all runs, so that their order does not matter.
     hash: u64,
 }
 
@@ -139,7 +139,7 @@ fn told(summary: &Summary) -> String {
     )
 }
 
-/// Runs a failed seed again, to show how it came about.
+/// Runs a failed seed again and prints its trace.
 fn shown(failure: &Failure, lines: usize) -> CommandFailure {
     match explain(&failure.parameters, lines) {
         Some(again) => eprintln!("{again}"),
@@ -156,7 +156,7 @@ fn shown(failure: &Failure, lines: usize) -> CommandFailure {
     ))
 }
 
-/// The commit of the working directory, if it is a checkout.
+/// Returns the Git commit of the working directory, or `unknown` outside a checkout.
 fn commit() -> String {
     let output = std::process::Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
     let known = output.ok().filter(|output| output.status.success());

@@ -13,7 +13,7 @@ pub(crate) struct Arguments {
     /// The node's config file (TOML)
     #[arg(long)]
     config: PathBuf,
-    /// Stop as soon as standard input ends: for nodes that must not outlive whoever started them
+    /// Stop as soon as standard input ends, for nodes that must not outlive their parent process
     #[arg(long)]
     stop_with_parent: bool,
 }
@@ -26,7 +26,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         thread::spawn(|| {
             let mut ignored = [0; 64];
             while std::io::stdin().read(&mut ignored).is_ok_and(|read| read > 0) {}
-            // Whoever wanted this node is gone: nobody waits for a drain.
+            // The process that started this node has ended, so no drain is needed.
             process::exit(0);
         });
     }

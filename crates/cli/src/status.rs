@@ -5,14 +5,14 @@ use std::{net::SocketAddr, time::Duration};
 use clap::Args;
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use palisade_client::{Client, ClientOptions};
-use palisade_clock::Voucher;
+use palisade_clock::BoundSource;
 use palisade_wire::{Admission, NodeId, ShardStatus};
 
 use crate::{Failure, failed};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Client addresses of the cluster, comma-separated; one that answers is enough
+    /// Client addresses of the cluster, comma-separated; at least one must answer
     #[arg(long, value_delimiter = ',', required = true)]
     connect: Vec<SocketAddr>,
     /// Print JSON
@@ -24,7 +24,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let options = ClientOptions { timeout: Duration::from_secs(3), ..ClientOptions::default() };
     let client = Client::connect(&arguments.connect, options).await.map_err(failed)?;
     let known = client.topology().await.map_err(failed)?;
-    // Connections open in the background; a node that is up is reached within that.
+    // Connections open in the background. This is enough time to reach a live node.
     tokio::time::sleep(Duration::from_millis(200)).await;
     let nodes = client.status().await.map_err(failed)?;
     if arguments.json {
@@ -90,16 +90,16 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What is to be said of a node's clock, and done about it.
+/// Describes the state of a node's clock, with advice if it is not synchronised.
 fn of_clock(node: NodeId, shard: &ShardStatus) -> String {
     let (node, bound_us) = (node.0, shard.clock_bound_us);
-    let by = match shard.clock_voucher {
-        Voucher::Config => "as its config says",
-        Voucher::Kernel => "as its kernel says",
-        Voucher::ClockBound => "as ClockBound says",
-        Voucher::Nobody => {
+    let by = match shard.clock_bound_source {
+        BoundSource::Config => "as its config says",
+        BoundSource::Kernel => "as its kernel says",
+        BoundSource::ClockBound => "as ClockBound says",
+        BoundSource::Unknown => {
             return format!(
-                "WARNING: nobody vouches for the clock of node {node}, which is taken to be right to \
+                "WARNING: no clock source knows the error of the clock of node {node}, which is assumed right to \
                  within {bound_us} µs: run a time daemon there (chrony). Until then every commit \
                  waits for about twice that, or, where it is more than clock.max_offset_us, the node \
                  serves nothing"

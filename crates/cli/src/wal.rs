@@ -1,4 +1,4 @@
-//! `palisade wal`: looks at a log on the disk.
+//! `palisade wal`: inspects a log on disk.
 
 use std::{
     collections::BTreeMap,
@@ -19,11 +19,11 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Print the segments and records of a shard's log and verify them, changing nothing
+    /// Verify a shard's log and print its segments and records, without changing it
     Inspect {
-        /// The log's directory: `shard-000/log` in a node's data directory
+        /// Directory of the log: `shard-000/log` in a node's data directory
         dir: PathBuf,
-        /// Leave the records out
+        /// Print the segments only, without their records
         #[arg(long)]
         segments_only: bool,
     },
@@ -34,13 +34,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mut out = BufWriter::new(io::stdout().lock());
     match print(dir, *segments_only, &mut out).and_then(|end| out.flush().map(|()| end)) {
         Ok(end) => end,
-        // Whoever reads has seen enough.
+        // The reader has closed the pipe, so it needs no more output.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) => Err(failed(error)),
     }
 }
 
-/// Prints what there is; fails if that can't be printed, and tells if the log can't be used.
+/// Prints the log. The outer result is an error if printing fails, the inner one if the log cannot
+/// be used.
 fn print(dir: &Path, segments_only: bool, out: &mut impl Write) -> io::Result<Result<(), Failure>> {
     let mut groups = BTreeMap::<u32, (u64, u64)>::new();
     let mut last_path = PathBuf::new();

@@ -1,4 +1,4 @@
-//! The blocking face, for callers without an executor.
+//! The blocking client, for callers without an executor.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -10,7 +10,7 @@ use palisade_wire::{Commit, Expected, Row};
 
 use crate::{Client, ClientError, ClientOptions, Committed, Snapshot, Transaction, Versioned};
 
-/// A [`Client`] whose calls block the calling thread. Not for use inside an executor.
+/// A [`Client`] whose calls block the calling thread. It must not be used inside an executor.
 #[derive(Clone, Debug)]
 pub struct BlockingClient {
     client: Client,
@@ -81,7 +81,7 @@ impl BlockingClient {
         block_on(self.client.delete_span(begin, end))
     }
 
-    /// See [`Client::scan`]: all of it, gathered in memory.
+    /// Reads all rows of [`Client::scan`] into memory.
     pub fn scan(
         &self,
         begin: impl Into<Bytes>,
@@ -90,7 +90,7 @@ impl BlockingClient {
         block_on(self.client.scan(begin, end).all())
     }
 
-    /// See [`Client::scan_prefix`]: all of it, gathered in memory.
+    /// Reads all rows of [`Client::scan_prefix`] into memory.
     pub fn scan_prefix(&self, prefix: impl Into<Bytes>) -> Result<Vec<Row>, ClientError> {
         block_on(self.client.scan_prefix(prefix).all())
     }
@@ -138,7 +138,7 @@ impl BlockingClient {
         }
     }
 
-    /// The asynchronous client behind this one.
+    /// Returns the asynchronous client that this client uses.
     pub fn inner(&self) -> &Client {
         &self.client
     }
@@ -161,7 +161,7 @@ impl BlockingSnapshot {
         block_on(self.snapshot.get(key))
     }
 
-    /// See [`Snapshot::scan`]: all of it, gathered in memory.
+    /// Reads all rows of [`Snapshot::scan`] into memory.
     pub fn scan(
         &self,
         begin: impl Into<Bytes>,
@@ -170,7 +170,7 @@ impl BlockingSnapshot {
         block_on(self.snapshot.scan(begin, end).all())
     }
 
-    /// See [`Snapshot::scan_prefix`]: all of it, gathered in memory.
+    /// Reads all rows of [`Snapshot::scan_prefix`] into memory.
     pub fn scan_prefix(&self, prefix: impl Into<Bytes>) -> Result<Vec<Row>, ClientError> {
         block_on(self.snapshot.scan_prefix(prefix).all())
     }
@@ -226,7 +226,7 @@ impl BlockingTransaction {
         self.transaction.delete(key)
     }
 
-    /// See [`Transaction::scan`]: all of it, gathered in memory.
+    /// Reads all rows of [`Transaction::scan`] into memory.
     pub fn scan(
         &mut self,
         begin: impl Into<Bytes>,
@@ -235,7 +235,7 @@ impl BlockingTransaction {
         block_on(self.transaction.scan(begin, end).all())
     }
 
-    /// See [`Transaction::scan_prefix`]: all of it, gathered in memory.
+    /// Reads all rows of [`Transaction::scan_prefix`] into memory.
     pub fn scan_prefix(
         &mut self,
         prefix: impl Into<Bytes>,

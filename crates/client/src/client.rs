@@ -1,4 +1,4 @@
-//! The asynchronous face.
+//! The asynchronous client.
 
 use std::{
     net::SocketAddr,
@@ -26,15 +26,16 @@ use crate::{
     transaction::Tries,
 };
 
-/// Calls that may be under way at a time; further ones wait their turn.
+/// Capacity of the queue of calls to the driver. Further callers wait until it has room.
 const MAX_CALLS: usize = 32 * 1024;
 
-/// How a client behaves.
+/// Options of a client.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientOptions {
-    /// The cluster to insist on, if any.
+    /// Id of the cluster. Nodes of another cluster are ignored. `None` accepts any cluster.
     pub cluster_id: Option<u64>,
-    /// How long a call may take before it ends with [`ClientError::Deadline`].
+    /// Time limit of a call. Past it, the call ends with [`ClientError::Deadline`]. 10 seconds by
+    /// default.
     pub timeout: Duration,
 }
 
@@ -44,17 +45,17 @@ impl Default for ClientOptions {
     }
 }
 
-/// A value with the timestamp of its version.
+/// A value and the timestamp of its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Versioned {
     /// The value.
     pub value: Bytes,
-    /// When it was written, in the cluster's time.
+    /// The commit timestamp of the write.
     pub version_ts: Timestamp,
 }
 
 impl Versioned {
-    /// What an answer to a read of a key says.
+    /// Converts the outcome of a read of one key.
     pub(crate) fn of(outcome: Outcome) -> Result<Option<Self>, ClientError> {
         match outcome {
             Outcome::Value { version_ts, value, .. } => {
@@ -65,47 +66,53 @@ impl Versioned {
     }
 }
 
-/// A write that is durable and replicated.
+/// A commit that is durable and replicated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Committed {
-    /// The timestamp of the new version: above that of everything that anybody knew of when the
-    /// write was asked for.
+    /// The timestamp of the new versions. It is above every timestamp that had been returned to any
+    /// client when the commit was requested.
     pub commit_ts: Timestamp,
-    /// How long the answer waited for the timestamp to pass, after everything else was done.
+    /// How long the acknowledgement waited for the timestamp to pass, after replication was done.
     pub waited: Duration,
 }
 
-/// What a client counted since its start.
+/// Counters of a client and its clones, since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClientStats {
-    /// Requests that were sent again.
+    /// Number of requests that were sent again, and of transactions that were run again.
     pub retries: u64,
 }
 
-/// Counters that the driver and all clones share.
+/// State that the driver and all clones share.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) retries: AtomicU64,
-    /// Tries of transactions.
+    /// Number of transaction tries so far; names the next one.
     pub(crate) owners: AtomicU64,
-    /// The latest timestamp of anything seen or written.
+    /// The highest timestamp that this client has read or written.
     pub(crate) seen_ts: AtomicU64,
     pub(crate) snapshots: Arc<OpenSnapshots>,
 }
 
-/// A client of a cluster. Clones share its connections and its session.
+/// A client of a cluster. Clones share the connections and the session.
 #[derive(Clone, Debug)]
 pub struct Client {
     commands: mpsc::Sender<Command>,
     counters: Arc<Counters>,
-    /// Names the transactions of all clones towards whoever keeps their locks.
+    /// Session that names the transactions of all clones in the lock tables.
     lockers: SessionId,
     timeout: Duration,
 }
 
 impl Client {
-    /// Connects to a cluster of which at least one of the addresses answers. Its connections have a
+    /// Connects to a cluster. At least one of the addresses must answer. The connections run on a
     /// thread of their own.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unreachable`] (retryable) if no address answers within the timeout of
+    /// `options`; [`ClientError::NoEntropy`] and [`ClientError::Protocol`] if the client cannot
+    /// start (not retryable).
     pub async fn connect(
         addresses: &[SocketAddr],
         options: ClientOptions,
@@ -113,10 +120,14 @@ impl Client {
         Self::start(Cluster::At(addresses.to_vec()), options, Driver::spawn).await
     }
 
-    /// Likewise, but its connections live in the caller's thread, as a task of the
-    /// [`LocalSet`](tokio::task::LocalSet) that this is called in: no call crosses threads, which
-    /// is faster for a program that does all of its work in one. No call gets on unless the set is
-    /// polled; clones may be used elsewhere all the same.
+    /// Connects like [`Client::connect`], but runs the connections in the caller's thread, as a
+    /// task of the current [`LocalSet`](tokio::task::LocalSet). Calls then cross no threads, which
+    /// is faster for a single-threaded program. Calls progress only while the set is polled. Clones
+    /// may be used on other threads.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::connect`].
     ///
     /// # Panics
     ///
@@ -132,7 +143,12 @@ impl Client {
         .await
     }
 
-    /// A client of a shard in this process.
+    /// Returns a client of a shard in this process.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::NoEntropy`] and [`ClientError::Protocol`] if the client cannot start (not
+    /// retryable).
     pub async fn in_process(shard: InProcess, options: ClientOptions) -> Result<Self, ClientError> {
         Self::start(Cluster::InProcess(shard), options, Driver::spawn).await
     }
@@ -151,13 +167,14 @@ impl Client {
         Ok(Self { commands: sender, counters, lockers, timeout: options.timeout })
     }
 
-    /// The same client with another time limit for its calls.
+    /// Returns the same client with another time limit for its calls.
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         Self { timeout, ..self.clone() }
     }
 
-    /// Writes a key, durably and replicated.
+    /// Writes a key. The write is durable and replicated when this returns. Errors: as for
+    /// [`Client::commit`].
     pub async fn put(
         &self,
         key: impl Into<Bytes>,
@@ -166,7 +183,8 @@ impl Client {
         self.commit(Commit::new().put(key, value)).await
     }
 
-    /// Writes a key that has no value yet, or fails with [`ClientError::ConditionFailed`].
+    /// Writes a key that has no value yet, or fails with [`ClientError::ConditionFailed`]. Other
+    /// errors: as for [`Client::commit`].
     pub async fn insert(
         &self,
         key: impl Into<Bytes>,
@@ -176,7 +194,8 @@ impl Client {
         self.commit(Commit::new().expect(key.clone(), Expected::Absent).put(key, value)).await
     }
 
-    /// Writes a key if it is as expected, or fails with [`ClientError::ConditionFailed`].
+    /// Writes a key if it matches `expected`, or fails with [`ClientError::ConditionFailed`]. Other
+    /// errors: as for [`Client::commit`].
     pub async fn compare_and_set(
         &self,
         key: impl Into<Bytes>,
@@ -187,12 +206,20 @@ impl Client {
         self.commit(Commit::new().expect(key.clone(), expected).put(key, value)).await
     }
 
-    /// Deletes a key, whether or not it has a value.
+    /// Deletes a key. Succeeds also if the key has no value. Errors: as for [`Client::commit`].
     pub async fn delete(&self, key: impl Into<Bytes>) -> Result<Committed, ClientError> {
         self.commit(Commit::new().delete(key)).await
     }
 
-    /// Makes several changes together or not at all. All keys must lie in one range.
+    /// Commits several writes atomically. All keys must lie in one range.
+    ///
+    /// # Errors
+    ///
+    /// - [`ClientError::ConditionFailed`], [`ClientError::SeveralRanges`], and
+    ///   [`ClientError::Rejected`] for a size over its limit. Nothing was changed. Not retryable.
+    /// - [`ClientError::Deadline`], [`ClientError::Closed`], [`ClientError::Protocol`] and other
+    ///   rejections: [`ClientError::is_outcome_unknown`] returns whether the commit may have taken
+    ///   effect.
     pub async fn commit(&self, commit: Commit) -> Result<Committed, ClientError> {
         commit.check().map_err(ClientError::Rejected)?;
         match self.call(Call::Commit { commit, locks: None }).await? {
@@ -207,16 +234,25 @@ impl Client {
         }
     }
 
-    /// Runs a transaction: reads, then writes, in one range, all at one moment or not at all.
-    /// Others see nothing of it before it has committed, and change nothing that it has read.
+    /// Runs a transaction: reads, then writes, in one range, atomically and strictly serializable.
+    /// Other clients see its writes only after the commit, and cannot change what it has read.
     ///
-    /// It is run again, from the beginning, if it loses its locks to one that began before it, or
-    /// with a leader; so `body` should do nothing but call the transaction, and must end soon:
-    /// after 5 seconds without a call the locks are given to others. What `body` returns as an
-    /// error rolls it back. The whole ends by the client's deadline.
+    /// `body` is run again from its start if the transaction loses its locks, to an older
+    /// transaction or to a change of leader. So `body` should have no effects beside calls of the
+    /// transaction. A transaction loses its locks after 5 seconds without a call. If `body` returns
+    /// an error, the transaction is rolled back. All tries together end by the client's deadline.
+    ///
+    /// # Errors
+    ///
+    /// The errors of `body`, [`ClientError::SeveralRanges`] (not retryable), and those of
+    /// [`Client::commit`].
+    ///
+    /// # Examples
     ///
     /// ```no_run
-    /// # async fn example(client: palisade_client::Client) -> Result<(), palisade_client::ClientError> {
+    /// # async fn example(
+    /// #     client: palisade_client::Client
+    /// # ) -> Result<(), palisade_client::ClientError> {
     /// let counted = client
     ///     .run(async |tx| {
     ///         let before = tx.get_for_update("visits").await?;
@@ -242,27 +278,27 @@ impl Client {
         }
     }
 
-    /// Reads the latest value of a key: strictly serializable, with all other keys.
+    /// Reads the latest value of a key. Strictly serializable with operations on all keys.
     ///
-    /// Served by the replica that sequences the key's writes, Raft's leader or the chain's head. It
-    /// waits for pending writes of this key, and for nothing otherwise.
+    /// Served by the replica that sequences the key's writes: Raft's leader or the chain's head. It
+    /// waits for pending writes of this key only.
     ///
     /// # Errors
     ///
     /// [`ClientError::Deadline`] (retryable) if no majority or no head answers in time, and
-    /// [`ClientError::Rejected`] if the key is too long or empty.
+    /// [`ClientError::Rejected`] if the key is empty or too long.
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Versioned>, ClientError> {
         self.get_as(key.into(), How::Latest).await
     }
 
-    /// Reads the latest value of a key: linearizable for this key alone.
+    /// Reads the latest value of a key. Linearizable for this key alone.
     ///
-    /// It sees every write of this key that was acknowledged before it began. It may miss a pending
+    /// It sees every write of this key that was acknowledged before the call. It may miss a pending
     /// write of this key that is ordered before an acknowledged write of *another* key. Use
     /// [`Client::get`] if the order of several keys matters.
     ///
-    /// Served by Raft's leader or the chain's tail, and waits for nothing: reads of a chain leave
-    /// its head to the writes.
+    /// Served by Raft's leader or the chain's tail, without waiting for pending writes. For a
+    /// chain, this keeps reads off the head, which serves the writes.
     ///
     /// # Errors
     ///
@@ -279,52 +315,57 @@ impl Client {
         Versioned::of(self.call(Call::Get { key, how }).await?)
     }
 
-    /// Everything as it is at one moment, over all ranges, without locks: nothing that was
-    /// acknowledged before the first read is missing. It stays readable for 60 seconds from its
-    /// first read.
+    /// Returns a snapshot of all ranges at one timestamp, without locks. It contains every write
+    /// that was acknowledged before the snapshot's first read. It stays readable for 60 seconds
+    /// from its timestamp, which the first read sets.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::new(self.clone(), First::Fresh)
     }
 
-    /// Everything as it was at a moment in the past, from any replica that knows it. What is too
-    /// old fails with [`ClientError::SnapshotTooOld`].
+    /// Returns a snapshot at a given timestamp. Any replica that has the state at `at_ts` serves
+    /// it. Reads fail with [`ClientError::SnapshotTooOld`] if the versions of that time are no
+    /// longer kept.
     pub fn snapshot_at(&self, at_ts: Timestamp) -> Snapshot {
         Snapshot::new(self.clone(), First::At(at_ts))
     }
 
-    /// Everything as it was at one moment, not longer ago than `max_staleness` at the first read,
-    /// from any replica that knows it; and not before anything that this client has seen or
-    /// written.
+    /// Returns a snapshot whose timestamp is at most `max_staleness` old at its first read, and not
+    /// below anything that this client has read or written. Any replica that has the state serves
+    /// it.
     pub fn stale_snapshot(&self, max_staleness: Duration) -> Snapshot {
         let max_us = u64::try_from(max_staleness.as_micros()).unwrap_or(u64::MAX);
         Snapshot::new(self.clone(), First::Stale { max_us })
     }
 
-    /// The latest moment that this client, with all its clones, has seen or written anything of. On
-    /// another client, [`Client::observe`] makes even stale reads see at least as much.
+    /// Returns the highest timestamp that this client and its clones have read or written. Pass it
+    /// to [`Client::observe`] on another client, whose stale reads then see at least as much.
     pub fn session_token(&self) -> Timestamp {
         Timestamp::from_bits(self.counters.seen_ts.load(Ordering::Relaxed))
     }
 
-    /// Takes over what another client has seen.
+    /// Raises this client's session token to that of another client.
     pub fn observe(&self, session_token: Timestamp) {
         self.counters.seen_ts.fetch_max(session_token.to_bits(), Ordering::Relaxed);
     }
 
-    /// The keys from `begin` on, before `end` if there is one, in order, as they are at one moment:
-    /// a scan of a fresh [`Client::snapshot`].
+    /// Returns a scan of the keys from `begin` (inclusive) to `end` (exclusive; `None` for no
+    /// bound), in order, in a new [`Client::snapshot`].
     pub fn scan(&self, begin: impl Into<Bytes>, end: Option<Bytes>) -> Scan {
         self.snapshot().scan(begin, end)
     }
 
-    /// The keys that begin with a prefix, likewise.
+    /// Returns a scan of the keys that begin with `prefix`, in a new [`Client::snapshot`].
     pub fn scan_prefix(&self, prefix: impl Into<Bytes>) -> Scan {
         self.snapshot().scan_prefix(prefix)
     }
 
-    /// Deletes the keys from `begin` on, before `end` if there is one, and returns how many there
-    /// were: a page at a time, each by itself, so that keys written meanwhile may be left. For all
-    /// at once see [`Transaction::delete_span`].
+    /// Deletes the keys from `begin` (inclusive) to `end` (exclusive; `None` for no bound), and
+    /// returns how many it deleted. Each page of keys is a commit of its own, so keys that are
+    /// written meanwhile may remain. [`Transaction::delete_span`] is atomic.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Scan::next_page`] and [`Client::commit`]. Earlier pages stay deleted.
     pub async fn delete_span(
         &self,
         begin: impl Into<Bytes>,
@@ -334,14 +375,18 @@ impl Client {
         let mut deleted = 0;
         while let Some(rows) = scan.next_page().await? {
             deleted += rows.len() as u64;
-            // A page is of one range, and never more than a commit may hold.
+            // A page lies in one range, and never exceeds the limits of a commit.
             self.commit(rows.into_iter().fold(Commit::new(), |commit, row| commit.delete(row.key)))
                 .await?;
         }
         Ok(deleted)
     }
 
-    /// The cluster's nodes and ranges, as the client knows them.
+    /// Returns the nodes and ranges of the cluster, as this client currently knows them.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Closed`] (not retryable).
     pub async fn topology(&self) -> Result<Topology, ClientError> {
         match self.call(Call::Topology).await? {
             Outcome::RangeMap(bytes) => Topology::from_bytes(&bytes)
@@ -350,7 +395,12 @@ impl Client {
         }
     }
 
-    /// The state of one shard, told by itself.
+    /// Returns the status that a shard reports of itself.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::NodeDown`] and [`ClientError::Deadline`] (retryable) if the shard does not
+    /// answer.
     pub async fn shard_status(&self, at: PeerAddress) -> Result<ShardStatus, ClientError> {
         match self.call(Call::Status { at }).await? {
             Outcome::Status(bytes) => ShardStatus::from_bytes(&bytes)
@@ -359,7 +409,12 @@ impl Client {
         }
     }
 
-    /// The state of every node; those that don't answer are left out.
+    /// Returns the status of every node. Nodes with a shard that does not answer are left out.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::topology`]; [`ClientError::Protocol`] (not retryable) if an answer is
+    /// invalid.
     pub async fn status(&self) -> Result<Vec<NodeStatus>, ClientError> {
         let topology = self.topology().await?;
         let mut nodes = Vec::new();
@@ -380,7 +435,12 @@ impl Client {
         Ok(nodes)
     }
 
-    /// Changes the range map. What must hold before a change is written at [`Change`].
+    /// Changes the range map. [`Change`] documents the preconditions.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Rejected`] (not retryable) if the change is not allowed, and
+    /// [`ClientError::Deadline`].
     pub async fn change_ranges(&self, change: &Change) -> Result<(), ClientError> {
         match self.call(Call::Control { change: change.to_bytes() }).await? {
             Outcome::ControlDone => Ok(()),
@@ -388,7 +448,7 @@ impl Client {
         }
     }
 
-    /// What the client counted so far, over all clones.
+    /// Returns the counters of this client and its clones.
     pub fn stats(&self) -> ClientStats {
         ClientStats { retries: self.counters.retries.load(Ordering::Relaxed) }
     }
@@ -410,12 +470,12 @@ impl Client {
         Ok(outcome)
     }
 
-    /// Makes a call whose answer nobody waits for, if there is room for it.
+    /// Starts a call and ignores its answer. Drops the call if the queue is full.
     pub(crate) fn send(&self, call: Call) {
         let deadline = Instant::now() + self.timeout;
         let command =
             Command { call, deadline, timeout: self.timeout, reply: oneshot::channel().0 };
-        // Without room for it, its locks end by themselves.
+        // A rollback that is dropped is harmless: idle locks expire.
         let _ = self.commands.try_send(command);
     }
 
@@ -423,13 +483,13 @@ impl Client {
         Tries::new(self.clone(), self.timeout)
     }
 
-    /// What the next try of a transaction is known by.
+    /// Names the next try of a transaction.
     pub(crate) fn next_owner(&self) -> TxnId {
         let sequence = self.counters.owners.fetch_add(1, Ordering::Relaxed);
         TxnId { session: self.lockers, sequence }
     }
 
-    /// Has the cluster keep what a snapshot sees, until it is dropped.
+    /// Registers an open snapshot, so that the cluster keeps its versions until it is dropped.
     pub(crate) fn open_snapshot(&self, at_ts: Timestamp) -> OpenSnapshot {
         self.counters.snapshots.open(at_ts)
     }
@@ -446,7 +506,7 @@ pub(crate) fn unexpected(outcome: &Outcome) -> ClientError {
     }
 }
 
-/// Refusals that end a call at once.
+/// Returns true if a rejection ends the call, so that it is not retried.
 pub(crate) fn is_final(rejection: Rejection) -> bool {
     !rejection.is_retryable()
 }

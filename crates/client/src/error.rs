@@ -1,4 +1,4 @@
-//! How a call can fail.
+//! The errors of a call.
 
 use std::time::Duration;
 
@@ -6,41 +6,43 @@ use palisade_clock::Timestamp;
 use palisade_wire::{MAX_SNAPSHOT_AGE_US, Rejection};
 use thiserror::Error;
 
-/// Why a call did not succeed.
+/// An error of a call.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ClientError {
-    /// The deadline passed. If the request may have reached a server, its outcome is unknown.
+    /// The deadline passed. Retryable. Check `outcome_unknown` before you repeat a change.
     #[error(
         "no answer within {after:?} ({reason}); {}",
         if *outcome_unknown { "the outcome is unknown" } else { "nothing was done" }
     )]
     Deadline {
-        /// How long the call was given.
+        /// The time limit of the call.
         after: Duration,
-        /// What the last attempt met.
+        /// Why the last try did not succeed.
         reason: &'static str,
-        /// Whether the request may have taken effect.
+        /// True if the request is a change that may have taken effect.
         outcome_unknown: bool,
     },
-    /// The cluster refused for good.
+    /// The cluster refused the request, and a retry within the call would not help.
     #[error("the request was refused: {0}")]
     Rejected(Rejection),
-    /// A condition did not hold: nothing was changed.
+    /// A condition did not hold. Nothing was changed. Not retryable.
     #[error("condition {condition} of the commit does not hold: nothing was changed")]
     ConditionFailed {
-        /// Which, counted from 0.
+        /// The position of the condition in the commit, from 0.
         condition: usize,
     },
-    /// The transaction has lost its locks, to an older one or with a leader. Nothing was written,
-    /// nor will be. [`Client::run`](crate::Client::run) runs it again by itself.
+    /// The transaction has lost its locks: to an older transaction, after a change of leader, or
+    /// because it was idle for too long. Nothing was written, and nothing will be.
+    /// [`Client::run`](crate::Client::run) runs it again. Retryable as a new transaction.
     #[error("the transaction has lost its locks, and did nothing: run it again")]
     Aborted,
-    /// The keys of a transaction lie in more than one range. Nothing was done. Not retryable.
+    /// The keys of a commit or transaction lie in more than one range. Nothing was changed. Not
+    /// retryable.
     #[error("the keys lie in several ranges: make it several transactions")]
     SeveralRanges,
-    /// No replica keeps what the snapshot saw any more: it is older than [`MAX_SNAPSHOT_AGE_US`],
-    /// or was opened in the past. Nothing was done. Open a new snapshot and read from the
-    /// beginning.
+    /// No replica keeps the snapshot's versions any more. The snapshot is older than
+    /// [`MAX_SNAPSHOT_AGE_US`], or its timestamp lay too far in the past when it was opened.
+    /// Nothing was changed. Not retryable: open a new snapshot and read from the beginning.
     ///
     /// [`MAX_SNAPSHOT_AGE_US`]: crate::MAX_SNAPSHOT_AGE_US
     #[error(
@@ -48,35 +50,36 @@ pub enum ClientError {
         MAX_SNAPSHOT_AGE_US / 1_000_000
     )]
     SnapshotTooOld {
-        /// Its timestamp.
+        /// The timestamp of the snapshot; zero if no read has set it.
         at_ts: Timestamp,
     },
-    /// None of the addresses answers as a node of the cluster. Retryable.
+    /// No address answers as a node of the cluster. Retryable.
     #[error(
         "no node of the cluster answers at {addresses}: check the addresses, and that the nodes run"
     )]
     Unreachable {
-        /// What was tried.
+        /// The addresses, comma-separated.
         addresses: String,
     },
-    /// The one node that can answer does not. Retryable.
+    /// The shard whose status was requested does not answer. Retryable.
     #[error("the node does not answer")]
     NodeDown,
-    /// The answer made no sense. Not retryable: the versions don't fit.
+    /// An answer is invalid, because the versions of client and cluster do not match, or the
+    /// client's thread cannot start. Not retryable.
     #[error("the answer of the cluster cannot be understood: {0}")]
     Protocol(String),
-    /// The operating system has no randomness to name the client's transactions with. Nothing was
-    /// done. Not retryable.
+    /// The operating system provides no randomness for the names of transactions. Nothing was
+    /// changed. Not retryable.
     #[error("the operating system gives no randomness: {0}")]
     NoEntropy(String),
-    /// The client was closed under the call. If it was a write, its outcome is unknown.
+    /// The client was closed during the call. The outcome of a write is unknown. Not retryable.
     #[error("the client was closed")]
     Closed,
 }
 
 impl ClientError {
-    /// Whether the same call may succeed later. A write whose outcome is unknown is not repeated
-    /// safely by calling again: that is a new write.
+    /// Returns true if the same call may succeed later. Repeating a write whose outcome is unknown
+    /// is not safe: the repetition is a new write.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Deadline { .. } | Self::Unreachable { .. } | Self::NodeDown | Self::Aborted => {
@@ -92,7 +95,7 @@ impl ClientError {
         }
     }
 
-    /// Whether the call may have taken effect all the same.
+    /// Returns true if the call may have taken effect despite the error.
     pub fn is_outcome_unknown(&self) -> bool {
         match self {
             Self::Deadline { outcome_unknown, .. } => *outcome_unknown,

@@ -1,19 +1,20 @@
-//! The client of a cluster: finds the right shard, follows leadership, retries safely, and ends
-//! every call by its deadline.
+//! Client of a cluster: routes requests, follows leadership, retries safely, and ends every call by
+//! its deadline.
 //!
-//! A [`Client`] runs its connections on a thread of its own, so that its futures can be awaited on
-//! any executor, and [`BlockingClient`] needs none. Clones share the connections and the session.
+//! A [`Client`] runs its connections on its own thread, so its futures can be awaited on any
+//! executor. [`BlockingClient`] needs no executor. Clones share the connections and the session.
 //!
 //! Invariants:
-//! - A write takes effect at most once, however often it had to be sent.
-//! - An outcome that is not known is reported as unknown, never as a failure.
+//! - A write takes effect at most once, however often it is sent.
+//! - An unknown outcome is reported as unknown, never as a failure.
 //! - Every call ends by its deadline.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), palisade_client::ClientError> {
 //! use palisade_client::{Client, ClientOptions};
 //!
-//! let client = Client::connect(&["127.0.0.1:7000".parse().unwrap()], ClientOptions::default()).await?;
+//! let client =
+//!     Client::connect(&["127.0.0.1:7000".parse().unwrap()], ClientOptions::default()).await?;
 //! client.put("key", "value").await?;
 //! assert_eq!(client.get("key").await?.unwrap().value, "value");
 //! # Ok(())

@@ -1,4 +1,4 @@
-//! The snapshots that a client has open, so that the cluster keeps what they see.
+//! The open snapshots of a client, whose versions the cluster must keep.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -9,13 +9,13 @@ use tokio::sync::Notify;
 /// The timestamps of the open snapshots of a client and its clones.
 #[derive(Debug, Default)]
 pub(crate) struct OpenSnapshots {
-    /// How many snapshots are open at each.
+    /// Number of open snapshots at each timestamp.
     open: Mutex<BTreeMap<Timestamp, usize>>,
-    /// Raised when one was opened: the shards hear of it at once.
+    /// Notified when a snapshot is opened, so that the driver reports it to the shards at once.
     pub(crate) opened: Notify,
 }
 
-/// An open snapshot. It ends when this is dropped.
+/// An open snapshot, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct OpenSnapshot {
     pub(crate) at_ts: Timestamp,
@@ -23,14 +23,14 @@ pub(crate) struct OpenSnapshot {
 }
 
 impl OpenSnapshots {
-    /// Opens a snapshot.
+    /// Counts a snapshot as open at `at_ts` until the returned value is dropped.
     pub(crate) fn open(self: &Arc<Self>, at_ts: Timestamp) -> OpenSnapshot {
         *self.open.lock().entry(at_ts).or_default() += 1;
         self.opened.notify_one();
         OpenSnapshot { at_ts, all: self.clone() }
     }
 
-    /// The timestamp of the oldest, if any is open.
+    /// Returns the timestamp of the oldest open snapshot.
     pub(crate) fn oldest(&self) -> Option<Timestamp> {
         self.open.lock().first_key_value().map(|(ts, _)| *ts)
     }

@@ -1,4 +1,4 @@
-//! The keys of a span, a page at a time.
+//! Scans: the keys of a span, one page at a time.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::{
     driver::{Call, How, Span},
 };
 
-/// The first key after all that begin with a prefix, unless there is none.
+/// Returns the first key above all keys that begin with `prefix`, or `None` if there is none.
 pub(crate) fn after_prefix(prefix: &[u8]) -> Option<Bytes> {
     let last = prefix.iter().rposition(|byte| *byte < u8::MAX)?;
     let mut after = prefix[..=last].to_vec();
@@ -19,11 +19,11 @@ pub(crate) fn after_prefix(prefix: &[u8]) -> Option<Bytes> {
     Some(after.into())
 }
 
-/// A scan under way: see [`Client::scan`](crate::Client::scan). All of it is as it was at one moment.
+/// A scan of a snapshot; see [`Client::scan`](crate::Client::scan). All pages are at one timestamp.
 #[derive(Clone, Debug)]
 pub struct Scan {
     snapshot: Snapshot,
-    /// What is left, unless it is through.
+    /// The span that is still to be read; `None` at the end.
     left: Option<Span>,
 }
 
@@ -32,22 +32,26 @@ impl Scan {
         Self { snapshot, left: Some(Span::new(begin, end)) }
     }
 
-    /// The last keys come first.
+    /// Makes the scan return keys in descending order.
     #[must_use]
     pub fn backward(mut self) -> Self {
         self.left = self.left.map(|span| Span { backward: true, ..span });
         self
     }
 
-    /// Pages hold so many rows at most.
+    /// Limits the rows of a page. Without it, the limit is [`MAX_PAGE_ROWS`](crate::MAX_PAGE_ROWS).
     #[must_use]
     pub fn page_rows(mut self, max_rows: u32) -> Self {
         self.left = self.left.map(|span| Span { max_rows, ..span });
         self
     }
 
-    /// The next rows, at least one; or `None` when the span is through. After an error, the same
-    /// page can be asked for again.
+    /// Returns the next rows, at least one, or `None` at the end of the span. After an error, the
+    /// same page can be requested again.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::SnapshotTooOld`] (not retryable) and [`ClientError::Deadline`] (retryable).
     pub async fn next_page(&mut self) -> Result<Option<Vec<Row>>, ClientError> {
         while let Some(span) = self.left.clone().filter(|span| !span.is_empty()) {
             let Page { rows, resume, .. } = match self.snapshot.page(&span).await? {
@@ -63,7 +67,7 @@ impl Scan {
         Ok(None)
     }
 
-    /// All rows that are left, gathered in memory.
+    /// Reads all remaining rows into memory.
     pub async fn all(mut self) -> Result<Vec<Row>, ClientError> {
         let mut all = Vec::new();
         while let Some(mut rows) = self.next_page().await? {
@@ -73,12 +77,12 @@ impl Scan {
     }
 }
 
-/// A scan of a transaction under way: see [`Transaction::scan`]. What it has gone over is locked, all
-/// of it as it was at one moment.
+/// A scan of a transaction; see [`Transaction::scan`]. The part of the span that was read is
+/// locked, with the gaps between its keys, so all pages are consistent.
 #[derive(Debug)]
 pub struct TransactionScan<'a> {
     transaction: &'a mut Transaction,
-    /// What is left, unless it is through.
+    /// The span that is still to be read; `None` at the end.
     left: Option<Span>,
     exclusive: bool,
 }
@@ -88,29 +92,30 @@ impl<'a> TransactionScan<'a> {
         Self { transaction, left: Some(Span::new(begin, end)), exclusive: false }
     }
 
-    /// The last keys come first.
+    /// Makes the scan return keys in descending order.
     #[must_use]
     pub fn backward(mut self) -> Self {
         self.left = self.left.map(|span| Span { backward: true, ..span });
         self
     }
 
-    /// So many rows at most are asked for at a time, and locked: more than are wanted keep others
-    /// from writing.
+    /// Limits the rows that are read and locked at a time. Rows that are read but not needed stay
+    /// locked against writes by others.
     #[must_use]
     pub fn page_rows(mut self, max_rows: u32) -> Self {
         self.left = self.left.map(|span| Span { max_rows, ..span });
         self
     }
 
-    /// Nobody else may read what is gone over, either.
+    /// Locks the rows against reads by others too.
     #[must_use]
     pub fn for_update(mut self) -> Self {
         self.exclusive = true;
         self
     }
 
-    /// The next keys with their values, at least one; or `None` when the span is through.
+    /// Returns the next keys and values, at least one, or `None` at the end of the span. Errors: as
+    /// for [`Transaction::get`].
     pub async fn next_page(&mut self) -> Result<Option<Vec<(Bytes, Bytes)>>, ClientError> {
         while let Some(span) = self.left.clone().filter(|span| !span.is_empty()) {
             let how = How::Locked(self.transaction.locks(&span.begin, self.exclusive));
@@ -150,7 +155,7 @@ impl<'a> TransactionScan<'a> {
         Ok(None)
     }
 
-    /// All rows that are left, gathered in memory.
+    /// Reads all remaining rows into memory.
     pub async fn all(mut self) -> Result<Vec<(Bytes, Bytes)>, ClientError> {
         let mut all = Vec::new();
         while let Some(mut rows) = self.next_page().await? {

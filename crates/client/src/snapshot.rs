@@ -1,4 +1,4 @@
-//! Reads of one moment, without locks.
+//! Snapshots: reads at one timestamp, without locks.
 
 use std::sync::{Arc, OnceLock};
 
@@ -14,13 +14,13 @@ use crate::{
     scan::after_prefix,
 };
 
-/// Everything as it is, or was, at one moment: see [`Client::snapshot`], [`Client::snapshot_at`]
-/// and [`Client::stale_snapshot`]. The first read decides which moment that is. Clones share it.
+/// All ranges at one timestamp; see [`Client::snapshot`], [`Client::snapshot_at`] and
+/// [`Client::stale_snapshot`]. The first read sets the timestamp. Clones share it.
 ///
-/// What is replaced meanwhile is kept for 60 seconds from the first read, in all ranges, whether or
-/// not they are read from: the client renews its oldest open snapshot at every node. After that,
-/// reads fail with [`ClientError::SnapshotTooOld`]. Drop a snapshot that is not needed any more:
-/// the cluster keeps every version since the oldest open one.
+/// The versions at the timestamp are kept for 60 seconds from it, in all ranges, also in ranges
+/// that are not read: the client renews its oldest open snapshot at every node. After that, reads
+/// fail with [`ClientError::SnapshotTooOld`]. Drop a snapshot that is no longer needed: the cluster
+/// keeps every version since the oldest open one.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     client: Client,
@@ -28,16 +28,17 @@ pub struct Snapshot {
     open: Arc<OnceLock<OpenSnapshot>>,
 }
 
-/// Which timestamp the first read asks for.
+/// The timestamp that the first read requests.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum First {
-    /// One that has not passed when the read is made.
+    /// One that has not passed yet when the read is requested.
     Fresh,
-    /// This one.
+    /// This timestamp.
     At(Timestamp),
-    /// One that is at most so old then, and covers everything that the client has seen by then.
+    /// One that is at most `max_us` old at the first read, and not below anything that the client
+    /// has read or written before.
     Stale {
-        /// Microseconds.
+        /// The largest age, in microseconds.
         max_us: u64,
     },
 }
@@ -47,24 +48,30 @@ impl Snapshot {
         Self { client, first, open: Arc::default() }
     }
 
-    /// The moment, once something was read.
+    /// Returns the timestamp of the snapshot, or `None` before the first read.
     pub fn at_ts(&self) -> Option<Timestamp> {
         self.open.get().map(|open| open.at_ts)
     }
 
     /// Reads a key.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::SnapshotTooOld`] (not retryable), [`ClientError::Deadline`] (retryable), and
+    /// [`ClientError::Rejected`] if the key is empty or too long.
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Versioned>, ClientError> {
         let key = key.into();
         check_key(&key).map_err(ClientError::Rejected)?;
         Versioned::of(self.read(|how| Call::Get { key: key.clone(), how }).await?)
     }
 
-    /// The keys from `begin` on, before `end` if there is one, in order.
+    /// Returns a scan of the keys from `begin` (inclusive) to `end` (exclusive; `None` for no
+    /// bound), in order.
     pub fn scan(&self, begin: impl Into<Bytes>, end: Option<Bytes>) -> Scan {
         Scan::new(self.clone(), begin.into(), end)
     }
 
-    /// The keys that begin with a prefix, likewise.
+    /// Returns a scan of the keys that begin with `prefix`.
     pub fn scan_prefix(&self, prefix: impl Into<Bytes>) -> Scan {
         let begin = prefix.into();
         let end = after_prefix(&begin);
@@ -78,7 +85,8 @@ impl Snapshot {
     async fn read(&self, call: impl Fn(How) -> Call) -> Result<Outcome, ClientError> {
         loop {
             let kind = self.at_ts().map_or_else(|| self.first_kind(), ReadKind::AsOf);
-            // A fresh moment is known to leaders only, for a while.
+            // A fresh snapshot reads at the leader first: for a while, other replicas do not know
+            // everything up to its timestamp.
             let how = How::Past { kind, anywhere: !matches!(self.first, First::Fresh) };
             let outcome = match self.client.call(call(how)).await {
                 Err(ClientError::Rejected(Rejection::Collected)) => {
@@ -91,7 +99,8 @@ impl Snapshot {
                 return Err(unexpected(&outcome));
             };
             let Basis::AsOf(at_ts) = *basis else { return Err(unexpected(&outcome)) };
-            // Of several first reads at once, one decides; the others read again.
+            // Of several concurrent first reads, one sets the timestamp. The others read again at
+            // it.
             if self.open.get_or_init(|| self.client.open_snapshot(at_ts)).at_ts == at_ts {
                 return Ok(outcome);
             }
@@ -108,7 +117,7 @@ impl Snapshot {
         }
     }
 
-    /// The timestamp that the first read asked for, if it did.
+    /// Returns the timestamp that the first read requested, or zero if it requested none.
     fn first_ts(&self) -> Timestamp {
         match self.first {
             First::At(at_ts) => at_ts,

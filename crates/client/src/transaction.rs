@@ -1,4 +1,4 @@
-//! Transactions that read, think and write.
+//! Interactive transactions, which read, compute and write.
 
 use std::{
     collections::BTreeMap,
@@ -16,21 +16,22 @@ use crate::{
     scan::after_prefix,
 };
 
-/// One try of a transaction: see [`Client::run`].
+/// One try of a transaction; see [`Client::run`].
 ///
-/// What it reads stays as it is until it ends: its keys are locked, and so is everything between the
-/// keys of a scan. What it writes is seen by itself at once, and by others when it has committed.
+/// Keys that it reads are locked until it ends, and so are the gaps between the keys of a scan. Its
+/// own reads see its writes at once; other clients see them after the commit.
 #[derive(Debug)]
 pub struct Transaction {
     client: Client,
     deadline: Instant,
     claim: LockClaim,
-    /// The first key that it was about.
+    /// The first key that was read or written. Its range is the transaction's range.
     anchor: Option<Bytes>,
     writes: BTreeMap<Bytes, Option<Bytes>>,
-    /// Whether a call has found that the locks are lost.
+    /// True once a call has found that the locks are lost.
     is_aborted: bool,
-    /// What a call failed of: the caller may not have noticed that it does not know what it read.
+    /// The last error of a call other than `Aborted`. `commit` returns it, because the body may
+    /// have ignored it and computed from a read that failed.
     failed: Option<ClientError>,
     has_locks: bool,
 }
@@ -50,13 +51,20 @@ impl Transaction {
         }
     }
 
-    /// Reads a key.
+    /// Reads a key and locks it against writes by others.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Aborted`] if the locks are lost ([`Client::run`] then runs the transaction
+    /// again), [`ClientError::SeveralRanges`] if the key lies in another range than the first key,
+    /// [`ClientError::Deadline`], and [`ClientError::Rejected`] if the key is empty or too long.
     pub async fn get(&mut self, key: impl Into<Bytes>) -> Result<Option<Bytes>, ClientError> {
         self.read(key.into(), false).await
     }
 
-    /// Reads a key that is going to be written: nobody else may read it until this ends. Who reads
-    /// first and then writes may have to run again because another did the same.
+    /// Reads a key that will be written, and locks it against reads and writes by others. With
+    /// [`Transaction::get`] followed by a write, two transactions that do the same to one key
+    /// conflict, and one of them runs again. Errors: as for [`Transaction::get`].
     pub async fn get_for_update(
         &mut self,
         key: impl Into<Bytes>,
@@ -64,7 +72,11 @@ impl Transaction {
         self.read(key.into(), true).await
     }
 
-    /// Writes a key. The cluster learns of it with the commit.
+    /// Writes a key. The write is buffered and sent with the commit.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Rejected`] (not retryable) if the key or the value has an invalid size.
     pub fn put(
         &mut self,
         key: impl Into<Bytes>,
@@ -75,7 +87,8 @@ impl Transaction {
         self.write(key.into(), Some(value))
     }
 
-    /// Writes a key that has no value yet, or fails with [`ClientError::ConditionFailed`].
+    /// Writes a key that has no value yet, or fails with [`ClientError::ConditionFailed`]. Other
+    /// errors: as for [`Transaction::get`] and [`Transaction::put`].
     pub async fn insert(
         &mut self,
         key: impl Into<Bytes>,
@@ -84,8 +97,9 @@ impl Transaction {
         self.compare_and_set(key, Expected::Absent, value).await
     }
 
-    /// Writes a key if it is as expected, or fails with [`ClientError::ConditionFailed`]; the
-    /// transaction may go on. What it wrote itself has no version yet.
+    /// Writes a key if it matches `expected`, or fails with [`ClientError::ConditionFailed`]. The
+    /// transaction may continue after that. A key that this transaction has written has no version
+    /// yet. Other errors: as for [`Transaction::get`] and [`Transaction::put`].
     pub async fn compare_and_set(
         &mut self,
         key: impl Into<Bytes>,
@@ -111,26 +125,29 @@ impl Transaction {
         self.put(key, value)
     }
 
-    /// Deletes a key, whether or not it has a value.
+    /// Deletes a key. Succeeds also if the key has no value. The delete is buffered and sent with
+    /// the commit. Fails with [`ClientError::Rejected`] if the key is empty or too long.
     pub fn delete(&mut self, key: impl Into<Bytes>) -> Result<(), ClientError> {
         self.write(key.into(), None)
     }
 
-    /// The keys from `begin` on, before `end` if there is one, in order, with what this transaction
-    /// has written itself.
+    /// Returns a scan of the keys from `begin` (inclusive) to `end` (exclusive; `None` for no
+    /// bound), in order. It includes this transaction's own writes.
     pub fn scan(&mut self, begin: impl Into<Bytes>, end: Option<Bytes>) -> TransactionScan<'_> {
         TransactionScan::new(self, begin.into(), end)
     }
 
-    /// The keys that begin with a prefix, likewise.
+    /// Returns a scan of the keys that begin with `prefix`. It includes this transaction's own
+    /// writes.
     pub fn scan_prefix(&mut self, prefix: impl Into<Bytes>) -> TransactionScan<'_> {
         let begin = prefix.into();
         let end = after_prefix(&begin);
         self.scan(begin, end)
     }
 
-    /// Deletes the keys from `begin` on, before `end` if there is one, and returns how many there
-    /// were. What one commit may hold is limited ([`MAX_COMMIT_PARTS`](crate::MAX_COMMIT_PARTS)).
+    /// Deletes the keys from `begin` (inclusive) to `end` (exclusive; `None` for no bound), and
+    /// returns how many it deleted. The commit fails if the transaction exceeds
+    /// [`MAX_COMMIT_PARTS`](crate::MAX_COMMIT_PARTS). Errors: as for [`Transaction::get`].
     pub async fn delete_span(
         &mut self,
         begin: impl Into<Bytes>,
@@ -169,7 +186,8 @@ impl Transaction {
         }
     }
 
-    /// How a read of this key is asked for; the first decides which range the transaction is in.
+    /// Returns the locks to request for a read of `key`. The first key decides the range of the
+    /// transaction.
     pub(crate) fn locks(&mut self, key: &Bytes, exclusive: bool) -> Locks {
         self.has_locks = true;
         let anchor = self.anchor.get_or_insert_with(|| key.clone()).clone();
@@ -195,7 +213,7 @@ impl Transaction {
         result
     }
 
-    /// What it has written itself, in order of the keys.
+    /// The transaction's own writes, ordered by key.
     pub(crate) fn own(&self) -> &BTreeMap<Bytes, Option<Bytes>> {
         &self.writes
     }
@@ -215,13 +233,13 @@ impl Transaction {
         if !commit.is_empty() {
             commit.check().map_err(ClientError::Rejected)?;
         }
-        // Nothing to write, and nothing read that could be shown.
+        // Without writes and without locks there is nothing to commit.
         if commit.is_empty() && self.claim.token.is_none() {
             return Ok(());
         }
         let claim = self.claim;
         let locks = claim.token.map(|_| Locks { claim, exclusive: true, anchor });
-        // From here on only the cluster may end it.
+        // From here on the outcome is the cluster's, so `drop` must not send a rollback.
         self.has_locks = false;
         match self.call(Call::Commit { commit, locks }).await? {
             Outcome::Committed { .. } => Ok(()),
@@ -231,7 +249,7 @@ impl Transaction {
 }
 
 impl Drop for Transaction {
-    /// Lets the locks go; nobody waits for that.
+    /// Releases the locks, without waiting for the answer.
     fn drop(&mut self) {
         if let Some(anchor) = self.anchor.take()
             && self.has_locks
@@ -249,7 +267,7 @@ pub(crate) struct Tries {
     client: Client,
     timeout: Duration,
     deadline: Instant,
-    /// Kept over all tries: whoever began first goes first.
+    /// The first try's start. It is the priority of all tries: older transactions win conflicts.
     start_ts: Option<Timestamp>,
 }
 
@@ -263,8 +281,9 @@ impl Tries {
         Transaction::new(self.client.clone(), self.deadline, self.start_ts)
     }
 
-    /// Ends a try; returns the result, unless there is to be another. That needs no pause: being as
-    /// old as it is, it will wait where it must, and is let through in the end.
+    /// Ends a try. Returns the result, or `None` if the transaction must run again. No pause is
+    /// needed between tries: wound-wait makes a try wait for older transactions, and its age gives
+    /// it precedence over younger ones in the end.
     pub(crate) async fn end<T, E: From<ClientError>>(
         &mut self,
         mut transaction: Transaction,

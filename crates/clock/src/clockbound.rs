@@ -1,9 +1,11 @@
-//! The ClockBound daemon as a source: the estimate of the machine's time daemon, published in shared
-//! memory together with whether it still holds, and whether the machine was stopped or moved since.
+//! The ClockBound daemon as a clock source.
 //!
-//! Where the kernel does not know how far its clock is right, a configured bound is trusted. Not so
-//! here: what ClockBound does not vouch for may have been set back by a move of the machine. Without
-//! its word nothing is trusted, and a node serves nothing.
+//! The daemon publishes in shared memory the estimate of the machine's time daemon, whether that
+//! estimate is still valid, and whether the machine was paused or migrated since.
+//!
+//! When the kernel has no estimate, the configured bound is used. There is no such fallback here: a
+//! clock without a valid ClockBound estimate may have been set back by a migration of the machine.
+//! Without an estimate the clock is not trusted, and the node serves nothing.
 
 use std::{
     cell::{Cell, RefCell},
@@ -14,15 +16,15 @@ use clock_bound_client::{
     CLOCKBOUND_SHM_DEFAULT_PATH, ClockBoundClient, ClockStatus, VMCLOCK_SHM_DEFAULT_PATH,
 };
 
-use crate::{Interval, Voucher, source::read_wall_us};
+use crate::{BoundSource, Interval, source::read_wall_us};
 
-/// How soon a daemon that could not be reached is looked for again.
+/// Time between two attempts to connect to the daemon.
 const RETRY_US: u64 = 1_000_000;
 
-/// How far a clock may be wrong that nobody vouches for: more than any offset that is allowed.
+/// Error bound of a clock without an estimate: more than any offset that is allowed.
 const UNKNOWN_BOUND_US: u64 = 24 * 3_600 * 1_000_000;
 
-/// What the daemon publishes.
+/// A connection to the daemon's shared memory, opened on demand.
 pub(crate) struct Daemon {
     daemon_path: String,
     vm_path: String,
@@ -46,11 +48,11 @@ impl Daemon {
         }
     }
 
-    /// The interval in which true time lies, and whether the daemon says so.
-    pub(crate) fn read(&self, monotonic_us: u64) -> (Interval, Voucher) {
+    /// Returns the interval in which true time lies, and the source of its bound.
+    pub(crate) fn read(&self, monotonic_us: u64) -> (Interval, BoundSource) {
         self.ask(monotonic_us).map_or_else(
-            || (Interval::around(read_wall_us(), UNKNOWN_BOUND_US), Voucher::Nobody),
-            |wall| (wall, Voucher::ClockBound),
+            || (Interval::around(read_wall_us(), UNKNOWN_BOUND_US), BoundSource::Unknown),
+            |wall| (wall, BoundSource::ClockBound),
         )
     }
 
@@ -61,11 +63,11 @@ impl Daemon {
             *client = ClockBoundClient::new_with_paths(&self.daemon_path, &self.vm_path).ok();
         }
         let Ok(now) = client.as_mut()?.now() else {
-            // A daemon that began anew may have done so with other memory.
+            // A restarted daemon may publish in another memory segment, so connect again later.
             *client = None;
             return None;
         };
-        // A free-running clock's bound grows by what it may drift.
+        // The bound of a free-running clock grows with its possible drift, so it stays valid.
         let holds =
             matches!(now.clock_status, ClockStatus::Synchronized | ClockStatus::FreeRunning);
         let [earliest_ns, latest_ns] = [now.earliest, now.latest].map(|time| {
@@ -92,7 +94,7 @@ mod tests {
 
     use super::*;
 
-    /// What a daemon publishes that has just asked, and whose word is good for a minute.
+    /// Returns an estimate that was made just now and is valid for a minute.
     fn published(status: ClockStatus, bound_us: i64) -> ClockErrorBound {
         let now = clock_gettime(ClockId::Monotonic);
         let as_of = TimeSpec::new(now.tv_sec, 0);
@@ -100,14 +102,15 @@ mod tests {
         ClockErrorBound::new(as_of, void_after, bound_us * 1_000, 0, 0, status, false)
     }
 
+    /// An estimate is used only while the daemon calls it valid.
     #[test]
-    fn the_daemon_is_believed_while_it_vouches_for_the_clock_and_nobody_is_otherwise() {
+    fn the_daemon_is_trusted_only_while_it_reports_a_usable_clock() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("shm0");
         let daemon = Daemon::at(path.to_str().unwrap(), "no such file");
         let unknown = |monotonic_us| {
             let (wall, by) = daemon.read(monotonic_us);
-            (wall.bound_us(), by) == (UNKNOWN_BOUND_US, Voucher::Nobody)
+            (wall.bound_us(), by) == (UNKNOWN_BOUND_US, BoundSource::Unknown)
         };
         assert!(unknown(0), "there is no daemon");
         let mut writer = ShmWriter::new(&path).unwrap();
@@ -115,7 +118,7 @@ mod tests {
         assert!(unknown(RETRY_US - 1), "it is not looked for all the time");
         let before_us = read_wall_us();
         let (wall, by) = daemon.read(RETRY_US);
-        assert_eq!(by, Voucher::ClockBound);
+        assert_eq!(by, BoundSource::ClockBound);
         assert!((40..=41).contains(&wall.bound_us()), "{wall:?}");
         assert!(wall.latest_us >= before_us && wall.earliest_us <= read_wall_us());
         for status in [ClockStatus::Disrupted, ClockStatus::Unknown] {
@@ -123,6 +126,6 @@ mod tests {
             assert!(unknown(RETRY_US), "{status:?}");
         }
         writer.write(&published(ClockStatus::FreeRunning, 90));
-        assert_eq!(daemon.read(RETRY_US).1, Voucher::ClockBound);
+        assert_eq!(daemon.read(RETRY_US).1, BoundSource::ClockBound);
     }
 }

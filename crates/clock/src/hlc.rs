@@ -1,60 +1,66 @@
 //! The hybrid logical clock.
 //!
 //! The problem: versions need timestamps that respect causality between nodes whose clocks differ.
-//! Reading the wall clock alone fails as soon as a message arrives from a node whose clock is
-//! ahead. The hybrid clock (Kulkarni et al. 2014, §3) keeps the largest timestamp seen, follows
-//! physical time whenever that is larger, and counts otherwise.
+//! The wall clock alone fails as soon as a message arrives from a node whose clock is ahead. The
+//! hybrid clock (Kulkarni et al. 2014, §3) keeps the largest timestamp seen. It follows physical
+//! time whenever that is larger, and increments a logical counter otherwise.
 
 use thiserror::Error;
 
 use crate::{Interval, Timestamp};
 
-/// A hybrid logical clock of one shard.
+/// The hybrid logical clock of one shard.
 #[derive(Clone, Debug)]
 pub struct Hlc {
     last: Timestamp,
-    /// How far above `latest` a remote timestamp may lie, and how far the clock may be wrong, in
-    /// microseconds.
+    /// Limit in microseconds, for two things: how far a remote timestamp may lie above the latest
+    /// that true time may be, and the error bound of a reading.
     max_offset_us: u64,
 }
 
-/// Why a timestamp was not adopted, or not handed out.
+/// The reason why a timestamp was not adopted or not issued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum HlcError {
-    /// The remote clock is further ahead than the configured bound. Not retryable until one of the
+    /// The remote clock is further ahead than the configured limit. Not retryable until one of the
     /// two clocks is repaired.
     #[error(
         "a remote timestamp {remote} is {ahead_us} us ahead of this node's clock, more than the \
          allowed {max_offset_us} us: check clock synchronisation on both nodes"
     )]
     TooFarAhead {
-        /// What arrived.
+        /// The remote timestamp.
         remote: Timestamp,
-        /// How far above this clock's latest it lies, in microseconds.
+        /// How far it lies above the latest that true time may be here, in microseconds.
         ahead_us: u64,
-        /// The bound that it broke, in microseconds.
+        /// The limit for `ahead_us`, in microseconds.
         max_offset_us: u64,
     },
-    /// This node's own clock is not right to within the bound. Retryable at another node.
+    /// The error bound of this node's clock is above the limit. Retryable at another node.
     #[error(
         "this node's clock is right to within {bound_us} us only, more than the allowed \
          {max_offset_us} us: check its clock synchronisation"
     )]
     Unsure {
-        /// How far the clock may be wrong, in microseconds.
+        /// The clock's error bound, in microseconds.
         bound_us: u64,
-        /// How far it may be, in microseconds.
+        /// The limit for `bound_us`, in microseconds.
         max_offset_us: u64,
     },
 }
 
 impl Hlc {
-    /// A clock that has handed out nothing yet.
+    /// Creates a clock at [`Timestamp::ZERO`]. `max_offset_us` is the limit on remote timestamps
+    /// and on the error bound of readings, in microseconds.
     pub fn new(max_offset_us: u64) -> Self {
         Self { last: Timestamp::ZERO, max_offset_us }
     }
 
-    /// The next timestamp: above all that were handed out or observed, and not below the reading.
+    /// Returns the next timestamp: above all that were returned or observed before, and not below
+    /// the reading.
+    ///
+    /// # Panics
+    ///
+    /// If the reading lies after the year 2112.
     pub fn tick(&mut self, wall: Interval) -> Timestamp {
         let physical = Timestamp::from_physical_us(wall.reading_us());
         let next = physical.max(self.last.next());
@@ -63,17 +69,22 @@ impl Hlc {
         next
     }
 
-    /// The timestamp of a commit that is ordered now: above `issued_ts`, the last one of its range,
-    /// and not below true time (Spanner, OSDI'12 §4.1.2, "start"). An answer that tells of the
-    /// commit must wait until the timestamp has passed: see [`Interval::has_passed`].
+    /// Returns the timestamp of a commit that is ordered now. It is above `issued_ts`, the last one
+    /// of its range, and not below true time (Spanner, OSDI'12 §4.1.2, "start"). A reply that
+    /// reveals the commit must wait until the timestamp has passed: see [`Interval::has_passed`].
     ///
-    /// It may lie in the future, so this clock does not follow it: what a node sends would raise
-    /// the clocks of others, and their commits would wait for this node's uncertainty (CockroachDB,
-    /// RFC 20200811, "non-blocking transactions").
+    /// The timestamp may lie in the future, so this clock does not adopt it. Otherwise this node's
+    /// messages would raise other clocks, and commits there would wait for this node's uncertainty
+    /// (CockroachDB, RFC 20200811, "non-blocking transactions").
     ///
     /// # Errors
     ///
-    /// [`HlcError::Unsure`] if the reading is not right to within the offset allowed.
+    /// [`HlcError::Unsure`] if the error bound of the reading is above the allowed offset.
+    /// Retryable at another node.
+    ///
+    /// # Panics
+    ///
+    /// If the interval ends after the year 2112.
     pub fn commit_ts(&self, wall: Interval, issued_ts: Timestamp) -> Result<Timestamp, HlcError> {
         let (bound_us, max_offset_us) = (wall.bound_us(), self.max_offset_us);
         if bound_us > max_offset_us {
@@ -82,7 +93,11 @@ impl Hlc {
         Ok(Timestamp::from_physical_us(wall.latest_us).max(issued_ts.next()))
     }
 
-    /// Takes note of a timestamp from another node.
+    /// Adopts a timestamp from another node: later ticks are above it.
+    ///
+    /// # Errors
+    ///
+    /// [`HlcError::TooFarAhead`] if it lies above the allowed offset. The clock is unchanged then.
     pub fn observe(&mut self, remote: Timestamp, wall: Interval) -> Result<(), HlcError> {
         let ahead_us = wall.beyond_us(remote);
         if ahead_us > self.max_offset_us {
@@ -93,7 +108,7 @@ impl Hlc {
         Ok(())
     }
 
-    /// The largest timestamp handed out or observed.
+    /// Returns the largest timestamp that was returned by [`Hlc::tick`] or observed.
     pub fn last(&self) -> Timestamp {
         self.last
     }

@@ -1,17 +1,19 @@
-//! Time for Palisade: hybrid logical timestamps, and the readings they are drawn from.
+//! Time for Palisade: hybrid logical timestamps, and the clock readings they are derived from.
 //!
 //! Invariants:
-//! - A [`Timestamp`] that [`Hlc::tick`] hands out is above every one that it handed out or observed
-//!   before. It never lies ahead of what some node's clock showed.
-//! - A remote timestamp further ahead than the clock's uncertainty allows is rejected, never
-//!   adopted: one broken clock must not drag the cluster into the future.
-//! - A commit's timestamp is not below true time when it was asked for, as long as the clock is
-//!   right to within its bound; what has passed by one clock has passed by all.
-//! - Durations come from the monotonic part of a [`Now`] alone, never from the wall clock.
+//! - [`Hlc::tick`] returns a [`Timestamp`] above every one that it returned or observed before.
+//!   Only the logical counter can take it above the highest clock reading of any node.
+//! - A remote timestamp too far above the local reading is rejected, never adopted. One broken
+//!   clock must not drag the cluster into the future.
+//! - A commit's timestamp is not below true time at the call, as long as the clock's error is
+//!   within its bound.
+//! - A timestamp that has passed by one such clock is below true time. Later commits on any node
+//!   get higher timestamps.
+//! - Durations come only from the monotonic part of a [`Now`], never from the wall clock.
 //!
-//! Left out: a bound on issued timestamps that is written ahead of them. What a restart finds in
-//! its log is all that it knows of them, which is enough: nobody learned of more before it had
-//! passed. With `clockbound`, a feature, that daemon is a source.
+//! Left out: a durable upper bound that is written ahead of issued timestamps. After a restart, a
+//! node knows only the timestamps in its log. That is enough, because no timestamp is revealed
+//! before it has passed. The feature `clockbound` adds the ClockBound daemon as a clock source.
 
 #[cfg(feature = "clockbound")]
 mod clockbound;
@@ -20,5 +22,5 @@ mod source;
 mod timestamp;
 
 pub use hlc::{Hlc, HlcError};
-pub use source::{ClockSource, Estimate, KernelClock, Voucher};
+pub use source::{BoundSource, ClockSource, Estimate, KernelClock};
 pub use timestamp::{Interval, Now, Timestamp};

@@ -1,21 +1,21 @@
-//! Where readings come from, and how far they are trusted.
+//! Clock sources: readings of the wall clock, with a bound on their error.
 //!
-//! HAZARD: every order that timestamps promise rests on the bound. A bound that is too small loses
-//! the order between keys; one that is too large only makes commits wait.
+//! HAZARD: every ordering guarantee of timestamps depends on the error bound. A bound that is too
+//! small breaks the order between keys. A bound that is too large only makes commits wait.
 //!
-//! HAZARD: the kernel's estimate is that of whatever disciplines the clock. It covers the distance
-//! to a server, not a server that is itself wrong, and not a virtual machine that was stopped and
-//! whose clock nobody has corrected yet.
+//! HAZARD: the kernel's estimate comes from the daemon that disciplines the clock. It covers the
+//! distance to a time server. It does not cover a server that is wrong, nor a virtual machine that
+//! was paused and whose clock is not corrected yet.
 //!
-//! HAZARD: a stopped machine's clock is right again only once its daemon has noticed. ClockBound
-//! says so meanwhile; the kernel does not.
+//! HAZARD: after a pause, a machine's clock is wrong until its time daemon notices. ClockBound
+//! reports this state; the kernel does not.
 //!
-//! HAZARD: a daemon that slews the clock by changing its frequency (chrony) leaves no trace in the
-//! kernel of how far it still has to go. What the kernel itself slews is added to the bound.
+//! HAZARD: a daemon that slews the clock by changing its frequency (chrony) does not show the
+//! kernel how much correction remains. Only what the kernel itself slews is added to the bound.
 //!
-//! Around a leap second the wall clock steps by a second at midnight UTC. For two seconds before
-//! and after, while the kernel announces one, a second is added to the bound: more than most
-//! clusters allow, so that the node serves nothing.
+//! At a leap second the wall clock steps by a second at midnight UTC. If the kernel announces one,
+//! a second is added to the bound from two seconds before midnight until two seconds after. Most
+//! clusters allow less, so the node serves nothing meanwhile.
 
 use std::cell::Cell;
 
@@ -24,58 +24,58 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Interval, Now};
 
-/// The kernel's estimate is read again after this long.
+/// Lifetime of a cached kernel estimate.
 const ESTIMATE_US: u64 = 100_000;
 
-/// The kernel raises its estimate once in this time.
+/// The period in which the kernel raises its maximum error.
 const KERNEL_PERIOD_US: u64 = 1_000_000;
 
-/// What a clock drifts by while an estimate is used, which may be a period old when it is read.
+/// Drift of the clock while an estimate is used. The estimate may already be one kernel period old
+/// when it is read.
 const DRIFT_PER_ESTIMATE_US: u64 = drift_us(KERNEL_PERIOD_US + ESTIMATE_US);
 
 /// The step of a leap second, in microseconds.
 const LEAP_US: u64 = 1_000_000;
 
-/// So long before and after midnight UTC the wall clock may be off by a leap second.
+/// Time before and after midnight UTC in which the wall clock may be off by a leap second.
 const LEAP_WINDOW_US: u64 = 2_000_000;
 
 const DAY_US: u64 = 86_400 * 1_000_000;
 
-/// Who is asked how far the wall clock is to be trusted.
+/// The source of the wall clock's error bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClockSource {
-    /// Whoever configured the bound. Right where all nodes read the same clock.
+    /// The configured bound. Correct if all nodes read the same clock.
     Fixed,
-    /// The kernel (`adjtimex`), while it calls its clock synchronised; else the configured bound.
+    /// The kernel (`adjtimex`) while it calls its clock synchronised, else the configured bound.
     Kernel,
-    /// The ClockBound daemon; while it does not vouch for the clock, the clock is not trusted at
-    /// all.
+    /// The ClockBound daemon. While it gives no valid estimate, the clock is not trusted at all.
     #[cfg(feature = "clockbound")]
     ClockBound,
 }
 
-/// Who vouches for the bound at present.
+/// Where the present error bound comes from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Voucher {
-    /// Whoever configured it.
+pub enum BoundSource {
+    /// The configuration.
     #[default]
     Config,
     /// The kernel.
     Kernel,
     /// The ClockBound daemon.
     ClockBound,
-    /// Nobody: whoever was to be asked does not know.
-    Nobody,
+    /// No source: the kernel or the daemon has no valid estimate.
+    Unknown,
 }
 
-/// How far the wall clock is trusted at present.
+/// The present error bound of the wall clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Estimate {
-    /// The clock is right to within so many microseconds.
+    /// The error bound, in microseconds.
     pub bound_us: u64,
-    /// Who says so.
-    pub by: Voucher,
+    /// Where the bound comes from.
+    pub by: BoundSource,
 }
 
 /// The kernel's clocks, with a bound on the error of the wall clock.
@@ -83,44 +83,50 @@ pub struct Estimate {
 pub struct KernelClock {
     source: ClockSource,
     bound_us: u64,
-    /// The kernel's last estimate, and when it was made.
+    /// The last estimate with [`ClockSource::Kernel`], and a monotonic time before it was read.
     estimate: Cell<Option<(Estimate, u64)>>,
-    /// Whether the kernel announced a leap second then, or has just made one.
+    /// True if the kernel then announced a leap second, or had just made one.
     leap_is_near: Cell<bool>,
-    /// The last estimate that the kernel vouched for, and when it was made.
-    vouched: Cell<Option<(u64, u64)>>,
+    /// The bound of the last estimate of a synchronised kernel, in microseconds, and a monotonic
+    /// time just before it was read.
+    last_known: Cell<Option<(u64, u64)>>,
     #[cfg(feature = "clockbound")]
     daemon: crate::clockbound::Daemon,
 }
 
 impl KernelClock {
-    /// The kernel's clocks. `bound_us` is how far the wall clock is trusted when the source does
-    /// not say.
+    /// Opens the kernel's clocks. `bound_us` is the configured error bound in microseconds.
+    /// [`ClockSource::Fixed`] uses it always, [`ClockSource::Kernel`] if the kernel has no
+    /// estimate.
     pub fn new(source: ClockSource, bound_us: u64) -> Self {
         Self {
             source,
             bound_us,
             estimate: Cell::new(None),
             leap_is_near: Cell::new(false),
-            vouched: Cell::new(None),
+            last_known: Cell::new(None),
             #[cfg(feature = "clockbound")]
             daemon: crate::clockbound::Daemon::default(),
         }
     }
 
-    /// Reads both clocks.
+    /// Reads the monotonic clock and the wall clock.
+    ///
+    /// # Panics
+    ///
+    /// If the wall clock shows a time before 1970.
     pub fn now(&self) -> Now {
         let (now, _) = self.read();
         now
     }
 
-    /// How far the wall clock is trusted now.
+    /// Returns the present error bound of the wall clock and its source.
     pub fn estimate(&self) -> Estimate {
         let (now, by) = self.read();
         Estimate { bound_us: now.wall.bound_us(), by }
     }
 
-    fn read(&self) -> (Now, Voucher) {
+    fn read(&self) -> (Now, BoundSource) {
         #[cfg(feature = "clockbound")]
         if self.source == ClockSource::ClockBound {
             let (wall, by) = self.daemon.read(read_us(ClockId::Boottime));
@@ -130,19 +136,19 @@ impl KernelClock {
     }
 
     /// Reads the error bound, the wall clock and the monotonic clock, in this order, because the
-    /// thread may be stopped between two of them. A lease that holds by the monotonic clock then
-    /// held when the wall clock was read, and an old bound is noticed and read again.
+    /// thread may be paused between two reads. A lease that is valid by the monotonic reading was
+    /// then valid when the wall clock was read. An outdated bound is detected and read again.
     fn read_in_order(
         &self,
         mut wall_us: impl FnMut() -> u64,
         mut monotonic_us: impl FnMut() -> u64,
         mut kernel: impl FnMut() -> KernelTime,
-    ) -> (Now, Voucher) {
+    ) -> (Now, BoundSource) {
         loop {
             let known = match self.source {
                 ClockSource::Kernel => self.estimate.get(),
                 _ => {
-                    let by = Voucher::Config;
+                    let by = BoundSource::Config;
                     Some((Estimate { bound_us: self.bound_us, by }, u64::MAX))
                 }
             };
@@ -158,20 +164,21 @@ impl KernelClock {
         }
     }
 
-    /// Takes over what the kernel says. `at_us` is a moment before it was asked.
+    /// Stores the kernel's estimate. `at_us` is a monotonic time before the kernel was read.
     fn ask_kernel(&self, kernel: &KernelTime, at_us: u64) {
         let estimate = match kernel.max_error_us() {
             Some(error_us) => {
                 let bound_us = error_us + DRIFT_PER_ESTIMATE_US;
-                self.vouched.set(Some((bound_us, at_us)));
-                Estimate { bound_us, by: Voucher::Kernel }
+                self.last_known.set(Some((bound_us, at_us)));
+                Estimate { bound_us, by: BoundSource::Kernel }
             }
             None => {
-                // The clock did not get better when the kernel gave it up.
-                let drifted_us = self.vouched.get().map_or(0, |(bound_us, vouched_us)| {
-                    bound_us + drift_us(at_us.saturating_sub(vouched_us))
+                // A clock that is no longer synchronised is no better than before: its last bound
+                // plus drift is a lower limit.
+                let drifted_us = self.last_known.get().map_or(0, |(bound_us, known_us)| {
+                    bound_us + drift_us(at_us.saturating_sub(known_us))
                 });
-                Estimate { bound_us: self.bound_us.max(drifted_us), by: Voucher::Nobody }
+                Estimate { bound_us: self.bound_us.max(drifted_us), by: BoundSource::Unknown }
             }
         };
         self.leap_is_near.set(kernel.announces_leap_second());
@@ -179,29 +186,30 @@ impl KernelClock {
     }
 }
 
-/// What the wall clock shows, whether or not it is right, in microseconds since 1970.
+/// Returns the wall clock's reading without an error bound, in microseconds since 1970.
 pub(crate) fn read_wall_us() -> u64 {
     read_us(ClockId::Realtime)
 }
 
-/// What the kernel says of its wall clock (`adjtimex(2)`).
+/// The kernel's state of its wall clock (`adjtimex(2)`).
 #[derive(Clone, Copy, Debug, Default)]
 struct KernelTime {
-    /// `TIME_OK` and the like; negative if the call failed.
+    /// The result of the call: `TIME_OK` or another clock state, negative if the call failed.
     state: i32,
     status: i32,
     max_error_us: i64,
-    /// What the kernel's loop still slews, in nanoseconds or microseconds as `status` says.
+    /// Correction that the kernel's loop still has to slew. `STA_NANO` in `status` means
+    /// nanoseconds, else microseconds.
     offset: i64,
-    /// What `adjtime(3)` still slews.
+    /// Correction that `adjtime(3)` still has to slew.
     adjust_us: i64,
 }
 
 impl KernelTime {
     #[expect(unsafe_code, reason = "no safe binding of adjtimex is at hand")]
     fn read() -> Self {
-        // SAFETY: a timex is plain numbers, for which all bits zero are a value; with `modes` zero,
-        // or `ADJ_OFFSET_SS_READ`, the call changes nothing and fills in the rest.
+        // SAFETY: `timex` consists of plain integers, so all-zero bits are a valid value. With
+        // `modes` 0 or `ADJ_OFFSET_SS_READ`, the call changes no kernel state and fills it in.
         let (state, timex, adjust) = unsafe {
             let mut timex: libc::timex = std::mem::zeroed();
             let state = libc::adjtimex(&raw mut timex);
@@ -219,8 +227,8 @@ impl KernelTime {
         }
     }
 
-    /// The largest error of the wall clock, or `None` if the kernel calls it unsynchronised. Its
-    /// own figure leaves out what it is still slewing.
+    /// Returns the largest error of the wall clock in microseconds, or `None` if the kernel calls
+    /// it unsynchronised. Includes the correction still to be slewed, unlike the kernel's figure.
     fn max_error_us(&self) -> Option<u64> {
         let synchronized = self.state >= 0
             && self.state != libc::TIME_ERROR
@@ -232,7 +240,7 @@ impl KernelTime {
         Some(max_error_us + slewing_us)
     }
 
-    /// Whether a leap second is announced for the end of the day, under way, or just over.
+    /// Returns true if a leap second is announced for the day's end, in progress, or just over.
     fn announces_leap_second(&self) -> bool {
         let announced = self.status & (libc::STA_INS | libc::STA_DEL) != 0;
         let states = [libc::TIME_INS, libc::TIME_DEL, libc::TIME_OOP, libc::TIME_WAIT];
@@ -240,12 +248,12 @@ impl KernelTime {
     }
 }
 
-/// What a clock may drift by in a time: 500 parts in a million, the kernel's own figure.
+/// Returns the largest drift in a time: 500 parts per million, the figure that the kernel uses.
 const fn drift_us(elapsed_us: u64) -> u64 {
     elapsed_us.div_ceil(2_000)
 }
 
-/// By how much a leap second may put the wall clock off at a reading.
+/// Returns the error that a leap second may cause at a wall clock reading, in microseconds.
 fn leap_error_us(wall_us: u64) -> u64 {
     let of_day_us = wall_us % DAY_US;
     let far = (LEAP_WINDOW_US..DAY_US - LEAP_WINDOW_US).contains(&of_day_us);
@@ -281,9 +289,9 @@ mod tests {
         let now = clock.now();
         let estimate = clock.estimate();
         match KernelTime::read().max_error_us() {
-            None => assert_eq!(estimate, Estimate { bound_us: 123_456, by: Voucher::Nobody }),
+            None => assert_eq!(estimate, Estimate { bound_us: 123_456, by: BoundSource::Unknown }),
             Some(_) => {
-                assert_eq!(estimate.by, Voucher::Kernel);
+                assert_eq!(estimate.by, BoundSource::Kernel);
                 assert!(estimate.bound_us >= DRIFT_PER_ESTIMATE_US);
             }
         }
@@ -303,6 +311,7 @@ mod tests {
         assert_eq!(bound_us(5 + ESTIMATE_US, 9), second);
     }
 
+    /// Losing synchronisation must not shrink the bound below the last one plus drift.
     #[test]
     fn a_clock_that_the_kernel_gives_up_is_trusted_no_more_than_before() {
         const HOUR_US: u64 = 3_600_000_000;
@@ -320,8 +329,9 @@ mod tests {
         assert_eq!(bound_us(3 * HOUR_US + 2 * ESTIMATE_US, unsure), 250_000);
     }
 
-    /// A thread that is stopped for an hour between any two readings: the wall clock must not be
-    /// later than the monotonic clock, by which leases are judged, nor the bound from before.
+    /// Pauses the thread for an hour at each reading in turn. The wall clock must not be read after
+    /// the monotonic clock, by which leases are judged. The bound must not be from before the
+    /// pause.
     #[test]
     fn a_stop_between_readings_makes_the_wall_clock_old_and_never_the_lease() {
         const HOUR_US: u64 = 3_600_000_000;

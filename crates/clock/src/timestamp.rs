@@ -1,4 +1,4 @@
-//! Points in time, and what a clock can say of the present.
+//! Timestamps, and clock readings with their error bounds.
 
 use std::fmt;
 
@@ -16,51 +16,59 @@ const LOGICAL_BITS: u32 = 12;
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// Below every timestamp that a clock hands out.
+    /// Below every timestamp that a clock issues.
     pub const ZERO: Self = Self(0);
-    /// Above every timestamp that a clock hands out.
+    /// Above every timestamp that a clock issues.
     pub const MAX: Self = Self(u64::MAX);
 
-    /// The first timestamp of a microsecond.
+    /// Returns the first timestamp of a microsecond since the Unix epoch.
+    ///
+    /// # Panics
+    ///
+    /// If `physical_us` is 2^52 or more, in the year 2112.
     pub fn from_physical_us(physical_us: u64) -> Self {
         assert!(physical_us < 1 << (64 - LOGICAL_BITS), "physical time {physical_us} us overflows");
         Self(physical_us << LOGICAL_BITS)
     }
 
-    /// The timestamp with this bit pattern, as written by [`Timestamp::to_bits`].
+    /// Returns the timestamp with this bit pattern, as returned by [`Timestamp::to_bits`].
     pub fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 
-    /// The bit pattern, ordered like the timestamps themselves.
+    /// Returns the bit pattern, which is ordered like the timestamps.
     pub fn to_bits(self) -> u64 {
         self.0
     }
 
-    /// Microseconds since the Unix epoch.
+    /// Returns the physical part, in microseconds since the Unix epoch.
     pub fn physical_us(self) -> u64 {
         self.0 >> LOGICAL_BITS
     }
 
-    /// The place among the events of the same microsecond.
+    /// Returns the logical counter within the microsecond, below 4,096.
     pub fn logical(self) -> u64 {
         self.0 & ((1 << LOGICAL_BITS) - 1)
     }
 
-    /// The next timestamp.
+    /// Returns the lowest timestamp above this one.
+    ///
+    /// # Panics
+    ///
+    /// If this is [`Timestamp::MAX`].
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0.checked_add(1).expect("timestamps do not run out before the year 2112"))
     }
 
-    /// This timestamp and a duration later, or [`Timestamp::MAX`].
+    /// Adds a duration in microseconds. Returns [`Timestamp::MAX`] on overflow.
     #[must_use]
     pub fn saturating_add_us(self, duration_us: u64) -> Self {
         let bits = duration_us.min(u64::MAX >> LOGICAL_BITS) << LOGICAL_BITS;
         Self(self.0.saturating_add(bits))
     }
 
-    /// This timestamp less a duration, or [`Timestamp::ZERO`].
+    /// Subtracts a duration in microseconds. Returns [`Timestamp::ZERO`] on underflow.
     #[must_use]
     pub fn saturating_sub_us(self, duration_us: u64) -> Self {
         let bits = duration_us.min(u64::MAX >> LOGICAL_BITS) << LOGICAL_BITS;
@@ -80,18 +88,18 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// What a wall clock knows of the present: true time lies within, ends included, in microseconds
-/// since the Unix epoch (Spanner, OSDI'12 §3).
+/// A reading of a wall clock: the interval in which true time lies, both ends included, in
+/// microseconds since the Unix epoch (Spanner, OSDI'12 §3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interval {
-    /// True time is not before this.
+    /// The earliest that true time may be. Not above `latest_us`.
     pub earliest_us: u64,
-    /// True time is not after this.
+    /// The latest that true time may be.
     pub latest_us: u64,
 }
 
 impl Interval {
-    /// A reading with the same error bound on both sides.
+    /// Returns the interval around a reading, with the same error bound on both sides.
     pub fn around(reading_us: u64, bound_us: u64) -> Self {
         Self {
             earliest_us: reading_us.saturating_sub(bound_us),
@@ -99,39 +107,40 @@ impl Interval {
         }
     }
 
-    /// How far a timestamp lies beyond the latest that true time may be, in microseconds.
+    /// Returns how far a timestamp lies above the latest that true time may be, in microseconds, or
+    /// 0 if it does not.
     pub fn beyond_us(self, ts: Timestamp) -> u64 {
         ts.physical_us().saturating_sub(self.latest_us)
     }
 
-    /// Whether a timestamp lies before true time, whatever that is (Spanner's `TT.after`).
+    /// Returns true if a timestamp is below true time for certain (Spanner's `TT.after`).
     pub fn has_passed(self, ts: Timestamp) -> bool {
         ts < Timestamp::from_physical_us(self.earliest_us)
     }
 
-    /// How long it takes at least until a timestamp has passed, in microseconds.
+    /// Returns the least time until a timestamp has passed, in microseconds.
     pub fn until_passed_us(self, ts: Timestamp) -> u64 {
         (ts.physical_us() + 1).saturating_sub(self.earliest_us)
     }
 
-    /// How far the clock that showed this is trusted, in microseconds.
+    /// Returns the error bound of the reading, in microseconds: half the width, rounded up.
     pub fn bound_us(self) -> u64 {
         (self.latest_us - self.earliest_us).div_ceil(2)
     }
 
-    /// The middle: what the clock itself showed.
+    /// Returns the middle of the interval, which is what the clock itself showed.
     pub fn reading_us(self) -> u64 {
         self.earliest_us + (self.latest_us - self.earliest_us) / 2
     }
 }
 
-/// The present, as handed to everything deterministic.
+/// The present time, as passed to all deterministic code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// Microseconds on a clock that never goes back and counts time spent suspended; its zero is
-    /// arbitrary, and differs between nodes.
+    /// Microseconds on a clock that never goes back and includes time spent suspended. Its zero is
+    /// arbitrary and differs between nodes.
     pub monotonic_us: u64,
-    /// The wall clock.
+    /// The reading of the wall clock.
     pub wall: Interval,
 }
 

@@ -1,7 +1,7 @@
-//! The shape in which a cluster is created, and the first range map that follows from it.
+//! The shape in which a cluster is created, and the first range map, which is computed from it.
 //!
 //! Every node computes the same map from the same configuration. The shape is durable from the
-//! first start on: another shape would be another map, which does not find the rows of the first.
+//! first start on. Another shape would give another map, which would not find the existing rows.
 
 use bytes::Bytes;
 use palisade_wire::{Mode, NodeId, PeerAddress, RangeId, ShardId, WireError};
@@ -10,41 +10,41 @@ use thiserror::Error;
 
 use crate::{RangeDescriptor, RangeMap, range_map::FIRST_EPOCH};
 
-/// Ranges that a cluster can begin with.
+/// Limit on the ranges with which a cluster can begin.
 pub const MAX_RANGES: usize = 32 * 1024;
 
-/// Replicas of a range, if there are so many nodes.
+/// Replicas of a range, or one per node in a smaller cluster.
 const REPLICAS: usize = 3;
 
-/// What the first range map is made from.
+/// The shape of a cluster: the settings from which the first range map is computed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bootstrap {
-    /// The nodes, in the order of the config.
+    /// The nodes, in the order of the config. The order decides where replicas are placed.
     pub nodes: Vec<NodeId>,
-    /// Shards of each node.
+    /// Number of shards of each node.
     pub shards: u16,
-    /// Ranges of each mode.
+    /// Number of ranges of each mode.
     pub ranges_per_mode: u16,
-    /// Puts all ranges in one mode, in which there are then twice as many.
+    /// If set, all `2 * ranges_per_mode` ranges use this mode.
     pub only: Option<Mode>,
 }
 
-/// The configuration of a cluster that exists has another shape. Not retryable.
+/// The configuration differs from the shape in which the cluster was created. Not retryable.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
     "the configuration says {setting} = {configured}, but this cluster was created with \
      {setting} = {recorded}: it can't be changed yet, so set it back. Addresses may change"
 )]
 pub struct ShapeChanged {
-    /// The setting.
+    /// Name of the first setting that differs.
     pub setting: &'static str,
     /// Its value when the cluster was created.
     pub recorded: String,
-    /// Its value now.
+    /// Its value in the configuration.
     pub configured: String,
 }
 
-/// The range map of a node by itself: one range for all keys.
+/// Returns the range map of a single replica: the control range, and one Raft range for all keys.
 pub fn range_map_of_one(at: PeerAddress) -> RangeMap {
     let descriptor = |range, end| RangeDescriptor {
         range,
@@ -61,8 +61,12 @@ pub fn range_map_of_one(at: PeerAddress) -> RangeMap {
 }
 
 impl Bootstrap {
-    /// Splits the key space evenly by the first two bytes of the key; modes alternate, and so do
-    /// the nodes that lead.
+    /// Computes the first range map: splits the key space evenly by the first two bytes of the key.
+    /// Modes alternate, and the first member of the ranges rotates over the nodes.
+    ///
+    /// # Panics
+    ///
+    /// If `ranges_per_mode` is 0 or above `MAX_RANGES / 2`, or if `shards` is 0.
     pub fn range_map(&self) -> RangeMap {
         let ranges = 2 * usize::from(self.ranges_per_mode);
         assert!((2..=MAX_RANGES).contains(&ranges), "{ranges} ranges can't be made");
@@ -95,7 +99,11 @@ impl Bootstrap {
         RangeMap::new([control].into_iter().chain(keyed).collect())
     }
 
-    /// Fails if this differs from the shape in which the cluster was created.
+    /// Compares this configuration with the shape in which the cluster was created.
+    ///
+    /// # Errors
+    ///
+    /// [`ShapeChanged`] with the first setting that differs. Not retryable.
     pub fn check_unchanged(&self, recorded: &Self) -> Result<(), ShapeChanged> {
         let nodes = |shape: &Self| {
             let numbers: Vec<_> = shape.nodes.iter().map(|node| node.0.to_string()).collect();
@@ -120,12 +128,16 @@ impl Bootstrap {
         }
     }
 
-    /// The encoding in a shard's log.
+    /// Encodes the shape for a shard's log.
     pub fn to_bytes(&self) -> Bytes {
         postcard::to_stdvec(self).expect("a shape always encodes").into()
     }
 
-    /// Reads what [`Bootstrap::to_bytes`] wrote.
+    /// Decodes the output of [`Bootstrap::to_bytes`].
+    ///
+    /// # Errors
+    ///
+    /// [`WireError`] if the bytes are no shape. Not retryable.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, WireError> {
         Ok(postcard::from_bytes(bytes)?)
     }

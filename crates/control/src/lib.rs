@@ -1,11 +1,12 @@
-//! The control plane's state machine: which ranges there are, how and by whom they are replicated.
+//! The control plane's state machine: the map of all ranges, with their replication mode and
+//! members.
 //!
 //! Invariants:
-//! - The ranges cover the whole key space without overlap, whatever changes were applied.
+//! - The ranges cover the whole key space without overlap, after any sequence of changes.
 //! - A range's epoch rises by one with each change of its members.
 //!
-//! The map is replicated by a Raft group of its own, range 0. Knows nothing of how it is
-//! replicated, nor of who is alive: whoever proposes a change has found that out.
+//! The map is replicated by a Raft group of its own, range 0. This crate knows nothing of that
+//! replication, nor of which nodes are live: the proposer of a change must have checked that.
 //!
 //! Left out so far: failure detection, placement, splits, moves and switches of mode.
 

@@ -6,31 +6,31 @@ use palisade_wire::{Mode, NodeId, PeerAddress, RangeId, WireError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// A range: what it holds and who replicates it.
+/// A range: its keys, its replication mode and its replicas.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RangeDescriptor {
-    /// Its name.
+    /// The id of the range.
     pub range: RangeId,
-    /// How it is replicated.
+    /// The replication mode.
     pub mode: Mode,
-    /// Rises with every change of the members.
+    /// Rises by one with every change of the members.
     pub epoch: u64,
-    /// The first key that it holds.
+    /// The first key of the range.
     pub start: Vec<u8>,
-    /// The first key after it, or `None` for the last range. The control plane's own range holds
-    /// no keys: it ends where it starts.
+    /// The first key after the range, or `None` for the last range. The control plane's own range
+    /// holds no keys: its end equals its start.
     pub end: Option<Vec<u8>>,
-    /// The replicas; in chain mode from head to tail.
+    /// The replicas. In chain mode, they are listed from head to tail.
     pub members: Vec<PeerAddress>,
 }
 
 impl RangeDescriptor {
-    /// Whether a key belongs to the range.
+    /// Returns true if a key belongs to the range.
     pub fn holds(&self, key: &[u8]) -> bool {
         *self.start <= *key && self.end.as_ref().is_none_or(|end| *key < **end)
     }
 
-    /// The replicas of the present epoch.
+    /// Returns the replicas, with their epoch.
     pub fn membership(&self) -> Membership {
         Membership { epoch: self.epoch, members: self.members.clone() }
     }
@@ -39,41 +39,41 @@ impl RangeDescriptor {
 /// All ranges of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RangeMap {
-    /// By range, rising; range 0 is the control plane's own.
+    /// Sorted by range id and by first key. The first is range 0, the control plane's own.
     ranges: Vec<RangeDescriptor>,
 }
 
-/// The epoch in which every range begins.
+/// The epoch of every range in the cluster's first map.
 pub(crate) const FIRST_EPOCH: u64 = 1;
 
 /// A change of the map.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
-    /// Takes a node out of a chain. The node must be stopped, and stay stopped until every
+    /// Removes a node from a chain. The node must be stopped, and stay stopped until every
     /// remaining member is in the new epoch: nothing else fences it.
     RemoveFromChain {
         /// The chain's range.
         range: RangeId,
-        /// The epoch that the change was made up for; it must still be the present one.
+        /// The epoch in which the proposer saw the range. It must still be the present epoch.
         epoch: u64,
-        /// Who is taken out.
+        /// The node to remove.
         node: NodeId,
     },
 }
 
-/// Why a change was not made. Deterministic: every replica refuses alike.
+/// The reason why a change was refused. Deterministic: every replica refuses the same changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum InvalidChange {
-    /// There is no such range, or it is not a chain.
+    /// The range does not exist, or it is not a chain. Not retryable.
     #[error("there is no chain of that name")]
     NoSuchChain,
-    /// Another change came first. Retryable against the new map.
+    /// Another change was applied first. Retryable with the epoch of the new map.
     #[error("the range is in another epoch by now")]
     OtherEpoch,
-    /// The node is not a member.
+    /// The node is not a member. Not retryable.
     #[error("the node is not a member of the range")]
     NotAMember,
-    /// The node is the last member.
+    /// The node is the last member. Not retryable.
     #[error("the node is the last member of the range")]
     LastMember,
 }
@@ -83,12 +83,12 @@ impl RangeMap {
         Self { ranges }
     }
 
-    /// All ranges, the control plane's own first.
+    /// Returns all ranges, the control plane's own first.
     pub fn ranges(&self) -> &[RangeDescriptor] {
         &self.ranges
     }
 
-    /// A range by name.
+    /// Returns a range by its id, or `None` if it does not exist.
     pub fn get(&self, range: RangeId) -> Option<&RangeDescriptor> {
         Some(&self.ranges[self.place(range)?])
     }
@@ -97,14 +97,14 @@ impl RangeMap {
         self.ranges.binary_search_by_key(&range, |descriptor| descriptor.range).ok()
     }
 
-    /// The range that holds a key.
+    /// Returns the range that holds a key.
     pub fn find(&self, key: &[u8]) -> &RangeDescriptor {
         let keyed = &self.ranges[1..];
         let after = keyed.partition_point(|descriptor| *descriptor.start <= *key);
         &keyed[after - 1]
     }
 
-    /// The range with the last of the keys before one, or with the last of all.
+    /// Returns the range with the last keys below `end`, or the last range if `end` is `None`.
     pub fn find_before(&self, end: Option<&[u8]>) -> &RangeDescriptor {
         let keyed = &self.ranges[1..];
         let after = end.map_or(keyed.len(), |end| {
@@ -113,7 +113,12 @@ impl RangeMap {
         &keyed[after.saturating_sub(1)]
     }
 
-    /// Makes a change, and returns the range as it is now.
+    /// Applies a change, and returns the changed range.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidChange`]. The map is unchanged then. Only [`InvalidChange::OtherEpoch`] is
+    /// retryable, with the new epoch.
     pub fn apply(&mut self, change: &Change) -> Result<&RangeDescriptor, InvalidChange> {
         let Change::RemoveFromChain { range, epoch, node } = *change;
         let found = self.place(range).map(|place| &mut self.ranges[place]);
@@ -132,18 +137,19 @@ impl RangeMap {
         Ok(descriptor)
     }
 
-    /// Ranges that are not as they were in the cluster's first map.
+    /// Returns the ranges that have changed since the cluster's first map.
     pub fn changed(&self) -> impl Iterator<Item = &RangeDescriptor> {
         self.ranges.iter().filter(|descriptor| descriptor.epoch > FIRST_EPOCH)
     }
 
-    /// How many changes this map has seen: of two maps of a cluster, one that has seen more has
-    /// something that the other lacks.
+    /// Returns the number of changes in this map. Of two maps of a cluster, the one with more
+    /// changes has one that the other lacks.
     pub fn version(&self) -> u64 {
         self.changed().map(|descriptor| descriptor.epoch - FIRST_EPOCH).sum()
     }
 
-    /// Takes in a later state of one range, as another shard told it. Earlier ones are ignored.
+    /// Replaces the descriptor of a range by a later one from another shard. Ignores a descriptor
+    /// whose epoch is not later, and one of an unknown range.
     pub fn install(&mut self, later: &RangeDescriptor) {
         if let Some(place) = self.place(later.range)
             && self.ranges[place].epoch < later.epoch
@@ -154,37 +160,49 @@ impl RangeMap {
 }
 
 impl RangeMap {
-    /// The encoding in a snapshot.
+    /// Encodes the map for a snapshot.
     pub fn to_bytes(&self) -> Bytes {
         postcard::to_stdvec(self).expect("a range map always encodes").into()
     }
 
-    /// Reads what [`RangeMap::to_bytes`] wrote.
+    /// Decodes the output of [`RangeMap::to_bytes`].
+    ///
+    /// # Errors
+    ///
+    /// [`WireError`] if the bytes are no range map. Not retryable.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, WireError> {
         Ok(postcard::from_bytes(bytes)?)
     }
 }
 
 impl RangeDescriptor {
-    /// The encoding of several, in messages.
+    /// Encodes several descriptors for a message.
     pub fn to_bytes<'a>(descriptors: impl Iterator<Item = &'a Self>) -> Bytes {
         let all: Vec<_> = descriptors.collect();
         postcard::to_stdvec(&all).expect("a descriptor always encodes").into()
     }
 
-    /// Reads what [`RangeDescriptor::to_bytes`] wrote.
+    /// Decodes the output of [`RangeDescriptor::to_bytes`].
+    ///
+    /// # Errors
+    ///
+    /// [`WireError`] if the bytes are no list of descriptors. Not retryable.
     pub fn from_bytes(bytes: &[u8]) -> Result<Vec<Self>, WireError> {
         Ok(postcard::from_bytes(bytes)?)
     }
 }
 
 impl Change {
-    /// The encoding in the log and in requests.
+    /// Encodes the change for the log and for requests.
     pub fn to_bytes(&self) -> Bytes {
         postcard::to_stdvec(self).expect("a change always encodes").into()
     }
 
-    /// Reads what [`Change::to_bytes`] wrote, and nothing after it.
+    /// Decodes the output of [`Change::to_bytes`].
+    ///
+    /// # Errors
+    ///
+    /// [`WireError`] if the bytes are no change, or if bytes follow it. Not retryable.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, WireError> {
         match postcard::take_from_bytes(bytes)? {
             (change, []) => Ok(change),

@@ -1,10 +1,10 @@
-//! The clock of a database that is alone.
+//! The clock of an embedded database.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use palisade_clock::{Interval, Now, Timestamp};
 
-/// Wall time as it was at the start, moved on by the monotonic clock.
+/// The wall time at the start, advanced by the monotonic clock.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     start: Instant,
@@ -18,7 +18,8 @@ impl Clock {
         Self { start: Instant::now(), start_wall_us }
     }
 
-    /// From now on it shows what is after a timestamp.
+    /// Moves the clock forward, if it is behind, so that it reads at least one microsecond above
+    /// `ts`.
     pub(crate) fn move_beyond(&mut self, ts: Timestamp) {
         let behind_us = (ts.physical_us() + 1).saturating_sub(self.now().wall.latest_us);
         self.start_wall_us += behind_us;
@@ -26,7 +27,7 @@ impl Clock {
 
     pub(crate) fn now(&self) -> Now {
         let elapsed_us = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
-        // Zero is a time that has been, for whatever compares with it.
+        // Starts at 1, because other code takes a monotonic time of 0 as one that has passed.
         Now {
             monotonic_us: elapsed_us + 1,
             wall: Interval::around(self.start_wall_us + elapsed_us, 0),

@@ -1,4 +1,4 @@
-//! The shard's thread: requests in, answers out, and the log between them.
+//! The shard's thread: it takes requests, appends to the log, and sends answers.
 
 use std::{
     io,
@@ -25,64 +25,65 @@ use tokio::sync::mpsc;
 
 use crate::{clock::Clock, storage::SyncedLog};
 
-/// What all databases that are alone are said to belong to: no cluster's number, so that a node's
-/// directory is not taken for one of them.
+/// Cluster id of all embedded databases. Clusters do not use it, so a node's directory is not
+/// opened as an embedded database.
 const CLUSTER_ID: u64 = u64::from_be_bytes(*b"embedded");
 
-/// Requests that wait for their turn, and answers on their way: a client has no more under way.
+/// Capacity of the queue of requests and of the queue of answers. A request that does not fit is
+/// refused, and the client sends it again.
 const MAX_REQUESTS: usize = 64 * 1024;
 
-/// Requests that one turn takes in.
+/// Limit on the requests of one turn.
 const TURN_REQUESTS: usize = 1024;
 
-/// Between two ticks, and while nothing has to be told the time.
+/// Time between two ticks, while a replica needs ticks and while none does.
 const TICK: Duration = Duration::from_millis(10);
 const QUIET_TICK: Duration = Duration::from_secs(1);
 
-/// Waits that are shorter are spent looking: a thread would sleep longer.
+/// Shorter waits spin, because a sleeping thread would wake too late. In microseconds.
 const SPIN_US: u64 = 50;
 
 const SEGMENT_BYTES: u64 = 32 << 20;
 const LOG_LIMIT_BYTES: u64 = 4 << 30;
 const CHECKPOINT_BYTES: u64 = 8 << 20;
 
-/// Bytes of log that one turn may need.
+/// Limit on the log that one turn appends, in bytes. This much is kept free.
 const TURN_LOG_BYTES: u64 = 16 << 20;
 
-/// Between two looks after the log.
+/// Time between two checks of the log's length and spare segments.
 const LOG_INTERVAL_US: u64 = 1_000_000;
 
-/// How often it is looked whether the next segment of the log is ready.
+/// Poll interval while an append waits for the next segment.
 const SEGMENT_POLL: Duration = Duration::from_millis(1);
 
-/// Why a database can't be opened. Nothing was changed.
+/// Why a database cannot be opened. No data was changed.
 #[derive(Debug, Error)]
 pub enum OpenError {
-    /// The directory can't be used.
+    /// The directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
-    /// The log can't be used.
+    /// The log cannot be used.
     #[error(transparent)]
     Wal(#[from] WalError),
-    /// The log's records make no sense.
+    /// The log's records are inconsistent.
     #[error(transparent)]
     Replay(#[from] ReplayError),
-    /// The shard can't start with what its log holds.
+    /// The shard cannot start with the contents of its log.
     #[error(transparent)]
     Shard(#[from] ShardError),
-    /// A thread can't be started.
+    /// A thread cannot be started.
     #[error("a thread cannot be started: {0}")]
     Thread(io::Error),
 }
 
-/// What happens to the engine.
+/// An input of the shard's thread.
 enum Event {
     Request(Request),
     Synced(SyncPlan, io::Result<()>),
     Close,
 }
 
-/// A running database. It closes when it is dropped, and lets go of its directory.
+/// A running database. Dropping it stops its threads and releases its directory.
 #[derive(Debug)]
 pub struct Engine {
     events: Sender<Event>,
@@ -90,13 +91,22 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Opens a database in memory, which is gone with the engine.
+    /// Starts a database in memory, which is lost when the engine is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Shard`] and [`OpenError::Thread`].
     pub fn in_memory() -> Result<(Self, InProcess), OpenError> {
         Self::start(None)
     }
 
-    /// Opens the database in a directory, which is made if it is not there. One engine at a time
-    /// has it, of all processes.
+    /// Opens the database in a directory, which is created if it does not exist. Only one engine,
+    /// of all processes, can have the directory open.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::DataDir`] if another process has the directory open (retryable), and every
+    /// other [`OpenError`].
     pub fn in_directory(path: &Path) -> Result<(Self, InProcess), OpenError> {
         Self::start(Some(path))
     }
@@ -110,7 +120,8 @@ impl Engine {
         };
         let at = PeerAddress { node: NodeId(0), shard: ShardId(0) };
         let ranges = range_map_of_one(at);
-        // A shard is counted by its addresses; nobody connects to this one.
+        // The client derives the number of shards from the addresses. It does not connect to this
+        // one.
         let nowhere = ([127, 0, 0, 1], 0).into();
         let nodes = vec![NodeAddress { node: at.node, client: vec![nowhere] }];
         let config = ShardConfig {
@@ -159,7 +170,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        // If it has ended, it is closed.
+        // Fails only if the thread has ended already.
         let _ = self.events.send(Event::Close);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -167,10 +178,10 @@ impl Drop for Engine {
     }
 }
 
-/// Where the log is.
+/// The storage of the log.
 #[derive(Debug)]
 enum Storage {
-    /// Nowhere: everything is durable at once, as long as it lasts.
+    /// No log: every write counts as durable at once, and is lost with the engine.
     Memory {
         bytes: u64,
     },
@@ -198,14 +209,14 @@ fn open(path: &Path, events: Sender<Event>) -> Result<(Recovered, Storage), Open
     let recovered = replayed.finish(None)?;
     let start = log.end();
     let done = move |plan, synced| {
-        // Whoever asked has ended.
+        // Fails only if the shard's thread has ended.
         let _ = events.send(Event::Synced(plan, synced));
     };
     let log = Box::new(SyncedLog::new(log, done).map_err(OpenError::Thread)?);
     Ok((recovered, Storage::Directory { log, start, _lock: lock }))
 }
 
-/// What the shard's thread has.
+/// State of the shard's thread.
 struct Running {
     shard: Shard,
     clock: Clock,
@@ -217,7 +228,7 @@ struct Running {
     log_due_us: u64,
 }
 
-/// There is only one client.
+/// The connection of the only client.
 const CLIENT: ConnectionId = ConnectionId(0);
 
 impl Running {
@@ -263,7 +274,7 @@ impl Running {
         }
     }
 
-    /// The next event, or the time for a turn without one.
+    /// Waits for the next event. Times out when a turn is due without one.
     fn wait(
         &self,
         events: &Receiver<Event>,
@@ -284,8 +295,8 @@ impl Running {
         Err(RecvTimeoutError::Timeout)
     }
 
-    /// Ends a turn and carries out what it asks for; tells after how many microseconds the next one
-    /// is due, if before the next tick.
+    /// Ends a turn and performs its effects. Returns the microseconds until the next turn is due,
+    /// or `None` if the next tick is early enough.
     fn turn(&mut self) -> Result<Option<u64>, WalError> {
         let now = self.clock.now();
         self.shard.set_log_counters(self.counters());
@@ -299,7 +310,8 @@ impl Running {
             let effects = self.shard.end_turn(self.clock.now());
             let ShardEffects { appends, replies, wake_after_us, .. } = effects;
             for (_, response) in replies {
-                // Who does not take its answers has more calls under way than it may have.
+                // The client's queue is full, so the answer is dropped. The call ends by its
+                // deadline.
                 let _ = self.answers.try_send(response);
             }
             let appended = !appends.is_empty();
@@ -316,7 +328,7 @@ impl Running {
                 Storage::Directory { log, .. } => log.sync(),
             }
             self.look_after_log();
-            // Who has to be told the time may have become so in this turn.
+            // A replica may have become active in this turn, and then needs a tick soon.
             if self.shard.active_replicas() > 0 {
                 let soon_us = self.clock.now().monotonic_us + TICK.as_micros() as u64;
                 self.tick_due_us = self.tick_due_us.min(soon_us);
@@ -333,7 +345,7 @@ impl Running {
             Storage::Directory { log, .. } => loop {
                 match log.log.append(&record) {
                     Ok(_) => break,
-                    // Nothing that depends on the write has left yet: this is only a slow turn.
+                    // No message or answer that depends on the write has left, so waiting is safe.
                     Err(WalError::NotReady) => thread::sleep(SEGMENT_POLL),
                     Err(error) => return Err(error),
                 }
@@ -350,8 +362,8 @@ impl Running {
         self.shard.step(Input::Durable { appends: plan.appends }, self.clock.now());
     }
 
-    /// Looks after the log now and then: the next segments, and, once it is long or can't grow, the
-    /// groups that keep its beginning.
+    /// Maintains the log once per [`LOG_INTERVAL_US`]: prepares segments. If the log is long or
+    /// cannot grow, makes the groups that pin its oldest segment rewrite their state.
     fn look_after_log(&mut self) {
         let Storage::Directory { log, .. } = &mut self.storage else { return };
         let now_us = self.clock.now().monotonic_us;

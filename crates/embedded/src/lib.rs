@@ -1,19 +1,20 @@
-//! The driver of a database inside a program: one shard, whose log is a directory, or nothing.
+//! Driver of an embedded database: one shard, whose log is in a directory or in memory.
 //!
-//! The same shard as a node's, with the same log, driven by two plain threads instead of an executor
-//! with a ring: a program that embeds a database should not have to grant it locked memory, and has
-//! no sockets for it to wait on.
+//! The shard and its log are those of a node. Two plain threads drive them instead of an `io_uring`
+//! executor: a program that embeds a database should not have to allow locked memory, and there are
+//! no sockets to wait for.
 //!
 //! Invariants:
-//! - The shard is touched by its own thread alone.
-//! - What is acknowledged is durable, if there is a directory. In memory it lasts as long as the
+//! - Only the shard's thread touches the shard.
+//! - Acknowledged writes are durable if there is a directory. In memory, they last as long as the
 //!   engine.
-//! - A failed sync ends the engine: after it nobody knows what the disk holds. So does a full disk
-//!   that leaves no room for what must be written. Calls end by their deadlines then.
+//! - After a failed sync the engine stops, because the contents of the disk are unknown. It also
+//!   stops when the disk is full and a required write does not fit. Calls then end by their
+//!   deadlines.
 //!
-//! The clock is the machine's as it was when the engine started, and runs on by itself: there is
-//! nobody whose clock could differ, so nothing waits for a bound, and setting the machine's clock
-//! moves nothing. It never begins before what the log holds.
+//! The clock reads the machine's wall clock once, when the engine starts, and then follows the
+//! monotonic clock. It starts above every timestamp in the log. No other clock can differ from it,
+//! so no commit waits for an error bound, and setting the machine's clock has no effect.
 #![allow(clippy::disallowed_methods, reason = "drives the real machine")]
 
 mod clock;

@@ -1,4 +1,4 @@
-//! Where the log is, and how it gets there.
+//! A log in a directory, with the thread that syncs it.
 
 use std::{
     fs::File,
@@ -11,7 +11,7 @@ use std::{
 use crossbeam::channel::{Receiver, Sender, bounded};
 use palisade_wal::{Log, SyncPlan};
 
-/// A log that is synced by a thread of its own.
+/// A log with its own sync thread. At most one sync runs at a time.
 #[derive(Debug)]
 pub(crate) struct SyncedLog {
     pub(crate) log: Log,
@@ -21,7 +21,7 @@ pub(crate) struct SyncedLog {
 }
 
 impl SyncedLog {
-    /// `done` gets every plan that is carried out, or why it could not be.
+    /// Starts the sync thread. It calls `done` with each plan and the result of its sync.
     pub(crate) fn new(
         log: Log,
         done: impl Fn(SyncPlan, io::Result<()>) + Send + 'static,
@@ -32,7 +32,7 @@ impl SyncedLog {
         Ok(Self { log, plans: Some(plans), syncs: Some(syncs), is_syncing: false })
     }
 
-    /// Has what was appended synced, if nothing is being synced yet.
+    /// Starts the next sync, unless one is running or everything is durable.
     pub(crate) fn sync(&mut self) {
         if !self.is_syncing
             && let Some(plan) = self.log.sync_plan()
@@ -52,13 +52,14 @@ impl Drop for SyncedLog {
     fn drop(&mut self) {
         self.plans = None;
         if let Some(syncs) = self.syncs.take() {
-            // It has nothing to say: what failed was reported with its plan.
+            // Errors of syncs were reported with their plans.
             let _ = syncs.join();
         }
     }
 }
 
-/// Syncs the data of one file after the other; the last stays open, for it comes again.
+/// Carries out plans in order. Keeps the last file open, because the next plan is likely to name
+/// it.
 fn sync_all(plans: &Receiver<SyncPlan>, done: impl Fn(SyncPlan, io::Result<()>)) {
     let mut open: Option<(Arc<Path>, File)> = None;
     for plan in plans {

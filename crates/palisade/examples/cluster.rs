@@ -1,4 +1,4 @@
-//! A cluster: the same calls, over the network. The keys of a transaction lie in one range.
+//! A cluster: the same calls, over the network. All keys of a transaction must lie in one range.
 //!
 //! `cargo run -p palisade --example cluster -- HOST:PORT,HOST:PORT`, with the client addresses of a
 //! running cluster (see `palisade start` in the README)
@@ -21,7 +21,7 @@ async fn main() -> Result<(), OpenError> {
         .await?;
     println!("visit {visits}");
 
-    // Everything as it is at one moment, in all ranges, without keeping anybody from writing.
+    // A snapshot: all ranges at one timestamp. It does not block writers.
     let snapshot = db.snapshot();
     let rows = snapshot.scan("", None).all().await?;
     println!("{} keys at {}", rows.len(), snapshot.at_ts().expect("something was read"));

@@ -1,4 +1,5 @@
-//! A database inside the program, gone with it: for tests, and to try things out.
+//! A database in the memory of the program, for tests and experiments. It is lost when the program
+//! ends.
 //!
 //! `cargo run -p palisade --example in_memory`
 #![allow(clippy::print_stdout, reason = "it shows what it does")]
@@ -10,7 +11,7 @@ fn main() -> Result<(), OpenError> {
     db.put("account/ann", "70")?;
     db.put("account/bob", "30")?;
 
-    // All of it happens at one moment, or none of it.
+    // Atomic: both writes are committed, or none.
     let moved = db.run(|tx: &mut BlockingTransaction| {
         let balance = |value: Option<palisade::Bytes>| -> i64 {
             value.and_then(|value| String::from_utf8_lossy(&value).parse().ok()).unwrap_or(0)

@@ -1,4 +1,4 @@
-//! A database in a directory: what is acknowledged is there the next time.
+//! A database in a directory: acknowledged writes are still stored at the next start.
 //!
 //! `cargo run -p palisade --example on_disk -- DIRECTORY`, several times
 #![allow(clippy::print_stdout, reason = "it shows what it does")]

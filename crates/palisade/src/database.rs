@@ -1,4 +1,4 @@
-//! One way to open them all.
+//! Opens any kind of database by its address.
 
 use std::{
     fmt,
@@ -13,8 +13,9 @@ use palisade_client::{BlockingClient, Client, ClientError, ClientOptions, InProc
 use palisade_embedded::Engine;
 use thiserror::Error;
 
-/// A database: in memory, in a directory, or a cluster, with the same calls, which are those of
-/// [`Client`].
+/// A database in memory, in a directory, or a cluster. All have the calls of [`Client`].
+///
+/// # Examples
 ///
 /// ```
 /// # fn main() -> Result<(), palisade::OpenError> {
@@ -37,59 +38,66 @@ use thiserror::Error;
 /// ```
 #[derive(Clone)]
 pub struct Database {
-    // Before the engine: that ends with the last clone.
+    // Fields drop in order: the client before the engine, which stops with the last clone.
     client: Client,
     _engine: Option<Arc<Engine>>,
 }
 
-/// A [`Database`] whose calls block the calling thread; they are those of [`BlockingClient`]. Not for
-/// use inside an executor.
+/// A [`Database`] whose calls, those of [`BlockingClient`], block the calling thread. It must not
+/// be used inside an executor.
 #[derive(Clone)]
 pub struct BlockingDatabase {
     client: BlockingClient,
     _database: Database,
 }
 
-/// Why a database can't be opened. Nothing was changed.
+/// Why a database cannot be opened. No data was changed.
 #[derive(Debug, Error)]
 pub enum OpenError {
-    /// The address is of no kind that there is. Not retryable.
+    /// The address has no known form. Not retryable.
     #[error(
         "{address:?} is no address of a database: use mem:, file:DIRECTORY or \
          palisade://HOST:PORT,HOST:PORT"
     )]
     Address {
-        /// What was given.
+        /// The address.
         address: String,
     },
-    /// The name of a node can't be resolved. Retryable.
+    /// The name of a node cannot be resolved. Retryable.
     #[error("the address of a node, {name:?}, cannot be resolved: {source}")]
     Name {
-        /// What was given.
+        /// The name, with its port.
         name: String,
-        /// The resolver's answer.
+        /// The resolver's error.
         source: std::io::Error,
     },
-    /// A database of this process can't be opened.
+    /// A database in this process cannot be opened.
     #[error(transparent)]
     Embedded(#[from] palisade_embedded::OpenError),
-    /// The cluster can't be reached; and what calls say.
+    /// The cluster cannot be reached, or the client cannot start. See [`ClientError`].
     #[error(transparent)]
     Client(#[from] ClientError),
 }
 
 impl Database {
-    /// Opens a database:
+    /// Opens a database by its address:
     ///
-    /// - `mem:` is new and empty, and gone when its last clone is dropped;
-    /// - `file:DIRECTORY` is in a directory, which is made if need be, and which one process at a time
-    ///   has;
-    /// - `palisade://HOST:PORT,HOST:PORT` is the cluster of which at least one of these nodes answers.
+    /// - `mem:` is new and empty, and is lost when its last clone is dropped.
+    /// - `file:DIRECTORY` is stored in a directory, which is created if it does not exist. One
+    ///   process at a time can open it.
+    /// - `palisade://HOST:PORT,HOST:PORT` is a cluster. At least one of the nodes must answer.
+    ///
+    /// # Errors
+    ///
+    /// - [`OpenError::Address`]: the address has no known form. Not retryable.
+    /// - [`OpenError::Name`]: the name of a node cannot be resolved. Retryable.
+    /// - [`OpenError::Embedded`]: the directory or its log cannot be used.
+    /// - [`OpenError::Client`]: the cluster does not answer, or the client cannot start.
     pub async fn open(address: &str) -> Result<Self, OpenError> {
         Self::open_with(address, ClientOptions::default()).await
     }
 
-    /// Likewise, with options for its calls.
+    /// Opens a database like [`Database::open`], with options for its calls.
     pub async fn open_with(address: &str, options: ClientOptions) -> Result<Self, OpenError> {
         if address == "mem:" {
             Self::embed(Engine::in_memory()?, options).await

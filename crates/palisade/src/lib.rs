@@ -1,12 +1,14 @@
 //! Palisade: a sharded, replicated, strictly serializable store.
 //!
-//! What a program adds to its `Cargo.toml`, whether the database is in its own process or a cluster:
+//! This is the crate that a program depends on. The database runs in the program's process or is a
+//! cluster:
 //!
 //! ```
 //! use palisade::BlockingDatabase;
 //!
 //! # fn main() -> Result<(), palisade::OpenError> {
-//! let db = BlockingDatabase::open("mem:")?; // or file:DIRECTORY, or palisade://HOST:PORT,HOST:PORT
+//! // Or file:DIRECTORY, or palisade://HOST:PORT,HOST:PORT.
+//! let db = BlockingDatabase::open("mem:")?;
 //! db.put("answer", "42")?;
 //! assert_eq!(db.get("answer")?.unwrap().value, "42");
 //! # Ok(())

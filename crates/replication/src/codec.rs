@@ -26,7 +26,7 @@ pub(crate) fn decode_entries(reader: &mut Reader) -> Result<Vec<Entry>, WireErro
         return Ok(Vec::new());
     }
     let first = reader.u64()?;
-    // Nothing is reserved for a count that nobody vouches for.
+    // Reserves no capacity for `count`, which is unverified input.
     let mut entries = Vec::new();
     for at in 0..u64::from(count) {
         let term = reader.u64()?;
@@ -35,7 +35,7 @@ pub(crate) fn decode_entries(reader: &mut Reader) -> Result<Vec<Entry>, WireErro
             1 => EntryKind::Members,
             tag => return Err(WireError::UnknownTag { what: "entry", tag }),
         };
-        // A copy of its own, so that one long-lived entry does not keep a whole receive buffer.
+        // Copies the payload, so that one long-lived entry does not hold a whole receive buffer.
         let payload = bytes::Bytes::copy_from_slice(&reader.bytes()?);
         entries.push(Entry { index: first.saturating_add(at), term, kind, payload });
     }

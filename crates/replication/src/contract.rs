@@ -1,39 +1,40 @@
-//! The contract between a replication protocol and whoever drives it.
+//! The contract between a replication protocol and its driver.
 //!
-//! The problem: an effect such as "answer the vote" must not happen before "write the vote" is on
-//! the disk, while "send the entries" should not wait for it. The naive way, to carry out every
-//! effect in order and sync after each write, makes each message wait for a disk. Here the writes
-//! are one ordered queue, and every send says whether it may overtake them. The driver syncs when
-//! it likes, reports how many of the group's writes are durable, and lets go what waited for them.
+//! The problem: an effect such as "send the vote" must not happen before "write the vote" is
+//! durable, while "send the entries" should not wait for a sync. The naive way carries out every
+//! effect in order and syncs after each write, so each message waits for the disk. Here a group's
+//! writes are one ordered queue, and every send states whether it may overtake them. The driver
+//! syncs when it chooses, reports how many of the group's writes are durable, and then releases the
+//! sends that waited for them.
 
 use bytes::Bytes;
 use palisade_wire::{PeerAddress, RangeId};
 
 use crate::{Peers, Revocation};
 
-/// A replicated command, at its place.
+/// A replicated command at its position in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its place in the group's log, from 1 on, without gaps.
+    /// Position in the group's log, from 1 on, without gaps.
     pub index: u64,
-    /// The Raft term, or the chain epoch, in which it was ordered.
+    /// The Raft term, or the chain epoch, in which the entry was ordered.
     pub term: u64,
-    /// Whom it is for.
+    /// The consumer of the entry.
     pub kind: EntryKind,
-    /// The rest; empty for a command that only marks the beginning of a term.
+    /// The encoded command. Empty for a command that only marks the beginning of a term.
     pub payload: Bytes,
 }
 
-/// Whom an entry is for.
+/// The consumer of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryKind {
-    /// The state machine.
+    /// A command for the state machine.
     Command,
-    /// The protocol itself: who replicates the group from here on.
+    /// A configuration for the protocol itself: the members of the group from this entry on.
     Members,
 }
 
-/// Who replicates a chain.
+/// The members of a chain in one epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Membership {
     /// Rises with every change of the members.
@@ -42,22 +43,22 @@ pub struct Membership {
     pub members: Vec<PeerAddress>,
 }
 
-/// The state of a group up to an index, in parts of bounded size.
+/// One part of a group's state up to an index. Parts have a bounded size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotPart {
-    /// Everything up to this entry is in the snapshot.
+    /// Index of the last entry that the snapshot contains.
     pub index: u64,
-    /// The term of that entry.
+    /// Term of that entry.
     pub term: u64,
-    /// Which part this is. Part 0 is the protocol's own, the others are the state machine's.
+    /// Number of this part. Part 0 belongs to the protocol, the others to the state machine.
     pub part: u32,
-    /// Whether no other part follows. Never true of part 0.
+    /// True if no other part follows. Never true for part 0.
     pub last: bool,
-    /// The part's bytes.
+    /// The encoded content.
     pub payload: Bytes,
 }
 
-/// A durable write that a protocol asks for.
+/// A durable write that a protocol requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Append {
     /// An entry. It replaces this group's earlier entries from its index on.
@@ -66,55 +67,58 @@ pub enum Append {
     State {
         /// The term or epoch.
         term: u64,
-        /// The rest, as the protocol encodes it.
+        /// The remaining state, in the protocol's encoding.
         payload: Bytes,
     },
-    /// A part of a snapshot. With the last one, the snapshot stands for the group's entries up to
-    /// its index.
+    /// A part of a snapshot. Once the last part is written, the snapshot replaces the group's
+    /// entries up to its index.
     Snapshot {
         /// The part.
         part: SnapshotPart,
-        /// With the last part: this log did not lead to the snapshot, and no entry before it stands.
+        /// True only with the last part, if the log lacked the snapshot's last entry. The snapshot
+        /// then replaces every entry that was written before it.
         replaces: bool,
     },
 }
 
-/// What must be durable before a message may leave.
+/// The writes that must be durable before a message may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After {
-    /// Nothing: it may overtake the group's writes.
+    /// None: the message may overtake the group's writes.
     Nothing,
-    /// Every write that the group has asked for so far.
+    /// Every write that the group has requested so far, including those of the same step.
     Appends,
 }
 
 /// A message to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Send<M> {
-    /// To whom.
+    /// The receiver.
     pub to: PeerAddress,
-    /// What.
+    /// The message.
     pub message: M,
-    /// When.
+    /// The writes that must be durable first.
     pub after: After,
 }
 
-/// What a step of a protocol asks for, in order within each list.
+/// The effects that a step of a protocol requests. Each list is ordered.
 #[derive(Debug)]
 pub struct Effects<M> {
-    /// Durable writes, to be done in this order.
+    /// Durable writes, to be carried out in this order.
     pub appends: Vec<Append>,
     /// Messages. Those of one step are independent of each other.
     pub sends: Vec<Send<M>>,
-    /// Entries that became committed, in index order; to be applied before any of `reads` runs.
+    /// Entries that became committed, in index order. The driver must apply them before it runs any
+    /// of `reads`.
     pub committed: Vec<Entry>,
-    /// Reads that may run now, by the token that they were asked with.
+    /// Tokens of reads that may run now.
     pub reads: Vec<u64>,
-    /// Reads that this replica can't serve any more.
+    /// Tokens of reads that this replica can no longer serve.
     pub refused_reads: Vec<u64>,
-    /// Members whose logs end before this one begins: they need a snapshot.
+    /// Members that need a snapshot, because this log no longer holds the entries that they lack.
     pub lagging: Vec<PeerAddress>,
-    /// What peers must not count on any more: see [`Peers::revoke`].
+    /// Peers, each with the leadership or support that it must no longer count on. Pass them to
+    /// [`Peers::revoke`].
     pub revoked: Vec<(PeerAddress, Revocation)>,
 }
 
@@ -138,75 +142,75 @@ impl<M> Effects<M> {
     }
 }
 
-/// Why a replica does not take a proposal, a read or a change. Nothing happened; all are retryable.
+/// Why a replica refuses a proposal, a read or a change. A refused request has no effect, so every
+/// variant is retryable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// It is not the replica's part to serve this, or it can't yet; `hint` may.
+    /// This replica does not serve the request, or not yet.
     NotServing {
-        /// Who serves it, if known.
+        /// A replica that may serve it, if known.
         hint: Option<PeerAddress>,
     },
-    /// Too much is uncommitted already.
+    /// Too many bytes are uncommitted.
     Overloaded,
-    /// A change of the members or of the leader is under way, or its preconditions do not hold yet.
+    /// A change of the members or of the leader is pending, or its preconditions do not hold yet.
     NotNow,
 }
 
-/// What a group finds in the log at a restart.
+/// The state of a group that recovery found in the log.
 #[derive(Clone, Debug, Default)]
 pub struct RecoveredGroup {
-    /// The last durable state: the term or epoch, and the rest.
+    /// The last durable state: the term or epoch, and the state in the protocol's encoding.
     pub state: Option<(u64, Bytes)>,
-    /// The last whole snapshot.
+    /// The last complete snapshot.
     pub snapshot: Option<RecoveredSnapshot>,
     /// The entries after the snapshot, or from index 1 on.
     pub entries: Vec<Entry>,
 }
 
-/// A whole snapshot, as found in the log.
+/// A complete snapshot, as found in the log.
 #[derive(Clone, Debug, Default)]
 pub struct RecoveredSnapshot {
-    /// Everything up to this entry is in it.
+    /// Index of the last entry that it contains.
     pub index: u64,
-    /// The term of that entry.
+    /// Term of that entry.
     pub term: u64,
-    /// Its parts; part 0 is the protocol's own.
+    /// Its parts. Part 0 belongs to the protocol.
     pub parts: Vec<Bytes>,
 }
 
 impl RecoveredGroup {
-    /// Whether the log held nothing of the group.
+    /// Returns true if the log held nothing of the group.
     pub fn is_empty(&self) -> bool {
         self.state.is_none() && self.snapshot.is_none() && self.entries.is_empty()
     }
 }
 
-/// What a protocol is told of its surroundings with every call.
+/// The driver's clock and its view of the peers, passed with each call that needs them.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
-    /// Microseconds of this replica's monotonic clock.
+    /// This replica's monotonic clock, in microseconds.
     pub now_us: u64,
-    /// What is known of the shards that the other replicas live on.
+    /// The state of the shards on which the other replicas live.
     pub peers: &'a Peers,
 }
 
 /// A replication protocol of one group at one replica.
 ///
-/// Every call may add to the effects; what the effects ask for is done after the call, writes
-/// first.
+/// A call may add to the effects. The driver carries them out after the call, the writes first.
 pub trait Protocol {
-    /// What the replicas of a group send each other.
+    /// A message between the replicas of a group.
     type Message;
 
-    /// Time has passed, or something about a peer has changed. Called every few milliseconds while
-    /// [`Protocol::wants_ticks`].
+    /// Handles the passage of time or a changed peer. Called every few milliseconds while
+    /// [`Protocol::wants_ticks`] returns true.
     fn tick(&mut self, cx: Context<'_>, effects: &mut Effects<Self::Message>);
 
-    /// Whether time must be told to this replica. Changes only with a call, or with what
-    /// [`Peers`] says of a peer.
+    /// Returns true if this replica must be ticked. The result changes only with a call to this
+    /// replica or with a change of a peer's state in [`Peers`].
     fn wants_ticks(&self, cx: Context<'_>) -> bool;
 
-    /// A message arrived. Messages may be lost, late, duplicated or out of order.
+    /// Handles a message. Messages may be lost, late, duplicated or out of order.
     fn receive(
         &mut self,
         from: PeerAddress,
@@ -215,11 +219,17 @@ pub trait Protocol {
         effects: &mut Effects<Self::Message>,
     );
 
-    /// The first `appends` writes that this replica asked for since it was made are durable.
+    /// Handles the driver's report that the first `appends` writes since the creation of this
+    /// replica are durable.
     fn durable(&mut self, appends: u64, cx: Context<'_>, effects: &mut Effects<Self::Message>);
 
-    /// Orders a command. The index and term name it; it is committed only if just that entry comes
-    /// back in [`Effects::committed`].
+    /// Orders a command and returns its index and term. The command is committed only if an entry
+    /// with this index and this term appears in [`Effects::committed`].
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotServing`] if this replica does not order writes, and [`Refusal::Overloaded`]
+    /// if too many bytes are uncommitted. Both are retryable.
     fn propose(
         &mut self,
         payload: Bytes,
@@ -227,22 +237,33 @@ pub trait Protocol {
         effects: &mut Effects<Self::Message>,
     ) -> Result<(u64, u64), Refusal>;
 
-    /// Asks to read the latest state. The token comes back in [`Effects::reads`] or
+    /// Requests a read of the latest state. `token` is returned in [`Effects::reads`] or
     /// [`Effects::refused_reads`].
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotServing`] if this replica does not serve reads; retryable.
     fn read(&mut self, token: u64, effects: &mut Effects<Self::Message>) -> Result<(), Refusal>;
 
-    /// Ends a turn of the driver: what the calls since the last one have gathered goes out, in as
-    /// few messages as possible.
+    /// Ends a turn of the driver: sends everything that the calls since the last flush have
+    /// gathered, in as few messages as possible.
     fn flush(&mut self, cx: Context<'_>, effects: &mut Effects<Self::Message>);
 
-    /// Part 0 of a snapshot that is taken now, at the last entry handed out as committed.
+    /// Returns part 0 of a snapshot at the last entry that was handed out as committed.
     fn snapshot_head(&self) -> SnapshotPart;
 
-    /// Writes the durable state anew, as it is, so that nothing older in the log is needed for it.
+    /// Requests another write of the current durable state, so that no older record in the log is
+    /// needed for it.
     fn write_state(&mut self, cx: Context<'_>, effects: &mut Effects<Self::Message>);
 
-    /// Writes the next part of a snapshot, of this replica's own state or as received. With the
-    /// last part, entries up to its index are forgotten, but for the last ones up to `keep_bytes`.
+    /// Writes the next part of a snapshot of this replica's own state, or of one that it receives.
+    /// The last part drops entries up to its index from memory, oldest first, until at most
+    /// `keep_bytes` of entries remain.
+    ///
+    /// # Panics
+    ///
+    /// If the part lies beyond the commit index of a chain. In Raft, if the last part replaces the
+    /// log of a leader, or if it replaces the log and part 0 was not written before it.
     fn write_snapshot(
         &mut self,
         part: SnapshotPart,
@@ -251,15 +272,16 @@ pub trait Protocol {
         effects: &mut Effects<Self::Message>,
     );
 
-    /// Whether a proposal would be taken now.
+    /// Returns true if this replica orders writes: it leads (Raft), or it is the head and its links
+    /// are up (chain). [`Protocol::propose`] may still refuse a command.
     fn orders_writes(&self) -> bool;
 
-    /// Whether what was proposed here may still be committed by this replica. Once this is false,
-    /// the outcome of everything proposed and not committed is unknown.
+    /// Returns true while this replica may still commit the commands proposed to it. Once this is
+    /// false, the outcome of every uncommitted proposal is unknown.
     fn holds_proposals(&self) -> bool;
 }
 
-/// Names a group in the messages of assertions.
+/// Identifies a group and its replica in assertion messages.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Name {
     pub(crate) range: RangeId,

@@ -7,18 +7,18 @@ use palisade_sequence::Sequence;
 
 use crate::{Append, Effects, Entry, SnapshotPart, contract::Name};
 
-/// The entries of a group after those that a snapshot holds.
+/// The entries of a group after `base`, and its writes that are not durable yet.
 #[derive(Debug)]
 pub(crate) struct EntryLog {
     name: Name,
-    /// The last entry that was forgotten: its index and term.
+    /// Index and term of the last entry that was dropped from memory.
     base: (u64, u64),
     entries: Sequence<Entry>,
     /// Payload and overhead of the entries, in bytes.
     bytes: usize,
-    /// Writes asked for since the start, states and snapshots included.
+    /// Writes requested since the start: entries, states and parts of snapshots.
     appends: u64,
-    /// Writes not known to be durable.
+    /// Writes that are not known to be durable, oldest first.
     pending: VecDeque<Pending>,
     durable_index: u64,
     durable_appends: u64,
@@ -26,16 +26,16 @@ pub(crate) struct EntryLog {
 
 #[derive(Debug)]
 struct Pending {
-    /// How many writes there were with this one.
+    /// Number of writes up to this one.
     appends: u64,
-    /// The last index that is durable with it.
+    /// Index up to which the log is durable once this write is.
     index: u64,
     asked_us: u64,
 }
 
 impl EntryLog {
-    /// A log with what recovery found, which is durable: what the snapshot ends with, and the
-    /// entries after it.
+    /// Creates a log from what recovery found. All of it is durable: `base`, the last entry of the
+    /// snapshot, and the entries after it.
     pub(crate) fn new(name: Name, base: (u64, u64), entries: Vec<Entry>) -> Self {
         let bytes = entries.iter().map(bytes_of).sum();
         let mut sequence = Sequence::starting_at(base.0 + 1);
@@ -55,7 +55,7 @@ impl EntryLog {
         }
     }
 
-    /// Index of the first entry that is still here.
+    /// Returns the index of the first entry in memory.
     pub(crate) fn first_index(&self) -> u64 {
         self.entries.first()
     }
@@ -64,17 +64,17 @@ impl EntryLog {
         self.entries.next() - 1
     }
 
-    /// Term of the last entry, or 0.
+    /// Returns the term of the last entry, or 0.
     pub(crate) fn last_term(&self) -> u64 {
         self.entries.back().map_or(self.base.1, |entry| entry.term)
     }
 
-    /// Index and term of the last entry that was forgotten.
+    /// Returns the index and term of the last entry that was dropped from memory.
     pub(crate) fn base(&self) -> (u64, u64) {
         self.base
     }
 
-    /// Term of an entry; `None` after the last, and before the last that was forgotten.
+    /// Returns the term of an entry, or `None` after the last entry or before `base`.
     pub(crate) fn term_at(&self, index: u64) -> Option<u64> {
         if index == self.base.0 { Some(self.base.1) } else { Some(self.entry(index)?.term) }
     }
@@ -83,8 +83,8 @@ impl EntryLog {
         self.entries.get(index)
     }
 
-    /// Entries from `from` on: at least one, if there is any, and no more than `max_bytes` of
-    /// payload beyond that.
+    /// Returns entries from index `from` on, of at most `max_bytes` together. A larger first entry
+    /// is returned alone. Returns none if `from` lies before the first entry in memory.
     pub(crate) fn slice(&self, from: u64, max_bytes: usize) -> Vec<Entry> {
         if from < self.first_index() {
             return Vec::new();
@@ -98,7 +98,7 @@ impl EntryLog {
         self.entries.iter_from(from).take_while(within).cloned().collect()
     }
 
-    /// Adds an entry at the end, in memory and to the writes.
+    /// Appends an entry in memory, and requests its write.
     pub(crate) fn append<M>(&mut self, entry: Entry, now_us: u64, effects: &mut Effects<M>) {
         assert_eq!(entry.index, self.last_index() + 1, "{}: an append leaves a gap", self.name);
         assert!(entry.term >= self.last_term(), "{}: an append goes back in term", self.name);
@@ -108,7 +108,7 @@ impl EntryLog {
         self.count_append(now_us);
     }
 
-    /// Adds a state to the writes.
+    /// Requests the write of a state.
     pub(crate) fn append_state<M>(
         &mut self,
         term: u64,
@@ -120,9 +120,10 @@ impl EntryLog {
         self.count_append(now_us);
     }
 
-    /// Adds a part of a snapshot to the writes. With the last part, entries up to its index are
-    /// forgotten, but for the last ones up to `keep_bytes`; tells whether the snapshot reaches
-    /// beyond this log, or differs from it, so that the log is now just the snapshot.
+    /// Requests the write of a part of a snapshot. The last part drops entries up to its index,
+    /// oldest first, until at most `keep_bytes` of entries remain. Returns true if the last part
+    /// replaced the log, because the log lacked the snapshot's last entry. The log is then empty
+    /// after that entry.
     pub(crate) fn append_snapshot<M>(
         &mut self,
         part: SnapshotPart,
@@ -136,7 +137,7 @@ impl EntryLog {
         if replaces {
             self.entries = Sequence::starting_at(index + 1);
             self.bytes = 0;
-            // Of what the snapshot holds, nothing is durable before the snapshot is.
+            // Nothing that the snapshot holds is durable before the snapshot is.
             self.durable_index = self.durable_index.min(self.base.0);
             self.base = (index, term);
             for pending in &mut self.pending {
@@ -150,7 +151,7 @@ impl EntryLog {
         replaces
     }
 
-    /// Forgets entries up to `index`, but for the last ones up to `keep_bytes`.
+    /// Drops entries up to `index`, oldest first, until at most `keep_bytes` of entries remain.
     fn forget(&mut self, index: u64, keep_bytes: usize) {
         while let Some(first) = self.entries.front()
             && first.index <= index
@@ -168,8 +169,7 @@ impl EntryLog {
         self.pending.push_back(Pending { appends, index, asked_us });
     }
 
-    /// Removes the entries from `index` on. They vanish from the disk with the append that
-    /// replaces them.
+    /// Removes the entries from `index` on. On disk, the next append at `index` replaces them.
     pub(crate) fn truncate(&mut self, index: u64) {
         let is_here = (self.first_index()..=self.last_index() + 1).contains(&index);
         assert!(is_here, "{}: only entries that are here are removed", self.name);
@@ -182,7 +182,7 @@ impl EntryLog {
         }
     }
 
-    /// Takes note that the first `appends` writes are durable.
+    /// Records that the first `appends` writes are durable.
     pub(crate) fn set_durable(&mut self, appends: u64) {
         assert!(appends <= self.appends, "{}: more is durable than was written", self.name);
         while let Some(pending) = self.pending.front()
@@ -194,37 +194,37 @@ impl EntryLog {
         self.durable_appends = self.durable_appends.max(appends);
     }
 
-    /// The last entry that is durable here with all before it.
+    /// Returns the index of the last entry that is durable here with all entries before it.
     pub(crate) fn durable_index(&self) -> u64 {
         self.durable_index
     }
 
-    /// When the oldest write that is not durable was asked for.
+    /// Returns when the oldest write that is not durable was requested.
     pub(crate) fn oldest_pending_us(&self) -> Option<u64> {
         Some(self.pending.front()?.asked_us)
     }
 
-    /// Writes asked for since the start.
+    /// Returns the number of writes requested since the start.
     pub(crate) fn appends(&self) -> u64 {
         self.appends
     }
 
-    /// Whether the first `appends` writes are durable.
+    /// Returns true if the first `appends` writes are durable.
     pub(crate) fn is_durable(&self, appends: u64) -> bool {
         self.durable_appends >= appends
     }
 
-    /// Bytes of payload after an index.
+    /// Returns the bytes of payload after an index.
     pub(crate) fn payload_bytes_after(&self, index: u64) -> usize {
         let after = self.entries.iter().rev().take_while(|entry| entry.index > index);
         after.map(|entry| entry.payload.len()).sum()
     }
 }
 
-/// What an entry takes in a message beside its payload.
+/// Size of an entry in a message beside its payload.
 const ENTRY_OVERHEAD_BYTES: usize = 20;
 
-/// What an entry takes in a message, about.
+/// Returns the approximate size of an entry in a message.
 pub(crate) fn bytes_of(entry: &Entry) -> usize {
     entry.payload.len() + ENTRY_OVERHEAD_BYTES
 }
@@ -260,7 +260,7 @@ mod tests {
         assert_eq!(log.durable_index(), 1);
         log.truncate(2);
         log.append(entry(2, 2), 0, effects);
-        // The two replaced entries landed, their replacement did not.
+        // The two replaced entries are durable, their replacement is not.
         log.set_durable(3);
         assert_eq!(log.durable_index(), 1);
         log.set_durable(4);

@@ -1,9 +1,9 @@
-//! Deliberate faults, so that tests can see the checks say no.
+//! Deliberate faults, which prove that the tests' checks can fail.
 
-/// A rule of a protocol that is broken on purpose. Never set outside tests.
+/// A protocol rule that a test breaks on purpose. Never set outside tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProtocolFault {
-    /// Learners count in elections and in commits as if they were voters.
+    /// Learners count in elections and commits as if they were voters.
     CountLearners,
     /// A vote is sent before it is durable.
     UnsyncedVote,
@@ -11,17 +11,18 @@ pub enum ProtocolFault {
     UnsyncedConfirmation,
     /// A leader commits entries of earlier terms by counting replicas.
     CommitByCounting,
-    /// A leader trusts a lease that has run out.
+    /// A leader relies on a lease that has expired.
     EndlessLease,
-    /// A voter forgets what it has promised to its leader.
+    /// A voter ignores its promises to its leader.
     BreakPromises,
-    /// A pre-candidate stands although it has promised not to since it asked.
+    /// A pre-candidate stands without checking whether a promise was renewed since its pre-vote
+    /// began.
     StandUnlooked,
-    /// A leader reads before an entry of its own term is committed.
+    /// A leader serves reads before an entry of its own term is committed.
     EarlyReads,
-    /// New voters take over at once, with no joint configuration between.
+    /// New voters take over at once, without a joint configuration.
     NoJointConsensus,
-    /// A candidate's log is not compared with the voter's.
+    /// A voter does not compare a candidate's log with its own.
     IncompleteLeader,
     /// A chain's tail commits what is durable at the tail alone.
     EagerTail,

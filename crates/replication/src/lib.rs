@@ -1,18 +1,19 @@
 //! Replication: two protocols behind one contract.
 //!
-//! [`raft`] replicates by a majority under an elected leader; [`chain`] along a chain from head to
-//! tail. Both take the inputs of [`Protocol`] and answer with [`Effects`]. They are synchronous
-//! and deterministic: time, randomness and messages are handed in, and nothing here sends, writes
-//! or waits. [`Peers`] watches the shards that the other replicas live on, for all groups at once.
+//! [`raft`] replicates to a majority under an elected leader, and [`chain`] along a chain from head
+//! to tail. Both implement [`Protocol`] and return [`Effects`]. They are synchronous and
+//! deterministic: the caller passes in time, randomness and messages, and this crate does not send,
+//! write or wait. [`Peers`] monitors the shards of the other replicas, for all groups at once.
 //!
-//! Invariants, of both modes:
-//! - An entry is handed out as committed once, in index order, and no replica ever hands out
-//!   another one at the same index.
-//! - What was handed out as committed by any replica survives the crash of any minority (Raft) or
-//!   of all but one member (chain), with the loss of everything that was not synced.
-//! - A read that was let through sees every write that was acknowledged before the read began.
+//! Invariants of both protocols:
+//! - An entry is handed out as committed once, in index order. No replica ever hands out a
+//!   different entry at the same index.
+//! - An entry that any replica handed out as committed survives the crash of any minority (Raft) or
+//!   of all but one member (chain), even if the crashed replicas lose everything that was not
+//!   synced.
+//! - A read that was released sees every write that was acknowledged before the read began.
 //!
-//! `raft` and `chain` do not know each other, and neither knows what its entries mean.
+//! `raft` and `chain` do not depend on each other, and neither interprets the payload of commands.
 
 pub mod chain;
 mod codec;

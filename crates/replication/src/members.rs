@@ -1,9 +1,9 @@
-//! Who replicates a Raft group (thesis §4): voters, learners, and joint configurations.
+//! The members of a Raft group (thesis §4): voters, learners, and joint configurations.
 //!
-//! The problem: replicas learn of a change of the voters at different times. The naive way, each
-//! switching when it learns, lets two disjoint majorities exist at once: of the old voters and of
-//! the new. In a joint configuration (thesis §4.3) every decision needs a majority of both, so
-//! that any two configurations that follow each other have no disjoint majorities.
+//! The problem: replicas learn of a change of the voters at different times. If each switched when
+//! it learned of the change, two disjoint majorities could exist at once, one of the old voters and
+//! one of the new. In a joint configuration (thesis §4.3) every decision needs a majority of both,
+//! so no two consecutive configurations have disjoint majorities.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use palisade_wire::{Decode, Encode, PeerAddress, Reader, WireError};
@@ -13,39 +13,40 @@ use crate::quorum::reached_by_majority;
 /// A configuration of a Raft group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Members {
-    /// Who votes and is counted.
+    /// The replicas that vote and count towards a commit.
     pub voters: Vec<PeerAddress>,
-    /// While the voters change: who voted before. A majority of these is needed as well.
+    /// The previous voters while the voters change, otherwise empty. A majority of these is needed
+    /// as well.
     pub outgoing: Vec<PeerAddress>,
-    /// Who gets the entries without being counted.
+    /// The replicas that receive the entries without being counted.
     pub learners: Vec<PeerAddress>,
 }
 
-/// Replicas of a group, all lists together. Bounds what a damaged message can ask for.
+/// Maximum number of voters and learners in a proposed configuration.
 const MAX_MEMBERS: usize = 64;
 
 impl Members {
-    /// A configuration of voters only.
+    /// Returns a configuration of voters only.
     pub fn of(voters: Vec<PeerAddress>) -> Self {
         Self { voters, ..Self::default() }
     }
 
-    /// Whether the voters are changing.
+    /// Returns true while the voters change.
     pub fn is_joint(&self) -> bool {
         !self.outgoing.is_empty()
     }
 
-    /// Whether a replica has a vote.
+    /// Returns true if a replica has a vote.
     pub fn is_voter(&self, peer: PeerAddress) -> bool {
         self.voters.contains(&peer) || self.outgoing.contains(&peer)
     }
 
-    /// Whether a replica gets the entries.
+    /// Returns true if a replica receives the entries.
     pub fn contains(&self, peer: PeerAddress) -> bool {
         self.is_voter(peer) || self.learners.contains(&peer)
     }
 
-    /// Everybody who gets the entries, in order, each once.
+    /// Returns all replicas that receive the entries, sorted, each once.
     pub fn all(&self) -> Vec<PeerAddress> {
         let lists = self.voters.iter().chain(&self.outgoing).chain(&self.learners);
         let mut all: Vec<_> = lists.copied().collect();
@@ -54,8 +55,8 @@ impl Members {
         all
     }
 
-    /// The largest value that the voters have reached: a majority, and while joint a majority of
-    /// both halves.
+    /// Returns the largest value that a majority of the voters has reached. A joint configuration
+    /// needs a majority of both lists.
     pub(crate) fn reached(&self, value_of: impl Fn(PeerAddress) -> u64) -> u64 {
         let half = |voters: &[PeerAddress]| {
             let mut values: Vec<_> = voters.iter().map(|voter| value_of(*voter)).collect();
@@ -65,7 +66,8 @@ impl Members {
         half(&self.voters).min(half(&self.outgoing))
     }
 
-    /// Whether this can be proposed: somebody votes, and nobody is listed twice.
+    /// Returns true if this can be proposed: it has a voter, no replica is listed twice, and there
+    /// are at most `MAX_MEMBERS` replicas.
     pub(crate) fn is_sound(&self) -> bool {
         let listed = self.voters.len() + self.learners.len();
         let mut distinct = [&self.voters[..], &self.learners[..]].concat();
@@ -97,10 +99,10 @@ impl Members {
     }
 }
 
-/// The configurations in a log: the latest one counts, committed or not (thesis §4.1).
+/// The configurations in a log. The latest one applies, committed or not (thesis §4.1).
 #[derive(Debug)]
 pub(crate) struct Configurations {
-    /// With the index of the entry that brought each; the first one is the base.
+    /// Each configuration with the index of its entry. The first one is the base.
     history: Vec<(u64, Members)>,
 }
 
@@ -113,12 +115,12 @@ impl Configurations {
         &self.history.last().expect("there is always a base").1
     }
 
-    /// Index of the entry that brought the current one.
+    /// Returns the index of the entry that holds the current configuration.
     pub(crate) fn index(&self) -> u64 {
         self.history.last().expect("there is always a base").0
     }
 
-    /// The configuration as of an index.
+    /// Returns the configuration that applies at an index.
     pub(crate) fn at(&self, index: u64) -> &Members {
         let after = self.history.partition_point(|(from, _)| *from <= index);
         &self.history[after.max(1) - 1].1
@@ -129,14 +131,14 @@ impl Configurations {
         self.history.push((index, members));
     }
 
-    /// Entries from `index` on are gone.
+    /// Drops the configurations of entries from `index` on, which the log no longer holds.
     pub(crate) fn truncate(&mut self, index: u64) {
         while self.history.len() > 1 && self.index() >= index {
             self.history.pop();
         }
     }
 
-    /// Everything before the configuration as of `index` is not asked for any more.
+    /// Drops every configuration older than the one that applies at `index`.
     pub(crate) fn forget_before(&mut self, index: u64) {
         let after = self.history.partition_point(|(from, _)| *from <= index);
         self.history.drain(..after.max(1) - 1);

@@ -1,46 +1,47 @@
-//! What a shard knows of the shards that its groups' other replicas live on.
+//! Failure detection, promises and leases between shards, for all of their groups at once.
 //!
-//! The problem: a follower must notice that its leader is gone, and a leader that its followers
-//! are; the naive way, a heartbeat for each group, costs thousands of messages a second on a shard
-//! with thousands of groups, nearly all of them idle. Here each pair of shards exchanges one
-//! heartbeat for all of their groups, and an idle group costs nothing (the idea is that of
-//! CockroachDB's store liveness).
+//! The problem: a follower must detect that its leader is lost, and a leader that its followers
+//! are. One heartbeat per group costs thousands of messages a second on a shard with thousands of
+//! groups, nearly all of them idle. Here each pair of shards exchanges one heartbeat for all of
+//! their groups, and an idle group costs nothing (the idea of CockroachDB's store liveness).
 //!
-//! What makes that safe is what silence and speech stand for:
-//! - A replica that follows a leader takes every heartbeat of the leader's shard as the leader's
-//!   own, and *promises* not to vote against it for [`PeerTiming::promise_us`] from then on.
-//! - A heartbeat echoes the send time of the latest one received. The leader takes a majority's
-//!   echoes for a lease, counted from when it *sent* the heartbeats that they echo; the lease is
+//! Rules that make this safe:
+//! - A follower treats every heartbeat of its leader's shard as the leader's own. It *promises* not
+//!   to vote against the leader for [`PeerTiming::promise_us`] after receiving it.
+//! - A heartbeat echoes the send time of the latest one received. The echoes of a majority give the
+//!   leader a lease, counted from when it *sent* the heartbeats that they echo. The lease is
 //!   shorter than the promise by more than clocks drift meanwhile.
-//! - So whoever stops leading, or stops following, must say so before its next heartbeat is taken
-//!   for the opposite. It *revokes*: the range and the term ride on every heartbeat until the peer
-//!   has confirmed them.
-//! - A shard that has restarted follows and leads nobody. Its start has a number, its *session*,
-//!   which is on all that it sends: a higher one ends whatever the earlier session stood for, and
-//!   messages of the earlier one are dropped from then on.
+//! - A replica that stops leading or following *revokes* that no later than with the next heartbeat
+//!   of its shard. The heartbeats repeat the range and the term until the peer has confirmed them.
+//! - A shard that has just restarted neither leads nor follows. Each start of a shard has a number,
+//!   its *session*, which all its messages carry. Once a peer has seen a session, it drops the
+//!   messages of earlier ones and no longer counts on what they stood for. The restarted shard
+//!   itself keeps its earlier promises until they expire.
 //!
-//! Suspicion adapts: a peer is taken for silent once it has been quiet for much longer than its
-//! heartbeats were apart so far, within bounds. It is never proof of death; what depends on it is
-//! kept safe by terms and promises.
+//! The detector is adaptive: a peer is suspected once its heartbeats stay away for much longer than
+//! their usual interval, within bounds. A suspected peer may be live. Terms and promises keep every
+//! decision safe that depends on a suspicion.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{BufMut, BytesMut};
 use palisade_wire::{Decode, Encode, PeerAddress, RangeId, Reader, WireError};
 
-/// Revocations in one heartbeat: some 53 KB.
+/// Maximum number of revocations in one heartbeat (about 53 KB).
 const MAX_REVOCATIONS: usize = 4_096;
 
-/// How shards watch each other.
+/// Timing of the heartbeats between shards.
 #[derive(Clone, Copy, Debug)]
 pub struct PeerTiming {
-    /// Between two heartbeats to a peer.
+    /// Interval between two heartbeats to a peer, in microseconds.
     pub heartbeat_us: u64,
-    /// How long a follower does not vote against a leader that it heard.
+    /// How long a follower does not vote against its leader, from when it received a heartbeat of
+    /// the leader's shard, in microseconds.
     pub promise_us: u64,
-    /// How long a leader counts on a follower, from when it sent what the follower heard.
+    /// How long a leader counts on a follower, from when it sent the heartbeat that the follower
+    /// echoed, in microseconds.
     pub lease_us: u64,
-    /// The shortest and the longest silence after which a peer is suspected.
+    /// The shortest and the longest silence after which a peer is suspected, in microseconds.
     pub suspect_us: (u64, u64),
 }
 
@@ -55,7 +56,7 @@ impl Default for PeerTiming {
     }
 }
 
-/// One shard's view of all others that it shares groups with.
+/// A shard's view of all other shards with which it shares groups.
 #[derive(Debug)]
 pub struct Peers {
     timing: PeerTiming,
@@ -66,76 +67,76 @@ pub struct Peers {
 
 #[derive(Debug, Default)]
 struct Peer {
-    /// Its latest session; 0 before anything was heard.
+    /// The peer's latest session, or 0 before its first message.
     session: u64,
-    /// When its latest heartbeat of that session arrived, and the time that it bore.
+    /// Arrival time of the latest heartbeat of that session, and the latest send time received.
     heard: Option<(u64, u64)>,
-    /// When the latest heartbeat that it echoed in that session was sent.
+    /// Send time of the latest heartbeat of this shard that the peer echoed in that session.
     acked_us: Option<u64>,
     heartbeat_due_us: u64,
     arrivals: Arrivals,
-    /// What it has yet to confirm, with the number of the first.
+    /// Revocations that the peer has not confirmed, and the number of the first one.
     revocations: VecDeque<Revocation>,
     first_revocation: u64,
-    /// How many of its own this shard has taken in.
+    /// How many of the peer's revocations this shard has processed.
     taken_in: u64,
-    /// As last reported by [`Peers::tick`].
+    /// The state as of the last [`Peers::tick`].
     state: PeerState,
 }
 
-/// Whether a peer is heard, and whether it hears this shard.
+/// Whether the peer's heartbeats arrive here, and whether this shard's heartbeats reach the peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct PeerState {
     heard: bool,
     hears: bool,
 }
 
-/// How far apart heartbeats arrive.
+/// Averages over the intervals between a peer's heartbeats.
 #[derive(Debug, Default)]
 struct Arrivals {
     mean_us: f64,
     deviation_us: f64,
 }
 
-/// Something that must not be counted on any more.
+/// A withdrawal of the sender's leadership or support in one range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Revocation {
     /// The range.
     pub range: RangeId,
-    /// A term.
+    /// The term that the sender no longer leads, or the term to which it has moved.
     pub term: u64,
-    /// What of the sender is not to be counted on in it.
+    /// Whether the sender's leadership or its support ends.
     pub what: Revoked,
 }
 
-/// What a peer must not count on any more.
+/// The kind of a revocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Revoked {
-    /// The sender does not lead this term any more.
+    /// The sender no longer leads this term.
     Leadership,
-    /// The sender has moved on to this term, and follows nobody of an earlier one.
+    /// The sender has moved to this term, and follows no leader of an earlier one.
     Support,
 }
 
-/// What one shard tells another, over and over.
+/// The periodic message from one shard to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
-    /// The sender's clock.
+    /// Send time on the sender's clock, in microseconds.
     pub sent_us: u64,
     /// The latest session of the receiver that the sender knows, or 0.
     pub to_session: u64,
-    /// The latest `sent_us` that the sender received of that session, or 0.
+    /// The latest `sent_us` of that session that the sender received, or 0.
     pub echo_us: u64,
-    /// How many revocations of that session the sender has taken in.
+    /// How many revocations of that session the sender has processed.
     pub taken_in: u64,
-    /// How many revocations came before those below.
+    /// Number of revocations before those below. The receiver has confirmed them.
     pub confirmed: u64,
-    /// What the receiver has not confirmed.
+    /// Revocations that the receiver has not confirmed, oldest first.
     pub revocations: Vec<Revocation>,
 }
 
 impl Peers {
-    /// A shard in its `session`-th life, which began now.
+    /// Creates the view of a shard whose `session` began now.
     pub fn new(
         timing: PeerTiming,
         session: u64,
@@ -146,13 +147,14 @@ impl Peers {
         Self { timing, session, started_us: now_us, peers }
     }
 
-    /// Which life of this shard this is.
+    /// Returns this shard's session, which rises with each of its starts.
     pub fn session(&self) -> u64 {
         self.session
     }
 
-    /// Takes note of the session that a message bears: `None` if the message is to be dropped,
-    /// else whether the peer has restarted.
+    /// Records the session of a message. Returns `None` if the message must be dropped, because its
+    /// sender is unknown or has started a later session. Returns `Some(true)` if the session is
+    /// new: the peer has restarted.
     pub fn observe(&mut self, from: PeerAddress, session: u64) -> Option<bool> {
         let peer = self.peers.get_mut(&from)?;
         if session < peer.session {
@@ -160,15 +162,16 @@ impl Peers {
         }
         let restarted = session > peer.session;
         if restarted {
-            // Its new session may follow or count on this shard by a message of before.
+            // Keeps the revocations: the new session may follow this shard, or count on it, because
+            // of an old message.
             let revocations = std::mem::take(&mut peer.revocations);
             *peer = Peer { session, revocations, ..Peer::default() };
         }
         Some(restarted)
     }
 
-    /// Takes in a heartbeat whose session was observed. What it revokes is for the groups to act
-    /// on at once.
+    /// Handles a heartbeat whose session was observed. Returns its new revocations, which the
+    /// groups must handle at once.
     pub fn receive(
         &mut self,
         from: PeerAddress,
@@ -183,7 +186,7 @@ impl Peers {
         let bore_us = peer.heard.map_or(0, |(_, bore_us)| bore_us).max(heartbeat.sent_us);
         peer.heard = Some((now_us, bore_us));
         if heartbeat.to_session != session {
-            // It was meant for an earlier life of this shard, as was what it numbers.
+            // Its echo and its numbers refer to an earlier session of this shard.
             return Vec::new();
         }
         if heartbeat.echo_us > 0 {
@@ -199,15 +202,15 @@ impl Peers {
         new
     }
 
-    /// Tells a peer, from now on and until it has confirmed, not to count on this replica.
+    /// Queues a revocation for `peer`. The heartbeats repeat it until the peer has confirmed it.
     pub fn revoke(&mut self, peer: PeerAddress, revocation: Revocation) {
         if let Some(peer) = self.peers.get_mut(&peer) {
             peer.revocations.push_back(revocation);
         }
     }
 
-    /// Looks at the time: returns the peers that are heard again, or no longer, or that hear this
-    /// shard, or no longer.
+    /// Updates the state of all peers. Returns the peers whose state changed: their heartbeats
+    /// began or ceased to arrive, or this shard's began or ceased to reach them.
     pub fn tick(&mut self, now_us: u64) -> Vec<PeerAddress> {
         let timing = self.timing;
         let mut changed = Vec::new();
@@ -221,10 +224,10 @@ impl Peers {
         changed
     }
 
-    /// The heartbeats that are due.
+    /// Returns the heartbeats that are due.
     ///
-    /// To be called at the end of a turn, once every group's revocations of the turn were passed to
-    /// [`Peers::revoke`]: a heartbeat echoes what arrived in the turn, and an echo without the
+    /// Call this at the end of a turn, after every group's revocations of the turn were passed to
+    /// [`Peers::revoke`]. A heartbeat echoes what arrived in the turn, and an echo without the
     /// revocation would renew a lease that the turn has ended.
     pub fn heartbeats(&mut self, now_us: u64) -> Vec<(PeerAddress, Heartbeat)> {
         let heartbeat_us = self.timing.heartbeat_us;
@@ -236,46 +239,47 @@ impl Peers {
         .collect()
     }
 
-    /// A peer's latest session, or 0.
+    /// Returns a peer's latest session, or 0.
     pub fn session_of(&self, peer: PeerAddress) -> u64 {
         self.peers.get(&peer).map_or(0, |peer| peer.session)
     }
 
-    /// Whether a peer was heard lately, as of the last tick.
+    /// Returns true if a peer's heartbeats arrived recently, as of the last tick.
     pub(crate) fn is_heard(&self, peer: PeerAddress) -> bool {
         self.peers.get(&peer).is_some_and(|peer| peer.state.heard)
     }
 
-    /// Whether a peer lately heard this shard, as of the last tick.
+    /// Returns true if this shard's heartbeats reached a peer recently, as of the last tick.
     pub(crate) fn hears(&self, peer: PeerAddress) -> bool {
         self.peers.get(&peer).is_some_and(|peer| peer.state.hears)
     }
 
-    /// Until when this shard must not vote against a leader on a peer in a session.
+    /// Returns until when this shard must not vote against a leader on peer `leader` in `session`.
     pub(crate) fn promised_until_us(&self, leader: PeerAddress, session: u64) -> u64 {
         let peer = self.peers.get(&leader).filter(|peer| peer.session == session);
         let heard_us = peer.and_then(|peer| peer.heard).map(|(at_us, _)| at_us);
         heard_us.map_or(0, |heard_us| heard_us + self.timing.promise_us)
     }
 
-    /// Until when promises may be in force that an earlier session gave.
+    /// Returns until when the promises of this shard's earlier sessions may hold.
     pub(crate) fn inherited_promises_until_us(&self) -> u64 {
         self.started_us + self.timing.promise_us
     }
 
-    /// Until when a leader may count on a follower that confirmed its leadership in a session.
+    /// Returns until when a leader may count on a follower that confirmed its leadership in
+    /// `session`.
     pub(crate) fn supported_until_us(&self, follower: PeerAddress, session: u64) -> u64 {
         let peer = self.peers.get(&follower).filter(|peer| peer.session == session);
         let acked_us = peer.and_then(|peer| peer.acked_us);
         acked_us.map_or(0, |acked_us| acked_us + self.timing.lease_us)
     }
 
-    /// Until when a leader may count on itself.
+    /// Returns until when a leader may count on itself.
     pub(crate) fn supports_itself_until_us(&self, now_us: u64) -> u64 {
         now_us + self.timing.lease_us
     }
 
-    /// Everybody who is watched.
+    /// Returns the address of every peer.
     pub fn addresses(&self) -> impl Iterator<Item = PeerAddress> + '_ {
         self.peers.keys().copied()
     }
@@ -283,7 +287,8 @@ impl Peers {
 
 impl Peer {
     fn heartbeat(&self, now_us: u64) -> Heartbeat {
-        // An echo renews every promise that is not revoked with it or before.
+        // An echo renews every lease that is not revoked in this heartbeat or an earlier one. So
+        // there is no echo while some revocations do not fit.
         let is_complete = self.revocations.len() <= MAX_REVOCATIONS;
         let echo_us = self.heard.map_or(0, |(_, bore_us)| bore_us);
         Heartbeat {
@@ -308,8 +313,8 @@ impl Peer {
 
 impl Arrivals {
     fn count(&mut self, interval_us: u64) {
-        // Deviations are remembered for some hundred heartbeats: a peer that was slow once is given
-        // time for as long as that, and a single pause does not change much.
+        // Deviations count for about a hundred heartbeats: a peer that was slow once is given more
+        // time for that long, and a single pause changes little.
         const WEIGHT: f64 = 1.0 / 64.0;
         let interval_us = interval_us.min(2_000_000) as f64;
         self.mean_us += (interval_us - self.mean_us) * WEIGHT;
@@ -317,7 +322,7 @@ impl Arrivals {
         self.deviation_us += (deviation_us - self.deviation_us) * WEIGHT;
     }
 
-    /// A silence that is much longer than the intervals so far.
+    /// Returns a silence that is much longer than the intervals so far, within bounds.
     fn suspect_us(&self, timing: &PeerTiming) -> u64 {
         let (shortest_us, longest_us) = timing.suspect_us;
         let long_us = self.mean_us * 2.0 + self.deviation_us * 8.0;
@@ -350,7 +355,7 @@ impl Decode for Heartbeat {
         let (to_session, echo_us) = (reader.u64()?, reader.u64()?);
         let (taken_in, confirmed) = (reader.u64()?, reader.u64()?);
         let count = reader.u32()?;
-        // Nothing is reserved for a count that nobody vouches for.
+        // Reserves no capacity for `count`, which is unverified input.
         let mut revocations = Vec::new();
         for _ in 0..count {
             let (range, term) = (RangeId(reader.u32()?), reader.u64()?);
@@ -380,7 +385,7 @@ mod tests {
         (Peers::new(timing, 1, [at(1)], 0), Peers::new(timing, 1, [at(0)], 0))
     }
 
-    /// One heartbeat from each to the other; returns what `b` and `a` were told to revoke.
+    /// Sends one heartbeat each way. Returns the revocations that `b` and `a` received.
     fn exchange(a: &mut Peers, b: &mut Peers, now_us: u64) -> (Vec<Revocation>, Vec<Revocation>) {
         let mut revoked = (Vec::new(), Vec::new());
         a.tick(now_us);
@@ -400,7 +405,7 @@ mod tests {
         Revocation { range: RangeId(1), term, what: Revoked::Leadership }
     }
 
-    /// When the so-many-th heartbeat is due.
+    /// Returns when heartbeat `number` is due.
     fn beat(number: u64) -> u64 {
         number * PeerTiming::default().heartbeat_us
     }
@@ -413,7 +418,7 @@ mod tests {
         assert_eq!(a.supported_until_us(at(1), 1), 1_000_000 + lease_us);
         assert_eq!(b.promised_until_us(at(0), 1), 1_000_000 + promise_us);
         assert!(lease_us < promise_us);
-        // Another session stands for nothing.
+        // Other sessions give no support and no promise.
         assert_eq!(a.supported_until_us(at(1), 2), 0);
         assert_eq!(b.promised_until_us(at(0), 2), 0);
     }
@@ -476,7 +481,7 @@ mod tests {
         let (mut a, mut b) = pair();
         exchange(&mut a, &mut b, beat(1));
         a.revoke(at(1), revocation(3));
-        // The first heartbeat that tells it is lost.
+        // The first heartbeat that carries it is lost.
         assert_eq!(a.heartbeats(beat(2))[0].1.revocations, [revocation(3)]);
         a.revoke(at(1), revocation(4));
         let (to_b, _) = exchange(&mut a, &mut b, beat(3));

@@ -1,11 +1,11 @@
 //! Majority arithmetic.
 
-/// How many of `voters` are a majority.
+/// Returns how many of `voters` form a majority.
 pub(crate) fn majority(voters: usize) -> usize {
     voters / 2 + 1
 }
 
-/// The largest value that a majority has reached; of nobody, any value at all.
+/// Returns the largest value that a majority has reached, or `u64::MAX` if `values` is empty.
 pub(crate) fn reached_by_majority(values: &mut [u64]) -> u64 {
     if values.is_empty() {
         return u64::MAX;

@@ -1,5 +1,5 @@
-//! Every way in which a promise is given, renewed, broken or ended, and every way in which a leader
-//! counts on it. `docs/design/leases.md` lists them.
+//! Every path on which a promise is given, renewed, broken or ended, and every path on which a
+//! leader counts on one. `docs/design/leases.md` lists them.
 #![allow(missing_docs, reason = "a test")]
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use palisade_wire::{NodeId, PeerAddress, RangeId, Role, ShardId};
 const RANGE: RangeId = RangeId(1);
 const START_US: u64 = 10_000_000;
 
-/// Leads term 1 where the replica under test is a voter.
+/// The leader of term 1 in tests where the replica under test is a voter.
 const LEADER: PeerAddress = at(0);
 const CANDIDATE: PeerAddress = at(2);
 
@@ -49,7 +49,7 @@ impl Replica {
         Self { raft, peers, effects: Effects::default(), now_us: START_US, writes: 0 }
     }
 
-    /// A voter that follows the leader of term 1, which it heard just now.
+    /// Returns a voter that follows the leader of term 1 and has just received its heartbeat.
     fn voter(fault: Option<ProtocolFault>) -> Self {
         let mut voter = Self::new(1, RecoveredGroup::default(), fault);
         voter.hear(LEADER, 1);
@@ -58,7 +58,7 @@ impl Replica {
         voter
     }
 
-    /// The leader of term 1, which has told its followers nothing yet.
+    /// Returns the leader of term 1, before any follower has confirmed its leadership.
     fn leader() -> Self {
         let mut leader = Self::new(0, RecoveredGroup::default(), None);
         for peer in [at(1), at(2)] {
@@ -90,19 +90,19 @@ impl Replica {
         self.call(|raft, cx, effects| raft.receive(from, Message { term, body }, cx, effects));
     }
 
-    /// Everything that was written is durable.
+    /// Makes everything durable that was written.
     fn sync(&mut self) {
         self.writes += self.effects.appends.drain(..).count() as u64;
         let writes = self.writes;
         self.call(|raft, cx, effects| raft.durable(writes, cx, effects));
     }
 
-    /// A heartbeat of a peer's shard arrives, in a session of that shard.
+    /// Receives a heartbeat of a peer's shard, in a session of that shard.
     fn hear(&mut self, from: PeerAddress, session: u64) {
         self.echo(from, session, 0);
     }
 
-    /// The same; it echoes a heartbeat of this shard that was sent at `echo_us`.
+    /// Receives a heartbeat that echoes one that this shard sent at `echo_us`.
     fn echo(&mut self, from: PeerAddress, session: u64, echo_us: u64) {
         self.peers.observe(from, session).expect("sessions rise");
         let heartbeat = Heartbeat {
@@ -132,7 +132,7 @@ impl Replica {
         self.call(|raft, cx, effects| raft.revoked(from, revocation, cx, effects));
     }
 
-    /// Whether it would vote for a candidate now.
+    /// Returns true if this replica grants a candidate's pre-vote now.
     fn would_vote_for(&mut self, candidate: PeerAddress) -> bool {
         self.effects.sends.clear();
         let (last_index, last_term) = (9, 9);
@@ -141,7 +141,7 @@ impl Replica {
         self.effects.sends.iter().any(|send| matches!(send.message.body, Body::PreVote { .. }))
     }
 
-    /// Whether it votes for a candidate of the next term.
+    /// Returns true if this replica votes for a candidate in the next term.
     fn votes_for(&mut self, candidate: PeerAddress, transfer: bool) -> bool {
         self.effects.sends.clear();
         let body = Body::RequestVote { last_index: 9, last_term: 9, transfer };
@@ -188,7 +188,7 @@ fn given_before_a_restart_it_holds_after_it() {
     assert!(!voter.would_vote_for(CANDIDATE));
     voter.now_us += 1;
     assert!(voter.would_vote_for(CANDIDATE));
-    // A replica without a past has promised nothing.
+    // A replica without a past has given no promise.
     assert!(Replica::new(1, RecoveredGroup::default(), None).would_vote_for(CANDIDATE));
 }
 
@@ -203,7 +203,8 @@ fn renewed_by_every_heartbeat_of_the_leaders_shard() {
     assert!(voter.would_vote_for(CANDIDATE));
 }
 
-/// The voter asks whether it could win, its leader is heard again, and then the answer comes.
+/// A voter starts a pre-vote, then its leader's heartbeat arrives, then the answer. Returns true if
+/// the voter stands for election.
 fn stands_after_its_promise_was_renewed(fault: Option<ProtocolFault>) -> bool {
     let mut voter = Replica::voter(fault);
     voter.now_us += 5_000_000;
@@ -235,7 +236,7 @@ fn ended_by_the_leaders_own_word() {
     let mut voter = Replica::voter(None);
     voter.revoke(LEADER, 1, Revoked::Leadership);
     assert!(voter.would_vote_for(CANDIDATE));
-    // What that leader sent before does not bring it back.
+    // An earlier message of that leader does not restore its leadership.
     voter.append(LEADER, 1);
     assert_eq!(voter.raft.leader(), None);
 }
@@ -273,7 +274,8 @@ fn counted_on_from_when_the_echoed_heartbeat_was_sent() {
     assert!(!leader.is_leased());
     let sent_us = leader.now_us;
     leader.now_us += 10_000;
-    // An echo alone says nothing of this group, and a confirmation alone nothing of time.
+    // An echo alone does not show that the follower follows this leader, and a confirmation alone
+    // does not show until when.
     leader.echo(at(1), 1, sent_us);
     assert!(!leader.is_leased());
     leader.receive(at(2), 1, Body::Matched { index: 1, commit_index: 0, round: 0 });

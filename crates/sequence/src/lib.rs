@@ -1,28 +1,31 @@
-//! Numbered items, added at one end and dropped at the other: what a log is in memory.
+//! A queue of consecutively numbered items, for logs in memory. Items are added at the end and
+//! dropped at either end.
 //!
-//! The naive way, a ring that doubles when it is full, stops everything to move all that it holds,
-//! and touches as much new memory at once; a shard keeps millions of items in one. Here they lie in
-//! chunks, and no item ever moves.
+//! A shard keeps millions of items in one sequence. A ring buffer that doubles when it is full
+//! would pause to move all of them, and touch as much new memory at once. Here items are stored in
+//! chunks, and the items of a full chunk never move.
 //!
 //! Invariants:
-//! - Items keep their numbers, which rise by one.
-//! - Adding or dropping one takes a time that does not depend on how many there are.
-//! - One that is empty takes no memory to speak of, however large it was.
+//! - Items have consecutive numbers, which never change.
+//! - Adding or dropping an item takes constant time, except while the first chunk grows to 256
+//!   items, and when the list of chunks grows, which has one element per chunk.
+//! - An empty sequence keeps no chunk of full size, regardless of its earlier length.
 
 use std::{
     collections::VecDeque,
     ops::{Index, IndexMut},
 };
 
-/// Items of a chunk, once there is more than one.
+/// Capacity of a chunk in items. Only a first chunk may be smaller.
 const CHUNK_ITEMS: usize = 256;
 
 /// Items with consecutive numbers.
 #[derive(Clone, Debug)]
 pub struct Sequence<T> {
-    /// All but the first and the last are full; only the only one may be empty, and is small then.
+    /// All chunks but the first and the last are full. A chunk may be empty only if it is small and
+    /// the only one.
     chunks: VecDeque<VecDeque<T>>,
-    /// The number of the first item, or of the next one if there is none.
+    /// Number of the first item, or of the next one if there is none.
     first: u64,
     len: usize,
 }
@@ -34,49 +37,50 @@ impl<T> Default for Sequence<T> {
 }
 
 impl<T> Sequence<T> {
-    /// An empty sequence whose next item gets this number.
+    /// Returns an empty sequence whose next item gets the number `first`.
     pub fn starting_at(first: u64) -> Self {
         Self { chunks: VecDeque::new(), first, len: 0 }
     }
 
-    /// The number of the first item, or of the next one if there is none.
+    /// Returns the number of the first item, or of the next one if there is none.
     pub fn first(&self) -> u64 {
         self.first
     }
 
-    /// The number that the next item gets.
+    /// Returns the number that the next item gets.
     pub fn next(&self) -> u64 {
         self.first + self.len as u64
     }
 
-    /// How many items there are.
+    /// Returns the number of items.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is none.
+    /// Returns true if there are no items.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The item of a number, unless it was dropped or is yet to come.
+    /// Returns the item with a number, or `None` if it was dropped or not added yet.
     pub fn get(&self, number: u64) -> Option<&T> {
         let (chunk, at) = self.place(number)?;
         self.chunks.get(chunk)?.get(at)
     }
 
-    /// Likewise, to be changed.
+    /// Returns a mutable reference to the item with a number, or `None` if it was dropped or not
+    /// added yet.
     pub fn get_mut(&mut self, number: u64) -> Option<&mut T> {
         let (chunk, at) = self.place(number)?;
         self.chunks.get_mut(chunk)?.get_mut(at)
     }
 
-    /// The first item.
+    /// Returns the first item.
     pub fn front(&self) -> Option<&T> {
         self.chunks.front()?.front()
     }
 
-    /// The last item.
+    /// Returns the last item.
     pub fn back(&self) -> Option<&T> {
         self.chunks.back()?.back()
     }
@@ -86,7 +90,7 @@ impl<T> Sequence<T> {
         match self.chunks.back_mut() {
             Some(last) if last.len() < CHUNK_ITEMS => last.push_back(item),
             last => {
-                // The first grows as it must, since most sequences stay small.
+                // The first chunk grows as needed, since most sequences stay small.
                 let capacity = if last.is_some() { CHUNK_ITEMS } else { 1 };
                 let mut chunk = VecDeque::with_capacity(capacity);
                 chunk.push_back(item);
@@ -98,7 +102,7 @@ impl<T> Sequence<T> {
         number
     }
 
-    /// Drops the first item.
+    /// Removes the first item and returns it.
     pub fn pop_front(&mut self) -> Option<T> {
         let is_only = self.chunks.len() == 1;
         let chunk = self.chunks.front_mut()?;
@@ -111,7 +115,10 @@ impl<T> Sequence<T> {
         Some(item)
     }
 
-    /// Drops the items from a number on; the next one gets that number.
+    /// Drops the items at or above `number`. If there were any, the next item gets that number.
+    ///
+    /// # Panics
+    /// Panics if `number` is below the number of the first item.
     pub fn truncate(&mut self, number: u64) {
         assert!(number >= self.first, "items before the first can't be dropped at the end");
         while self.next() > number {
@@ -126,7 +133,7 @@ impl<T> Sequence<T> {
         }
     }
 
-    /// The items from a number on, in order.
+    /// Iterates over the items at or above `number`, in order.
     pub fn iter_from(&self, number: u64) -> impl Iterator<Item = &T> {
         let (chunk, at) = self.place(number.max(self.first)).unwrap_or((usize::MAX, 0));
         let mut chunks = self.chunks.iter().skip(chunk);
@@ -134,12 +141,12 @@ impl<T> Sequence<T> {
         first.chain(chunks.flatten())
     }
 
-    /// The items, in order, from either end.
+    /// Iterates over all items in order, from either end.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &T> {
         self.chunks.iter().flatten()
     }
 
-    /// The chunk of an item and its place there.
+    /// Returns the chunk of an item and its index in the chunk.
     fn place(&self, number: u64) -> Option<(usize, usize)> {
         let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
         let in_first = self.chunks.front()?.len();
@@ -166,9 +173,9 @@ impl<T> IndexMut<u64> for Sequence<T> {
 mod tests {
     use super::*;
 
-    /// Against a plain list of all items that there ever were.
+    /// Compares a sequence with a plain list of all items ever added.
     #[test]
-    fn items_keep_their_numbers_whatever_is_dropped_at_either_end() {
+    fn items_keep_their_numbers_when_others_are_dropped_at_either_end() {
         let mut random = fastrand::Rng::with_seed(5);
         for round in 0..60 {
             let first = random.u64(0..3);

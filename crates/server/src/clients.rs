@@ -1,4 +1,4 @@
-//! Connections of clients.
+//! Connections of clients, and the parts that connections of peers share.
 
 use std::{cell::Cell, future::Future, rc::Rc, time::Duration};
 
@@ -12,15 +12,15 @@ use palisade_wire::{
 
 use crate::{core::Core, outbound::Outbound};
 
-/// Connections of one kind that a shard holds at a time.
+/// Limit on the open connections of a shard's listener.
 const MAX_CONNECTIONS: usize = 4096;
 
-/// How long a stranger may take to say who it is.
+/// Time limit for the first frame of a connection.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 const READ_BYTES: usize = 64 * 1024;
 
-/// Accepts connections and serves each with a task of its own.
+/// Accepts connections, and serves each in a task of its own.
 pub(crate) async fn accept<F>(
     listener: TcpListener,
     tasks: glommio::TaskQueueHandle,
@@ -39,7 +39,7 @@ pub(crate) async fn accept<F>(
             }
         };
         if open.get() >= MAX_CONNECTIONS {
-            // Closing it is the answer; the client will try again, or elsewhere.
+            // Closes the connection. The client tries again, or another shard.
             continue;
         }
         open.set(open.get() + 1);
@@ -54,7 +54,7 @@ pub(crate) async fn accept<F>(
     }
 }
 
-/// The next frame of a stream; `None` at its end, or when it can't be followed any more.
+/// Returns the next frame of a stream, or `None` at its end, or if it cannot be read or decoded.
 pub(crate) async fn read_frame(
     stream: &mut (impl AsyncRead + Unpin),
     decoder: &mut FrameDecoder,
@@ -76,7 +76,7 @@ pub(crate) async fn read_frame(
     }
 }
 
-/// The first frame of a stream, if it comes in time and is of the kind expected.
+/// Returns the first frame of a stream, or `None` if it is late or of another kind.
 pub(crate) async fn read_hello(
     stream: &mut (impl AsyncRead + Unpin),
     decoder: &mut FrameDecoder,
@@ -95,7 +95,7 @@ pub(crate) fn scratch() -> Vec<u8> {
     vec![0; READ_BYTES]
 }
 
-/// Serves one client until it leaves or sends what makes no sense.
+/// Serves one client until it disconnects or sends an invalid frame.
 pub(crate) async fn serve_client(
     core: Rc<Core>,
     cluster_id: u64,
@@ -111,7 +111,7 @@ pub(crate) async fn serve_client(
     if hello.cluster_id.is_some_and(|expected| expected != cluster_id) {
         return;
     }
-    // Without it small answers would wait for the acknowledgement of those before them.
+    // Without this, small answers would wait until the client has acknowledged earlier ones.
     if stream.set_nodelay(true).is_err() {
         return;
     }

@@ -1,4 +1,4 @@
-//! The config file of a node.
+//! The configuration file of a node.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -15,44 +15,46 @@ use thiserror::Error;
 
 use crate::core::TURN_LOG_BYTES;
 
-/// Everything that a node is told.
+/// The configuration of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The cluster: the same number on all of its nodes, and on no other cluster's.
+    /// Id of the cluster. The same on all of its nodes, and unique among clusters.
     pub cluster_id: u64,
-    /// Which of `nodes` this one is.
+    /// Number of this node in `nodes`.
     pub node: NodeId,
-    /// Where its data lives.
+    /// Directory of the node's data.
     pub data_dir: PathBuf,
-    /// Shards of each node, one executor thread each.
+    /// Number of shards of each node, from 1 to 256. Each runs on its own executor thread. Fixed at
+    /// the first start.
     pub shards: u16,
-    /// Ranges of each mode that a new cluster is split into.
+    /// Half the number of ranges: in mode `mixed`, the number of ranges of each mode. Fixed at the
+    /// first start.
     #[serde(default = "default_ranges_per_mode")]
     pub ranges_per_mode: u16,
-    /// How a new cluster's ranges are replicated.
+    /// Replication mode of the ranges. Fixed at the first start.
     #[serde(default)]
     pub mode: ModeConfig,
-    /// The log.
+    /// Settings of the log of each shard.
     #[serde(default)]
     pub log: LogConfig,
-    /// The clock.
+    /// Settings of the clock.
     #[serde(default)]
     pub clock: ClockConfig,
-    /// A promise to break, in tests of the checks. Never set it where data matters.
+    /// A fault to inject, in tests of the checks. Never set it where data matters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_fault: Option<FaultConfig>,
-    /// All nodes of the cluster, in the same order on each.
+    /// All nodes of the cluster, in the same order on each node.
     pub nodes: Vec<NodeConfig>,
 }
 
-/// Where a node is reached.
+/// Number and addresses of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeConfig {
-    /// Its number.
+    /// Number of the node.
     pub node: NodeId,
-    /// Its IP address.
+    /// IP address of the node.
     pub host: IpAddr,
     /// Clients of shard `s` connect to this port plus `s`.
     pub client_port: u16,
@@ -60,34 +62,33 @@ pub struct NodeConfig {
     pub peer_port: u16,
 }
 
-/// Which modes a new cluster's ranges are in.
+/// The replication modes of a new cluster's ranges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ModeConfig {
-    /// All in Raft.
+    /// All ranges use Raft.
     Raft,
-    /// All in chains.
+    /// All ranges use chains.
     Chain,
-    /// Half in each.
+    /// Half of the ranges use Raft, half use chains.
     #[default]
     Mixed,
 }
 
-/// The log of each shard.
+/// Settings of the log of each shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
-    /// Bytes of a segment.
+    /// Size of a segment, in bytes.
     pub segment_bytes: u64,
-    /// Bytes that the log of one shard may take. At that point writes are refused; from a quarter
-    /// of it on, or earlier if there is little to be written, what keeps the log's beginning is
-    /// written anew, so that it can be cut.
+    /// Limit on the log of one shard, in bytes. Writes are refused at this size. Compaction starts
+    /// at a quarter of it, or earlier when the live state is small.
     pub limit_bytes: u64,
-    /// A range's state is written to the log as a checkpoint, and the entries that it holds are
-    /// forgotten in memory, once the range's entries since the last one take so many bytes, and as
-    /// many as that one took. With more, memory that entries leave is cold when it is used again.
+    /// A range writes a checkpoint to the log once its entries since the last checkpoint take this
+    /// many bytes, and at least as many as the last checkpoint took. Older entries then leave
+    /// memory. With a larger value, that memory is no longer in the CPU caches when it is reused.
     pub checkpoint_bytes: u64,
-    /// How appended bytes get to the disk. It may be changed between two starts.
+    /// How appended bytes reach the disk. It may change at any start.
     pub backend: LogBackend,
 }
 
@@ -102,14 +103,14 @@ impl Default for LogConfig {
     }
 }
 
-/// How appended bytes get to the disk.
+/// How appended bytes reach the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogBackend {
-    /// By a sync of the page cache, which the log is mapped from.
+    /// The log is mapped from the page cache, which is synced.
     #[default]
     Mapped,
-    /// By writes past the page cache.
+    /// Pages are written past the page cache.
     Direct,
 }
 
@@ -122,30 +123,31 @@ impl From<LogBackend> for Backend {
     }
 }
 
-/// How far clocks are trusted.
+/// Settings of the clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClockConfig {
-    /// Who says how far the wall clock is to be trusted.
+    /// How the error bound of the wall clock is determined.
     pub source: ClockSourceConfig,
-    /// The wall clock is right to within this many microseconds, where the source does not say.
-    /// Every commit waits for about twice as long, less what its replication takes.
+    /// Error bound of the wall clock where the source gives none, in microseconds. A commit is
+    /// acknowledged about twice the error bound after it was ordered, less the time that
+    /// replication takes.
     pub bound_us: u64,
-    /// Messages from a clock further ahead than this many microseconds are rejected; a node whose
-    /// own clock is not right to within this serves nothing.
+    /// Messages from a clock further ahead than this are rejected, in microseconds. A node serves
+    /// nothing while the error bound of its own clock is larger.
     pub max_offset_us: u64,
 }
 
-/// Who says how far the wall clock is to be trusted.
+/// How the error bound of the wall clock is determined.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClockSourceConfig {
-    /// The kernel, while it calls its clock synchronised; else `bound_us` holds.
+    /// The kernel's estimate while it reports its clock as synchronised, else `bound_us`.
     #[default]
     Kernel,
-    /// `bound_us` always holds: where all nodes read the same clock.
+    /// Always `bound_us`. For nodes that read the same clock.
     Fixed,
-    /// The ClockBound daemon; while it does not vouch for the clock, the node serves nothing.
+    /// The ClockBound daemon's bound. While the daemon gives none, the node serves nothing.
     #[cfg(feature = "clockbound")]
     ClockBound,
 }
@@ -167,42 +169,42 @@ impl Default for ClockConfig {
     }
 }
 
-/// A deliberate fault.
+/// A fault to inject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FaultConfig {
     /// Reads return the version before the newest.
     StaleReads,
-    /// A restart forgets the last so many entries of every group.
+    /// A restart forgets this many of the last entries of every group.
     ForgetOnRestart(usize),
-    /// Whoever asks for a lock has it, whoever else has.
+    /// Every lock request is granted, even if other transactions hold the lock.
     IgnoreLocks,
-    /// Reads of the latest state do not wait for pending writes.
+    /// Current reads do not wait for pending writes.
     IgnorePendingWrites,
-    /// After so many syncs of a shard's log the disk fails one.
+    /// Every sync of a shard's log after this many fails.
     FailSyncAfter(u64),
 }
 
-/// Why a config can't be used. Not retryable: the message says what to change.
+/// Why a configuration cannot be used. Not retryable: the message names the value to change.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    /// The file can't be read.
+    /// The file cannot be read.
     #[error("cannot read the config file {path}: {source}", path = path.display())]
     Unreadable {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The kernel's answer.
+        /// The kernel's error.
         source: std::io::Error,
     },
-    /// The file is not TOML, or not a config.
+    /// The file is not valid TOML, or not a configuration.
     #[error("the config file {path} is not valid: {source}", path = path.display())]
     Syntax {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Where, and what was expected.
+        /// The parser's error, with the position and the expected value.
         source: Box<toml::de::Error>,
     },
-    /// The values make no sense together.
+    /// The values contradict each other or a limit.
     #[error("the config is not usable: {0}")]
     Invalid(String),
 }
@@ -211,11 +213,15 @@ fn default_ranges_per_mode() -> u16 {
     6
 }
 
-/// Shards that a node may have.
+/// Limit on the shards of a node.
 const MAX_SHARDS: u16 = 256;
 
 impl Config {
-    /// Reads and checks a file.
+    /// Reads and checks a configuration file.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`]. Not retryable.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
@@ -227,7 +233,11 @@ impl Config {
         Ok(config)
     }
 
-    /// Fails, with what to change, if the values make no sense together.
+    /// Checks the values against each other and their limits.
+    ///
+    /// # Errors
+    ///
+    /// A message that names the value to change.
     pub fn check(&self) -> Result<(), String> {
         if self.nodes.iter().filter(|node| node.node == self.node).count() != 1 {
             return Err(format!("nodes must list node {} exactly once", self.node.0));
@@ -263,7 +273,7 @@ impl Config {
         self.log_options(ShardId(0)).check()
     }
 
-    /// This node's own line in `nodes`.
+    /// Returns this node's entry in `nodes`.
     pub(crate) fn own(&self) -> &NodeConfig {
         self.nodes.iter().find(|node| node.node == self.node).expect("checked when it was read")
     }
@@ -293,7 +303,7 @@ impl Config {
         }
     }
 
-    /// Where the clients of every shard of every node connect.
+    /// Returns the client addresses of every shard of every node.
     pub fn client_addresses(&self) -> Vec<NodeAddress> {
         let addresses = |node: &NodeConfig| {
             let address = |shard| SocketAddr::new(node.host, node.client_port + shard);

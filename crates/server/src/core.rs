@@ -1,4 +1,4 @@
-//! One shard's executor: what its tasks share, and the turn of its loop.
+//! The executor of one shard: the state that its tasks share, and the loop of turns.
 
 use std::{
     cell::{Cell, RefCell},
@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use palisade_clock::{Estimate, KernelClock, Voucher};
+use palisade_clock::{BoundSource, Estimate, KernelClock};
 use palisade_control::RangeDescriptor;
 use palisade_replication::Append;
 use palisade_shard::{
@@ -20,49 +20,50 @@ use palisade_wire::{Encode, FrameKind, PeerAddress, RangeId, Response, write_fra
 
 use crate::{inbox::Inbox, outbound::Outbound, signal::Signal};
 
-/// Bytes that the inputs of one turn hold, but for the last, which may be a frame of the largest.
+/// Limit on the inputs of one turn, in bytes. The last input may exceed it, by at most one frame of
+/// the largest size.
 const TURN_INPUT_BYTES: usize = 1024 * 1024;
 
-/// Bytes of log that one turn may need, so many are kept free: its inputs, of which small ones take
-/// about twice their size with their headers, a last one of two megabytes, a part of a checkpoint,
-/// and what the protocols add of their own.
+/// Limit on the log that one turn appends, in bytes. This much is kept free. It covers the inputs,
+/// of which small ones take about twice their size with their headers, one last input of two
+/// megabytes, one part of a checkpoint, and the protocols' own records.
 pub(crate) const TURN_LOG_BYTES: u64 = 7 * 1024 * 1024;
 
-/// Between two looks after the log.
+/// Time between two checks of the log's length and spare segments, in microseconds.
 const LOG_INTERVAL_US: u64 = 1_000_000;
 
-/// How often a turn looks whether the next segment of the log is ready.
+/// Poll interval while an append waits for the next segment.
 const SEGMENT_POLL: Duration = Duration::from_millis(1);
 
-/// What shards of one node tell each other.
+/// A message between the shards of one node, or from its main thread.
 #[derive(Clone, Debug)]
 pub(crate) enum ShardCommand {
-    /// A range has changed its replicas.
+    /// A range has new replicas.
     Install(RangeDescriptor),
-    /// Answer what is under way, and stop.
+    /// Answer the pending requests, and stop.
     Drain,
 }
 
-/// What the tasks of a shard's executor share. Nothing is borrowed across an await.
+/// State that the tasks of a shard's executor share. Nothing is borrowed across an await.
 pub(crate) struct Core {
     pub(crate) at: PeerAddress,
     pub(crate) clock: KernelClock,
     pub(crate) inbox: Inbox,
     pub(crate) clients: RefCell<BTreeMap<ConnectionId, Rc<Outbound>>>,
     pub(crate) peers: BTreeMap<PeerAddress, Rc<Outbound>>,
-    /// Raised when the log has grown.
+    /// Raised when a record was appended to the log.
     pub(crate) appended: Signal,
     shard: RefCell<Shard>,
     log: RefCell<Log>,
     siblings: Vec<Sender<ShardCommand>>,
-    /// Changes that a sibling's mailbox had no room for.
+    /// Changes that a sibling's mailbox had no room for; sent again in the next turn.
     unsent: RefCell<Vec<(usize, RangeDescriptor)>>,
     syncs: Cell<u64>,
     log_start: Position,
     log_due_us: Cell<u64>,
     next_connection: Cell<u64>,
-    /// What was last said of the clock.
-    told_clock: Cell<Option<Voucher>>,
+    /// The clock source that was last reported.
+    told_clock: Cell<Option<BoundSource>>,
     told_refusal: Cell<bool>,
     told_other_shape: Cell<bool>,
     told_failure: Cell<bool>,
@@ -106,7 +107,7 @@ impl Core {
         ConnectionId(id)
     }
 
-    /// Takes in what has gathered, turn after turn, until the shard is drained.
+    /// Runs turns until the shard is drained.
     pub(crate) async fn run(&self) {
         let mut inputs = Vec::new();
         let mut wake_after_us = None;
@@ -128,7 +129,7 @@ impl Core {
             if self.inbox.draining.get() && self.is_drained() {
                 return;
             }
-            // The readers get their turn, so that the next one has more to do at once.
+            // Let the readers run, so that the next turn processes more inputs at once.
             glommio::executor().yield_task_queue_now().await;
         }
     }
@@ -164,8 +165,8 @@ impl Core {
         effects
     }
 
-    /// Looks after the log now and then: the next segments, and, once the log is long, or can't
-    /// grow, the groups that keep its beginning, which then write what they have there anew.
+    /// Maintains the log once per [`LOG_INTERVAL_US`]: prepares segments. If the log is long or
+    /// cannot grow, makes the groups that pin its oldest segment rewrite their state.
     fn look_after_log(&self) {
         let now_us = self.clock.now().monotonic_us;
         if now_us < self.log_due_us.get() {
@@ -190,32 +191,33 @@ impl Core {
         }
     }
 
-    /// Says how far the clock is trusted, when that has changed; the first shard does so for all.
+    /// Reports the clock's source and error bound when the source changes. Only the first shard
+    /// logs them.
     fn look_at_clock(&self) {
         let Estimate { bound_us, by } = self.clock.estimate();
         if self.told_clock.replace(Some(by)) == Some(by) {
             return;
         }
         let mut shard = self.shard.borrow_mut();
-        shard.set_voucher(by);
+        shard.set_bound_source(by);
         if self.at.shard.0 != 0 {
             return;
         }
         match by {
-            Voucher::Kernel => {
+            BoundSource::Kernel => {
                 tracing::info!("the kernel's clock is right to within {bound_us} us");
             }
-            Voucher::ClockBound => {
+            BoundSource::ClockBound => {
                 tracing::info!("ClockBound calls the clock right to within {bound_us} us");
             }
-            Voucher::Config => {
+            BoundSource::Config => {
                 tracing::info!("the clock is taken to be right to within {bound_us} us");
             }
-            Voucher::Nobody if shard.is_fenced(self.clock.now()) => tracing::error!(
-                "nobody vouches for this node's clock: it serves nothing until somebody does; check \
+            BoundSource::Unknown if shard.is_fenced(self.clock.now()) => tracing::error!(
+                "no clock source knows the error of this node's clock: it serves nothing until one does; check \
                  the machine's time daemon"
             ),
-            Voucher::Nobody => tracing::warn!(
+            BoundSource::Unknown => tracing::warn!(
                 "the kernel calls its clock unsynchronised: clock.bound_us is trusted instead, \
                  {bound_us} us, and every commit waits for about twice that; synchronise the clock"
             ),
@@ -237,9 +239,9 @@ impl Core {
         self.tell_siblings();
     }
 
-    /// Appends a write, waiting for the next segment if it is not ready. Nothing that depends on
-    /// the write has left yet, so that a wait is only a slow turn, and a full log is like a crash
-    /// just before.
+    /// Appends a write, and waits for the next segment if it is not ready. Nothing that depends on
+    /// the write has left yet, so waiting is safe. If the log is full, the process stops, which is
+    /// like a crash just before the write.
     async fn append(&self, range: RangeId, append: &Append) {
         let record = record_of(range, append);
         loop {
@@ -265,8 +267,8 @@ impl Core {
 
     fn send(&self, sends: &[(PeerAddress, PeerMessage)]) {
         for (to, message) in sends {
-            // A peer that can't be reached, or not fast enough, loses messages: the protocols
-            // expect that of a network.
+            // Frames to a peer that is unreachable or too slow are dropped. The protocols expect
+            // message loss.
             if let Some(peer) = self.peers.get(to) {
                 let frame = |out: &mut _| {
                     write_frame(out, FrameKind::Peer, |out| message.encode(out));
@@ -289,7 +291,7 @@ impl Core {
                 write_frame(out, FrameKind::Response, |out| response.encode(out));
             };
             if !client.push(frame) {
-                // A client that does not read its answers.
+                // The client does not read its answers.
                 client.close();
             }
         }
@@ -300,7 +302,8 @@ impl Core {
         }
     }
 
-    /// Hands changes on to the other shards; a full mailbox gets them with the next turn.
+    /// Sends range changes to the other shards. A change that finds a full mailbox is sent again in
+    /// the next turn.
     fn tell_siblings(&self) {
         let mut unsent = self.unsent.borrow_mut();
         for (sibling, descriptor) in mem::take(&mut *unsent) {
@@ -322,12 +325,12 @@ impl Core {
         }
     }
 
-    /// What to sync next.
+    /// Returns the next sync plan, or `None` if everything is durable.
     pub(crate) fn next_sync(&self) -> Option<SyncPlan> {
         self.log.borrow().sync_plan()
     }
 
-    /// Copies a part of a plan's pages.
+    /// Copies the part at offset `at` of a plan's pages to `out`.
     pub(crate) fn copy_pages(&self, plan: &SyncPlan, at: usize, out: &mut [u8]) {
         out.copy_from_slice(&self.log.borrow().pages(plan)[at..at + out.len()]);
     }
@@ -342,7 +345,7 @@ impl Core {
         self.log.borrow_mut().sync_failed();
     }
 
-    /// Whether no replica has to be told the time.
+    /// Returns true if no replica needs ticks.
     pub(crate) fn is_quiet(&self) -> bool {
         self.shard.borrow().active_replicas() == 0
     }

@@ -1,4 +1,4 @@
-//! What the tasks of a shard gather for its next turn.
+//! The inputs that a shard's tasks collect for its next turn.
 
 use std::{
     cell::{Cell, RefCell},
@@ -10,44 +10,44 @@ use palisade_shard::Input;
 
 use crate::signal::Signal;
 
-/// Inputs beyond which readers pause until the next turn.
+/// Number of inputs at which readers pause until the next turn.
 const MAX_INPUTS: usize = 8 * 1024;
 
-/// Likewise, the bytes that the inputs hold.
+/// Size of the inputs, in bytes, at which readers pause until the next turn.
 const MAX_INPUT_BYTES: usize = 16 * 1024 * 1024;
 
-/// Inputs of the next turn.
+/// The inputs of the next turn.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
-    /// Each with the bytes that it came in.
+    /// Each input with its size in bytes.
     inputs: RefCell<VecDeque<(Input, usize)>>,
     bytes: Cell<usize>,
     arrived: Signal,
-    /// Raised for each reader in turn once there is room again.
+    /// The readers that wait for room. [`Inbox::take`] raises them all.
     room: RefCell<Vec<Rc<Signal>>>,
     pub(crate) draining: Cell<bool>,
 }
 
 impl Inbox {
-    /// Adds an input that holds so many bytes of entries or values.
+    /// Adds an input whose entries or values take `bytes`.
     pub(crate) fn push(&self, input: Input, bytes: usize) {
         self.inputs.borrow_mut().push_back((input, bytes));
         self.bytes.set(self.bytes.get() + bytes);
         self.arrived.raise();
     }
 
-    /// Begins a turn although nothing has arrived.
+    /// Starts a turn without an input.
     pub(crate) fn nudge(&self) {
         self.arrived.raise();
     }
 
-    /// Waits until there is reason for a turn.
+    /// Waits until a turn is due.
     pub(crate) async fn wait(&self) {
         self.arrived.wait().await;
     }
 
-    /// Takes the inputs of a turn, at least one if there is any, until they hold `max_bytes`; what
-    /// is left is reason for another turn. Lets the readers go on.
+    /// Moves inputs to `into` until they hold `max_bytes`, but at least one if there is any. Makes
+    /// another turn due if inputs remain. Wakes the readers that wait for room.
     pub(crate) fn take(&self, max_bytes: usize, into: &mut Vec<Input>) {
         let mut inputs = self.inputs.borrow_mut();
         let mut taken = 0;
@@ -66,7 +66,7 @@ impl Inbox {
         }
     }
 
-    /// Waits, if the next turn has enough to do already, until that has begun.
+    /// Waits while the inbox is full.
     pub(crate) async fn wait_for_room(&self) {
         while self.inputs.borrow().len() >= MAX_INPUTS || self.bytes.get() >= MAX_INPUT_BYTES {
             let signal = Rc::new(Signal::default());

@@ -1,14 +1,13 @@
-//! The driver of a node: executors, sockets, disks, timers.
+//! Driver of a node: executors, sockets, disks, timers.
 //!
-//! The only crate that names the executor. It decides nothing about the data: it feeds
-//! [`palisade_shard::Shard`] and does what that asks for.
+//! The only crate that names the executor. It makes no decision about data: it passes inputs to
+//! [`palisade_shard::Shard`] and performs the effects that the shard returns.
 //!
 //! Invariants:
-//! - A shard's state is touched by its own thread alone; between shards there are only bounded
-//!   mailboxes.
-//! - Nothing on a shard's thread waits for a disk: syncs run through the shard's ring, segments
-//!   are prepared elsewhere.
-//! - A failed sync ends the process: after it nobody knows what the disk holds.
+//! - Only a shard's own thread touches its state. Shards communicate through bounded mailboxes.
+//! - Nothing on a shard's thread blocks on a disk: syncs go through the shard's ring, and another
+//!   thread prepares segments.
+//! - A failed sync ends the process, because the contents of the disk are unknown after it.
 //! - No borrow of a shard's state is held across an await.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "drives the real machine")]
 

@@ -1,4 +1,4 @@
-//! Carries out the plans of a log through the ring of the executor that it is called on.
+//! Carries out the sync plans of a log, through the ring of the current executor.
 
 use std::{io, path::Path, sync::Arc};
 
@@ -9,10 +9,10 @@ use glommio::{
 use palisade_wal::{Backend, SyncPlan};
 use rustix::fs::OFlags;
 
-/// Bytes that one direct write takes at most.
+/// Limit of one direct write, in bytes.
 const MAX_WRITE_BYTES: usize = 1024 * 1024;
 
-/// The file that is written to, kept open until its segment is sealed.
+/// The file that is synced. It stays open until its segment is sealed.
 #[derive(Debug)]
 pub struct LogFile {
     backend: Backend,
@@ -21,23 +21,26 @@ pub struct LogFile {
 
 #[derive(Debug)]
 enum Opened {
-    /// The page cache holds what is to be synced.
+    /// Syncs the page cache, which holds the appended bytes.
     Mapped(BufferedFile),
-    /// Past the page cache, and each write as durable as after a sync (`O_DSYNC`): one round through
-    /// the ring, not two.
+    /// Writes past the page cache. With `O_DSYNC`, each write is as durable as after a sync, so it
+    /// takes one round through the ring instead of two.
     Direct(DmaFile),
 }
 
 impl LogFile {
-    /// Opens nothing yet.
+    /// Returns a log file that opens segments when plans name them.
     pub fn new(backend: Backend) -> Self {
         Self { backend, open: None }
     }
 
-    /// Carries out a plan. With [`Backend::Direct`], `pages` is asked for its pages, a part at a
-    /// time: an offset from their first byte on, and the memory to fill.
+    /// Carries out a plan. With [`Backend::Direct`], it calls `pages` for one part of the plan's
+    /// pages at a time, with the offset of the part in the pages, in bytes, and the memory to fill.
     ///
-    /// After an error, nobody knows what the disk holds.
+    /// # Errors
+    ///
+    /// An error of the file or the ring. Not retryable: the contents of the disk are unknown after
+    /// it.
     pub async fn carry_out(
         &mut self,
         plan: &SyncPlan,
@@ -55,7 +58,7 @@ impl LogFile {
         if plan.seals
             && let Some((_, opened)) = self.open.take()
         {
-            // Nothing is lost if this fails: the file was synced.
+            // A failure loses nothing, because the file was synced.
             let _ = opened.close().await;
         }
         Ok(())
@@ -70,7 +73,7 @@ async fn write(
     let total = usize::try_from(plan.pages.end - plan.pages.start).expect("it is in memory");
     for offset in (0..total).step_by(MAX_WRITE_BYTES) {
         let len = MAX_WRITE_BYTES.min(total - offset);
-        // A copy: the last page is appended to meanwhile.
+        // A copy, because appends may change the last page during the write.
         let mut bytes = file.alloc_dma_buffer(len);
         pages(offset, bytes.as_bytes_mut());
         if file.write_at(bytes, plan.pages.start + offset as u64).await? != len {

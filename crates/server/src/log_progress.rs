@@ -1,4 +1,4 @@
-//! Says how far the verification of a long log is.
+//! Logs the progress of the verification of a long log.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -8,7 +8,7 @@ use std::{
 use palisade_wal::OpenProgress;
 use palisade_wire::PeerAddress;
 
-/// Tells of a start every other second, so that nobody takes a slow one for one that hangs.
+/// Logs progress every two seconds, so that a slow start is not mistaken for a hang.
 #[derive(Debug)]
 pub(crate) struct LogProgress {
     at: PeerAddress,
@@ -23,7 +23,7 @@ impl LogProgress {
         Self { at, start: Instant::now(), told_s: AtomicU64::new(0) }
     }
 
-    /// Takes note of progress; called by several threads.
+    /// Records progress, and logs it if that is due. Several threads call this.
     pub(crate) fn tell(&self, progress: OpenProgress) {
         let now_s = self.start.elapsed().as_secs();
         let told_s = self.told_s.load(Ordering::Relaxed);

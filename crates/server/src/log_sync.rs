@@ -1,4 +1,4 @@
-//! The sync wave of a shard: the next sync starts when the last one returns.
+//! Syncs the log of a shard. The next sync starts when the last one returns.
 
 use std::{io, process, rc::Rc};
 
@@ -6,13 +6,13 @@ use palisade_wal::Backend;
 
 use crate::{core::Core, log_file::LogFile};
 
-/// The kernel's word for an error of the disk.
+/// The kernel's error number for an I/O error.
 const EIO: i32 = 5;
 
-/// Syncs the log whenever something is not durable, for as long as the shard lives.
+/// Syncs the log whenever it is not durable to its end, for as long as the shard lives.
 ///
-/// A failed sync ends the process: the page cache may call pages clean that never reached the disk,
-/// so that trying again would only hide the loss. Tests have the one after `fail_after` others fail.
+/// A failed sync ends the process. The page cache may mark pages clean that never reached the disk,
+/// so a retry would hide the loss. In tests, every sync after the first `fail_after` fails.
 pub(crate) async fn sync_log(core: Rc<Core>, backend: Backend, fail_after: Option<u64>) {
     let mut file = LogFile::new(backend);
     let mut syncs = 0;

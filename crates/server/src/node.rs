@@ -34,77 +34,83 @@ use crate::{
     peers::{dial_peer, serve_peer},
 };
 
-/// Between two ticks of a shard.
+/// Time between two ticks of a shard.
 const TICK: Duration = Duration::from_millis(10);
 
-/// The same while all replicas are idle, and only heartbeats are sent.
+/// Time between two ticks while all replicas are idle and only heartbeats are sent.
 const QUIET_TICK: Duration = Duration::from_millis(50);
 
-/// How long a drain may take before the node stops all the same.
+/// Time limit of a drain. Past it, the node stops without having drained.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The preempt timer of a shard's executor, far out of reach on purpose.
+/// Preempt timer of a shard's executor. It is set so high that it never fires.
 ///
-/// An executor of glommio 0.9.0 that loses its core for longer than its preempt timer, just before
-/// it would run what is runnable, runs nothing, takes that for having nothing to run, and sleeps
-/// until some event wakes it. When everything that could wake it has happened already, that is for
-/// ever: seen at a start, and under load on a machine with fewer cores than threads. Tasks of a
-/// latency class have their completions in a ring that interrupts long runs by itself, and no task
-/// here runs long, so nothing is lost without the timer.
+/// HAZARD: glommio 0.9.0 can sleep with runnable tasks. If an executor loses its core for longer
+/// than its preempt timer just before it runs its tasks, it runs none, concludes that none is
+/// runnable, and sleeps until an event wakes it. If no further event comes, it sleeps for ever.
+/// This was seen at a start, and under load on a machine with fewer cores than threads.
+///
+/// The timer is not needed here: completions of tasks of a latency class arrive in a ring that
+/// interrupts long runs, and no task here runs long.
 const PREEMPT_TIMER: Duration = Duration::from_secs(3600);
 
-/// Memory that each executor registers for its ring, in bytes: the log does not go through it.
+/// Memory that each executor registers for its ring, in bytes. The log does not use it.
 const RING_MEMORY_BYTES: usize = 1 << 20;
 
-/// How long a port may take to become free.
+/// How long to wait for a port that is in use.
 const PORT_TIMEOUT: Duration = Duration::from_secs(3);
 
 const MAILBOX_CAPACITY: usize = 1024;
 
-/// Why a node did not start. Nothing was served.
+/// Why a node did not start. It has served no request.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// The data directory can't be used.
+    /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
-    /// The log can't be used.
+    /// The log cannot be used.
     #[error(transparent)]
     Wal(#[from] WalError),
-    /// The log's records make no sense.
+    /// The log's records are inconsistent.
     #[error(transparent)]
     Replay(#[from] ReplayError),
-    /// The shard can't start with what its log holds, or with this configuration.
+    /// The shard cannot start with the contents of its log, or with this configuration.
     #[error(transparent)]
     Shard(#[from] ShardError),
-    /// The clock is behind what this node has seen: it was set back, or was ahead before.
+    /// The clock is too far behind the last timestamp in the log: it was set back now, or was ahead
+    /// before. Retryable once the clock is correct.
     #[error(
         "this node's clock shows {behind_ms} ms less than the last timestamp in its log, {last_ts}: it \
          was set back, or was ahead before; every commit would wait as long. Set the clock, or wait"
     )]
     ClockBehind {
-        /// How far behind, in milliseconds.
+        /// How far the clock is behind, in milliseconds.
         behind_ms: u64,
-        /// What is in the log.
+        /// The last timestamp in the log.
         last_ts: Timestamp,
     },
-    /// An address can't be listened on.
+    /// The node cannot listen on an address. Retryable once the port is free.
     #[error("cannot listen on {address}: {source}; stop what uses the port, or configure another")]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// The kernel's answer.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// The executor did not start.
+    /// The executor of a shard cannot start.
     #[error("the executor of a shard cannot start: {0}; `ulimit -l` may be too low for io_uring")]
     Executor(String),
 }
 
-/// Runs a node until it is told to stop by SIGTERM or SIGINT, and then drains it. `started` is
-/// called once every shard serves.
+/// Runs a node until it receives SIGTERM, SIGQUIT or SIGINT, and then drains it. Calls `started`
+/// once every shard serves.
+///
+/// # Errors
+///
+/// [`StartError`], if a shard cannot start. Nothing was served.
 pub fn run(config: Config, started: impl FnOnce()) -> Result<(), StartError> {
     let config = Arc::new(config);
-    // Before the panic hook and any thread: every reason not to start.
+    // Checks that can fail come before the panic hook and the threads.
     let Config { cluster_id, node, shards, .. } = *config;
     let owner = Owner { cluster_id, node: node.0, shards };
     let data_dir = Arc::new(DataDir::open(&config.data_dir, owner)?);
@@ -153,13 +159,17 @@ pub fn run(config: Config, started: impl FnOnce()) -> Result<(), StartError> {
         tracing::info!("signal {signal:?}: draining");
     }
     for sender in &senders {
-        // A full or closed mailbox belongs to a shard that is beyond draining.
+        // Fails only if the mailbox is full or the shard has ended: it cannot drain then.
         let _ = sender.try_send(ShardCommand::Drain);
     }
     finish(shards)
 }
 
-/// Tries whether an executor can start on this machine, or tells why not.
+/// Starts and stops an executor, to find out whether this machine allows it.
+///
+/// # Errors
+///
+/// [`StartError::Executor`].
 pub fn probe_executor() -> Result<(), StartError> {
     LocalExecutorBuilder::new(Placement::Unbound)
         .preempt_timer(PREEMPT_TIMER)
@@ -169,20 +179,20 @@ pub fn probe_executor() -> Result<(), StartError> {
         .map_err(|error| StartError::Executor(error.to_string()))
 }
 
-/// All shards have opened: each may write to its log, and serve.
+/// All shards have opened. Each may write to its log and serve.
 const SERVE: u64 = 1;
 
-/// A shard could not open: the others end and leave their logs as they are.
+/// A shard could not open. The others end and do not change their logs.
 const GIVE_UP: u64 = 2;
 
-/// Between two looks of a shard that has opened at whether the others have.
+/// Interval at which an open shard checks whether the others are open.
 const VERDICT_PAUSE: Duration = Duration::from_millis(1);
 
 struct RunningShard {
     thread: ExecutorJoinHandle<Result<(), StartError>>,
-    /// 1 once the shard's log and its listeners are open.
+    /// 1 once the shard's log and listeners are open.
     opened: Arc<Watermark>,
-    /// 1 once it has ended.
+    /// 1 once the shard has ended.
     drained: Arc<Watermark>,
 }
 
@@ -199,11 +209,11 @@ fn finish(shards: Vec<RunningShard>) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Fails if an address is listened on. The executor's listeners share their port with whoever else
-/// asks for it, and would lose connections to the other.
+/// Fails if another process listens on an address. The executor's listeners share their port
+/// (`SO_REUSEPORT`), so connections would go to both processes.
 ///
-/// The listeners of a process that has just ended go away with its rings, which the kernel takes
-/// down in the background: so a taken port gets a moment to become free.
+/// Waits up to [`PORT_TIMEOUT`] for a port in use: when a process ends, the kernel closes the
+/// listeners of its rings in the background.
 fn check_free(address: SocketAddr) -> io::Result<()> {
     let deadline = Instant::now() + PORT_TIMEOUT;
     loop {
@@ -219,8 +229,8 @@ fn check_free(address: SocketAddr) -> io::Result<()> {
 fn find_listener(address: SocketAddr) -> io::Result<()> {
     match Probe::bind(address) {
         Ok(_) => Ok(()),
-        // Connections of an earlier life of this node hold on to the port for a minute; only
-        // somebody who listens is in the way.
+        // Closed connections of an earlier process keep the port busy for a minute. Only a process
+        // that accepts connections is a conflict.
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             match TcpStream::connect_timeout(&address, PORT_TIMEOUT) {
                 Ok(_) => Err(error),
@@ -231,9 +241,10 @@ fn find_listener(address: SocketAddr) -> io::Result<()> {
     }
 }
 
-/// Fails if the log holds what lies further ahead than a peer's message may: then this clock is
-/// wrong, now or before, by more than it is trusted. Timestamps would not go back all the same, but
-/// what is committed would not have passed for as long, and nobody would be told of it.
+/// Fails if the log holds a timestamp more than `max_offset_us` ahead of this clock, the limit for
+/// messages of peers. This clock is then wrong now, or was wrong before. New timestamps would still
+/// be above those in the log, but each commit would wait as long as the clock lags before it is
+/// acknowledged.
 fn check_clock(wall: Interval, last_ts: Timestamp, max_offset_us: u64) -> Result<(), StartError> {
     let behind_us = wall.beyond_us(last_ts);
     if behind_us > max_offset_us {
@@ -242,7 +253,8 @@ fn check_clock(wall: Interval, last_ts: Timestamp, max_offset_us: u64) -> Result
     Ok(())
 }
 
-/// A panic in a task would kill its executor while the others go on without it.
+/// Aborts the process on any panic. Otherwise a panic in a task would end one executor, and the
+/// others would continue without it.
 fn abort_on_panic() {
     let default = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
@@ -264,7 +276,7 @@ struct ShardThread {
     siblings: Vec<Sender<ShardCommand>>,
     commands: Receiver<ShardCommand>,
     opened: Arc<Watermark>,
-    /// [`SERVE`] or [`GIVE_UP`], once all shards have opened or one has not.
+    /// [`SERVE`] once all shards have opened, or [`GIVE_UP`] once one has failed to.
     verdict: Arc<Watermark>,
     drained: Arc<Watermark>,
 }
@@ -272,7 +284,8 @@ struct ShardThread {
 fn spawn_shard(
     start: ShardThread,
 ) -> Result<ExecutorJoinHandle<Result<(), StartError>>, StartError> {
-    // A shard on a core of its own may be pinned; where nodes share cores the kernel knows better.
+    // Pin shards only if each has a core of its own. Where nodes share cores, the kernel schedules
+    // better.
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let placement = match CpuSet::online() {
         Ok(_) if usize::from(start.config.shards) == cores && start.config.nodes.len() == 1 => {
@@ -335,8 +348,8 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
             .map_err(|error| StartError::Listen { address, source: error.into() })
     };
     let (client_listener, peer_listener) = (listen(client_address)?, listen(peer_address)?);
-    // Nothing is written before all shards accept the configuration: a shard whose log is new would
-    // record a shape that another one refuses.
+    // Write nothing before all shards accept the configuration. A shard with a new log would record
+    // a shape that another shard refuses.
     opened.advance(1);
     while verdict.get() == 0 {
         glommio::timer::sleep(VERDICT_PAUSE).await;
@@ -346,7 +359,7 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
     }
     let core = Core::new(at, clock, own_shard, log, siblings, peers.clone());
 
-    // On the default class a task gets its turn late when the executor is busy.
+    // In the default latency class, tasks run late when the executor is busy.
     let tasks = glommio::executor().create_task_queue(
         Shares::Static(1000),
         Latency::Matters(PREEMPT_TIMER),

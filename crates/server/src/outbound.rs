@@ -1,8 +1,7 @@
-//! The sending side of a connection: frames gather in a buffer, one task writes them out.
+//! The sending side of a connection. Frames collect in a buffer, and one task writes them out.
 //!
-//! Each write is a system call, and a write that was cut short and then forgotten corrupts the
-//! stream. So everything that a turn sends goes out in one write, and a connection whose write
-//! fails is closed.
+//! Each write is a system call, so the frames of a turn are written together. A partial write
+//! followed by other bytes would corrupt the stream, so a connection is closed when a write fails.
 
 use std::{
     cell::{Cell, RefCell},
@@ -14,14 +13,13 @@ use futures_lite::{AsyncWrite, AsyncWriteExt};
 
 use crate::signal::Signal;
 
-/// Bytes that may wait for a slow receiver.
+/// Limit on the buffered bytes of a slow receiver. Further frames are refused.
 const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
 
-/// Bytes of one write. A write that can't finish at once is copied to the ring, all of it and each
-/// time anew.
+/// Limit of one write, in bytes. A longer buffer is written in pieces.
 const MAX_WRITE_BYTES: usize = 128 * 1024;
 
-/// Frames on their way out.
+/// The frames to be sent on a connection.
 #[derive(Debug, Default)]
 pub(crate) struct Outbound {
     buffer: RefCell<BytesMut>,
@@ -35,14 +33,15 @@ impl Outbound {
         Rc::default()
     }
 
-    /// For a connection that is yet to be made: nothing is taken before [`Outbound::reopen`].
+    /// Returns the buffer of a connection that is not open yet. It refuses frames until
+    /// [`Outbound::reopen`].
     pub(crate) fn unconnected() -> Rc<Self> {
         let outbound = Self::default();
         outbound.closed.set(true);
         Rc::new(outbound)
     }
 
-    /// Adds frames, which leave when [`Outbound::send`] is called. Tells whether they were taken.
+    /// Adds frames, which are sent after [`Outbound::send`]. Returns false if they were refused.
     pub(crate) fn push(&self, write: impl FnOnce(&mut BytesMut)) -> bool {
         let mut buffer = self.buffer.borrow_mut();
         if self.closed.get() || buffer.len() > MAX_QUEUED_BYTES {
@@ -52,7 +51,7 @@ impl Outbound {
         true
     }
 
-    /// Lets the gathered frames leave.
+    /// Starts sending the buffered frames.
     pub(crate) fn send(&self) {
         self.filled.raise();
     }
@@ -63,8 +62,8 @@ impl Outbound {
         self.closing.raise();
     }
 
-    /// Begins anew on a fresh connection, with a first frame. What had gathered is lost: part of it
-    /// may have been sent.
+    /// Starts on a new connection, with a first frame. Drops the buffered frames, because parts of
+    /// them may have been sent.
     pub(crate) fn reopen(&self, hello: impl FnOnce(&mut BytesMut)) {
         let mut buffer = self.buffer.borrow_mut();
         buffer.clear();
@@ -77,14 +76,14 @@ impl Outbound {
         self.buffer.borrow().is_empty()
     }
 
-    /// Ends when the connection is closed from this side.
+    /// Waits until this side closes the connection.
     pub(crate) async fn wait_closed(&self) {
         while !self.closed.get() {
             self.closing.wait().await;
         }
     }
 
-    /// Writes out whatever gathers, until the connection is closed or fails.
+    /// Writes buffered frames to the stream, until the connection is closed or fails.
     pub(crate) async fn drain_into(&self, mut stream: impl AsyncWrite + Unpin) {
         let mut sending = BytesMut::new();
         loop {

@@ -1,4 +1,4 @@
-//! Connections between shards of different nodes. Each side dials its own, to send on.
+//! Connections between shards of different nodes. Each shard dials a connection to send on.
 
 use std::{net::SocketAddr, rc::Rc, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
-/// Keeps a connection to a peer open, and sends on it what gathers for the peer.
+/// Keeps a connection to a peer open, and sends the peer's buffered frames on it.
 pub(crate) async fn dial_peer(
     core: Rc<Core>,
     cluster_id: u64,
@@ -39,7 +39,7 @@ pub(crate) async fn dial_peer(
     }
 }
 
-/// Takes in a peer's messages until it leaves or sends what makes no sense.
+/// Receives a peer's messages, until it disconnects or sends an invalid frame.
 pub(crate) async fn serve_peer(core: Rc<Core>, cluster_id: u64, mut stream: TcpStream) {
     let (mut decoder, mut scratch) = (FrameDecoder::default(), scratch());
     let hello = read_hello(&mut stream, &mut decoder, &mut scratch, FrameKind::PeerHello).await;

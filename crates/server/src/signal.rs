@@ -1,4 +1,4 @@
-//! A flag that one task of an executor waits for, and others of the same executor raise.
+//! A flag that one task of an executor waits for and other tasks of the same executor raise.
 
 use std::{
     cell::{Cell, RefCell},
@@ -6,7 +6,7 @@ use std::{
     task::{Poll, Waker},
 };
 
-/// Raised any number of times, seen once.
+/// A flag. Raising it again before it is seen has no effect.
 #[derive(Debug, Default)]
 pub(crate) struct Signal {
     raised: Cell<bool>,
@@ -22,7 +22,7 @@ impl Signal {
         }
     }
 
-    /// Waits until the flag is up, and takes it down. One task waits at a time.
+    /// Waits until the flag is raised, and lowers it. Only one task may wait at a time.
     pub(crate) async fn wait(&self) {
         poll_fn(|context| {
             if self.raised.replace(false) {

@@ -1,22 +1,23 @@
-//! Whether a shard may take part, and which life of it this is.
+//! Decides whether a shard may take part in its groups, and counts its starts.
 //!
-//! The problem: votes and confirmations are promises that a shard remembers in its log. A shard
-//! whose log was lost (a new disk, a wiped directory) and that comes back under its old address
-//! would break them without knowing: vote twice in a term, or help to elect a leader that lacks
-//! what it had confirmed. An empty log alone does not tell a lost one from a new one.
+//! The problem: a shard's log holds its promises, which are votes and acknowledgements. A shard may
+//! lose its log (a new disk, a wiped directory) and return under its old address. It could then
+//! vote twice in a term, or help to elect a leader that lacks entries that the shard had
+//! acknowledged. An empty log does not show whether it is new or was lost.
 //!
-//! So a shard draws an *incarnation* when its log is made, and its peers remember, durably, the
-//! first incarnation that they hear at an address. A new shard takes part only once more than half
-//! of its peers have told it that they know it by its present incarnation: any two such sets
-//! share a peer that was not lost, so a second incarnation never gets there. It learns from the
-//! first peer that knows another one that it is refused.
+//! So a shard draws an *incarnation* when its log is created. Its peers durably register the first
+//! incarnation that they receive from each address. A new shard takes part only after more than
+//! half of its peers have confirmed its present incarnation. Any two such majorities share a peer.
+//! If at most a minority of the shards lost their logs, that peer has kept its own, so a second
+//! incarnation never gets a majority. The shard is refused once a peer reports another one for it.
 //!
-//! The same record counts the shard's starts. That number, the session, tells its lives apart:
-//! see [`Peers`](palisade_replication::Peers). It is durable before anything is sent.
+//! The same record counts the shard's starts. That number is the *session*: see
+//! [`Peers`](palisade_replication::Peers). It is durable before the shard sends a heartbeat or
+//! takes part.
 //!
-//! The record also holds the shape in which the cluster was created, for the same reason: a start
-//! with another shape would have another range map, in which the rows of the first are not found.
-//! Peers compare shapes before anything else.
+//! The record also holds the shape in which the cluster was created. A start with another shape
+//! would have another range map, in which existing rows are not found. Peers compare shapes before
+//! anything else.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,30 +25,30 @@ use bytes::{BufMut, Bytes, BytesMut};
 use palisade_replication::Append;
 use palisade_wire::{Admission as Stage, Decode, Encode, PeerAddress, Reader, WireError};
 
-/// What a shard knows of its own place among its peers.
+/// A shard's admission record, and what its peers have confirmed.
 #[derive(Debug)]
 pub(crate) struct Admission {
     incarnation: u64,
     session: u64,
-    /// In which the cluster was created; empty for a database that is no cluster's.
+    /// Encoded shape in which the cluster was created; empty for an embedded database.
     shape: Bytes,
-    /// The incarnation of each peer that was heard.
+    /// The registered incarnation of each peer.
     registry: BTreeMap<PeerAddress, u64>,
-    /// The peers that know this incarnation.
+    /// Peers that have registered this shard's incarnation.
     registered_at: BTreeSet<PeerAddress>,
-    /// How many of them are enough.
+    /// How many peers must have registered it.
     needed: usize,
     refused: bool,
-    /// The shard's write that holds the present record.
+    /// Number of the write that holds the present record, or `None` if it must be written.
     written: Option<u64>,
     is_durable: bool,
-    /// Whether the record of this session was ever durable.
+    /// True once this session's first record is durable.
     has_begun: bool,
 }
 
 impl Admission {
-    /// A shard with the record that it finds in its log, if any, and so many peers. `shape` counts
-    /// if the log holds none.
+    /// Creates the state for a shard with this many peers, from the session and record in its log
+    /// if there are any. `shape` is used only if there are none.
     pub(crate) fn new(
         recovered: Option<(u64, Bytes)>,
         shape: Bytes,
@@ -75,7 +76,7 @@ impl Admission {
         Ok(admission)
     }
 
-    /// The record to write, if it has changed.
+    /// Returns the record if it must be written, as write number `shard_appends + 1` of the shard.
     pub(crate) fn record(&mut self, shard_appends: u64) -> Option<Append> {
         if self.written.is_some() {
             return None;
@@ -97,8 +98,8 @@ impl Admission {
         Some(Append::State { term: self.session, payload: payload.freeze() })
     }
 
-    /// Has the record written again, as it is.
-    pub(crate) fn write_anew(&mut self) {
+    /// Requests that the record is written again, unchanged.
+    pub(crate) fn rewrite(&mut self) {
         if self.is_durable {
             self.written = None;
         }
@@ -117,17 +118,17 @@ impl Admission {
         reader.finish()
     }
 
-    /// The shape in which the cluster was created, as its encoding.
+    /// Returns the encoded shape in which the cluster was created.
     pub(crate) fn shape(&self) -> &Bytes {
         &self.shape
     }
 
-    /// Tells shapes apart, in messages.
+    /// Returns the checksum by which messages compare shapes.
     pub(crate) fn shape_checksum(&self) -> u32 {
         crc32fast::hash(&self.shape)
     }
 
-    /// The first so many writes of the shard are durable.
+    /// Records that the shard's first `shard_appends` writes are durable.
     pub(crate) fn durable(&mut self, shard_appends: u64) {
         if self.written.is_some_and(|written| written <= shard_appends) {
             self.is_durable = true;
@@ -135,7 +136,8 @@ impl Admission {
         }
     }
 
-    /// Takes in what a peer says of both; tells whether the peer is the one that is known.
+    /// Processes a peer's incarnation, and the one that the peer has registered for this shard.
+    /// Returns true if the peer's incarnation is the one registered here.
     pub(crate) fn receive(&mut self, from: PeerAddress, incarnation: u64, registered: u64) -> bool {
         let mut changed = false;
         let known = *self.registry.entry(from).or_insert_with(|| {
@@ -154,23 +156,23 @@ impl Admission {
         known == incarnation
     }
 
-    /// What to tell a peer: this incarnation, and the one under which the peer is known.
+    /// Returns this incarnation, and the one that is durably registered for the peer, or 0.
     pub(crate) fn introduction(&self, to: PeerAddress) -> (u64, u64) {
         let registered = if self.is_durable { self.registry.get(&to) } else { None };
         (self.incarnation, registered.copied().unwrap_or(0))
     }
 
-    /// Which life of the shard this is.
+    /// Returns the number of this start of the shard.
     pub(crate) fn session(&self) -> u64 {
         self.session
     }
 
-    /// Whether the session is durable, so that peers may hear of it.
+    /// Returns true if the session is durable, so that peers may receive it.
     pub(crate) fn has_begun(&self) -> bool {
         self.has_begun
     }
 
-    /// Whether the shard's replicas may take part.
+    /// Returns true if the shard's replicas may take part in their groups.
     pub(crate) fn is_admitted(&self) -> bool {
         self.has_begun && !self.refused && self.registered_at.len() >= self.needed
     }
@@ -219,7 +221,7 @@ mod tests {
     fn a_second_incarnation_is_refused_and_said_so() {
         let mut peer = begun(9, 2);
         assert!(peer.receive(at(0), 5, 0));
-        // Not before it is durable.
+        // The registration is not sent before it is durable.
         assert_eq!(peer.introduction(at(0)), (9, 0));
         peer.record(1).expect("the registry has changed");
         peer.durable(2);

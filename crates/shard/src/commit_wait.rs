@@ -1,19 +1,19 @@
-//! Commit wait: nobody outside learns of a commit before its timestamp has passed.
+//! Commit wait: no reply reveals a commit before the commit's timestamp has passed.
 //!
-//! The problem: timestamps should order transactions as the world saw them: whoever starts after
-//! having seen a commit must get a later timestamp, on any node. Clocks differ; the naive way, a
-//! timestamp from the local clock and an answer at once, lets the next transaction, on a node whose
-//! clock is behind, get an earlier one ("causal reverse").
+//! The problem: a transaction that starts after another was observed must get a later timestamp, on
+//! any node. With the local clock's timestamp and an immediate reply, the second transaction could
+//! get an earlier timestamp on a node whose clock is behind ("causal reverse").
 //!
-//! So a commit takes a timestamp not below the latest that true time may be, and whoever would learn
-//! of it waits until true time is certainly later (Spanner, OSDI'12 §4.1.2): the writer for its
-//! answer, and likewise a reader for the value, who may see it before the writer is answered. Then
-//! any clock that is right to within its bound gives later timestamps to what follows. The wait runs
-//! beside replication: what is left of it when that is done is twice the bound less the time it
-//! took, if that is more than nothing.
+//! So a commit takes a timestamp that is not below the latest that true time may be. Each reply
+//! that reveals it is held until true time is certainly later (Spanner, OSDI'12 §4.1.2). That
+//! includes a reader's reply, because a read may see the commit before the writer is answered.
+//! After that, any clock that is right to within its bound gives later timestamps to new commits.
 //!
-//! HAZARD: with a clock that is wrong by more than its bound the order is lost, though nothing is
-//! lost of any single key.
+//! The wait overlaps with replication. What remains of it is twice the bound, less the time that
+//! replication took, or nothing.
+//!
+//! HAZARD: if a clock is wrong by more than its bound, timestamps of different keys may not follow
+//! real time. Each key alone stays linearizable.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
@@ -22,14 +22,14 @@ use palisade_wire::{Outcome, Response};
 
 use crate::ConnectionId;
 
-/// Answers that may wait.
+/// Waiting replies at which a shard rejects further requests.
 const MAX_WAITING: usize = 64 * 1024;
 
-/// Answers that wait for time to pass.
+/// Replies that wait for a timestamp to pass.
 #[derive(Debug, Default)]
 pub(crate) struct CommitWait {
     waiting: BinaryHeap<Reverse<Waiting>>,
-    /// Keeps answers for the same timestamp in their order.
+    /// Keeps replies with the same timestamp in order.
     next_number: u64,
 }
 
@@ -43,7 +43,7 @@ struct Waiting {
 }
 
 impl CommitWait {
-    /// Takes out the answers of a turn that must wait, and adds those that have waited.
+    /// Removes the replies that must wait from `replies`, and adds those whose wait is over.
     pub(crate) fn pass(&mut self, replies: &mut Vec<(ConnectionId, Response)>, now: Now) {
         let must_wait = |response: &Response| {
             response.outcome.visible_ts().filter(|ts| !now.wall.has_passed(*ts))
@@ -70,7 +70,7 @@ impl CommitWait {
         }
     }
 
-    /// When the next answer has waited, at the soonest.
+    /// Returns the microseconds until the next wait is over, at the earliest.
     pub(crate) fn next_us(&self, now: Now) -> Option<u64> {
         self.waiting.peek().map(|Reverse(waiting)| now.wall.until_passed_us(waiting.visible_ts))
     }
@@ -79,7 +79,7 @@ impl CommitWait {
         self.waiting.is_empty()
     }
 
-    /// Whether there is no room for what another request might bring.
+    /// Returns true if no more requests may be accepted.
     pub(crate) fn is_full(&self) -> bool {
         self.waiting.len() >= MAX_WAITING
     }

@@ -1,5 +1,6 @@
-//! Reads at timestamps that may still lie in the future: they wait until the timestamp has passed,
-//! because until then somebody might commit below it.
+//! Reads at timestamps that may lie in the future.
+//!
+//! They wait until the timestamp has passed. Until then, a commit could still be ordered below it.
 
 use std::collections::BTreeMap;
 
@@ -9,28 +10,29 @@ use palisade_wire::{Operation, Outcome, ReadKind, Rejection};
 
 use crate::replica::Asker;
 
-/// Reads that may wait.
+/// Reads that may wait at one shard.
 const MAX_EARLY: usize = 16 * 1024;
 
-/// Reads that wait for their timestamps.
+/// Reads that wait for their timestamps to pass.
 #[derive(Debug)]
 pub(crate) struct EarlyReads {
-    /// By timestamp, and in the order of their coming.
+    /// Reads by timestamp, then in order of arrival.
     waiting: BTreeMap<(Timestamp, u64), (Asker, Operation)>,
     next_number: u64,
-    /// How far ahead a timestamp may lie: no clock of the cluster is further ahead.
+    /// How far ahead a timestamp may lie, in microseconds. No clock is further ahead.
     max_ahead_us: u64,
 }
 
 impl EarlyReads {
     pub(crate) fn new(max_offset_us: u64) -> Self {
-        // Of two clocks, each may be off by this much, in different directions, and so may the
-        // edges of what they show.
+        // Two clocks may be wrong by `max_offset_us` in opposite directions. The edges of their
+        // intervals may be off by as much again.
         Self { waiting: BTreeMap::new(), next_number: 0, max_ahead_us: 4 * max_offset_us }
     }
 
-    /// Hands an operation on, unless it has to wait. A read that leaves the timestamp to the cluster
-    /// gets one: not before whatever was acknowledged until now, which has passed everywhere.
+    /// Returns the operation if it need not wait; queues it and returns `None` otherwise. A
+    /// snapshot read gets its timestamp here: the latest that true time may be, which is not below
+    /// any acknowledged commit, because that has passed in true time.
     pub(crate) fn pass(
         &mut self,
         asker: Asker,
@@ -44,7 +46,7 @@ impl EarlyReads {
         let certain_us = now.wall.latest_us - now.wall.earliest_us;
         match kind {
             ReadKind::Snapshot => *kind = of_now(now),
-            // Nothing that has certainly passed is as fresh.
+            // No timestamp that has certainly passed is this recent.
             ReadKind::Stale { max_us, .. } if *max_us <= certain_us => *kind = of_now(now),
             _ => {}
         }
@@ -65,13 +67,13 @@ impl EarlyReads {
         Ok(None)
     }
 
-    /// A read whose timestamp has passed.
+    /// Removes and returns a read whose timestamp has passed.
     pub(crate) fn next(&mut self, now: Now) -> Option<(Asker, Operation)> {
         let first = self.waiting.first_entry()?;
         now.wall.has_passed(first.key().0).then(|| first.remove())
     }
 
-    /// When the next timestamp has passed, at the soonest.
+    /// Returns the microseconds until the next timestamp has passed, at the earliest.
     pub(crate) fn next_us(&self, now: Now) -> Option<u64> {
         let ((at_ts, _), _) = self.waiting.first_key_value()?;
         Some(now.wall.until_passed_us(*at_ts))
@@ -86,7 +88,7 @@ fn of_now(now: Now) -> ReadKind {
     ReadKind::AsOf(Timestamp::from_physical_us(now.wall.latest_us))
 }
 
-/// What waits must not keep the memory of everything that arrived with it.
+/// Copies the keys: a waiting read must not keep its receive buffer alive.
 fn detached(operation: Operation) -> Operation {
     let copy = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
     match operation {

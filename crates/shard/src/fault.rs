@@ -1,50 +1,50 @@
-//! Deliberate faults, so that tests can see the checks say no.
+//! Faults to inject, so that tests can prove that their checks fail.
 
 use palisade_replication::ProtocolFault;
 
-/// A way in which a shard breaks its promises on purpose. Never set outside tests.
+/// A guarantee that the shard breaks on purpose. Never set outside tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TestFault {
-    /// Reads return the version before the newest one, if there is one.
+    /// A read of the newest value returns the version before it, if there is one.
     StaleReads,
-    /// A restart forgets the last entries of every group, acknowledged or not.
+    /// A restart drops the last entries of each group but the control range's, acknowledged or not.
     ForgetOnRestart {
-        /// How many.
+        /// Number of entries to drop.
         entries: usize,
     },
-    /// A restart forgets for whom each group has voted.
+    /// A restart drops the protocol state, such as votes, of every group but the control range.
     ForgetVotes,
-    /// Snapshots leave out what became of transactions.
+    /// Snapshots leave out the outcomes of transactions.
     ForgetOutcomes,
-    /// A shard whose log was lost takes part at once, as if it had never voted or confirmed.
+    /// A shard whose log was lost takes part at once, as if it had never voted or acknowledged.
     TrustEmptyLog,
-    /// Answers don't wait for the timestamp of what they tell to pass.
+    /// Replies do not wait for the timestamp of the commit that they reveal to pass.
     NoCommitWait,
-    /// Answers wait until half of the clock's uncertainty has passed.
+    /// Replies wait for only half of the clock's uncertainty.
     HalfCommitWait,
-    /// Commits are made whether or not their conditions hold.
+    /// Commits take effect even if their conditions do not hold.
     IgnoreConditions,
-    /// Whoever asks for a lock has it, whoever else has.
+    /// Every lock request is granted at once, even if it conflicts.
     IgnoreLocks,
-    /// A transaction whose locks are lost commits all the same.
+    /// A transaction that has lost its locks commits anyway.
     TrustLostLocks,
-    /// A locked read does not wait for what was ordered before it.
+    /// A locked read does not wait for the writes ordered before it.
     EarlyLockedReads,
-    /// Heartbeats of a turn are built before the turn's revocations.
+    /// Heartbeats of a turn are built before the revocations of the turn.
     EarlyHeartbeats,
-    /// Commits are made whether or not they have expired.
+    /// Commits take effect even if they have expired.
     RunExpired,
-    /// Reads of the latest state do not wait for what was ordered before.
+    /// Reads of the latest state do not wait for the writes ordered before them.
     IgnorePendingWrites,
-    /// Locked reads are answered by a leader that may have been superseded.
+    /// A leader that may be deposed answers locked reads.
     UnconfirmedLockedReads,
-    /// A transaction without its locks is called aborted by a leader that may have been superseded.
+    /// A leader that may be deposed aborts transactions whose locks are lost.
     UnconfirmedAborts,
-    /// Reads at a timestamp wait neither for it to pass nor for what was ordered before.
+    /// Reads at a timestamp wait neither for it to pass nor for the entries ordered before.
     HastySnapshots,
-    /// A replica takes what it is told of safe time for what it knows, before it knows it.
+    /// A follower uses the leader's safe time before it has applied the entries that it covers.
     EagerSafeTime,
-    /// A rule of a replication protocol is broken.
+    /// A replication protocol breaks one of its rules.
     Protocol(ProtocolFault),
 }
 

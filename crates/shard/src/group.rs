@@ -1,4 +1,4 @@
-//! The closed choice between the two replication modes.
+//! One replica of a group in either replication mode: Raft or chain.
 
 use bytes::Bytes;
 use palisade_control::RangeDescriptor;
@@ -12,21 +12,21 @@ use palisade_wire::{Mode, PeerAddress, RangeId, RangeStatus, ReplicaChange, Role
 
 use crate::PeerBody;
 
-/// A protocol with what it has asked for in this turn.
+/// A protocol, with the effects that it has requested in this turn.
 #[derive(Debug)]
 pub(crate) struct Running<P: Protocol> {
     protocol: P,
     effects: Effects<P::Message>,
 }
 
-/// One replica's end of a replicated group.
+/// A replica of a group, by replication mode.
 #[derive(Debug)]
 pub(crate) enum Group {
     Raft(Running<Raft>),
     Chain(Running<Chain>),
 }
 
-/// Calls a method of whichever protocol runs, with its effects.
+/// Evaluates an expression with the running protocol of either mode.
 macro_rules! either {
     ($group:expr, $running:ident => $call:expr) => {
         match $group {
@@ -49,7 +49,7 @@ impl Group {
         let (range, membership) = (descriptor.range, descriptor.membership());
         Ok(match descriptor.mode {
             Mode::Raft => {
-                // A replica that was added later learns from its leader who the members are.
+                // A replica that was added later learns the members from its leader.
                 let initial = membership.members.contains(&me);
                 let members =
                     if initial { Members::of(membership.members) } else { Members::default() };
@@ -77,7 +77,7 @@ impl Group {
         either!(self, running => running.protocol.wants_ticks(cx))
     }
 
-    /// Hands on a message of the right protocol.
+    /// Handles a Raft message. Ignores it in chain mode.
     pub(crate) fn receive_raft(
         &mut self,
         from: PeerAddress,
@@ -89,7 +89,7 @@ impl Group {
         }
     }
 
-    /// Hands on a message of the right protocol.
+    /// Handles a chain message. Ignores it in Raft mode.
     pub(crate) fn receive_chain(
         &mut self,
         from: PeerAddress,
@@ -101,7 +101,7 @@ impl Group {
         }
     }
 
-    /// Something of a peer is not to be counted on any more.
+    /// Handles a peer's revocation of its leadership or support. Ignored in chain mode.
     pub(crate) fn revoked(&mut self, from: PeerAddress, revocation: Revocation, cx: Context<'_>) {
         if let Self::Raft(running) = self {
             running.protocol.revoked(from, revocation, cx, &mut running.effects);
@@ -124,8 +124,8 @@ impl Group {
         either!(self, running => running.protocol.read(token, &mut running.effects))
     }
 
-    /// Asks to read where writes are ordered, of which a chain's head knows the latest that are
-    /// committed everywhere. That it is the head is for the chain's epochs to see to.
+    /// Requests a read at the replica that sequences writes: Raft's leader after a leadership
+    /// check, or the chain's head. The chain's epochs must exclude earlier heads.
     pub(crate) fn read_where_ordered(&mut self, token: u64) -> Result<(), Refusal> {
         match self {
             Self::Raft(running) => running.protocol.read(token, &mut running.effects),
@@ -137,7 +137,8 @@ impl Group {
         }
     }
 
-    /// Changes who leads or replicates a group in Raft mode; tells which entry it waits for.
+    /// Changes the leader or the members of a Raft group. Returns the index and term of the entry
+    /// to wait for, or `None` if there is none. Chains refuse with `NotNow`.
     pub(crate) fn change(
         &mut self,
         change: ReplicaChange,
@@ -158,7 +159,7 @@ impl Group {
         either!(self, running => running.protocol.snapshot_head())
     }
 
-    /// Writes the protocol's own durable state anew, as it is.
+    /// Rewrites the protocol's durable state, unchanged, at the end of the log.
     pub(crate) fn write_state(&mut self, cx: Context<'_>) {
         either!(self, running => running.protocol.write_state(cx, &mut running.effects));
     }
@@ -174,7 +175,7 @@ impl Group {
         });
     }
 
-    /// A member has installed a snapshot.
+    /// Records that a member has durably installed a snapshot up to `index`.
     pub(crate) fn snapshot_installed(&mut self, at: PeerAddress, index: u64, cx: Context<'_>) {
         if let Self::Raft(running) = self {
             running.protocol.snapshot_installed(at, index, cx, &mut running.effects);
@@ -195,7 +196,7 @@ impl Group {
         }
     }
 
-    /// Ends the turn: everything that was asked for since the last one.
+    /// Ends the turn and returns all effects since the last one.
     pub(crate) fn flush(&mut self, range: RangeId, cx: Context<'_>) -> Effects<PeerBody> {
         match self {
             Self::Raft(running) => running.flush(cx, |message| PeerBody::Raft { range, message }),
@@ -207,7 +208,7 @@ impl Group {
         either!(self, running => running.protocol.role())
     }
 
-    /// The Raft term, or the chain epoch.
+    /// Returns the Raft term, or the chain epoch.
     pub(crate) fn term(&self) -> u64 {
         match self {
             Self::Raft(running) => running.protocol.term(),
@@ -215,7 +216,7 @@ impl Group {
         }
     }
 
-    /// The chain's epoch; 0 in Raft mode.
+    /// Returns the chain's epoch; 0 in Raft mode.
     pub(crate) fn epoch(&self) -> u64 {
         match self {
             Self::Raft(_) => 0,
@@ -237,8 +238,8 @@ impl Group {
         }
     }
 
-    /// Whether reads are answered without asking the others; never so in a chain, where it is its
-    /// place that lets a replica read.
+    /// Returns true if reads need no round to the other replicas. Always false in a chain, where a
+    /// replica's position decides whether it may read.
     pub(crate) fn is_leased(&self, cx: Context<'_>) -> bool {
         match self {
             Self::Raft(running) => running.protocol.is_leased(cx),
@@ -246,7 +247,7 @@ impl Group {
         }
     }
 
-    /// Who votes, or forms the chain; and who only learns.
+    /// Returns the voters (or the members of the chain), and the learners.
     pub(crate) fn members(&self) -> (Vec<PeerAddress>, Vec<PeerAddress>) {
         match self {
             Self::Raft(running) => {
@@ -260,7 +261,7 @@ impl Group {
         }
     }
 
-    /// The sets of which a majority each decides, or the whole chain.
+    /// Returns the sets of voters of which a majority each decides; or all members of the chain.
     pub(crate) fn electorates(&self) -> Vec<Vec<PeerAddress>> {
         match self {
             Self::Raft(running) => {

@@ -1,15 +1,15 @@
-//! One core's share of a node: many groups over one log.
+//! Runs one core's share of a node: many replication groups over one log.
 //!
-//! [`Shard`] takes inputs (a request, a message, a finished sync, a tick) and answers, at the end
-//! of each turn, with effects (writes, messages, replies). It is synchronous and deterministic: the
+//! [`Shard`] takes inputs (a request, a message, a finished sync, a tick) and returns effects
+//! (writes, messages, replies) at the end of each turn. It is synchronous and deterministic: the
 //! node's driver and the simulator run the same code.
 //!
 //! Invariants:
-//! - A reply that acknowledges a write is given only for an entry that came back committed at the
-//!   index and term under which it was ordered.
+//! - A reply acknowledges a write only if its entry came back committed at the index and term at
+//!   which it was ordered.
 //! - A message that depends on a write leaves only after that write is durable.
-//! - An answer that tells of a commit leaves only after the commit's timestamp has passed.
-//! - Whatever waits for an answer is bounded, and is answered, or refused, exactly once.
+//! - A reply that reveals a commit leaves only after the commit's timestamp has passed.
+//! - The number of pending requests is bounded. Each is answered or rejected exactly once.
 
 mod admission;
 mod commit_wait;

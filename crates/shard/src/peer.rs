@@ -1,60 +1,60 @@
-//! What shards of different nodes send each other.
+//! The messages that shards of different nodes exchange, and their encoding.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use palisade_clock::Timestamp;
 use palisade_replication::{Heartbeat, SnapshotPart, chain, raft};
 use palisade_wire::{Decode, Encode, RangeId, Reader, WireError};
 
-/// A message from shard to shard.
+/// A message from one shard to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerMessage {
-    /// Which life of the sender this is from.
+    /// The sender's session: the number of its start.
     pub session: u64,
-    /// The sender's hybrid clock.
+    /// The sender's hybrid logical clock.
     pub sent_ts: Timestamp,
-    /// The rest.
+    /// The content.
     pub body: PeerBody,
 }
 
-/// What a message is about.
+/// The content of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerBody {
-    /// The shards themselves.
+    /// State of the sending shard, with a heartbeat.
     Hello(Hello),
-    /// A Raft group.
+    /// A message of a Raft group.
     Raft {
         /// The range of both replicas.
         range: RangeId,
-        /// What the protocol says.
+        /// The protocol's message.
         message: raft::Message,
     },
-    /// A chain.
+    /// A message of a chain.
     Chain {
         /// The range of both replicas.
         range: RangeId,
-        /// What the protocol says.
+        /// The protocol's message.
         message: chain::Message,
     },
-    /// A snapshot on its way.
+    /// A message of a snapshot transfer.
     Snapshot {
         /// The range of both replicas.
         range: RangeId,
-        /// Where it stands.
+        /// A part, or an acknowledgement.
         message: SnapshotMessage,
     },
-    /// Up to when a replica knows everything.
+    /// A message about the safe time of a range.
     SafeTime {
         /// The range of both replicas.
         range: RangeId,
         /// The question, or the answer.
         message: SafeTimeMessage,
     },
-    /// Ranges that have changed, encoded by the control plane: the receiver's map lacks something.
+    /// Changed range descriptors, encoded, for a receiver whose range map is older.
     Ranges(Bytes),
 }
 
 impl PeerBody {
-    /// Whether it is there to be written to the receiver's log.
+    /// Returns true if the receiver writes the content to its log.
     pub(crate) fn is_to_be_written(&self) -> bool {
         match self {
             Self::Raft { message, .. } => message.body.has_entries(),
@@ -65,53 +65,53 @@ impl PeerBody {
     }
 }
 
-/// What two shards tell each other over and over.
+/// State that two shards exchange periodically.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
-    /// Of the shape in which the sender's cluster was created: another one is another cluster.
+    /// Checksum of the shape of the sender's cluster. Another shape is another cluster.
     pub shape_checksum: u32,
-    /// Drawn when the sender's log was made.
+    /// Random number drawn when the sender's log was created.
     pub incarnation: u64,
-    /// The incarnation under which the sender knows the receiver, durably; or 0.
+    /// The incarnation that the sender has durably registered for the receiver, or 0.
     pub registered: u64,
-    /// How many changes the sender's range map has seen.
+    /// Number of changes in the sender's range map.
     pub ranges_version: u64,
-    /// For all groups that the two share.
+    /// The heartbeat, for all groups that the two shards share.
     pub heartbeat: Heartbeat,
 }
 
-/// A snapshot on its way from one replica to another.
+/// A message of a snapshot transfer from one replica to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SnapshotMessage {
-    /// The next part.
+    /// A part of the snapshot.
     Part {
-        /// Tells one transfer from another.
+        /// Identifies the transfer.
         stream: u64,
         /// The part.
         part: SnapshotPart,
     },
-    /// So many parts have arrived, in order.
+    /// Acknowledges the first `parts` parts.
     Received {
-        /// The stream that this answers.
+        /// The transfer that this acknowledges.
         stream: u64,
-        /// How many.
+        /// Number of parts received without gaps.
         parts: u32,
-        /// Whether the whole is installed, durably, or was not needed.
+        /// True if the snapshot is installed durably, or was not needed.
         done: bool,
     },
 }
 
-/// What a replica that answers reads of the past and the one that orders the writes tell each
-/// other. An answer holds for ever, whichever question it answers.
+/// Messages between a follower that serves reads at timestamps and the replica that sequences the
+/// writes. An answer never becomes invalid, so it need not match a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SafeTimeMessage {
-    /// Up to when is everything ordered?
+    /// Asks for the safe time.
     Ask,
-    /// Whoever has applied all entries up to an index knows everything up to a timestamp.
+    /// With all entries up to `index` applied, the state up to `closed_ts` is complete.
     Answer {
-        /// The index.
+        /// The last index that must be applied.
         index: u64,
-        /// The timestamp.
+        /// The new safe time.
         closed_ts: Timestamp,
     },
 }
@@ -239,7 +239,7 @@ impl Decode for SnapshotMessage {
                     term: reader.u64()?,
                     part: reader.u32()?,
                     last: reader.u8()? != 0,
-                    // A copy: it outlives the buffer that everything arrived in.
+                    // Copy: the part outlives the receive buffer.
                     payload: Bytes::copy_from_slice(&reader.bytes()?),
                 };
                 Ok(Self::Part { stream, part })

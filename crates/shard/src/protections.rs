@@ -1,19 +1,19 @@
-//! Timestamps that are read at, and whose versions are therefore kept.
+//! Protects the versions that open snapshots read from garbage collection.
 //!
 //! The problem: a snapshot is read for longer than replaced versions are kept, and in ranges that
-//! it has not touched yet. Keeping versions in the ranges that it reads loses the others, and
-//! keeping them at the leader alone loses all of them with the next leader. So clients renew their
-//! oldest open snapshot at every shard of every node, whether or not it was read there, and every
-//! replica of the shard keeps what it sees.
+//! it has not read before. Protecting versions only in ranges already read loses them in the
+//! others. Protecting them only at the leader loses all of them when leadership changes. So clients
+//! renew their oldest open snapshot at every shard of every node, and every replica of a shard
+//! keeps the versions that the snapshot sees.
 //!
 //! ```text
 //! versions    |-------- kept --------------------------------------|
 //!             oldest open snapshot, to within 100 ms            now, and 5 s more
 //! ```
 //!
-//! Before a snapshot is named for the first time, its versions are kept because none is collected
-//! that was replaced just now. A snapshot's timestamp may be twice the clocks' error behind true
-//! time when its first read is answered, so that much is added.
+//! Before its first renewal, a snapshot is protected by the retention of all versions. When its
+//! first read is answered, its timestamp may be behind true time by twice the clocks' error, so the
+//! retention includes that.
 //!
 //! Invariant: a timestamp that was protected less than [`PROTECTED_US`] ago, and is not older than
 //! [`MAX_AGE_US`], is not below [`Protections::oldest_ts`].
@@ -23,35 +23,36 @@ use std::collections::BTreeMap;
 use palisade_clock::{Now, Timestamp};
 use palisade_wire::MAX_SNAPSHOT_AGE_US;
 
-/// How long a version outlives the one that replaced it, beside what clocks may differ by.
+/// Microseconds that a version is kept after it was replaced, beyond twice the clocks' error.
 const RETENTION_US: u64 = 1_000_000;
 
-/// How long a timestamp stays protected after it was last named.
+/// How long a timestamp stays protected after the last read or renewal, in microseconds.
 const PROTECTED_US: u64 = 5_000_000;
 
-/// Older timestamps are not protected: what clients may rely on, and time for a last read.
+/// Maximum age of a protected timestamp in microseconds: the clients' limit and a last read.
 const MAX_AGE_US: u64 = MAX_SNAPSHOT_AGE_US + 5_000_000;
 
-/// Timestamps of one such span are protected as the first of it, so their number is bounded.
+/// Timestamps are protected in buckets of this width, in microseconds, so their number is bounded.
+/// The first timestamp of a bucket stands for all of it.
 const BUCKET_US: u64 = 100_000;
 
-/// Protected timestamps of a shard.
+/// The protected timestamps of a shard.
 #[derive(Debug)]
 pub(crate) struct Protections {
-    /// How long every version outlives the one that replaced it.
+    /// How long every version is kept after it was replaced, in microseconds.
     retention_us: u64,
-    /// The first timestamp of a span, and until when the span is protected.
+    /// First timestamp of each bucket, and the monotonic time until which the bucket is protected.
     until_us: BTreeMap<Timestamp, u64>,
 }
 
 impl Protections {
-    /// No clock of the cluster is further off than `max_offset_us`.
+    /// Creates an empty set. `max_offset_us` bounds the error of every clock of the cluster.
     pub(crate) fn new(max_offset_us: u64) -> Self {
         let retention_us = RETENTION_US.saturating_add(max_offset_us.saturating_mul(2));
         Self { retention_us, until_us: BTreeMap::new() }
     }
 
-    /// Keeps what a read at a timestamp sees. Returns false if the timestamp is too old for that.
+    /// Protects the versions that a read at `at_ts` sees. Returns false if `at_ts` is too old.
     pub(crate) fn protect(&mut self, at_ts: Timestamp, now: Now) -> bool {
         if at_ts < oldest_allowed_ts(now) {
             return false;
@@ -62,14 +63,14 @@ impl Protections {
         true
     }
 
-    /// Forgets what was not named for too long, or is too old.
+    /// Removes buckets that were not renewed in time or are too old.
     pub(crate) fn expire(&mut self, now: Now) {
-        // A span is as old as its last timestamp.
+        // A bucket is as old as its last timestamp.
         let oldest_ts = oldest_allowed_ts(now).saturating_sub_us(BUCKET_US);
         self.until_us.retain(|ts, until_us| *until_us > now.monotonic_us && *ts >= oldest_ts);
     }
 
-    /// Versions that a read at this timestamp, or at a later one, sees are kept.
+    /// Returns the lowest timestamp at which reads must stay possible.
     pub(crate) fn oldest_ts(&self, now: Now) -> Timestamp {
         let earliest_ts = Timestamp::from_physical_us(now.wall.earliest_us);
         let recent_ts = earliest_ts.saturating_sub_us(self.retention_us);
@@ -92,7 +93,7 @@ mod tests {
         Now { monotonic_us: us, wall: Interval::around(us, 10) }
     }
 
-    /// What is kept without any snapshot.
+    /// The oldest timestamp kept without any snapshot.
     fn recent_ts(seconds: u64) -> Timestamp {
         let offsets_us = 2 * 1_000;
         Timestamp::from_physical_us(seconds * 1_000_000 - 10 - RETENTION_US - offsets_us)

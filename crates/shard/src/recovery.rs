@@ -1,4 +1,4 @@
-//! A replica from what its shard's log held.
+//! Creates a replica from what its shard's log held.
 
 use palisade_clock::Timestamp;
 use palisade_control::{RangeDescriptor, RangeMap};
@@ -14,7 +14,7 @@ use crate::{
     state_machine::StateMachine,
 };
 
-/// What all replicas of a shard have in common.
+/// Settings that all replicas of a shard share.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Surroundings {
     pub(crate) me: PeerAddress,
@@ -26,8 +26,8 @@ pub(crate) struct Surroundings {
 }
 
 impl Surroundings {
-    /// Makes a replica with what was recovered. `ranges` is the first range map, for the control
-    /// plane's own range.
+    /// Creates a replica from its recovered group. `ranges` is the first range map; it is the
+    /// initial state of the control plane's own range.
     pub(crate) fn replica(
         &self,
         descriptor: &RangeDescriptor,
@@ -42,7 +42,7 @@ impl Surroundings {
         let mut logged_ts = Timestamp::ZERO;
         if let Some(snapshot) = &mut recovered.snapshot {
             let mut builder = StateBuilder::new();
-            // Part 0 is the protocol's own.
+            // Part 0 belongs to the protocol.
             for part in snapshot.parts.drain(1..) {
                 builder.push(part)?;
             }

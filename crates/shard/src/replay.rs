@@ -1,4 +1,4 @@
-//! From log records to groups, and back.
+//! Converts between log records and the writes of groups, and recovers groups from a log.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,10 @@ use thiserror::Error;
 
 use crate::TestFault;
 
-/// Stands for the shard itself in its log.
+/// The group number of the shard's own records.
 pub(crate) const SHARD_RECORD: RangeId = RangeId(u32::MAX);
 
-/// What a shard's log held, record by record.
+/// Collects a shard's log record by record.
 #[derive(Debug, Default)]
 pub struct Replayed {
     groups: BTreeMap<RangeId, Group>,
@@ -22,47 +22,47 @@ pub struct Replayed {
 #[derive(Debug, Default)]
 struct Group {
     recovered: RecoveredGroup,
-    /// A snapshot whose last part has not come yet.
+    /// A snapshot whose last part has not been read yet.
     unfinished: RecoveredSnapshot,
-    /// What was before the first of the entries is missing. That is as it should be where the log
-    /// was cut, if a snapshot follows that holds it.
+    /// A gap before the first of the entries. It is valid where the log's head was truncated, if a
+    /// later snapshot covers it.
     missing: Option<Missing>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Missing {
-    /// The index after the last entry before.
+    /// The index that should follow the last entry or snapshot.
     expected: u64,
-    /// The first entry after what is missing.
+    /// Index of the first entry after the gap.
     first: u64,
 }
 
-/// What a shard's log held.
+/// What a shard's log held, for [`Shard::new`](crate::Shard::new).
 #[derive(Debug, Default)]
 pub struct Recovered {
     pub(crate) groups: BTreeMap<RangeId, RecoveredGroup>,
     pub(crate) shard: Option<(u64, Bytes)>,
 }
 
-/// Why a log whose records verify still makes no sense. Not retryable.
+/// Why the valid records of a log are inconsistent. Not retryable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ReplayError {
-    /// An entry does not follow the ones before it.
+    /// Entries are missing, and no snapshot covers them.
     #[error(
         "the log of {range} has entry {index} where at most {expected} can follow, and no snapshot \
          of what is between: the log was written by a faulty build; replace this replica"
     )]
     Gap {
-        /// The group.
+        /// The range of the group.
         range: RangeId,
-        /// The entry's index.
+        /// Index of the first entry after the gap.
         index: u64,
-        /// The index after the last entry.
+        /// The index that should follow the last entry or snapshot.
         expected: u64,
     },
 }
 
-/// The record that a write becomes.
+/// Returns the log record for a group's write.
 pub fn record_of(range: RangeId, append: &Append) -> Record<'_> {
     let group = range.0;
     match append {
@@ -89,7 +89,7 @@ pub fn record_of(range: RangeId, append: &Append) -> Record<'_> {
 }
 
 impl Replayed {
-    /// Takes in the next record.
+    /// Adds the next record of the log.
     pub fn visit(&mut self, record: Record<'_>) {
         let range = RangeId(record.group);
         let group = self.groups.entry(range).or_default();
@@ -115,7 +115,11 @@ impl Replayed {
         group.push(Entry { index, term, kind, payload });
     }
 
-    /// What the log held, once every record was taken in.
+    /// Returns what the log held. Call it after all records were visited.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplayError::Gap`] if entries of a group are missing. Not retryable.
     pub fn finish(self, fault: Option<TestFault>) -> Result<Recovered, ReplayError> {
         let mut recovered = Recovered::default();
         for (range, group) in self.groups {
@@ -133,7 +137,7 @@ impl Replayed {
 }
 
 impl Group {
-    /// The last index that is not among the entries.
+    /// Returns the index that precedes the first of the entries.
     fn base(&self) -> u64 {
         let of_snapshot = self.recovered.snapshot.as_ref().map_or(0, |snapshot| snapshot.index);
         self.missing.map_or(of_snapshot, |missing| missing.first.saturating_sub(1))
@@ -153,13 +157,13 @@ impl Group {
             entries.clear();
             missing.first = index;
         } else {
-            // A snapshot holds it.
+            // The snapshot covers it.
             return;
         }
         entries.push(entry);
     }
 
-    /// Tells whether the part is the next one.
+    /// Adds a part to the unfinished snapshot. Returns false unless it follows the last one.
     fn take_in(&mut self, index: u64, term: u64, part: u32, payload: Bytes) -> bool {
         if part == 0 {
             self.unfinished = RecoveredSnapshot { index, term, parts: Vec::new() };
@@ -167,14 +171,14 @@ impl Group {
         let snapshot = &mut self.unfinished;
         let follows = part as usize == snapshot.parts.len();
         if (snapshot.index, snapshot.term) != (index, term) || !follows {
-            // Of a transfer that was given up for another one, or cut off with its beginning.
+            // The transfer was abandoned, or its first parts were truncated with the log's head.
             return false;
         }
         snapshot.parts.push(payload);
         true
     }
 
-    /// The snapshot is whole.
+    /// Replaces the entries that the finished snapshot covers, or all entries if `replaces`.
     fn stand_for_entries(&mut self, replaces: bool) {
         let snapshot = std::mem::take(&mut self.unfinished);
         let known = self.recovered.snapshot.as_ref().map_or(0, |snapshot| snapshot.index);
@@ -190,7 +194,7 @@ impl Group {
         }
         let expected = snapshot.index + 1;
         self.missing = entries.first().filter(|entry| entry.index > expected).map(|entry| {
-            // It is of a part of the log that was cut off.
+            // Entries between the snapshot and this one may be truncated with the log's head.
             Missing { expected, first: entry.index }
         });
         self.recovered.snapshot = Some(snapshot);
@@ -314,7 +318,7 @@ mod tests {
         let more = [part(9, 2, 0, false), part(9, 2, 1, true), entry(10, 2)];
         let group = recover(&[&log[..], &more].concat());
         assert_eq!(indexes(&group), [(10, 2)]);
-        // The snapshot of a part that was cut off: what follows it is left alone.
+        // A gap follows a snapshot, where the head was truncated: the entries after it are kept.
         let log = [part(5, 1, 0, false), entry(7, 1), part(5, 1, 1, true), entry(8, 1)];
         let more = [part(6, 1, 0, false), part(6, 1, 1, true)];
         let group = recover(&[&log[..], &more].concat());

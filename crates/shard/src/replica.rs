@@ -1,4 +1,4 @@
-//! One replica of a range: its group, its state, and who waits for it.
+//! One replica of a range: its replication group, its state, and its pending requests.
 
 mod pending_writes;
 mod reads;
@@ -26,13 +26,13 @@ use reads::PendingReads;
 use timestamp_reads::TimestampReads;
 use transactions::Transactions;
 
-/// Requests that may wait at one replica.
+/// Limit of each queue of pending requests at one replica.
 const MAX_WAITING: usize = 64 * 1024;
 
-/// What a record takes in the log beside its payload, about.
+/// Approximate bytes that a log record takes beside its payload.
 const RECORD_OVERHEAD_BYTES: usize = 48;
 
-/// Who asked.
+/// Where a request came from, and where its reply goes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asker {
     pub(crate) connection: ConnectionId,
@@ -52,40 +52,40 @@ pub(crate) struct Replica {
     pub(crate) descriptor: RangeDescriptor,
     pub(crate) group: Group,
     state: StateMachine,
-    /// The last entry that is in the state.
+    /// Index of the last entry applied to the state.
     applied_index: u64,
-    /// Of every entry applied so far.
+    /// Digest of every entry applied so far, in order.
     digest: u32,
     writes: VecDeque<WaitingWrite>,
     reads: PendingReads,
     transactions: Transactions,
     timestamp_reads: TimestampReads,
-    /// What this turn has to say to those who waited.
+    /// Outcomes of pending requests, to be sent at the end of this turn.
     answers: Vec<(Asker, Outcome)>,
     fault: Option<TestFault>,
-    /// Writes of this group in the shard's log: how many of the shard's there were with them, and
-    /// how many of the group's.
+    /// Batches of this group's writes that are not durable: the shard's write count after the
+    /// batch, and the group's write count after it.
     pending: VecDeque<(u64, u64)>,
     appends: u64,
 
-    /// What a snapshot tells of ranges that have changed.
+    /// Range changes found in a recovered or received snapshot, to be installed.
     changed_ranges: Vec<RangeDescriptor>,
     snapshots: Snapshots,
-    /// What is sent in this turn beside what the group itself sends.
+    /// Messages of this turn that do not come from the group itself.
     other_sends: Vec<Send<PeerBody>>,
-    /// A checkpoint is due once the log has grown by this much, and by its own size.
+    /// A checkpoint is due once the log has grown by this and by the last checkpoint's size.
     checkpoint_bytes: u64,
-    /// Bytes of a part of a snapshot.
+    /// Target size of a snapshot part, in bytes.
     part_bytes: usize,
     log_bytes: u64,
     last_checkpoint_bytes: u64,
-    /// The last timestamp that the log held when the replica was made.
+    /// Highest commit timestamp that the log held when the replica was made.
     pub(crate) logged_ts: Timestamp,
-    /// What the log holds is to be written anew, whether or not a checkpoint is due.
+    /// A checkpoint was requested to free the head of the log, even if none is due.
     compacting: bool,
 }
 
-/// What a replica begins with.
+/// Initial values of a [`Replica`].
 pub(crate) struct Start {
     pub(crate) descriptor: RangeDescriptor,
     pub(crate) group: Group,
@@ -102,15 +102,15 @@ pub(crate) struct Start {
     pub(crate) fault: Option<TestFault>,
 }
 
-/// What the shard has to do for a replica at the end of a turn.
+/// A replica's effects of a turn, for the shard to carry out.
 pub(crate) struct Outbox {
     pub(crate) appends: Vec<Append>,
     pub(crate) sends: Vec<Send<PeerBody>>,
-    /// Peers that must not count on this replica any more.
+    /// Peers that must no longer rely on this replica.
     pub(crate) revoked: Vec<(PeerAddress, Revocation)>,
-    /// The writes of the shard up to this one hold everything that the group has asked for.
+    /// Once this many writes of the shard are durable, all writes of the group are.
     pub(crate) written: u64,
-    /// The lowest timestamp that was read at.
+    /// The lowest timestamp read at in this turn.
     pub(crate) read_ts: Option<Timestamp>,
 }
 
@@ -159,7 +159,7 @@ impl Replica {
         self.digest
     }
 
-    /// Orders a payload, or says at once why not.
+    /// Proposes a payload, or returns a refusal as `Err`.
     pub(crate) fn propose(
         &mut self,
         asker: Asker,
@@ -174,7 +174,7 @@ impl Replica {
         Ok(())
     }
 
-    /// Begins a change of the leader or the members, or says at once what becomes of it.
+    /// Starts a change of the leader or the members, or returns an immediate outcome as `Err`.
     pub(crate) fn change(
         &mut self,
         asker: Asker,
@@ -190,7 +190,7 @@ impl Replica {
         }
     }
 
-    /// Time has passed.
+    /// Runs periodic work: elections, timeouts, garbage collection, snapshot resends.
     pub(crate) fn tick(&mut self, hlc: &mut Hlc, now: Now, oldest_ts: Timestamp, cx: Context<'_>) {
         self.group.tick(cx);
         self.expire_locks(hlc, now, cx);
@@ -201,7 +201,7 @@ impl Replica {
         }
     }
 
-    /// Whether time must be told.
+    /// Returns true if this replica needs ticks.
     pub(crate) fn wants_ticks(&self, cx: Context<'_>) -> bool {
         self.wants_checkpoint()
             || self.snapshots.is_sending()
@@ -212,18 +212,18 @@ impl Replica {
             || self.group.wants_ticks(cx)
     }
 
-    /// Whether a part of a checkpoint is to be written.
+    /// Returns true if a checkpoint part is to be written.
     pub(crate) fn wants_checkpoint(&self) -> bool {
         let is_due = self.compacting || self.is_checkpoint_due();
         self.snapshots.is_taking_checkpoint() || is_due && !self.snapshots.is_receiving()
     }
 
-    /// Has everything that the log holds of this replica written anew.
+    /// Requests a checkpoint, unless one is being taken already.
     pub(crate) fn compact(&mut self) {
         self.compacting |= !self.snapshots.is_taking_checkpoint();
     }
 
-    /// What a checkpoint would take, at most, but for what entries add that are not there any more.
+    /// Returns about how many bytes a checkpoint takes now: the last one, plus the log since then.
     pub(crate) fn state_bytes(&self) -> u64 {
         self.last_checkpoint_bytes + self.log_bytes
     }
@@ -233,17 +233,19 @@ impl Replica {
             && self.group.commit_index() >= self.group.first_index()
     }
 
-    /// Writes the next part of a checkpoint, and returns about how many bytes that takes.
+    /// Writes the next part of a checkpoint and returns about how many bytes it takes in the log.
     pub(crate) fn advance_checkpoint(&mut self, cx: Context<'_>) -> usize {
         let mut bytes = 0;
         if !self.snapshots.is_taking_checkpoint() {
-            // What was committed in this turn is not in the state before the turn ends.
+            // The head of a snapshot is at the commit index, but entries committed in this turn are
+            // applied when it ends. Wait until the state includes them.
             let is_due = self.compacting || self.is_checkpoint_due();
             if !is_due || self.applied_index < self.group.commit_index() {
                 return 0;
             }
             self.compacting = false;
-            // It is older than the checkpoint that begins here, and would keep the log as long.
+            // Rewrite the protocol's state record too: the old one lies before this checkpoint, and
+            // would keep that part of the log from being truncated.
             self.group.write_state(cx);
             bytes += RECORD_OVERHEAD_BYTES;
             if self.applied_index == 0 {
@@ -272,14 +274,15 @@ impl Replica {
 
     fn write_snapshot(&mut self, part: SnapshotPart, cx: Context<'_>) -> usize {
         let bytes = part.payload.len() + RECORD_OVERHEAD_BYTES;
-        // To whoever lacks no more than that, entries are sent sooner than the snapshot.
+        // Keep the last entries in memory: a follower that lacks only these catches up faster from
+        // entries than from a snapshot.
         let keep_bytes = self.checkpoint_bytes.max(self.last_checkpoint_bytes) / 2;
         let keep_bytes = usize::try_from(keep_bytes).unwrap_or(usize::MAX);
         self.group.write_snapshot(part, keep_bytes, cx);
         bytes
     }
 
-    /// A message about a snapshot arrived.
+    /// Handles a part of a snapshot, or the acknowledgement of one.
     pub(crate) fn receive_snapshot(
         &mut self,
         from: PeerAddress,
@@ -301,7 +304,7 @@ impl Replica {
                         }
                         self.send_snapshot(from, answer, After::Appends);
                     }
-                    // Bytes that make no sense are as good as lost.
+                    // Treat an invalid part as lost.
                     Ok(Arrived::Ignored) | Err(_) => {}
                 }
             }
@@ -348,7 +351,7 @@ impl Replica {
         }
     }
 
-    /// Enters a later epoch of the range.
+    /// Enters a later epoch of the range. Ignores earlier ones.
     pub(crate) fn install(&mut self, descriptor: &RangeDescriptor, cx: Context<'_>) {
         if descriptor.epoch > self.descriptor.epoch {
             self.descriptor.clone_from(descriptor);
@@ -356,8 +359,8 @@ impl Replica {
         }
     }
 
-    /// Ends the turn: applies what was committed, answers whom it can, and returns the rest.
-    /// Versions that a read at `oldest_ts` sees are kept.
+    /// Ends the turn: applies committed entries, answers requests, and returns the remaining
+    /// effects. Versions that a read at `oldest_ts` or later sees are kept.
     pub(crate) fn flush(
         &mut self,
         cx: Context<'_>,
@@ -368,11 +371,11 @@ impl Replica {
     ) -> Outbox {
         let Effects { appends, mut sends, committed, reads, refused_reads, lagging, revoked } =
             self.group.flush(self.descriptor.range, cx);
-        // Before entries of a successor are applied: its writes took no notice of the locks here.
+        // Do this before applying entries of a later leader, which ignored the locks held here.
         self.check_leadership();
         out.installs.append(&mut self.changed_ranges);
         for entry in committed {
-            // A snapshot may have overtaken what was committed earlier in the turn.
+            // A snapshot installed in this turn may already include this entry.
             if entry.index > self.applied_index {
                 self.apply(entry, oldest_ts, out);
             }
@@ -412,14 +415,13 @@ impl Replica {
         Outbox { appends, sends, revoked, written, read_ts }
     }
 
-    /// Versions that a read at this timestamp, or at a later one, sees are kept. `oldest_ts` is what
-    /// the shard keeps.
+    /// Returns the lowest timestamp whose versions this replica keeps. `oldest_ts` is the shard's.
     fn oldest_ts(&self, oldest_ts: Timestamp) -> Timestamp {
         let read_ts = self.timestamp_reads.read_ts.unwrap_or(Timestamp::MAX);
         oldest_ts.min(read_ts).min(self.snapshots.protected_ts())
     }
 
-    /// Whether nobody waits for an answer.
+    /// Returns true if no request waits for an answer.
     pub(crate) fn is_idle(&self) -> bool {
         self.writes.is_empty()
             && self.reads.is_empty()
@@ -440,7 +442,7 @@ impl Replica {
         let outcome = if kind == EntryKind::Members {
             Some(Outcome::ControlDone)
         } else if payload.is_empty() {
-            // It only marks the beginning of a term.
+            // The entry only marks the start of a term.
             None
         } else {
             let oldest_ts = self.oldest_ts(oldest_ts);
@@ -472,7 +474,7 @@ fn digest(before: u32, index: u64, term: u64, payload: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// What a write takes in the log, checkpoints not counted.
+/// Returns about how many bytes a write takes in the log, or 0 for a snapshot part.
 fn bytes_of(append: &Append) -> u64 {
     match append {
         Append::Entry(entry) => (entry.payload.len() + RECORD_OVERHEAD_BYTES) as u64,

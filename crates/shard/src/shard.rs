@@ -1,4 +1,4 @@
-//! The composition: requests and messages to replicas, their writes to one log.
+//! The shard: passes requests and messages to replicas, and their writes to one log.
 
 mod messages;
 mod requests;
@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use palisade_clock::{Hlc, Interval, Now, Timestamp, Voucher};
+use palisade_clock::{BoundSource, Hlc, Interval, Now, Timestamp};
 use palisade_control::{Bootstrap, NodeAddress, RangeDescriptor, RangeMap, ShapeChanged};
 use palisade_replication::{After, Append, Context, PeerTiming, Peers};
 use palisade_wire::{
@@ -28,152 +28,152 @@ use crate::{
     replica::{Asker, Outbox, Replica},
 };
 
-/// Bytes that the log keeps free for what replication itself must write when writes of clients are
-/// refused for want of room.
+/// Below this much free log, in bytes, commits and changes of ranges are rejected with `LogFull`.
+/// The reserve is for writes of replication itself.
 pub const LOG_RESERVE_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Likewise, entries and snapshots of peers are not taken in.
+/// Below this much free log, entries and snapshot parts from peers are dropped, like lost messages.
 const PEER_RESERVE_BYTES: u64 = LOG_RESERVE_BYTES / 4 * 3;
 
-/// Likewise, checkpoints wait. They have the last room that there is: only they make more.
+/// Below this much free log, checkpoints wait: the lowest limit, because only they free log.
 const CHECKPOINT_RESERVE_BYTES: u64 = LOG_RESERVE_BYTES / 4;
 
-/// Empty queues keep room for so many.
+/// Elements that an empty queue keeps room for. A queue with more capacity is freed.
 const MAX_IDLE_QUEUE: usize = 1024;
 
-/// Bytes of checkpoints after which a turn writes no more of them.
+/// Checkpoint bytes after which a turn writes no more checkpoint parts.
 const CHECKPOINT_BYTES_PER_TURN: usize = 512 * 1024;
 
-/// A client's connection to this shard, as the driver names it.
+/// A client's connection to this shard. The driver chooses the number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
 
-/// What a shard is told at its start.
+/// Configuration of a shard, fixed at its start.
 #[derive(Clone, Debug)]
 pub struct ShardConfig {
-    /// Where it is.
+    /// This shard's address.
     pub at: PeerAddress,
-    /// The cluster.
+    /// Identifies the cluster in the range map that clients receive.
     pub cluster_id: u64,
-    /// Its nodes, and where clients connect, for the range map that they are given.
+    /// The cluster's nodes and their client addresses, for the range map that clients receive.
     pub nodes: Vec<NodeAddress>,
     /// The cluster's first range map.
     pub ranges: RangeMap,
-    /// What that was made from, unless this is a database that is no cluster's.
+    /// The parameters that `ranges` was made from; `None` for an embedded database.
     pub shape: Option<Bootstrap>,
-    /// How far ahead a remote clock may be, in microseconds; and how far this one may be wrong
-    /// before nothing is served.
+    /// How far ahead a remote clock may be before its messages are dropped, in microseconds. Client
+    /// requests are rejected while the error bound of this clock exceeds the same limit.
     pub max_offset_us: u64,
-    /// Decides who stands for election first, and the like; and the shard's incarnation, if its
-    /// log is new.
+    /// Seeds random choices such as election timeouts, and the incarnation of a new log.
     pub random_seed: u64,
-    /// A group's state is written as a checkpoint once its log has grown by this much.
+    /// Log growth in bytes after which a group's state is written as a checkpoint.
     pub checkpoint_bytes: u64,
-    /// About so many bytes make a part of a checkpoint or snapshot.
+    /// Target size of one part of a checkpoint or snapshot, in bytes.
     pub snapshot_part_bytes: usize,
-    /// Payload in one message of a Raft group, beyond its first entry, in bytes.
+    /// Payload in one Raft message beyond the message's first entry, in bytes.
     pub max_message_bytes: usize,
-    /// A promise to break, in tests.
+    /// A fault to inject, in tests only.
     pub fault: Option<TestFault>,
 }
 
-/// Why a shard can't start with what its log held. Not retryable.
+/// Why a shard cannot start from its recovered log. Not retryable.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ShardError {
-    /// The log holds a command that this build can't read.
+    /// A recovered command, snapshot or shard record cannot be decoded by this build.
     #[error("the log holds a command that this build cannot read: {0}")]
     Command(#[from] WireError),
-    /// The cluster was created in another shape.
+    /// The cluster was created with another shape than the configured one.
     #[error(transparent)]
     ShapeChanged(#[from] ShapeChanged),
 }
 
-/// How the log stands, as its driver knows.
+/// Counters of the log, set by the driver.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LogCounters {
     /// Syncs since the start.
     pub syncs: u64,
     /// Bytes appended since the start.
     pub bytes: u64,
-    /// Bytes that it may still grow by.
+    /// Bytes that can still be appended before the log is full.
     pub left_bytes: u64,
 }
 
-/// Something that happened.
+/// An input of the shard.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// A client asks.
+    /// A client sent a request.
     Request {
-        /// On which connection.
+        /// The connection to reply on.
         connection: ConnectionId,
-        /// What.
+        /// The request.
         request: Request,
     },
     /// A peer sent a message.
     Peer {
-        /// Who.
+        /// The sending shard.
         from: PeerAddress,
-        /// What.
+        /// The message.
         message: PeerMessage,
     },
-    /// The first so many writes of this shard, since its start, are durable.
+    /// The shard's first `appends` writes since its start are durable.
     Durable {
-        /// How many.
+        /// Number of durable writes; never decreases.
         appends: u64,
     },
-    /// A range has changed its replicas.
+    /// A range has a new set of replicas.
     Install(RangeDescriptor),
     /// Time has passed.
     Tick,
 }
 
-/// What a turn asks the driver to do: first the writes, in order; the rest in any order.
+/// Effects of a turn. The driver performs the writes first, in order, and the rest in any order.
 #[derive(Debug, Default)]
 pub struct ShardEffects {
-    /// Writes to the log.
+    /// Writes to the log, each for one group.
     pub appends: Vec<(RangeId, Append)>,
     /// Messages that may leave now.
     pub sends: Vec<(PeerAddress, PeerMessage)>,
-    /// Answers.
+    /// Replies to clients.
     pub replies: Vec<(ConnectionId, Response)>,
-    /// Changes of the range map, for every shard of this node, this one included.
+    /// Changed range descriptors, to be installed in every shard of this node, including this one.
     pub installs: Vec<RangeDescriptor>,
-    /// Another turn is due after so many microseconds, if nothing else brings one.
+    /// Microseconds after which the next turn is due, unless an input causes one earlier.
     pub wake_after_us: Option<u64>,
 }
 
-/// One core's share of a node.
+/// One core's share of a node: its replicas, its peers and its pending messages.
 #[derive(Debug)]
 pub struct Shard {
     config: ShardConfig,
     hlc: Hlc,
-    /// How many changes the range map has seen.
+    /// Number of changes in the range map.
     ranges_version: u64,
     random: fastrand::Rng,
     admission: Admission,
     peers: Peers,
-    /// Each in its own place: the map's nodes are often half empty.
+    /// Boxed, because nodes of the map are often half empty.
     replicas: BTreeMap<RangeId, Box<Replica>>,
-    /// Replicas that something happened to in this turn.
+    /// Replicas that were called in this turn; `end_turn` flushes them.
     touched: BTreeSet<RangeId>,
-    /// Replicas that must be told the time. The others are idle, and cost nothing.
+    /// Replicas that need ticks. The others are idle and cost nothing.
     active: BTreeSet<RangeId>,
     was_admitted: bool,
-    /// A peer whose cluster has another shape.
+    /// The peer that most recently sent another cluster shape.
     other_shape: Option<PeerAddress>,
-    /// Whether this turn had a tick, and with it a part of a checkpoint.
+    /// True if this turn had a tick. Only such turns write checkpoint parts.
     ticked: bool,
-    /// Whose checkpoint was written on last: the others get their turn first.
+    /// The replica that wrote the last checkpoint part. The next turn starts after it.
     last_checkpoint: RangeId,
-    /// Writes asked for since the start, and how many of them are durable.
+    /// Writes requested since the start.
     appends: u64,
+    /// The first this many writes are durable.
     durable_appends: u64,
-    /// Whose writes are not durable yet, with how many of the shard's there were with them.
+    /// Writes that are not durable yet: the shard's write count after them, and their group.
     unsynced: VecDeque<(u64, RangeId)>,
-    /// Messages that wait for the first so many writes, roughly in that order: one that could go
-    /// may stand behind one that can't, but not for longer than a sync.
+    /// Messages, each held until the shard's first `.0` writes are durable. The order is
+    /// approximate: a message may wait behind one that is held longer, for one sync at most.
     held: VecDeque<(u64, PeerAddress, PeerBody)>,
-    /// Answers that wait for time to pass.
+    /// Replies that wait for a timestamp to pass.
     commit_wait: CommitWait,
     /// Reads at timestamps that have not passed yet.
     early_reads: EarlyReads,
@@ -183,18 +183,19 @@ pub struct Shard {
     draining: bool,
     requests: u64,
     clock_rejections: u64,
-    voucher: Voucher,
+    bound_source: BoundSource,
     effects: ShardEffects,
-    /// Messages of the shard itself, of this turn.
+    /// Messages from the shard itself in this turn: heartbeats and range maps.
     hellos: Vec<(PeerAddress, PeerBody)>,
 }
 
 impl Shard {
-    /// A shard with what its log held.
+    /// Creates a shard from what was recovered from its log.
     ///
     /// # Errors
     ///
-    /// [`ShardError`] if the log can't be read, or if it is of a cluster of another shape.
+    /// [`ShardError::Command`] if the recovered state cannot be decoded.
+    /// [`ShardError::ShapeChanged`] if the log has another cluster shape. Neither is retryable.
     pub fn new(config: ShardConfig, recovered: Recovered, now: Now) -> Result<Self, ShardError> {
         let Recovered { mut groups, shard } = recovered;
         let hlc = Hlc::new(config.max_offset_us);
@@ -248,79 +249,82 @@ impl Shard {
             draining: false,
             requests: 0,
             clock_rejections: 0,
-            voucher: Voucher::default(),
+            bound_source: BoundSource::default(),
             effects: ShardEffects::default(),
             hellos: Vec::new(),
         })
     }
 
-    /// Says how the log stands.
+    /// Sets the log's counters. `left_bytes` decides which writes are accepted.
     pub fn set_log_counters(&mut self, log: LogCounters) {
         self.log = log;
     }
 
-    /// Refuses every new request from now on; what is under way is still answered.
+    /// Rejects all later requests but `Status` with `Draining`. Pending requests are still
+    /// answered; a read that waits for its timestamp is rejected when that has passed.
     pub fn drain(&mut self) {
         self.draining = true;
     }
 
-    /// The last timestamp of a commit that the log held at the start.
+    /// Returns the highest commit timestamp that the log held at the start.
     pub fn logged_ts(&self) -> Timestamp {
         self.replicas.values().map(|replica| replica.logged_ts).max().unwrap_or_default()
     }
 
-    /// Whether nobody waits for an answer.
+    /// Returns true if no request waits for an answer.
     pub fn is_idle(&self) -> bool {
         self.commit_wait.is_empty()
             && self.early_reads.is_empty()
             && self.replicas.values().all(|replica| replica.is_idle())
     }
 
-    /// Whether the shard's replicas take part.
+    /// Returns true if the shard's replicas take part in their groups.
     pub fn is_admitted(&self) -> bool {
         self.admission.is_admitted()
     }
 
-    /// Whether the shard's replicas never will take part: peers know another log at its address.
+    /// Returns true if the shard will never take part: a peer knows another log at this address.
     pub fn is_refused(&self) -> bool {
         self.admission.stage() == Admitted::Refused
     }
 
-    /// A peer that was started with another shape of the cluster than this shard. Its heartbeats
-    /// are dropped, so neither counts on the other.
+    /// Returns the peer that most recently sent another shape of the cluster. Its heartbeats are
+    /// dropped, so neither shard relies on the other.
     pub fn peer_of_other_shape(&self) -> Option<PeerAddress> {
         self.other_shape
     }
 
-    /// A replica, as an observer may see it.
+    /// Returns a read-only view of a replica, or `None` if the range has none here.
     pub fn view(&self, range: RangeId) -> Option<ReplicaView<'_>> {
         self.replicas.get(&range).map(|replica| ReplicaView::new(replica))
     }
 
-    /// All replicas, by range.
+    /// Returns views of all replicas, ordered by range.
     pub fn views(&self) -> impl Iterator<Item = ReplicaView<'_>> {
         self.replicas.values().map(|replica| ReplicaView::new(replica))
     }
 
-    /// Whether a replica answers reads without asking the others, if it is up to date.
+    /// Returns true if the replica holds a leader lease, so that reads need no round to the
+    /// followers. False for chains and for unknown ranges.
     pub fn is_leased(&self, range: RangeId, now: Now) -> bool {
         let cx = Context { now_us: now.monotonic_us, peers: &self.peers };
         self.replicas.get(&range).is_some_and(|replica| replica.group.is_leased(cx))
     }
 
-    /// About how many bytes of log it takes to write everything anew.
+    /// Returns about how many bytes of log it takes to rewrite the state of all groups.
     pub fn state_bytes(&self) -> u64 {
         self.replicas.values().map(|replica| replica.state_bytes()).sum()
     }
 
-    /// Has groups write anew whatever they have in the oldest part of the log, so that it can be
-    /// cut; returns those that are unknown here, of which nothing is needed any more.
+    /// Makes `groups` rewrite their state, so that the log can truncate its head. The caller passes
+    /// the groups that need the oldest segment. Returns the groups that are unknown here: nothing
+    /// of them is needed any more.
     pub fn compact(&mut self, groups: impl Iterator<Item = u32>) -> Vec<u32> {
         let mut unknown = Vec::new();
         for group in groups {
             let range = RangeId(group);
             if range == SHARD_RECORD {
-                self.admission.write_anew();
+                self.admission.rewrite();
             } else if let Some(replica) = self.replicas.get_mut(&range) {
                 replica.compact();
                 self.active.insert(range);
@@ -331,12 +335,16 @@ impl Shard {
         unknown
     }
 
-    /// How many replicas must be told the time at present.
+    /// Returns how many replicas need ticks at present.
     pub fn active_replicas(&self) -> usize {
         self.active.len()
     }
 
-    /// Takes in one input. What it asks for comes with [`Shard::end_turn`].
+    /// Processes one input. Its effects are returned by [`Shard::end_turn`].
+    ///
+    /// # Panics
+    ///
+    /// If [`Input::Durable`] reports more writes than were requested.
     pub fn step(&mut self, input: Input, now: Now) {
         match input {
             Input::Request { connection, request } => {
@@ -357,7 +365,7 @@ impl Shard {
         }
     }
 
-    /// Runs a call on a replica, which is then touched.
+    /// Calls a method of a replica and marks it as touched. Returns `None` if the range is unknown.
     fn with_replica<T>(
         &mut self,
         range: RangeId,
@@ -386,7 +394,8 @@ impl Shard {
         if changed.is_empty() && self.was_admitted {
             self.touched.extend(&self.active);
         } else {
-            // Who leads or follows whom may hang on it.
+            // The shard was just admitted, or a peer was suspected or came back. Leadership in any
+            // group may depend on that.
             self.touched.extend(self.replicas.keys());
         }
         self.was_admitted = true;
@@ -398,8 +407,8 @@ impl Shard {
         }
     }
 
-    /// Builds the heartbeats that are due. They carry the revocations of this turn, so every
-    /// replica must have been flushed.
+    /// Builds the heartbeats that are due. They must carry the revocations of this turn, so every
+    /// replica must have been flushed before.
     fn send_heartbeats(&mut self, now: Now) {
         for (to, heartbeat) in self.peers.heartbeats(now.monotonic_us) {
             let (incarnation, registered) = self.admission.introduction(to);
@@ -411,8 +420,8 @@ impl Shard {
         }
     }
 
-    /// Writes one part of a checkpoint, or several small ones, for the whole shard and for all the
-    /// ticks of a turn: what a turn writes is bounded, however late it comes.
+    /// Writes checkpoint parts, at most one per replica, up to [`CHECKPOINT_BYTES_PER_TURN`]. The
+    /// limit is for all ticks of a turn together, so a late turn writes no more than others.
     fn advance_checkpoints(&mut self, now: Now) {
         let after = (Bound::Excluded(self.last_checkpoint), Bound::Unbounded);
         let in_turn = self.touched.range(after).chain(&self.touched).take(self.touched.len());
@@ -430,12 +439,12 @@ impl Shard {
         }
     }
 
-    /// Ends a turn: everything that its inputs asked for.
+    /// Ends the turn and returns the effects of its inputs.
     pub fn end_turn(&mut self, now: Now) -> ShardEffects {
         while let Some((asker, operation)) = self.early_reads.next(now) {
             self.request(asker, operation, now);
         }
-        // Checkpoints let go of more than they take, but later: they must not be what fills it up.
+        // A checkpoint frees more log than it takes, but only later. It must not fill the log.
         let has_room = self.log.left_bytes >= CHECKPOINT_RESERVE_BYTES;
         let ticked = std::mem::take(&mut self.ticked);
         if ticked && has_room && self.admission.is_admitted() {
@@ -459,7 +468,7 @@ impl Shard {
             let (_, to, body) = self.held.pop_front().expect("it was looked at just now");
             sends.push((to, body));
         }
-        // A shard that starts has all its groups elect at once, and never so many messages again.
+        // At the start all groups elect at once. The queues never need as much room again.
         if self.held.is_empty() && self.held.capacity() > MAX_IDLE_QUEUE {
             self.held = VecDeque::new();
         }
@@ -482,7 +491,7 @@ impl Shard {
         out
     }
 
-    /// The time that answers wait for.
+    /// Returns the time for the commit wait: `now`, unless `HalfCommitWait` is injected.
     fn commit_wait_now(&self, now: Now) -> Now {
         if self.config.fault != Some(TestFault::HalfCommitWait) {
             return now;
@@ -504,7 +513,7 @@ impl Shard {
         let Outbox { appends, sends: of_replica, revoked, written, read_ts } =
             replica.flush(cx, now, self.appends, oldest_ts, out);
         if let Some(read_ts) = read_ts {
-            // Its reader may come back for more.
+            // The client may read more at this timestamp.
             self.protections.protect(read_ts, now);
         }
         if replica.wants_ticks(cx) {
@@ -530,17 +539,17 @@ impl Shard {
         }
     }
 
-    /// Whether the clock is so unsure that nothing is served.
+    /// Returns true if the clock's error exceeds `max_offset_us`, so that requests are rejected.
     pub fn is_fenced(&self, now: Now) -> bool {
         now.wall.bound_us() > self.config.max_offset_us
     }
 
-    /// Says who vouches for the clock's bound; only shown.
-    pub fn set_voucher(&mut self, voucher: Voucher) {
-        self.voucher = voucher;
+    /// Sets the clock source that [`Shard::status`] reports. It has no other effect.
+    pub fn set_bound_source(&mut self, bound_source: BoundSource) {
+        self.bound_source = bound_source;
     }
 
-    /// The state of the shard.
+    /// Returns the status of the shard and its ranges, for operators.
     pub fn status(&self, now: Now) -> ShardStatus {
         let ranges =
             self.replicas.values().map(|replica| replica.group.status(&replica.descriptor));
@@ -553,7 +562,7 @@ impl Shard {
             log_left_bytes: self.log.left_bytes,
             requests: self.requests,
             clock_bound_us: now.wall.bound_us(),
-            clock_voucher: self.voucher,
+            clock_bound_source: self.bound_source,
             clock_rejections: self.clock_rejections,
             ranges: ranges.collect(),
         }

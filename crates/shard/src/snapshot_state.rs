@@ -1,11 +1,11 @@
-//! The state of a range as bytes, in parts: read while it changes, and built anew.
+//! Encodes the state of a range in parts while it changes, and rebuilds it from the parts.
 //!
-//! The problem: a snapshot must be of one moment, but writing it takes many turns, in which entries
-//! are applied. The naive way, copying everything at once, stops the core for as long as that
-//! takes. Here the reader notes the timestamp of the last version at its start and reads, some keys
-//! each turn, what was there at that timestamp; versions are kept for it meanwhile. Earlier ones
-//! are left out: whoever restores this reads from that timestamp on. What is not versioned (the
-//! outcomes) is small, and copied at the start.
+//! The problem: a snapshot must show the state at one timestamp, but writing it takes many turns in
+//! which entries are applied. Copying the whole state at once would block the core for as long as
+//! that takes. So the reader notes the timestamp of the last commit at its start, and reads some
+//! keys each turn as of that timestamp. The store keeps those versions meanwhile. Earlier versions
+//! are left out: a restored state is readable from that timestamp on. The outcomes are not
+//! versioned, so they are copied at the start.
 
 use std::{collections::VecDeque, ops::Bound};
 
@@ -18,7 +18,7 @@ use palisade_wire::{Encode, Reader, WireError};
 
 use crate::state_machine::StateMachine;
 
-/// About so many bytes make a part of a snapshot in production.
+/// Target size of a snapshot part in production, in bytes. A part may be larger by one item.
 pub const SNAPSHOT_PART_BYTES: usize = 256 * 1024;
 
 const DIGEST: u8 = 1;
@@ -27,11 +27,11 @@ const VERSION: u8 = 3;
 const RANGE_MAP: u8 = 4;
 const LAST_TS: u8 = 5;
 
-/// Reads a state, part by part, as it was when the reader was made.
+/// Reads the state as it was when the reader was created, part by part.
 #[derive(Debug)]
 pub(crate) struct StateReader {
     at_ts: Timestamp,
-    /// Whole items that come before the keys.
+    /// Encoded items that precede the keys.
     items: VecDeque<Bytes>,
     /// The last key read.
     read: Option<Bytes>,
@@ -40,7 +40,7 @@ pub(crate) struct StateReader {
 }
 
 impl StateReader {
-    /// A reader of a state whose commands have the given digest, in parts of about `part_bytes`.
+    /// Creates a reader. `digest` covers the applied entries; `part_bytes` is a part's target size.
     pub(crate) fn new(
         state: &StateMachine,
         digest: u32,
@@ -66,12 +66,12 @@ impl StateReader {
         Self { at_ts, items, read: None, keys_left, part_bytes }
     }
 
-    /// Versions that a read at this timestamp sees must be kept.
+    /// Returns the timestamp that is read at. Versions visible there must be kept.
     pub(crate) fn protected_ts(&self) -> Timestamp {
         self.at_ts
     }
 
-    /// The next part, and whether it is the last.
+    /// Returns the next part, and whether it is the last.
     pub(crate) fn next_part(&mut self, state: &StateMachine) -> (Bytes, bool) {
         let mut part = BytesMut::new();
         while part.len() < self.part_bytes
@@ -114,7 +114,7 @@ fn item(tag: u8, write: impl FnOnce(&mut BytesMut)) -> Bytes {
     out.freeze()
 }
 
-/// Builds a state from its parts.
+/// Rebuilds a state from its parts.
 #[derive(Debug)]
 pub(crate) struct StateBuilder {
     store: Box<Store>,
@@ -125,15 +125,15 @@ pub(crate) struct StateBuilder {
     bytes: u64,
 }
 
-/// What the parts of a snapshot make.
+/// A state rebuilt from all parts of a snapshot.
 #[derive(Debug)]
 pub(crate) struct Built {
     pub(crate) state: StateMachine,
-    /// The digest of the commands that led to it.
+    /// Digest of the entries that led to the state.
     pub(crate) digest: u32,
-    /// The timestamp of its last version.
+    /// Timestamp of the last commit in the state.
     pub(crate) last_ts: Timestamp,
-    /// What the parts took.
+    /// Total size of the parts.
     pub(crate) bytes: u64,
 }
 
@@ -149,7 +149,11 @@ impl StateBuilder {
         }
     }
 
-    /// Takes in the next part.
+    /// Adds the next part.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError`] if the part cannot be decoded.
     pub(crate) fn push(&mut self, part: Bytes) -> Result<(), WireError> {
         let mut left = part.len();
         self.bytes += left as u64;
@@ -161,7 +165,7 @@ impl StateBuilder {
                 OUTCOMES => self.outcomes.restore(reader.bytes()?)?,
                 RANGE_MAP => self.map = Some(RangeMap::from_bytes(&reader.bytes()?)?),
                 VERSION => {
-                    // Copies: they outlive the part by far.
+                    // Copies, because they outlive the part.
                     let key = Bytes::copy_from_slice(&reader.bytes()?);
                     let ts = Timestamp::from_bits(reader.u64()?);
                     let value = Bytes::copy_from_slice(&reader.bytes()?);
@@ -174,7 +178,7 @@ impl StateBuilder {
         Ok(())
     }
 
-    /// To be called when all parts were taken in.
+    /// Returns the state. Call it after all parts were pushed.
     pub(crate) fn finish(self) -> Built {
         let Self { mut store, outcomes, map, digest, last_ts, bytes } = self;
         store.restored(last_ts);
@@ -195,7 +199,7 @@ mod tests {
 
     fn put(state: &mut StateMachine, sequence: u64, protected_ts: Timestamp) {
         let key = Bytes::from(format!("key {:03}", sequence % 300));
-        // Some are deleted, and are there again later, or not.
+        // Every seventh write is a delete. Some of these keys are written again later.
         let commit = if sequence.is_multiple_of(7) {
             Commit::new().delete(key)
         } else {

@@ -1,12 +1,13 @@
-//! A replica's snapshots: taken of its own state, sent to those that lag behind, and received.
+//! A replica's snapshots: taken of its own state, sent to replicas that lag, and received.
 //!
-//! A *checkpoint* is a snapshot of a replica's own state in its own log; with it, the entries that
-//! it holds are forgotten. It is taken whenever the log has grown by a set size and by as much as
-//! the last checkpoint took, so that at most half of what is written is checkpoints.
+//! A *checkpoint* is a snapshot of a replica's own state in its own log. It replaces the entries
+//! that it covers. A checkpoint is due once the log has grown by a configured size and by the size
+//! of the last checkpoint, so at most half of what is written is checkpoints. It is also taken on
+//! demand, to free the head of the log.
 //!
-//! A snapshot for another replica is read while it is sent: a few parts are under way at a time,
-//! and sent again if nothing is heard of them. Its receiver writes the parts to its log as they
-//! come, and installs the whole with the last one.
+//! A snapshot for another replica is read while it is sent. A few parts are in flight at a time,
+//! and are resent if no acknowledgement arrives. The receiver writes each part to its log on
+//! arrival, and installs the snapshot with the last one.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -20,19 +21,20 @@ use crate::{
     state_machine::StateMachine,
 };
 
-/// Parts under way to one replica.
+/// Unacknowledged parts in flight to one replica.
 const WINDOW_PARTS: usize = 4;
 
-/// Parts of which nothing is heard for this long are sent again.
+/// Interval after which unacknowledged parts are resent, in microseconds.
 const RESEND_US: u64 = 200_000;
 
-/// A receiver that has had no part for this long gives the transfer up: its sender has, too.
+/// A receiver abandons a transfer after this long without a part, in microseconds. The sender has
+/// abandoned it by then.
 const RECEIVE_US: u64 = RESEND_US * (MAX_RESENDS as u64 + 1);
 
-/// After so many times in vain, a transfer is given up.
+/// Resends without progress after which a transfer is abandoned.
 const MAX_RESENDS: u32 = 10;
 
-/// What a replica has under way: mostly nothing, which takes little.
+/// Transfers and the checkpoint that are in progress. Usually none, so the type is kept small.
 #[derive(Debug)]
 pub(crate) struct Snapshots {
     outgoing: BTreeMap<PeerAddress, Outgoing>,
@@ -41,7 +43,7 @@ pub(crate) struct Snapshots {
     next_stream: u64,
 }
 
-/// A snapshot that is being read.
+/// A snapshot that is being read from the state.
 #[derive(Debug)]
 pub(crate) struct Taking {
     index: u64,
@@ -55,7 +57,7 @@ pub(crate) struct Taking {
 struct Outgoing {
     stream: u64,
     taking: Taking,
-    /// Sent and not confirmed.
+    /// Parts that are sent and not acknowledged.
     under_way: VecDeque<SnapshotPart>,
     resend_due_us: u64,
     resends: u32,
@@ -67,22 +69,22 @@ struct Incoming {
     stream: u64,
     next_part: u32,
     builder: StateBuilder,
-    /// When the last part arrived.
+    /// When the last part arrived, on the monotonic clock.
     last_us: u64,
 }
 
-/// What a replica does with a part that it received.
+/// How a replica handles a part that it received.
 pub(crate) enum Arrived {
-    /// Nothing: it is not the next one.
+    /// Ignore it: an earlier part is missing.
     Ignored,
-    /// It was known; this is what to say.
+    /// Acknowledge it with this message: it is stored already, or not needed.
     Known(SnapshotMessage),
-    /// It is to be written; then this is what to say. With the last part comes the whole state.
+    /// Write it, then acknowledge it with this message. The last part yields the whole state.
     Next(SnapshotMessage, Option<Box<StateBuilder>>),
 }
 
 impl Taking {
-    /// Begins with what the protocol says of itself.
+    /// Starts reading a snapshot. `head` is its part 0, the protocol's own.
     pub(crate) fn new(head: &SnapshotPart, reader: StateReader) -> Self {
         let SnapshotPart { index, term, .. } = *head;
         Self { index, term, next_part: 1, reader, finished: false }
@@ -98,8 +100,8 @@ impl Taking {
 }
 
 impl Snapshots {
-    /// Nothing under way. Streams are numbered from `first_stream` on, which is drawn at random:
-    /// a receiver must not take one of this life for one of an earlier.
+    /// Creates an empty set. Stream numbers start at `first_stream`, which is drawn at random, so
+    /// that a receiver does not mistake a stream for one of an earlier start.
     pub(crate) fn new(first_stream: u64) -> Self {
         Self {
             outgoing: BTreeMap::new(),
@@ -109,13 +111,13 @@ impl Snapshots {
         }
     }
 
-    /// Whether something is under way to another replica.
+    /// Returns true if a snapshot is being sent to another replica.
     pub(crate) fn is_sending(&self) -> bool {
         !self.outgoing.is_empty()
     }
 
-    /// Whether a snapshot is arriving. No checkpoint begins meanwhile: a log holds the parts of one
-    /// snapshot at a time, and the one that arrives replaces the state.
+    /// Returns true if a snapshot is being received. No checkpoint begins meanwhile: the log holds
+    /// the parts of one snapshot at a time, and the received one replaces the state.
     pub(crate) fn is_receiving(&self) -> bool {
         self.incoming.is_some()
     }
@@ -124,7 +126,8 @@ impl Snapshots {
         self.checkpoint.is_some()
     }
 
-    /// Versions that a read at this timestamp sees are still needed.
+    /// Returns the lowest timestamp that a snapshot is read at: versions visible there must be
+    /// kept. [`Timestamp::MAX`] if no snapshot is being read.
     pub(crate) fn protected_ts(&self) -> Timestamp {
         let outgoing = self.outgoing.values().map(|outgoing| &outgoing.taking);
         let all = outgoing.chain(self.checkpoint.as_deref());
@@ -132,13 +135,17 @@ impl Snapshots {
         all.min().unwrap_or(Timestamp::MAX)
     }
 
-    /// Begins a checkpoint. A log holds the parts of one snapshot at a time.
+    /// Starts a checkpoint.
+    ///
+    /// # Panics
+    ///
+    /// If a snapshot is being received: the log holds the parts of one snapshot at a time.
     pub(crate) fn begin_checkpoint(&mut self, taking: Taking) {
         assert!(self.incoming.is_none(), "a checkpoint begins while a snapshot arrives");
         self.checkpoint = Some(Box::new(taking));
     }
 
-    /// The next part of the checkpoint.
+    /// Returns the next part of the checkpoint, or `None` if none is being taken.
     pub(crate) fn next_of_checkpoint(&mut self, state: &StateMachine) -> Option<SnapshotPart> {
         let taking = self.checkpoint.as_mut()?;
         let part = taking.next(state);
@@ -148,12 +155,12 @@ impl Snapshots {
         Some(part)
     }
 
-    /// Whether nothing is under way to a replica.
+    /// Returns true if no snapshot is being sent to the replica.
     pub(crate) fn can_send_to(&self, to: PeerAddress) -> bool {
         !self.outgoing.contains_key(&to)
     }
 
-    /// Begins to send a snapshot.
+    /// Starts sending a snapshot and returns its first message.
     pub(crate) fn send_to(
         &mut self,
         to: PeerAddress,
@@ -170,13 +177,13 @@ impl Snapshots {
         SnapshotMessage::Part { stream, part: head }
     }
 
-    /// The last index that a transfer to a replica holds.
+    /// Returns the index up to which a transfer's snapshot reaches; `None` for an unknown transfer.
     pub(crate) fn index_of(&self, to: PeerAddress, stream: u64) -> Option<u64> {
         let outgoing = self.outgoing.get(&to).filter(|outgoing| outgoing.stream == stream)?;
         Some(outgoing.taking.index)
     }
 
-    /// A receiver confirmed parts: what to send it next.
+    /// Handles the acknowledgement of the first `parts` parts. Returns the next parts to send.
     pub(crate) fn confirmed(
         &mut self,
         from: PeerAddress,
@@ -206,7 +213,7 @@ impl Snapshots {
         next
     }
 
-    /// What to send again, and transfers to give up.
+    /// Returns parts to resend, and drops transfers that made no progress for too long.
     pub(crate) fn tick(&mut self, now_us: u64) -> Vec<(PeerAddress, SnapshotMessage)> {
         let mut again = Vec::new();
         let is_late = |incoming: &Incoming| incoming.last_us + RECEIVE_US <= now_us;
@@ -227,7 +234,7 @@ impl Snapshots {
         again
     }
 
-    /// A part arrived at a replica that has committed everything up to `commit_index`.
+    /// Handles a received part, at a replica that has committed all entries up to `commit_index`.
     pub(crate) fn arrived(
         &mut self,
         from: PeerAddress,
@@ -265,7 +272,7 @@ impl Snapshots {
         let answer = received(incoming.next_part, part.last);
         let whole = if part.last { self.incoming.take() } else { None };
         if whole.is_some() {
-            // What was being read is not the state any more.
+            // The state is replaced, so snapshots of the old state end.
             self.checkpoint = None;
             self.outgoing.clear();
         }

@@ -1,4 +1,4 @@
-//! What committed entries are applied to.
+//! The state of a range, to which committed entries are applied.
 
 use bytes::Bytes;
 use palisade_clock::Timestamp;
@@ -12,18 +12,18 @@ use palisade_wire::{
 
 use crate::TestFault;
 
-/// Keys that a page of a scan looks at, those without a value counted.
+/// Keys that one page of a scan examines at most, including keys without a value.
 const MAX_PAGE_KEYS: usize = 4096;
 
-/// Writes of which a tick collects what they replaced, at most.
+/// Garbage-collection steps of one tick, at most. Each removes one version or tombstone.
 const COLLECT_WRITES: usize = 1024;
 
 /// The state of a range.
 #[derive(Debug)]
 pub(crate) enum StateMachine {
-    /// Keys and values, and what became of the transactions that wrote them.
+    /// Keys and values, and the outcomes of transactions.
     Keys { store: Box<Store>, outcomes: OutcomeTable },
-    /// The range map: the control plane's own range.
+    /// The range map: the state of the control plane's own range.
     Control(RangeMap),
 }
 
@@ -32,8 +32,8 @@ impl StateMachine {
         Self::Keys { store: Box::default(), outcomes: OutcomeTable::new() }
     }
 
-    /// Applies a committed payload; tells what to answer whoever proposed it, and which range
-    /// changed its replicas. Versions that a read at `oldest_ts` sees are kept.
+    /// Applies a committed payload. Returns the outcome for the proposer, and the range whose
+    /// replicas changed, if any. Versions that a read at `oldest_ts` or later sees are kept.
     pub(crate) fn apply(
         &mut self,
         payload: Bytes,
@@ -64,7 +64,7 @@ impl StateMachine {
         }
     }
 
-    /// Ranges that the control plane has changed since the cluster's first map.
+    /// Returns the ranges that have changed since the cluster's first map.
     pub(crate) fn changed_ranges(&self) -> Vec<RangeDescriptor> {
         match self {
             Self::Keys { .. } => Vec::new(),
@@ -72,13 +72,13 @@ impl StateMachine {
         }
     }
 
-    /// What is known already of a commit that is about to be proposed. Outcomes may have been
-    /// forgotten up to the range's last timestamp, which may be later than `now_ts`.
+    /// Returns what the outcome table knows of a commit that is about to be proposed. Looks it up
+    /// at the range's last timestamp if that is above `now_ts`: outcomes up to it may be forgotten.
     pub(crate) fn look_up(&self, attempt: &Attempt, now_ts: Timestamp) -> Verdict {
         match self {
             Self::Keys { store, outcomes } => {
                 match outcomes.look_up(attempt, now_ts.max(store.last_ts())) {
-                    // Applying the commit makes room first.
+                    // Applying the commit makes room first: it forgets expired outcomes.
                     Verdict::Full if outcomes.expires(now_ts) => Verdict::New,
                     verdict => verdict,
                 }
@@ -87,8 +87,7 @@ impl StateMachine {
         }
     }
 
-    /// The timestamp of the last command, also if it changed nothing: everything at or below it is
-    /// applied.
+    /// Returns the timestamp of the last applied command, even if the command changed nothing.
     pub(crate) fn last_ts(&self) -> Timestamp {
         match self {
             Self::Keys { store, .. } => store.last_ts(),
@@ -96,7 +95,7 @@ impl StateMachine {
         }
     }
 
-    /// The value of a key at a timestamp.
+    /// Returns the value of a key at a timestamp, or `Collected` if that is below the horizon.
     pub(crate) fn get_as_of(&self, key: &[u8], at_ts: Timestamp) -> Outcome {
         let Self::Keys { store, .. } = self else {
             return Outcome::Rejected(Rejection::WrongRange);
@@ -111,7 +110,7 @@ impl StateMachine {
         Outcome::Value { basis: Basis::AsOf(at_ts), version_ts, value }
     }
 
-    /// The newest value of a key, or the one before it if `stale`.
+    /// Returns the newest value of a key, or the one before it if `stale` (an injected fault).
     pub(crate) fn get(&self, key: &[u8], stale: bool) -> Outcome {
         let Self::Keys { store, .. } = self else {
             return Outcome::Rejected(Rejection::WrongRange);
@@ -126,7 +125,7 @@ impl StateMachine {
         Outcome::Value { basis: Basis::Latest, version_ts, value }
     }
 
-    /// A page of a span, as far as it lies in the range: the latest, or of a timestamp.
+    /// Returns a page of a span within the range, from the latest state or as of `as_of`.
     pub(crate) fn scan(
         &self,
         scan: &ScanRequest,
@@ -155,7 +154,7 @@ impl StateMachine {
             return Outcome::Rejected(Rejection::Collected);
         };
         let resume = match stopped {
-            // A span's end is not part of it.
+            // The resume key is the next span's exclusive end, so it must be just above `key`.
             Some(key) if scan.backward => Some([key, &b"\0"[..]].concat().into()),
             Some(key) => Some(key.clone()),
             None if scan.backward => {
@@ -173,14 +172,14 @@ impl StateMachine {
         Outcome::Page { basis, page: Page { as_of_ts, rows, resume } }
     }
 
-    /// Drops versions that no read at `oldest_ts` or later sees, of so many writes at most.
+    /// Drops versions that no read at `oldest_ts` or later sees, in up to [`COLLECT_WRITES`] steps.
     pub(crate) fn collect(&mut self, oldest_ts: Timestamp) {
         if let Self::Keys { store, .. } = self {
             store.collect(oldest_ts, COLLECT_WRITES);
         }
     }
 
-    /// Whether there will be something to collect.
+    /// Returns true if there is garbage, now or once its timestamp is old enough.
     pub(crate) fn has_garbage(&self) -> bool {
         match self {
             Self::Keys { store, .. } => store.has_garbage(),
@@ -189,7 +188,7 @@ impl StateMachine {
     }
 }
 
-/// The outcome of a verdict that forbids to run a write.
+/// Returns the outcome of a commit that must not run, or `None` if it may.
 pub(crate) fn settled(verdict: Verdict) -> Option<Outcome> {
     match verdict {
         Verdict::New => None,
@@ -212,10 +211,10 @@ fn apply_commit(
     oldest_ts: Timestamp,
 ) -> Outcome {
     let CommitCommand { proposed_ts, request } = command;
-    // Whoever ordered this may not have known the range's last timestamp yet.
+    // The proposer may not have applied the range's last commit when it chose its timestamp.
     let as_of_ts = store.last_ts();
     let commit_ts = proposed_ts.max(as_of_ts.next());
-    // Also if it is refused: what is forgotten at a timestamp must stay expired after it.
+    // Advance even if the commit is refused: outcomes forgotten up to here must stay expired.
     store.begin(commit_ts);
     outcomes.forget_expired(commit_ts);
     let attempt = Attempt::new(&request);
@@ -230,7 +229,8 @@ fn apply_commit(
         return Outcome::ConditionFailed { condition, as_of_ts };
     }
     outcomes.record(&attempt, Settled::Committed(commit_ts));
-    // As much is collected as is written, and a little more.
+    // A write leaves up to two pieces of garbage: a replaced version and a tombstone. Collect two
+    // more than that, so that a backlog shrinks.
     let collect = 2 * writes.len() + 2;
     for Write { key, value } in writes {
         store.write(&key, value);

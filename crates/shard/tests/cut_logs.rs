@@ -1,4 +1,4 @@
-//! A log that is cut at the front replays to the same as one that never was.
+//! A log whose head was truncated replays to the same state as the full log.
 #![allow(missing_docs, reason = "a test")]
 
 use bytes::Bytes;
@@ -10,12 +10,13 @@ use palisade_wire::RangeId;
 const OWNER: u64 = 9;
 const GROUPS: usize = 4;
 
-/// What a group may write next.
+/// Model of a group: its log so far, and what it may write next.
 #[derive(Debug, Default)]
 struct Group {
     term: u64,
-    /// Terms of the entries after the base.
+    /// Index and term of the entry at which the last snapshot ends.
     base: (u64, u64),
+    /// Terms of the entries after `base`.
     terms: Vec<u64>,
     commit_index: u64,
     snapshot: Option<Snapshot>,
@@ -26,7 +27,7 @@ struct Snapshot {
     index: u64,
     term: u64,
     next_part: u32,
-    /// Of a leader, not of the group's own state here.
+    /// True if a leader sent it; false for a checkpoint of the group's own state.
     is_foreign: bool,
 }
 
@@ -53,7 +54,7 @@ impl Group {
                 Some(entry(self.last_index(), self.term))
             }
             10 | 11 if self.last_index() > self.commit_index => {
-                // Another leader has other entries from here on.
+                // Another leader replaces the entries from this index on.
                 let index = random.u64(self.commit_index + 1..=self.last_index());
                 self.term += 1;
                 self.terms.truncate((index - self.base.0 - 1) as usize);
@@ -77,7 +78,7 @@ impl Group {
                 Some(self.next_part())
             }
             _ => {
-                // Given up.
+                // The transfer is abandoned.
                 self.snapshot = None;
                 None
             }
@@ -88,7 +89,7 @@ impl Group {
         let snapshot = self.snapshot.as_mut().expect("one is under way");
         let Snapshot { index, term, next_part: part, is_foreign } = *snapshot;
         snapshot.next_part += 1;
-        // Two snapshots up to the same entry are the same.
+        // The number of parts depends on the index alone: snapshots up to the same entry are equal.
         let last = u64::from(part) > index % 3;
         if last {
             self.snapshot = None;
@@ -127,7 +128,7 @@ fn a_cut_log_replays_to_the_same() {
         let mut groups: Vec<Group> = (0..GROUPS).map(|_| Group::default()).collect();
         let (mut written, mut ends) = (Vec::new(), Vec::new());
         for _ in 0..random.usize(1..400) {
-            // Some groups write seldom.
+            // Groups with higher numbers write less often.
             let at = random.usize(0..GROUPS).min(random.usize(0..GROUPS));
             if let Some(append) = groups[at].act(&mut random) {
                 let range = RangeId(at as u32);

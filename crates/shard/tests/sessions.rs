@@ -1,9 +1,9 @@
-//! Sessions of clients, step by step, as written down in `sessions/`: one file an anomaly, with
-//! what every step must answer. Each runs against a shard in both modes.
+//! Runs the scripts in `sessions/` against a shard in both modes. Each script shows one anomaly:
+//! the steps of several client sessions, and the expected answer of each step.
 //!
-//! A line is `[session] command -> answer`; what follows `#` is for the reader. Commands without a
-//! session are transactions by themselves. A step that can't be answered yet `waits`, until a line
-//! `session resumes` tells its answer.
+//! A line is `[session] command -> answer`; text after `#` is a comment. A command without a
+//! session is a transaction by itself. The answer `waits` means that the step is pending; a later
+//! line `session resumes` gives its answer.
 #![allow(missing_docs, reason = "a test")]
 #![allow(clippy::disallowed_methods, reason = "reads the scripts")]
 
@@ -28,16 +28,16 @@ struct Stage {
     appends: u64,
     next_number: u64,
     sessions: BTreeMap<String, Session>,
-    /// Answers by request, until somebody takes them.
+    /// Outcomes by request id, until a step takes them.
     answers: BTreeMap<u64, Outcome>,
     marks: BTreeMap<String, Timestamp>,
 }
 
-/// What a client keeps of a transaction, or of a snapshot.
+/// Client state of a transaction or a snapshot.
 struct Session {
     claim: LockClaim,
     writes: BTreeMap<String, Option<String>>,
-    /// How it reads, if not with locks.
+    /// The kind of its reads, or `None` for locked reads.
     kind: Option<ReadKind>,
     waits_for: Option<u64>,
 }
@@ -59,7 +59,7 @@ impl Stage {
         stage
     }
 
-    /// Time passes, with turns and ticks.
+    /// Advances the time, with ticks and turns.
     fn pass(&mut self, us: u64) {
         const STEP_US: u64 = 10_000;
         for _ in 0..us.div_ceil(STEP_US) {
@@ -75,7 +75,7 @@ impl Stage {
         self.now.wall = Interval::around(reading_us, 10);
     }
 
-    /// Turns, with everything durable at once, until nothing more comes of them but by waiting.
+    /// Runs turns, each made durable at once, until only time can bring further replies.
     fn settle(&mut self) {
         for _ in 0..6 {
             self.advance(10);
@@ -107,7 +107,7 @@ impl Stage {
         self.ask(Operation::Commit { range: RANGE, request, claim })
     }
 
-    /// Carries out a line, and returns what is answered.
+    /// Executes one line and returns its answer.
     fn step(&mut self, line: &str) -> String {
         let words: Vec<_> = line.split_whitespace().collect();
         match words[..] {
@@ -198,7 +198,7 @@ impl Stage {
         self.sessions.get_mut(name).expect("it was there").waits_for = Some(id);
     }
 
-    /// What became of the last step of a session.
+    /// Returns the answer of the last step of a session.
     fn answer(&mut self, name: &str) -> String {
         let session = self.sessions.get_mut(name).expect("it has begun");
         let Some(id) = session.waits_for else { return String::new() };
@@ -214,7 +214,7 @@ impl Stage {
         text(&outcome)
     }
 
-    /// What became of a step without a session, which can't be asked for later.
+    /// Returns the answer of a step without a session. Such a step cannot resume later.
     fn answer_alone(&mut self, id: u64) -> String {
         self.answers.remove(&id).map_or("waits".to_owned(), |outcome| text(&outcome))
     }

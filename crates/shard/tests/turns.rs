@@ -1,4 +1,4 @@
-//! What a turn may ask of the driver.
+//! Limits and correctness of the effects of single turns.
 #![allow(missing_docs, reason = "a test")]
 
 mod support;
@@ -13,7 +13,7 @@ use palisade_wire::{
 };
 use support::shard_alone;
 
-/// A shard that is a cluster by itself, and whose log is always durable.
+/// A cluster of one shard, whose writes are durable at once.
 struct Alone {
     shard: Shard,
     now: Now,
@@ -52,7 +52,7 @@ impl Alone {
         self.request(sequence, operation);
     }
 
-    /// Turns until everything is answered.
+    /// Runs turns until all requests are answered, and returns the outcomes.
     fn replies(&mut self) -> Vec<Outcome> {
         let turns = (0..4).flat_map(|_| self.turn().replies);
         turns.map(|(_, Response { outcome, .. })| outcome).collect()
@@ -64,8 +64,8 @@ impl Alone {
     }
 }
 
-/// A driver that was held up finds many ticks in its inbox. With a part of a checkpoint for each,
-/// one turn took tens of megabytes of log, more than a node had ready: it stopped.
+/// Bug: a delayed driver had many ticks in its inbox, and each wrote a checkpoint part. One turn
+/// wrote tens of megabytes of log, more than was prepared, and the node stopped.
 #[test]
 fn late_ticks_write_one_part_of_a_checkpoint_between_them() {
     for mode in [Mode::Raft, Mode::Chain] {
@@ -86,7 +86,7 @@ fn late_ticks_write_one_part_of_a_checkpoint_between_them() {
                 _ => None,
             });
             let of_turn: Vec<_> = snapshots.collect();
-            // The first part comes with the snapshot's head, which is small.
+            // The snapshot's head, part 0, is small and comes with the first part.
             assert!(of_turn.iter().filter(|part| part.part > 0).count() <= 1, "{of_turn:?}");
             parts += of_turn.len();
         }
@@ -94,9 +94,8 @@ fn late_ticks_write_one_part_of_a_checkpoint_between_them() {
     }
 }
 
-/// A commit that waits for a lock is ordered when it gets it. If the clock had become unsure by
-/// then, it got a timestamp as far ahead as the clock might have been wrong, and everything after
-/// it likewise.
+/// Bug: a commit that had waited for a lock was ordered although the clock had become uncertain. It
+/// got a timestamp as far ahead as the error bound, and so did all later commits.
 #[test]
 fn a_commit_that_waited_is_refused_once_the_clock_is_unsure() {
     let mut alone = Alone::new(Mode::Raft, 1 << 20);
@@ -110,11 +109,11 @@ fn a_commit_that_waited_is_refused_once_the_clock_is_unsure() {
         replies.extend(alone.turn().replies);
     }
     assert_eq!(replies.len(), 1, "{replies:?}");
-    // Late enough to still wait when the lock has been idle for too long.
+    // Late enough that the commit still waits when the lock owner is idle for too long.
     alone.now.monotonic_us = 2_500_000;
     alone.put(1, 8);
     assert!(alone.turn().replies.is_empty());
-    // Whoever holds the lock has died; by the time it loses it, nobody knows what time it is.
+    // The lock owner sends nothing more. Its locks expire while the clock is uncertain.
     let wall = Interval::around(1_000_000, 60_000_000);
     for monotonic_us in (3..20).map(|second| second * 1_000_000) {
         alone.now = Now { monotonic_us, wall };
@@ -123,7 +122,7 @@ fn a_commit_that_waited_is_refused_once_the_clock_is_unsure() {
     }
     let (_, Response { outcome, .. }) = &replies[1];
     assert_eq!(*outcome, Outcome::Rejected(Rejection::ClockUncertain));
-    // Time goes on from where it was.
+    // The clock is certain again: timestamps continue from where they were.
     alone.now.wall = Interval::around(1_000_100, 10);
     alone.put(2, 8);
     for _ in 0..3 {
@@ -135,8 +134,8 @@ fn a_commit_that_waited_is_refused_once_the_clock_is_unsure() {
     assert_eq!(commit_ts.physical_us(), 1_000_110);
 }
 
-/// A commit that fails forgets outcomes up to its own timestamp. A later retry, at a leader whose
-/// clock is surer, must not find that the forgotten commit is new.
+/// A failed commit forgets outcomes up to its own timestamp. A forgotten commit must stay expired
+/// for a later retry, even at a leader whose clock has a smaller error.
 #[test]
 fn what_a_failed_commit_forgot_stays_expired() {
     for mode in [Mode::Raft, Mode::Chain] {
@@ -145,7 +144,7 @@ fn what_a_failed_commit_forgot_stays_expired() {
         alone.now.wall = Interval::around(1_001_000, 10);
         let first = alone.replies();
         assert!(matches!(first[..], [Outcome::Committed { .. }]), "{mode}: {first:?}");
-        // The clock is less sure: it may be past the expiry of the first commit.
+        // With this error bound, the clock may be past the expiry of the first commit.
         alone.now.wall = Interval::around(59_999_500, 1_000);
         let failing = CommitRequest {
             txn: TxnId { session: SessionId(2), sequence: 1 },
@@ -163,7 +162,7 @@ fn what_a_failed_commit_forgot_stays_expired() {
 }
 
 /// The first copy of a commit with locks releases them when it is ordered. A second copy must not
-/// be ordered without them: others may write its keys in between.
+/// be ordered without locks: other transactions may write its keys in between.
 #[test]
 fn a_copy_of_a_commit_that_is_ordered_is_not_ordered_without_locks() {
     for mode in [Mode::Raft, Mode::Chain] {
@@ -192,7 +191,7 @@ fn a_copy_of_a_commit_that_is_ordered_is_not_ordered_without_locks() {
         let outcomes = alone.replies();
         let is_committed = |outcome: &Outcome| matches!(outcome, Outcome::Committed { .. });
         assert!(outcomes.iter().any(is_committed), "{mode}: {outcomes:?}");
-        // A retry finds what became of it.
+        // A retry returns the outcome of the first copy.
         alone.request(4, commit);
         assert!(is_committed(&alone.replies()[0]), "{mode}");
     }

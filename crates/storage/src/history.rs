@@ -1,22 +1,23 @@
-//! Versions that were replaced, until nobody can see them.
+//! Stores replaced versions until no read can see them.
 //!
-//! The naive way, a list with each key, has every write and every collection touch the memory of
-//! that list, which is as cold as the key. But versions are replaced in the order of timestamps, and
-//! are collected in the same: so they lie in one row, added at one end and dropped at the other, and
-//! each names the one before it of its key. Nothing is unlinked: of a version that was dropped, the
-//! one that replaced it is at or below the horizon, and a read goes no further than there.
+//! With a list per key, every write and every collection would touch that list, which is as cold in
+//! the cache as the key. But versions are replaced in timestamp order, and collected in the same
+//! order. So all of them are in one sequence: added at the end, dropped at the front. Each version
+//! links to the previous version of its key. A link to a dropped version needs no update: the
+//! version that holds the link replaced the dropped one at or below the horizon, and no read goes
+//! back further.
 //!
-//! A read of a key that is written all the time would go back over thousands: so the versions of a key
-//! form runs, and each also names the last one of the run before.
+//! A read of a key that is written often would follow thousands of links. So the versions of a key
+//! form runs, and each version also links to the last version of the previous run.
 
 use bytes::Bytes;
 use palisade_clock::Timestamp;
 use palisade_sequence::Sequence;
 
-/// A version: when, and what; or that there is nothing from then on.
+/// A version: its timestamp and its value, or `None` for a delete.
 pub(crate) type Dated = (Timestamp, Option<Bytes>);
 
-/// Versions of a run.
+/// Number of versions in a full run.
 const RUN: u32 = 32;
 
 /// A version that was replaced.
@@ -24,22 +25,23 @@ const RUN: u32 = 32;
 struct Past {
     version: Dated,
     replaced_ts: Timestamp,
-    /// The number of the version before it.
+    /// Number of the previous version of the key.
     previous: Option<u64>,
-    /// Of the last one in the run before.
+    /// Number of the last version in the previous run of the key.
     run_before: Option<u64>,
-    /// How many of its run are before it.
+    /// Number of versions before this one in its run.
     in_run: u32,
 }
 
-/// The versions of all keys but the newest ones, in the order in which they were replaced.
+/// All versions except the newest one of each key, in the order in which they were replaced.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     past: Sequence<Past>,
 }
 
 impl History {
-    /// Adds a version with what replaced it when, and the one before it; returns its number.
+    /// Adds a version that was replaced at `replaced_ts`, and returns its number. `previous` is the
+    /// number of the key's version before it.
     pub(crate) fn push(
         &mut self,
         version: Dated,
@@ -60,7 +62,8 @@ impl History {
         self.past.push(Past { version, replaced_ts, previous, run_before, in_run })
     }
 
-    /// The newest version at or below a timestamp, of that with a number and those before it.
+    /// Returns the newest version at or below `at_ts` among the version `number` and the earlier
+    /// ones of its key.
     pub(crate) fn at(&self, mut number: Option<u64>, at_ts: Timestamp) -> Option<&Dated> {
         loop {
             let past = self.past.get(number?)?;
@@ -73,13 +76,14 @@ impl History {
         }
     }
 
-    /// Drops the first version if nobody sees it at or above the horizon. Returns whether it did.
+    /// Drops the first version if no read at or above the horizon can see it. Returns true if it
+    /// was dropped.
     pub(crate) fn collect(&mut self, horizon_ts: Timestamp) -> bool {
         let due = self.is_due(horizon_ts);
         due && self.past.pop_front().is_some()
     }
 
-    /// Whether there is something that nobody sees.
+    /// Returns true if no read at or above the horizon can see the first version.
     pub(crate) fn is_due(&self, horizon_ts: Timestamp) -> bool {
         self.past.front().is_some_and(|first| first.replaced_ts <= horizon_ts)
     }
@@ -98,7 +102,7 @@ impl History {
 mod tests {
     use super::*;
 
-    /// Two keys, one of which is written all the time.
+    /// Two keys: one is written each microsecond, the other once in a hundred microseconds.
     #[test]
     fn every_version_is_found_however_many_there_are_and_were() {
         const VERSIONS: u64 = 500;
@@ -117,7 +121,7 @@ mod tests {
                 let found = history.at(hot, ts(at)).map(|(found, _)| found.physical_us());
                 let expected = at.min(VERSIONS);
                 assert_eq!(found, (expected > 0).then_some(expected), "{at} from {horizon} on");
-                // What replaced its versions came a hundred later each.
+                // Each of its versions was replaced a hundred microseconds later.
                 let found = history.at(cold, ts(at)).map(|(found, _)| found.physical_us());
                 let expected = (at > 0).then(|| (at.min(VERSIONS) - 1) / 100 * 100 + 1);
                 assert_eq!(found, expected, "{at} from {horizon} on");

@@ -1,10 +1,10 @@
-//! Where a key is, without its neighbours.
+//! Finds the slot of a key by its hash.
 //!
-//! A search in the ordered tree compares a dozen keys or two, each in another place of memory: most
-//! of what a write cost. A hash table asks one, but a large one stops everything when it grows, to
-//! move all that it holds. So this is many small tables (extendible hashing: Fagin, Nievergelt,
-//! Pippenger, Strong, "Extendible hashing", TODS 1979, §2): one that is full splits in two, and the
-//! directory, which leads from the last bits of a hash to its table, doubles now and then.
+//! A search in the ordered tree compares one or two dozen keys, each at another place in memory,
+//! and was most of the cost of a write. A hash table compares one key, but a large table pauses to
+//! move all its entries when it grows. So the index is many small tables (extendible hashing:
+//! Fagin, Nievergelt, Pippenger, Strong, "Extendible hashing", TODS 1979, §2). A full table splits
+//! in two. The directory maps the last bits of a hash to a table, and doubles when needed.
 
 use std::hash::BuildHasher;
 
@@ -12,10 +12,10 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::slots::SlotId;
 
-/// Keys of a table, at which it splits: as many as fill one of 4,096 places.
+/// Number of keys at which a table splits: the capacity of a table with 4,096 buckets.
 const TABLE_KEYS: usize = 3584;
 
-/// Tables don't split beyond a million, however their keys collide.
+/// Limit on the bits that select a table: at most a million tables, even if many keys collide.
 const MAX_BITS: u32 = 20;
 
 /// The hash of a key.
@@ -23,39 +23,41 @@ const MAX_BITS: u32 = 20;
 pub(crate) struct KeyHash(u32);
 
 impl KeyHash {
-    /// What a table goes by, the first bits and the last; those of the hash itself have their keys
-    /// in common.
+    /// Returns the 64-bit hash for a table, which reads its first and its last bits. The 32-bit
+    /// hash can't be used: its first bits would be zero, and its last bits are equal for all keys
+    /// of a table.
     fn spread(self) -> u64 {
         let product = u64::from(self.0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         product ^ product >> 32
     }
 }
 
-/// From keys to slots. Knows the keys only by their hashes; whoever asks compares.
+/// Maps keys to slots. It stores only the hashes of keys; the caller compares the keys.
 #[derive(Debug, Default)]
 pub(crate) struct KeyIndex {
-    /// Seeded anew for each index, so that nobody can make up keys that collide; nothing that is seen
-    /// from outside depends on it.
+    /// Seeded at random for each index, so that clients can't construct keys that collide. No
+    /// result depends on the seed.
     hasher: DefaultHashBuilder,
-    /// By the last bits of a hash, as many as make its length: which table. Empty while there is one.
+    /// Indexes of tables, by the last log2(length) bits of a hash. Empty while there is at most one
+    /// table.
     directory: Vec<u32>,
     tables: Vec<Table>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
-    /// How many of the last bits of their hashes its keys have in common.
+    /// Number of the last bits that are equal in the hashes of all keys of the table.
     bits: u32,
     slots: HashTable<(KeyHash, SlotId)>,
 }
 
 impl KeyIndex {
     pub(crate) fn hash(&self, key: &[u8]) -> KeyHash {
-        // The upper half: foldhash mixes it well.
+        // Uses the upper half, which foldhash mixes well.
         KeyHash((self.hasher.hash_one(key) >> 32) as u32)
     }
 
-    /// The slot of a key: the one with its hash of which `is_it` says so.
+    /// Returns the slot of a key: the one with this hash for which `is_it` returns true.
     pub(crate) fn find(
         &self,
         hash: KeyHash,
@@ -66,7 +68,7 @@ impl KeyIndex {
         found.map(|(_, id)| *id)
     }
 
-    /// Adds a key that is not there.
+    /// Adds a key that is not in the index.
     pub(crate) fn insert(&mut self, hash: KeyHash, id: SlotId) {
         if self.tables.is_empty() {
             self.tables.push(Table::default());
@@ -80,7 +82,7 @@ impl KeyIndex {
         slots.insert_unique(hash.spread(), (hash, id), |(hash, _)| hash.spread());
     }
 
-    /// Removes a key that is there.
+    /// Removes a key. Panics if it is not in the index.
     pub(crate) fn remove(&mut self, hash: KeyHash, id: SlotId) {
         let at = self.table_of(hash);
         let slots = &mut self.tables[at].slots;
@@ -100,7 +102,7 @@ impl KeyIndex {
         self.directory[hash.0 as usize & (self.directory.len() - 1)] as usize
     }
 
-    /// Splits the table of a hash by the next bit of its keys' hashes.
+    /// Splits the table `at`, which `hash` belongs to, by the next bit of its keys' hashes.
     fn split(&mut self, at: usize, hash: KeyHash) {
         let bit = self.tables[at].bits;
         if self.directory.is_empty() {
@@ -153,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_one_hash_are_told_apart_by_whoever_asks() {
+    fn keys_with_one_hash_are_told_apart_by_the_caller() {
         let mut index = KeyIndex::default();
         let hash = index.hash(b"k");
         let ids = (0..TABLE_KEYS as u32 + 5).map(SlotId::for_test);

@@ -1,17 +1,16 @@
-//! The multi-version store of a range, in memory; rebuilt from the log at a restart.
+//! The multi-version store of a range. It is in memory, and is rebuilt from the log at a restart.
 //!
 //! Invariants:
-//! - The versions of a key lie in the order of their timestamps, and a version is never written
-//!   below one that is there already.
-//! - A read at a timestamp not below the horizon sees exactly what was newest then; below it, a read
-//!   is refused, because what it would see may have been collected.
-//! - What is collected is what no read at or above the horizon can see: nothing else, and, in time,
-//!   all of it.
+//! - The versions of a key are ordered by timestamp. No version is written below an existing one.
+//! - A read at or above the horizon returns the newest version at its timestamp. A read below the
+//!   horizon is refused, because the version that it needs may have been collected.
+//! - Garbage collection drops only versions that no read at or above the horizon can see, and
+//!   eventually drops all of them.
 //!
-//! Knows nothing of logs or replication: what is applied here is committed.
+//! The store does not depend on logs or replication: everything applied to it is committed.
 //!
-//! Left out: deletes of spans as one version (they are deletes of the keys in them), and data larger
-//! than memory.
+//! Left out: the delete of a span as one version (each key in it is deleted on its own), and data
+//! larger than memory.
 
 mod history;
 mod index;

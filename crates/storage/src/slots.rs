@@ -1,4 +1,4 @@
-//! Where the newest version of each key is.
+//! Stores each key with its newest version.
 
 use std::ops::{Index, IndexMut};
 
@@ -7,7 +7,7 @@ use palisade_sequence::Sequence;
 
 use crate::{history::Dated, index::KeyHash};
 
-/// Names a key, until that is removed; then another.
+/// Identifies a key until the key is removed. The id may then be reused for another key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SlotId(u32);
 
@@ -17,11 +17,11 @@ pub(crate) struct Slot {
     pub(crate) key: Bytes,
     pub(crate) hash: KeyHash,
     pub(crate) newest: Dated,
-    /// The number of the version before it, which may have been collected.
+    /// Number of the version before `newest` in the history, which may have been collected.
     pub(crate) previous: Option<u64>,
 }
 
-/// Slots that are used again once their key is gone.
+/// The slots of all keys. A slot is reused after its key was removed.
 #[derive(Debug, Default)]
 pub(crate) struct Slots {
     all: Sequence<Option<Slot>>,
@@ -42,7 +42,7 @@ impl Slots {
         }
     }
 
-    /// A slot, unless its key is gone.
+    /// Returns a slot, or `None` if its key was removed.
     pub(crate) fn get(&self, id: SlotId) -> Option<&Slot> {
         self.all[u64::from(id.0)].as_ref()
     }

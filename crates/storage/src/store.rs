@@ -1,4 +1,4 @@
-//! Keys and their versions.
+//! The store: keys, their versions, reads and garbage collection.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -17,82 +17,89 @@ use crate::{
 
 /// An ordered map from keys to versions.
 ///
-/// The newest version of a key lies with the key and is found by the key's hash; the tree is there
-/// for scans, and touched otherwise only when a key comes or goes.
+/// The newest version of a key is stored with the key and found by the key's hash. The tree serves
+/// scans; a write changes it only when it adds a key, and collection only when it removes one.
 #[derive(Debug, Default)]
 pub struct Store {
     index: KeyIndex,
     keys: BTreeMap<Bytes, SlotId>,
     slots: Slots,
     history: History,
-    /// Keys of which the newest version is a delete, since when, in that order; or was: a slot may
-    /// have been written again, and be another key's by then.
+    /// Tombstones awaiting collection, oldest first. An entry may be stale, because its slot was
+    /// overwritten or reused; `collect_deleted` rechecks.
     deleted: VecDeque<(Timestamp, SlotId)>,
     last_ts: Timestamp,
     horizon_ts: Timestamp,
 }
 
-/// A version of a key, as a read sees it.
+/// A version of a key, as a read returns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Version<'a> {
-    /// When it was written.
+    /// Timestamp of the write.
     pub ts: Timestamp,
-    /// The value, or `None` if that was a delete.
+    /// The value, or `None` for a delete.
     pub value: Option<&'a Bytes>,
 }
 
-/// A read was of a time of which not all is kept any more. Retryable at a later timestamp.
+/// A read was below the horizon: the versions that it needs may have been collected. Retryable at a
+/// later timestamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("a read at {at_ts} is below {horizon_ts}, from where on versions are kept")]
 pub struct Collected {
-    /// What was asked for.
+    /// Timestamp of the read.
     pub at_ts: Timestamp,
-    /// The earliest time that can be read.
+    /// The lowest timestamp that can be read.
     pub horizon_ts: Timestamp,
 }
 
 impl Store {
-    /// An empty store.
+    /// Returns an empty store.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The timestamp of the last version written.
+    /// Returns the timestamp of the last transaction.
     pub fn last_ts(&self) -> Timestamp {
         self.last_ts
     }
 
-    /// The earliest time that can be read.
+    /// Returns the lowest timestamp that can be read.
     pub fn horizon_ts(&self) -> Timestamp {
         self.horizon_ts
     }
 
-    /// Keys of which anything is kept.
+    /// Returns the number of keys, including deleted ones that were not collected yet.
     pub fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// Whether nothing is kept.
+    /// Returns true if there are no keys, deleted ones included.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// Moves on to a timestamp, for the writes of one transaction: above all those before.
+    /// Starts the writes of one transaction at `ts`.
+    ///
+    /// # Panics
+    /// Panics if `ts` is not above the timestamp of the last transaction.
     pub fn begin(&mut self, ts: Timestamp) {
         assert!(ts > self.last_ts, "a transaction at {ts} was applied after {}", self.last_ts);
         self.last_ts = ts;
     }
 
-    /// Writes a version of a key, or its delete if there is no value, at the timestamp begun. The
-    /// last write of a key in a transaction is the one that counts.
+    /// Writes a version of a key, or a delete if `value` is `None`, at the timestamp passed to
+    /// [`Store::begin`]. The last write of a key in a transaction wins.
+    ///
+    /// # Panics
+    /// Panics if the key has a version above that timestamp.
     pub fn write(&mut self, key: &[u8], value: Option<Bytes>) {
         let ts = self.last_ts;
         let deletes = value.is_none();
         let hash = self.index.hash(key);
         let Some(id) = self.find(hash, key) else {
-            // Nothing was there, and nothing to be deleted.
+            // The delete of a key that does not exist has no effect.
             if !deletes {
-                // A copy: the key outlives the value, whose memory it may share.
+                // Copied, because the key outlives the value, whose memory it may share.
                 self.add(Bytes::copy_from_slice(key), hash, (ts, value));
             }
             return;
@@ -110,13 +117,14 @@ impl Store {
         }
     }
 
-    /// Raises the horizon, but not beyond the last write: what is written next may be older than the
-    /// caller thinks, and reads at the horizon must not change any more. Drops what can't be seen any
-    /// more, of so many writes at most. Returns whether there is more to do.
+    /// Raises the horizon to `horizon_ts`, but not above the last transaction: the next one may be
+    /// older than the caller expects, and reads at the horizon must not change. Then drops at most
+    /// `max_writes` versions and tombstones that no read can see. Returns true if more can be
+    /// dropped.
     pub fn collect(&mut self, horizon_ts: Timestamp, max_writes: usize) -> bool {
         self.horizon_ts = self.horizon_ts.max(horizon_ts.min(self.last_ts));
         for _ in 0..max_writes {
-            // What a delete replaced is not due later than the delete.
+            // History first: the version that a delete replaced is due no later than the delete.
             let collected = self.history.collect(self.horizon_ts) || self.collect_deleted();
             if !collected {
                 return false;
@@ -126,7 +134,8 @@ impl Store {
         self.history.is_due(self.horizon_ts) || self.deleted.front().is_some_and(is_due)
     }
 
-    /// Removes the key that was deleted first, if that is past and nothing was written since.
+    /// Takes the oldest tombstone if it is at or below the horizon, and removes its key if that was
+    /// not written since. Returns true if it took a tombstone.
     fn collect_deleted(&mut self) -> bool {
         let due = self.deleted.pop_front_if(|(ts, _)| *ts <= self.horizon_ts);
         let Some((ts, id)) = due else { return false };
@@ -138,7 +147,10 @@ impl Store {
         true
     }
 
-    /// Adds a key found in a snapshot.
+    /// Adds a key from a snapshot.
+    ///
+    /// # Panics
+    /// Panics if the key exists already.
     pub fn restore(&mut self, key: Bytes, ts: Timestamp, value: Bytes) {
         let hash = self.index.hash(&key);
         self.add(key, hash, (ts, Some(value)));
@@ -160,7 +172,7 @@ impl Store {
         Some(&self.slots[id])
     }
 
-    /// The newest version of a key at or below a timestamp.
+    /// Returns the newest version of a key at or below `at_ts`.
     fn version_at<'a>(&'a self, slot: &'a Slot, at_ts: Timestamp) -> Option<&'a Dated> {
         if slot.newest.0 <= at_ts {
             return Some(&slot.newest);
@@ -168,18 +180,19 @@ impl Store {
         self.history.at(slot.previous, at_ts)
     }
 
-    /// To be called when everything was restored that was there after the last write.
+    /// Ends a restore: sets the last transaction and the horizon to `last_ts`. Call this after
+    /// every key of the snapshot was restored.
     pub fn restored(&mut self, last_ts: Timestamp) {
         (self.last_ts, self.horizon_ts) = (last_ts, last_ts);
     }
 
-    /// Whether writes have left something that is to be collected in time.
+    /// Returns true if there are replaced versions or tombstones that await collection.
     pub fn has_garbage(&self) -> bool {
         !self.history.is_empty() || !self.deleted.is_empty()
     }
 
-    /// The newest version of a key. Of one that was never written, or of whose delete nothing is
-    /// kept, that is a delete at the horizon: it can't be later.
+    /// Returns the newest version of a key. If the key was never written, or its delete was
+    /// collected, returns a delete at the horizon: the real delete can't be later.
     pub fn newest(&self, key: &[u8]) -> Version<'_> {
         let absent = Version { ts: self.horizon_ts, value: None };
         self.slot(key).map_or(absent, |Slot { newest: (ts, value), .. }| Version {
@@ -188,14 +201,22 @@ impl Store {
         })
     }
 
-    /// The newest version of a key at or below a timestamp.
+    /// Returns the newest version of a key at or below `at_ts`, or `None` if there is none. The
+    /// version may be a delete.
+    ///
+    /// # Errors
+    /// [`Collected`] if `at_ts` is below the horizon. Retryable at a later timestamp.
     pub fn get(&self, key: &[u8], at_ts: Timestamp) -> Result<Option<Version<'_>>, Collected> {
         self.check(at_ts)?;
         let found = self.slot(key).and_then(|slot| self.version_at(slot, at_ts));
         Ok(found.map(|(ts, value)| Version { ts: *ts, value: value.as_ref() }))
     }
 
-    /// The keys of a span that had a value at a timestamp, in order, from either end.
+    /// Returns the keys of a span that have a value at `at_ts`, with the version's timestamp and
+    /// value. The keys are in order, and can be read from either end.
+    ///
+    /// # Errors
+    /// [`Collected`] if `at_ts` is below the horizon. Retryable at a later timestamp.
     pub fn scan(
         &self,
         span: impl RangeBounds<[u8]>,
@@ -203,7 +224,7 @@ impl Store {
     ) -> Result<impl DoubleEndedIterator<Item = (&Bytes, Timestamp, &Bytes)>, Collected> {
         self.check(at_ts)?;
         let bounds = (span.start_bound(), span.end_bound());
-        // The map panics over a span that ends before it begins.
+        // `BTreeMap::range` panics if a span ends before it begins.
         let empty = match bounds {
             (Bound::Included(begin), Bound::Included(end)) => begin > end,
             (Bound::Included(begin) | Bound::Excluded(begin), Bound::Excluded(end))
@@ -217,9 +238,13 @@ impl Store {
         }))
     }
 
-    /// A page of a span as it was at a timestamp: rows in order, from either end, until `take` has
-    /// enough, or so many keys were looked at. Returns the key at which it stopped, which was not
-    /// looked at.
+    /// Reads a page of a span at `at_ts`. Passes rows to `take` in order, or in reverse order if
+    /// `backward`, until `take` returns false or `max_keys` keys were read. Returns the first key
+    /// that is not in the page, or `None` at the end of the span. A row for which `take` returns
+    /// false is not in the page.
+    ///
+    /// # Errors
+    /// [`Collected`] if `at_ts` is below the horizon. Retryable at a later timestamp.
     pub fn page<'a>(
         &'a self,
         (begin, end): (&[u8], Option<&[u8]>),
@@ -309,14 +334,14 @@ mod tests {
         assert_eq!(store.get(b"a", ts(3)), Err(refused));
         assert_eq!(store.scan(.., ts(3)).err(), Some(refused));
         assert_eq!(value(&store, b"a", 4), None);
-        // What is written next may be of any time after the last.
+        // The horizon stops at the last transaction: the next one may have any later timestamp.
         store.collect(ts(9), 10);
         assert_eq!(store.horizon_ts(), ts(5));
         store.begin(ts(6));
     }
 
     #[test]
-    fn a_deleted_key_is_gone_once_nobody_can_see_it() {
+    fn a_deleted_key_is_removed_once_no_read_can_see_it() {
         let mut store = Store::new();
         for (us, written) in [(5, Some("1".into())), (6, None)] {
             store.begin(ts(us));
@@ -358,7 +383,7 @@ mod tests {
                 let stopped = store.page(span, Timestamp::MAX, backward, max_keys, take);
                 match stopped.unwrap() {
                     None => break,
-                    // The end is not looked at, so it is the key after the one stopped at.
+                    // The end is exclusive, so the next page ends at the successor of this key.
                     Some(key) if backward => end = Some([key, &b"\0"[..]].concat()),
                     Some(key) => begin = key.to_vec(),
                 }
@@ -371,7 +396,7 @@ mod tests {
         }
     }
 
-    /// One write in a model that keeps every version for ever.
+    /// A model that keeps every version: values by key and timestamp.
     type Model = BTreeMap<(u8, u64), Option<String>>;
 
     fn seen_in(model: &Model, key: u8, at: u64) -> Option<Bytes> {
@@ -379,7 +404,8 @@ mod tests {
         newest.and_then(|(_, value)| value.clone()).map(Bytes::from)
     }
 
-    /// Against the model, over snapshots, collections of any size, deletes, and spans of any shape.
+    /// Compares reads with the model, over snapshots, collections of any size, deletes, and spans
+    /// of any shape.
     #[test]
     fn reads_at_or_above_the_horizon_are_as_if_nothing_was_collected() {
         const KEYS: u8 = 5;
@@ -422,8 +448,9 @@ mod tests {
                 backward.reverse();
                 assert_eq!(backward, expected);
             }
-            // All that can be collected is: of each key there is what is seen at the horizon, a
-            // delete while there is more, and what is later.
+            // Everything that can be collected was. Each key keeps the version seen at the horizon
+            // and all later ones. A delete seen at the horizon is kept only if there is a later
+            // version.
             let needed = (0..KEYS).map(|key| {
                 let later = model.range((key, horizon + 1)..=(key, u64::MAX)).count();
                 let at_horizon = match seen_in(&model, key, horizon) {

@@ -1,35 +1,36 @@
-//! The few lock-free pieces that pass work and progress between Palisade's threads.
+//! Primitives that pass work and progress between Palisade's threads.
 //!
-//! Palisade runs one executor per core and shares nothing between them. What must cross from one
-//! thread to another crosses in one of two ways, and both live here:
+//! Palisade runs one executor per core, and executors share no state. Threads communicate through
+//! two primitives:
 //!
 //! * [`fn@mailbox`]: a bounded queue with many senders and one receiver, for work. The receiver is
-//!   a task of some executor; it is woken at most once for a batch.
-//! * [`Watermark`]: a number that only grows, for progress. It costs its publisher no lock while
-//!   nobody is waiting, and lets a thread that may block wait for a value.
+//!   a task of an executor. A batch of messages wakes it at most once.
+//! * [`Watermark`]: a number that only grows, for progress. Publishing takes no lock while no
+//!   thread waits. A thread that may block can wait for a value.
 //!
 //! # Invariants
 //!
-//! 1. **Nothing here is unbounded.** A mailbox that is full says so to the sender, which is where
-//!    overload must be felt.
-//! 2. **A sender never waits for a receiver**, nor a publisher for an observer's progress. The one
-//!    lock in the crate is taken by [`Watermark::advance`] only when a waiter has announced itself.
-//! 3. **No wake is lost.** A receiver never sleeps over a message whose sender has returned, nor a
-//!    waiter over a watermark that has reached its target.
-//! 4. **No message is lost, doubled or stranded.** What `try_send` accepted is either received or
-//!    dropped soon after the receiver; it does not linger because some sender is still alive.
-//! 5. **Messages of one sender arrive in the order they were sent.**
-//! 6. **A watermark never falls**, and seeing a value means seeing all that was written before it
-//!    was published.
+//! 1. **Nothing here is unbounded.** A full mailbox returns an error to the sender, because the
+//!    sender is the one that can react to overload.
+//! 2. **A sender never waits for the receiver**, and a publisher never waits for an observer's
+//!    progress. The crate has one lock. [`Watermark::advance`] takes it only while a thread is in
+//!    [`Watermark::wait_for`].
+//! 3. **No wake is lost.** A receiver never sleeps while its mailbox holds a message whose sender
+//!    has returned. A waiter never sleeps after the watermark has reached its target.
+//! 4. **No message is lost, duplicated or stranded.** A message that `try_send` accepted is
+//!    received, or is dropped soon after the receiver, even if senders are still alive.
+//! 5. **Messages of one sender arrive in the order in which they were sent.**
+//! 6. **A watermark never decreases.** A thread that reads a value sees all writes that precede its
+//!    publication.
 //!
-//! The wakers are `std::task::Waker`s, so nothing here knows which executor it serves.
+//! Wakers are `std::task::Waker`s, so the crate does not depend on an executor.
 //!
 //! # How this is checked
 //!
-//! Each algorithm is written against the private module `primitives`, which under
-//! `--cfg palisade_loom` is made of loom's types. `tests/loom.rs` then explores the interleavings
-//! and the reorderings allowed by the memory model, within the bounds stated there;
-//! `tests/threads.rs` runs the real thing on real threads. There is no `unsafe` in this crate.
+//! Each algorithm uses the private module `primitives`, which consists of loom's types under
+//! `--cfg palisade_loom`. `tests/loom.rs` explores the interleavings, and the reorderings that the
+//! memory model allows, within the bounds stated there. `tests/threads.rs` runs the real
+//! implementation on real threads. There is no `unsafe` in this crate.
 
 #![deny(unsafe_code)]
 

@@ -1,90 +1,90 @@
-//! A bounded mailbox: many senders, one receiver, and at most one wake for a batch.
+//! A bounded mailbox: many senders, one receiver, and at most one wake per batch.
 //!
 //! # The problem
 //!
-//! A shard is one thread which runs the tasks of many groups. Other threads hand it work, and three
-//! things can go wrong in the handing over:
+//! A shard is one thread that runs the tasks of many groups. Other threads hand it work:
 //!
 //! * **A wake is a system call.** Waking a task on another thread's executor ends in a write to an
-//!   event descriptor. At a million messages a second that write costs more than the messages.
-//! * **A blocked shard stalls every group it serves.** So a sender that is itself a shard must
-//!   never wait, neither for room nor for a lock that somebody holds while being preempted.
-//! * **An unbounded queue hides overload.** It turns "too much work" into memory and latency, and
-//!   by the time anyone notices, everything in the queue has timed out anyway. The sender must be
-//!   told, while it can still refuse, shed or slow down.
+//!   event descriptor. At a million messages per second that write costs more than the messages.
+//! * **A blocked shard stalls every group that it serves.** A sender may itself be a shard, so it
+//!   must never wait: neither for room, nor for a lock whose holder was preempted.
+//! * **An unbounded queue hides overload.** It turns excess work into memory and latency. By the
+//!   time the overload is noticed, the queued requests have timed out. The sender must get an error
+//!   while it can still refuse, shed or slow down.
 //!
-//! # The naive way, and why it fails
+//! # The naive design, and why it fails
 //!
-//! Take a concurrent queue, and beside it a slot for the receiver's waker. The receiver pops; when
-//! the queue is empty, it registers its waker and sleeps. A sender pushes, then wakes.
+//! Take a concurrent queue and a slot for the receiver's waker. The receiver pops; if the queue is
+//! empty, it registers its waker and sleeps. A sender pushes, then wakes.
 //!
-//! *It loses wakes.* Between the receiver's "the queue is empty" and its registration a sender may
-//! push and wake. It finds no waker to wake; the receiver then registers, and sleeps over a message
-//! nobody will mention again. So the receiver must look once more *after* it registered.
+//! *It loses wakes.* A sender may push and wake after the receiver found the queue empty, but
+//! before the receiver registered its waker. The wake finds no waker. The receiver then registers
+//! and sleeps although a message is queued. So the receiver must check the queue again *after* it
+//! has registered.
 //!
-//! *It wakes for every message.* A hundred messages sent while the receiver's thread comes out of
-//! its sleep are a hundred system calls, of which the first was enough. A flag that says "a wake
-//! is already under way" saves the other ninety-nine, and brings the lost wake back in a new
-//! shape: a sender trusts the flag and stays quiet, while the receiver has just gone to sleep.
+//! *It wakes for every message.* A hundred messages sent while the receiver's thread wakes up cost
+//! a hundred system calls, of which the first was enough. A flag that records a pending wake saves
+//! the other ninety-nine, but it can lose a wake in a new way: a sender sees the flag set and skips
+//! the wake, while the receiver has just gone to sleep.
 //!
-//! *And a tempting shortcut.* Reading the flag before swapping it, and skipping the swap when it is
-//! up, spares a contended write, and is wrong: nothing orders that read after the push of the same
-//! sender (a store followed by a load of another location is the one pair that even x86
-//! reorders). The receiver can then lower the flag, miss the push, and sleep.
+//! *A tempting shortcut is wrong.* A sender could load the flag first, and skip the swap if it is
+//! set, to avoid a contended write. But nothing orders that load after the sender's own push. (A
+//! store followed by a load of another location is the one pair that even x86 reorders.) The
+//! receiver can then clear the flag, miss the push, and sleep.
 //!
 //! # The algorithm
 //!
-//! `pending` is up from when someone undertook to wake the receiver until the receiver next makes
-//! up its mind to sleep. **Every access to it is a read-modify-write**; that is the whole trick.
+//! `pending` is true from a sender's decision to wake the receiver until the receiver next prepares
+//! to sleep. **Every access to it is a read-modify-write**; the proof below rests on that.
 //!
-//! | sender                                  | receiver, about to sleep                 |
-//! |-----------------------------------------|------------------------------------------|
-//! | S1: push                                | R1: register the waker                   |
-//! | S2: `pending.swap(true, AcqRel)`        | R2: `pending.swap(false, AcqRel)`        |
-//! | S3: if it was down, wake                | R3: look again; sleep only if empty      |
+//! | sender                                  | receiver, about to sleep                     |
+//! |-----------------------------------------|----------------------------------------------|
+//! | S1: push                                | R1: register the waker                       |
+//! | S2: `pending.swap(true, AcqRel)`        | R2: `pending.swap(false, AcqRel)`            |
+//! | S3: if it was false, wake               | R3: check the queue again; sleep if empty    |
 //!
-//! The swaps of one location have a single total order, and each reads what the one before it
-//! wrote. Take any S2 and the receiver's last R2 before it sleeps:
+//! The swaps of one location have a single total order, and each reads the value that the previous
+//! one wrote. Take any S2 and the receiver's last R2 before it sleeps:
 //!
-//! * **S2 comes before R2.** R2 reads from S2, or from a later swap in an unbroken chain of
+//! * **S2 precedes R2.** R2 reads from S2, or from a later swap in an unbroken chain of
 //!   read-modify-writes, which belongs to the release sequence of S2. So S2 synchronizes with R2,
-//!   S1 happens before R3, and R3 sees the message (or it was already taken). The receiver does
-//!   not sleep over it.
-//! * **S2 comes after R2.** Consider the first swap after R2. It is a sender's, it read `false`, so
-//!   that sender goes on to S3. It read from R2, so R1 happens before S3, and the wake finds the
-//!   waker (or finds it already taken by another wake, which is as good). All the senders between
-//!   that one and the receiver's next R2 may stay quiet: the receiver is going to run.
+//!   and S1 happens before R3. R3 sees the message, unless it was already taken. The receiver does
+//!   not sleep while that message is queued.
+//! * **S2 follows R2.** The first swap after R2 is a sender's. It read `false`, so that sender
+//!   continues with S3. It read from R2, so R1 happens before S3, and the wake finds the waker. (Or
+//!   another wake has already taken the waker, which has the same effect.) Senders between that one
+//!   and the receiver's next R2 may skip the wake, because the receiver is going to run.
 //!
-//! Nothing here needs the single order of all sequentially consistent operations, only the order
-//! of one location, which is why `AcqRel` is enough.
+//! The proof needs only the order of one location, and not the single order of all sequentially
+//! consistent operations. So `AcqRel` is enough.
 //!
-//! *At most one wake for a batch* is the same flag read the other way: between two R2 only one swap
-//! reads `false`. The receiver does not lower the flag while it drains, so messages sent to a busy
-//! receiver wake nobody. (When R3 finds a message after all, the flag is down though the receiver
-//! is awake, and the next sender wakes it for nothing: once, and only in that race.)
+//! *At most one wake per batch* follows from the same flag: between two R2 only one swap reads
+//! `false`. The receiver does not clear the flag while it drains, so a message to a busy receiver
+//! causes no wake. (If R3 does find a message, the flag is false although the receiver is awake.
+//! The next sender then causes one unnecessary wake. This happens only in that race.)
 //!
-//! *The end of the senders* is one more message that takes no room: the last one to go subtracts
-//! itself from `senders` in place of S1, and then does S2 and S3. In R3 the receiver reads
-//! `senders` first and the queue second. Each sender's pushes happen before its subtraction, so a
-//! receiver that reads zero sees all there will ever be, and "closed" never overtakes a message.
+//! *The end of the senders* counts as one more message, which needs no room. The last sender to be
+//! dropped decrements `senders` in place of S1, then does S2 and S3. In R3 the receiver reads
+//! `senders` first and the queue second. Each sender's pushes happen before its decrement, so a
+//! receiver that reads zero sees all messages, and "closed" never overtakes a message.
 //!
-//! *The end of the receiver* must not strand messages: one may carry the reply that somebody is
-//! waiting for, and senders can live as long as the process. The receiver raises `closed`, swaps
-//! `pending`, and empties the queue; a sender reads `closed` after S2, and if it is up, empties the
-//! queue as well. Again the two swaps are ordered. If the sender's came first, the receiver sees
-//! the message and drops it; if the receiver's came first, the sender sees `closed`.
+//! *The end of the receiver* must not strand messages: one of them may carry a reply that another
+//! task waits for, and senders can live as long as the process. The receiver sets `closed`, swaps
+//! `pending`, and empties the queue. A sender reads `closed` after S2, and empties the queue as
+//! well if it is set. The two swaps are ordered again. If the sender's came first, the receiver
+//! sees the message and drops it. If the receiver's came first, the sender sees `closed`.
 //!
 //! # What is left out
 //!
-//! * *Waiting for room.* A sender that gets [`TrySendError::Full`] decides for itself; a queue of
-//!   waiting senders would be the unbounded queue again.
-//! * *Fairness between senders.* A fast one can keep the mailbox full. Where that matters, give
+//! * *Waiting for room.* A sender that gets [`TrySendError::Full`] decides what to do. A queue of
+//!   waiting senders would again be an unbounded queue.
+//! * *Fairness between senders.* A fast sender can keep the mailbox full. Where that matters, give
 //!   each peer its own mailbox.
-//! * *Freedom from waiting in the strict sense.* The queue is crossbeam's `ArrayQueue`: a sender
-//!   that is preempted between claiming a slot and filling it makes the receiver spin on that slot,
-//!   and one preempted between S2 and S3 delays the wake. Both last for a few instructions and a
-//!   turn of the scheduler, and thread-per-core makes them rare.
-//! * *Priorities, timeouts, selection.* Those are for the task that receives.
+//! * *Strict wait-freedom.* The queue is crossbeam's `ArrayQueue`. A sender that is preempted
+//!   between claiming a slot and filling it makes the receiver spin on that slot. A sender that is
+//!   preempted between S2 and S3 delays the wake. Both last for a few instructions and one
+//!   scheduling delay, and are rare with one thread per core.
+//! * *Priorities, timeouts, selection.* They belong to the receiving task.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -94,32 +94,32 @@ use crate::primitives::{Arc, ArrayQueue, AtomicBool, AtomicUsize, AtomicWaker, O
 
 struct Shared<T> {
     queue: ArrayQueue<T>,
-    /// Up while the receiver is awake or somebody is bound to wake it. Swapped, never just read
-    /// or written: see the module's argument.
+    /// True from a sender's decision to wake the receiver until the receiver next prepares to
+    /// sleep. Only swapped, never loaded or stored: see the proof in the module documentation.
     pending: AtomicBool,
     waker: AtomicWaker,
-    /// Counted here and not read off the `Arc`: "the last sender" must be decided by one atomic
-    /// step, and the receiver holds the `Arc` as well.
+    /// The number of senders. The `Arc`'s count does not serve: the last sender must be found by
+    /// one atomic operation, and the receiver holds the `Arc` as well.
     senders: AtomicUsize,
-    /// The receiver is gone.
+    /// The receiver was dropped.
     closed: AtomicBool,
 }
 
 impl<T> Shared<T> {
-    /// S2 and S3 of the module's argument.
+    /// Does S2 and S3 of the algorithm in the module documentation.
     fn signal(&self) {
         if !self.pending.swap(true, Ordering::AcqRel) {
             self.waker.wake();
         }
     }
 
-    /// Drops what nobody will receive any more.
+    /// Drops all queued messages, because no receiver will take them.
     fn sweep(&self) {
         while self.queue.pop().is_some() {}
     }
 }
 
-/// Makes a mailbox with room for `capacity` messages.
+/// Creates a mailbox with room for `capacity` messages.
 ///
 /// ```
 /// use palisade_sync::{TrySendError, mailbox};
@@ -148,38 +148,39 @@ pub fn mailbox<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     (Sender { shared: shared.clone() }, Receiver { shared })
 }
 
-/// The end of a mailbox that work is put into. Clone it for each thread that sends.
+/// The sending end of a mailbox. Clone it for each thread that sends.
 pub struct Sender<T> {
     shared: Arc<Shared<T>>,
 }
 
 impl<T> Sender<T> {
-    /// Puts a message into the mailbox, and wakes the receiver unless that was already done for
-    /// this batch. Never blocks.
+    /// Puts a message into the mailbox, and wakes the receiver unless a wake for this batch has
+    /// already been sent. Never blocks.
     ///
-    /// `Ok` means accepted, not received: a receiver which goes away drops what is in its mailbox.
+    /// `Ok` means accepted, not received: a receiver that is dropped drops its queued messages.
     ///
     /// # Errors
     ///
-    /// [`TrySendError::Full`] when there is no room now, [`TrySendError::Closed`] when the receiver
-    /// is gone. Both hand the message back.
+    /// [`TrySendError::Full`] if the mailbox has no room now (retryable), [`TrySendError::Closed`]
+    /// if the receiver was dropped (not retryable). Both return the message.
     pub fn try_send(&self, message: T) -> Result<(), TrySendError<T>> {
-        // Only the caller's errand is spared here; the load below is the one that matters.
+        // Returns the message if the mailbox is known to be closed. The second check below is the
+        // one that prevents stranded messages.
         if self.is_closed() {
             return Err(TrySendError::Closed(message));
         }
         self.shared.queue.push(message).map_err(TrySendError::Full)?;
         self.shared.signal();
-        // After the swap in `signal`, so that either this sees `closed` or the receiver, while it
-        // goes, sees the message. The message cannot be told from others any more, so it is not
-        // handed back: it counts as sent just before the receiver went.
+        // After the swap in `signal`: either this load sees `closed`, or the receiver's `drop` sees
+        // the message. The message can't be identified in the queue any more, so it is not
+        // returned: it counts as sent just before the receiver was dropped.
         if self.is_closed() {
             self.shared.sweep();
         }
         Ok(())
     }
 
-    /// Whether the receiver is gone. Once true it stays so.
+    /// Returns true if the receiver was dropped. Once true, it stays true.
     pub fn is_closed(&self) -> bool {
         self.shared.closed.load(Ordering::Acquire)
     }
@@ -187,7 +188,7 @@ impl<T> Sender<T> {
 
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
-        // Relaxed: the count cannot reach zero meanwhile, for it includes the sender being cloned.
+        // Relaxed: the count can't reach zero meanwhile, because it includes `self`.
         self.shared.senders.fetch_add(1, Ordering::Relaxed);
         Self { shared: self.shared.clone() }
     }
@@ -195,7 +196,8 @@ impl<T> Clone for Sender<T> {
 
 impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
-        // Release for this sender's pushes, acquire so that the last one passes on all the others'.
+        // Release for this sender's pushes. Acquire, so that the last sender's swap in `signal`
+        // publishes the pushes of all other senders, too.
         if self.shared.senders.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.shared.signal();
         }
@@ -208,29 +210,29 @@ impl<T> fmt::Debug for Sender<T> {
     }
 }
 
-/// The end of a mailbox that work is taken from. There is one; it may move to another thread.
+/// The receiving end of a mailbox. There is exactly one; it may move to another thread.
 pub struct Receiver<T> {
     shared: Arc<Shared<T>>,
 }
 
-/// What there is for the receiver to do.
+/// Why a receiver is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ready {
-    /// At least one message is there for [`Receiver::drain`].
+    /// At least one message is queued for [`Receiver::drain`].
     Messages,
-    /// All the senders are gone and the mailbox is empty. It will stay so.
+    /// All senders were dropped and the mailbox is empty. This is final.
     Closed,
 }
 
 impl<T> Receiver<T> {
-    /// Moves at most `max` messages that are there already to the end of `into`, and returns how
-    /// many it moved. Never blocks.
+    /// Moves at most `max` queued messages to the end of `into`, and returns their number. Never
+    /// blocks.
     ///
-    /// The bound is needed: senders may refill the mailbox as fast as it is drained, and the task
-    /// that drains it shares its thread with others.
+    /// The limit is needed because senders may refill the mailbox as fast as it is drained, and the
+    /// draining task shares its thread with others.
     ///
-    /// Messages that arrive after this returned wake nobody until [`Receiver::poll_ready`] has
-    /// said `Pending`. A task must not go to sleep on the word of this method alone.
+    /// Messages that arrive after this call may cause no wake until [`Receiver::poll_ready`] has
+    /// returned `Pending`. A task must not go to sleep because this method returned zero.
     pub fn drain(&mut self, into: &mut impl Extend<T>, max: usize) -> usize {
         let mut taken = 0;
         into.extend(std::iter::from_fn(|| {
@@ -244,16 +246,17 @@ impl<T> Receiver<T> {
         taken
     }
 
-    /// Says whether there is something to do, or else has the task of `cx` woken once there is.
+    /// Returns `Ready` if a message is queued or the mailbox is closed. Otherwise returns `Pending`
+    /// and wakes the task of `cx` once one of these is true.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Ready> {
         if !self.shared.queue.is_empty() {
             return Poll::Ready(Ready::Messages);
         }
         self.shared.waker.register(cx.waker());
-        // A swap whose result is not wanted, and not a store: it must read what the senders wrote,
-        // to see what they had pushed.
+        // A swap although its result is unused: only a read of a sender's swap makes the sender's
+        // pushes visible. A store would not.
         self.shared.pending.swap(false, Ordering::AcqRel);
-        // Before the queue: once there are no senders, what the queue holds is final.
+        // Read before the queue: once there are no senders, the contents of the queue are final.
         let abandoned = self.shared.senders.load(Ordering::Acquire) == 0;
         if !self.shared.queue.is_empty() {
             Poll::Ready(Ready::Messages)
@@ -264,10 +267,10 @@ impl<T> Receiver<T> {
         }
     }
 
-    /// Waits for messages, moves at most `max` of them to the end of `into`, and returns how many.
-    /// Zero means that all the senders are gone and the mailbox is empty, and nothing else.
+    /// Waits for messages, moves at most `max` of them to the end of `into`, and returns their
+    /// number. Returns zero only if all senders were dropped and the mailbox is empty.
     ///
-    /// Dropping the future before it is done loses no message.
+    /// Dropping the future before it completes loses no message.
     ///
     /// # Panics
     ///
@@ -292,10 +295,11 @@ impl<T> Receiver<T> {
 impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
         self.shared.closed.store(true, Ordering::Release);
-        // Ordered against the swap of each sender, like R2; left up, since there is nobody to wake.
+        // Ordered against the swap of each sender, like R2. The flag stays true, because there is
+        // no receiver to wake.
         self.shared.pending.swap(true, Ordering::AcqRel);
         self.shared.sweep();
-        // Senders may live for long, and a waker keeps its task's memory.
+        // Senders may live long, and a waker keeps its task's memory allocated.
         self.shared.waker.clear();
     }
 }
@@ -306,23 +310,23 @@ impl<T> fmt::Debug for Receiver<T> {
     }
 }
 
-/// Why a message was not accepted. It holds the message.
+/// Why a message was not accepted. Contains the message.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum TrySendError<T> {
-    /// There is no room now. **Retryable**: the receiver may make room at any time. It is also the
-    /// sign of overload, so retry at a pace, or refuse the work to whoever asked for it.
+    /// The mailbox is full. **Retryable**: the receiver may make room at any time. Since it is also
+    /// the sign of overload, pace the retries, or refuse the work to its requester.
     Full(T),
-    /// The receiver is gone. **Not retryable**: it will not come back.
+    /// The receiver was dropped. **Not retryable**: the mailbox stays closed.
     Closed(T),
 }
 
 impl<T> TrySendError<T> {
-    /// Whether the same message may be accepted later.
+    /// Returns true if the same message may be accepted later.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Full(_))
     }
 
-    /// The message that was not accepted.
+    /// Returns the message that was not accepted.
     pub fn into_inner(self) -> T {
         match self {
             Self::Full(message) | Self::Closed(message) => message,
@@ -330,7 +334,8 @@ impl<T> TrySendError<T> {
     }
 }
 
-// By hand, so that an error over any message can be unwrapped, logged and boxed.
+// Implemented by hand, without `T: Debug`, so that an error over any `T` can be unwrapped, logged
+// and boxed.
 impl<T> fmt::Debug for TrySendError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -1,11 +1,11 @@
-//! What the algorithms are built from, in two makes: the real one, and loom's.
+//! The types that the algorithms are built from, in two versions: the real ones and loom's.
 //!
 //! The switch is `cfg(palisade_loom)` and never `cfg(loom)`: flags are global to a build, and
-//! several crates we depend on change their shape under the latter.
+//! several dependencies change their types under `cfg(loom)`.
 //!
-//! Under loom the queue is a model, not crossbeam's code. What we own, and so what we must prove,
-//! is the wake protocol *around* the queue. The model is therefore made to promise no more than the
-//! real queue does; see the note on `modelled::ArrayQueue`.
+//! Under loom the queue is a model, not crossbeam's code. This crate owns, and so must prove, the
+//! wake protocol *around* the queue. The model therefore guarantees no more than the real queue
+//! does; see `modelled::ArrayQueue`.
 
 #[cfg(palisade_loom)]
 pub(crate) use self::modelled::{
@@ -27,7 +27,7 @@ mod real {
     pub(crate) use std::sync::Arc;
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 
-    /// One slot for the waker of the task to wake.
+    /// A slot for the waker of one task.
     #[derive(Default)]
     pub(crate) struct AtomicWaker(atomic_waker::AtomicWaker);
 
@@ -45,7 +45,7 @@ mod real {
         }
     }
 
-    /// A place where threads block until something they look at has changed.
+    /// A lock and a condition variable, for threads that block until a condition changes.
     #[derive(Default)]
     pub(crate) struct Parking {
         lock: Mutex<()>,
@@ -53,15 +53,15 @@ mod real {
     }
 
     impl Parking {
-        /// Blocks while `condition` holds, `timeout` at most in all, however often it is woken.
-        /// The condition is looked at under the lock which [`Parking::wake_all`] takes.
+        /// Blocks while `condition` holds, for at most `timeout` in total over all wakes. Evaluates
+        /// the condition under the lock that [`Parking::wake_all`] takes.
         pub(crate) fn wait_while(&self, mut condition: impl FnMut() -> bool, timeout: Duration) {
             let mut guard = self.lock.lock();
             self.changed.wait_while_for(&mut guard, |_| condition(), timeout);
         }
 
-        /// Wakes every waiter. A waiter that looked before this call is asleep by the time of the
-        /// notification, and not between its look and its sleep: that is what the lock is for.
+        /// Wakes every waiter. The lock ensures that a waiter that evaluated its condition before
+        /// this call is already asleep when the notification is sent.
         pub(crate) fn wake_all(&self) {
             drop(self.lock.lock());
             self.changed.notify_all();
@@ -82,13 +82,13 @@ mod modelled {
 
     const NEVER_POISONED: &str = "loom's locks are never poisoned";
 
-    /// A model of crossbeam's queue, with as much of its surface as is used.
+    /// A model of crossbeam's queue, with the methods that this crate uses.
     ///
-    /// A lock alone would make too good a queue: looking at it would order the looker after every
-    /// earlier push, and the protocol around it would pass its tests with no ordering of its own.
-    /// So emptiness is read from a relaxed counter, outside the lock. All that this promises is
-    /// coherence: a push that happens before a look is seen by it, any other may be missed. The
-    /// ordering must then come from the protocol, as it must with the real queue.
+    /// A lock alone would be too strong a model: a read under it would be ordered after every
+    /// earlier push, and the protocol would pass its tests with no ordering of its own. So
+    /// emptiness is read from a relaxed counter outside the lock. The counter guarantees only
+    /// coherence: a read sees each push that happens before it, and may miss any other. The
+    /// ordering must then come from the protocol, as with the real queue.
     pub(crate) struct ArrayQueue<T> {
         slots: Mutex<VecDeque<T>>,
         len: AtomicUsize,
@@ -107,7 +107,7 @@ mod modelled {
                 return Err(value);
             }
             slots.push_back(value);
-            // Counted under the lock, so that a popper never subtracts what was not yet added.
+            // Incremented under the lock, so that no pop decrements before its push increments.
             self.len.fetch_add(1, Ordering::Relaxed);
             Ok(())
         }
@@ -129,7 +129,7 @@ mod modelled {
         }
     }
 
-    /// One slot for the waker of the task to wake.
+    /// A slot for the waker of one task.
     #[derive(Default)]
     pub(crate) struct AtomicWaker(loom::future::AtomicWaker);
 
@@ -147,7 +147,7 @@ mod modelled {
         }
     }
 
-    /// A place where threads block until something they look at has changed.
+    /// A lock and a condition variable, for threads that block until a condition changes.
     #[derive(Default)]
     pub(crate) struct Parking {
         lock: Mutex<()>,
@@ -155,8 +155,8 @@ mod modelled {
     }
 
     impl Parking {
-        /// Without the timeout: loom has no time, and a wait which only a timeout would end is the
-        /// very fault we look for. Loom reports it as a deadlock.
+        /// Ignores the timeout, because loom has no time. A wait that only a timeout would end is
+        /// the bug that the tests look for, and loom reports it as a deadlock.
         pub(crate) fn wait_while(&self, mut condition: impl FnMut() -> bool, _timeout: Duration) {
             let mut guard = self.lock.lock().expect(NEVER_POISONED);
             while condition() {

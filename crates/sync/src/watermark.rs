@@ -1,26 +1,26 @@
-//! A number that only grows, published by one thread and watched by others.
+//! A number that only grows, published by one thread and observed by others.
 //!
 //! # The problem
 //!
-//! A shard makes progress that others care about: the position up to which its log is durable, or
-//! that it has drained its mailboxes. It says so very often, and hardly ever is anybody waiting:
-//! the main thread does so once, at shutdown. So publishing must cost next to nothing when nobody
-//! listens, and yet a listener must never sleep through the value it waits for.
+//! A shard's thread publishes progress, for example that it has opened its log or has drained its
+//! inbox. Progress may be published often, and is rarely waited for: the server's main thread waits
+//! at start and at shutdown. So publishing must cost almost nothing while no thread waits. Yet a
+//! waiter must never stay asleep after the value that it waits for was published.
 //!
-//! # The naive way, and why it fails
+//! # The naive designs, and why they fail
 //!
-//! *A lock and a condition variable around the number* are right, and make the shard take a lock
-//! and notify for each step. Worse, an observer that is preempted while it holds the lock stops
+//! *A lock and a condition variable around the number* are correct, but the shard takes the lock
+//! and notifies at each step. Worse, an observer that is preempted while it holds the lock stops
 //! the shard.
 //!
-//! *An atomic number with the lock only on the waiter's side* loses wakes: the waiter reads the old
-//! value, the publisher advances and notifies nobody, the waiter sleeps.
+//! *An atomic number, with the lock only on the waiter's side,* loses wakes: the waiter reads the
+//! old value, the publisher advances and notifies before anything sleeps, and the waiter sleeps.
 //!
 //! *A count of waiters that the publisher reads before it takes the lock* is the right idea with a
-//! trap in it. The publisher writes the value and then reads the count; the waiter writes the count
-//! and then reads the value. With no more than acquire and release, both may read the old: each
-//! write sits in its core's store buffer while the read goes ahead. The publisher sees no waiter,
-//! the waiter sees no progress, and it sleeps.
+//! trap in it. The publisher writes the value and then reads the count. The waiter writes the count
+//! and then reads the value. With only acquire and release, both may read the old value: each write
+//! stays in its core's store buffer while the read proceeds. The publisher sees no waiter, the
+//! waiter sees no progress, and it sleeps.
 //!
 //! # The algorithm
 //!
@@ -30,38 +30,38 @@
 //! | P2: `fence(SeqCst)`               | W2: `fence(SeqCst)`                               |
 //! | P3: read `waiters`; done if 0     | W3: take the lock                                 |
 //! | P4: take the lock, release it     | W4: read `value`; leave if reached                |
-//! | P5: notify all                    | W5: release the lock and sleep, in one; then W4   |
+//! | P5: notify all                    | W5: atomically unlock and sleep; then W4          |
 //!
 //! All sequentially consistent fences have one total order. Take an advance that reaches a waiter's
 //! target:
 //!
-//! * **P2 comes before W2.** Then each W4 of the waiter sees what P1 wrote, or more, and the waiter
-//!   does not sleep.
-//! * **W2 comes before P2.** Then P3 sees the waiter's increment: not zero, as long as the waiter
-//!   has not left, for other waiters take back only what they added themselves. So the publisher
-//!   goes on to P4. If P4 took the lock before the waiter did for its latest W4, that W4 sees the
-//!   value. Otherwise P4 got the lock when the waiter let go of it in W5, at which point the
-//!   waiter is registered with the condition variable, and P5 wakes it.
+//! * **P2 precedes W2.** Then each W4 of the waiter sees the value of P1 or a later one, and the
+//!   waiter does not sleep.
+//! * **W2 precedes P2.** Then P3 sees the waiter's increment. The count is not zero until the
+//!   waiter leaves, because other waiters subtract only what they added themselves. So the
+//!   publisher continues with P4. If P4 takes the lock before the waiter takes it for its latest
+//!   W4, that W4 sees the value. Otherwise P4 takes the lock after the waiter has released it in
+//!   W5. The waiter is registered with the condition variable by then, and P5 wakes it.
 //!
-//! The count is raised once for all the rounds of W4 and W5, and the argument holds for each round:
-//! both fences are ordered once and for all.
+//! The count is raised once for all rounds of W4 and W5. The proof holds for each round, because
+//! the order of the two fences is fixed.
 //!
-//! The fences are why the accesses around them can be relaxed. Sequentially consistent accesses
-//! would do as well, but loom checks only the fences to the letter (it takes such accesses for
-//! acquire and release, and would report the store buffers' doing as a fault of ours), and what
-//! is checked should be what runs.
+//! The fences allow the accesses around them to be relaxed. `SeqCst` accesses would work as well,
+//! but loom models only the fences exactly. It treats `SeqCst` accesses as acquire and release, so
+//! it would report store-buffer effects as bugs of this code. The code that is checked should be
+//! the code that runs.
 //!
-//! `fetch_max` releases and `get` acquires, so whoever sees a value sees all that its publisher did
-//! before. A later advance does not break that: it is a read-modify-write, and carries on the
-//! release sequence.
+//! `fetch_max` releases and `get` acquires, so a thread that reads a value sees all writes of its
+//! publisher before it. A later advance does not break that: it is a read-modify-write, and
+//! continues the release sequence.
 //!
 //! # What is left out
 //!
-//! * *A way to await it.* A task of a shard is told by a message; only threads that may block wait
+//! * *An async wait.* A task of a shard is notified by a message. Only threads that may block wait
 //!   here.
-//! * *Freedom from locks while somebody waits.* The publisher then takes the lock in P4, for as
-//!   long as a waiter takes to read one number. That is meant for shutdown and for tests; a
-//!   thread that waits over and over belongs on a mailbox.
+//! * *Lock freedom while a thread waits.* The publisher then takes the lock in P4, and may wait for
+//!   it while a waiter reads one number. Waiting is meant for start, shutdown and tests. A thread
+//!   that waits repeatedly should use a mailbox.
 
 use std::fmt;
 use std::time::Duration;
@@ -89,7 +89,7 @@ pub struct Watermark {
 }
 
 impl Watermark {
-    /// A watermark that stands at `start`.
+    /// Creates a watermark with the value `start`.
     pub fn new(start: u64) -> Self {
         Self {
             value: AtomicU64::new(start),
@@ -98,10 +98,10 @@ impl Watermark {
         }
     }
 
-    /// Raises the watermark to `to` and returns where it stood. If it stood there or higher, it
-    /// stays: a late or repeated report is no error.
+    /// Raises the watermark to `to` and returns the previous value. If that is `to` or more, the
+    /// watermark stays unchanged: a late or repeated report is no error.
     ///
-    /// Takes no lock unless somebody is in [`Watermark::wait_for`].
+    /// Takes no lock unless a thread is in [`Watermark::wait_for`].
     pub fn advance(&self, to: u64) -> u64 {
         let previous = self.value.fetch_max(to, Ordering::AcqRel);
         if previous < to {
@@ -113,14 +113,14 @@ impl Watermark {
         previous
     }
 
-    /// Where the watermark stands. Never less than what the same thread has seen before; all that
-    /// was written before this value was published is visible.
+    /// Returns the current value. It is never less than a value that the same thread has read
+    /// before. All writes that precede the publication of the value are visible.
     pub fn get(&self) -> u64 {
         self.value.load(Ordering::Acquire)
     }
 
-    /// Blocks until the watermark has reached `target`, or until `timeout` has gone by, and says
-    /// whether it was reached. Not for a shard's thread, which must never block.
+    /// Blocks until the watermark has reached `target` or `timeout` has elapsed. Returns true if
+    /// `target` was reached. Must not be called on a shard's thread, which must never block.
     #[must_use]
     pub fn wait_for(&self, target: u64, timeout: Duration) -> bool {
         if self.get() >= target {
@@ -130,7 +130,7 @@ impl Watermark {
         fence(Ordering::SeqCst);
         self.parking.wait_while(|| self.get() < target, timeout);
         self.waiters.fetch_sub(1, Ordering::Relaxed);
-        // Once more, for an advance that came together with the timeout.
+        // Read again, because an advance may coincide with the timeout.
         self.get() >= target
     }
 }

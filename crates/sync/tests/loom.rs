@@ -1,22 +1,22 @@
-//! The protocols under loom: every interleaving, and every value a load may return under the
-//! memory model, within the bound on preemptions that each test states.
+//! Tests of the protocols under loom: every interleaving, and every value that a load may return
+//! under the memory model, within the bound on preemptions that each test states.
 //!
 //! ```text
 //! RUSTFLAGS="--cfg palisade_loom" CARGO_TARGET_DIR=target-loom \
 //!     cargo test -p palisade-sync --test loom --release
 //! ```
 //!
-//! The flag is global to the build, but only our own crates look at it. The target directory is
-//! another one because the flag would otherwise have the whole workspace built anew, twice.
+//! The flag is global to the build, but only Palisade's crates read it. Use a separate target
+//! directory, because each change of the flag would rebuild the whole workspace.
 //!
-//! The bounds: at most three threads, at most two messages for each sender, and at most
-//! [`PAIR`] or [`TRIO`] preemptions, that is switches away from a thread which could have gone on;
-//! switches at blocking are free. Known faults of such protocols need one or two.
-//! `LOOM_MAX_PREEMPTIONS` overrides the bound for those who have the time.
+//! The bounds: at most three threads, at most two messages per sender, and at most [`PAIR`] or
+//! [`TRIO`] preemptions. A preemption is a switch away from a thread that could have continued;
+//! switches at blocking operations are not counted. Known bugs of such protocols need one or two.
+//! `LOOM_MAX_PREEMPTIONS` overrides the bound for longer runs.
 //!
-//! A lost wake shows as loom's "deadlock", or as an assertion about what was received. The queue
-//! is a model (see `src/primitives.rs`) which orders nothing by itself, so each ordering that these
-//! tests find sufficient is the protocol's own.
+//! A lost wake shows as loom's "deadlock", or as a failed assertion about the received messages.
+//! The queue is a model that orders nothing by itself (see `src/primitives.rs`), so the orderings
+//! that these tests verify are the protocol's own.
 
 #![cfg(palisade_loom)]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -33,10 +33,10 @@ use palisade_sync::{Receiver, TrySendError, Watermark, mailbox};
 
 /// The bound on preemptions for models of two threads.
 const PAIR: usize = 3;
-/// The bound on preemptions for models of three threads, whose number grows much faster.
+/// The bound on preemptions for models of three threads, which have far more interleavings.
 const TRIO: usize = 2;
 
-/// Under loom a wait has no timeout; see `src/primitives.rs`.
+/// Ignored: under loom a wait has no timeout (see `src/primitives.rs`).
 const NO_TIMEOUT: Duration = Duration::MAX;
 
 fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
@@ -45,8 +45,8 @@ fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     builder.check(model);
 }
 
-/// Receives until there are `count` messages. For senders that stay alive meanwhile, so that only
-/// the wakes for messages can end the wait.
+/// Receives until there are `count` messages. The senders must stay alive meanwhile, so that only a
+/// wake for a message can end the wait.
 fn receive(receiver: &mut Receiver<u8>, count: usize) -> Vec<u8> {
     block_on(async {
         let mut got = Vec::new();
@@ -58,7 +58,7 @@ fn receive(receiver: &mut Receiver<u8>, count: usize) -> Vec<u8> {
     })
 }
 
-/// Receives until all the senders are gone.
+/// Receives until all senders are dropped.
 fn receive_all(receiver: &mut Receiver<u8>) -> Vec<u8> {
     block_on(async {
         let mut got = Vec::new();
@@ -81,7 +81,7 @@ fn no_wake_is_lost_between_two_senders() {
     check(TRIO, || {
         let (first, mut receiver) = mailbox::<u8>(2);
         let second = first.clone();
-        // The senders come back through `join`, so that they outlive the reception.
+        // `join` returns the senders, so that they outlive the call to `receive`.
         let first = thread::spawn(move || {
             first.try_send(1).unwrap();
             first
@@ -186,7 +186,7 @@ fn the_messages_of_each_sender_arrive_in_order() {
             second.try_send(21).unwrap();
         });
         let mut got: Vec<u8> = Vec::new();
-        // Once in the midst of the sending and once after it: two batches to split the four over.
+        // Drain once while the senders run and once after, to split the messages over two batches.
         receiver.drain(&mut got, 3);
         first.join().unwrap();
         second.join().unwrap();
@@ -206,7 +206,7 @@ fn a_message_to_a_receiver_that_goes_is_not_stranded() {
         let (sender, receiver) = mailbox::<Tracked>(2);
         let message = Tracked(released.clone());
         let sending = thread::spawn(move || {
-            // Accepted or handed back, the message is ours no more.
+            // A rejected message is dropped here, an accepted one by the mailbox.
             drop(sender.try_send(message));
             sender
         });
@@ -248,7 +248,7 @@ fn a_receiver_may_go_while_it_is_being_woken() {
         let sending = thread::spawn(move || {
             let _ = sender.try_send(1);
         });
-        // Leaves its waker behind as a cancelled task does. Loom counts what it leaks.
+        // Leaves a registered waker, as a cancelled task does. Loom reports leaks.
         block_on(poll_fn(|cx| {
             let _ = receiver.poll_ready(cx);
             Poll::Ready(())

@@ -1,5 +1,6 @@
-//! The real thing on real threads: crossbeam's queue and parking_lot's locks, which loom does not
-//! see. The counts are exact, and the deadlines only there to turn a hang into a failure.
+//! Tests of the real implementation on real threads: crossbeam's queue and parking_lot's locks,
+//! which loom does not check. Wake counts are exact where they can be. Deadlines only turn a hang
+//! into a failure.
 
 #![cfg(not(palisade_loom))]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -13,10 +14,10 @@ use std::time::{Duration, Instant};
 
 use palisade_sync::{Ready, Receiver, Sender, TrySendError, Watermark, mailbox};
 
-/// Longer than any machine that still works takes for a step.
+/// Longer than one step takes on any machine, however loaded.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A waker that counts, and unparks the thread that made it.
+/// A waker that counts its wakes and unparks the thread that created it.
 struct Unpark {
     thread: Thread,
     wakes: AtomicUsize,
@@ -45,7 +46,7 @@ impl Wake for Unpark {
     }
 }
 
-/// Polls only when woken: a lost wake fails the test, and no lucky second look hides it.
+/// Polls only when woken, so that a lost wake fails the test and no extra poll hides it.
 fn block_on<F: Future>(unpark: &Arc<Unpark>, future: F) -> F::Output {
     let waker = Waker::from(Arc::clone(unpark));
     let mut cx = Context::from_waker(&waker);
@@ -56,7 +57,7 @@ fn block_on<F: Future>(unpark: &Arc<Unpark>, future: F) -> F::Output {
         }
         let asleep = Instant::now();
         while !unpark.woken.swap(false, Ordering::SeqCst) {
-            assert!(asleep.elapsed() < PATIENCE, "nobody woke the receiver");
+            assert!(asleep.elapsed() < PATIENCE, "the receiver was not woken");
             thread::park_timeout(PATIENCE);
         }
     }
@@ -70,7 +71,7 @@ fn send_patiently<T>(sender: &Sender<T>, mut message: T) {
             Err(TrySendError::Full(back)) => message = back,
             Err(TrySendError::Closed(_)) => panic!("the receiver went away"),
         }
-        assert!(start.elapsed() < PATIENCE, "nobody drains the mailbox");
+        assert!(start.elapsed() < PATIENCE, "the mailbox is not drained");
         thread::yield_now();
     }
 }
@@ -118,8 +119,8 @@ fn four_senders_lose_and_reorder_nothing() {
     for sender in senders {
         sender.join().unwrap();
     }
-    // One for each message and one for the end. Twice, because a task that registers while it is
-    // being woken may be told by both sides.
+    // At most one wake for each message and one for the end. Doubled, because a registration that
+    // races with a wake may wake the task a second time.
     assert!(unpark.wakes() <= 2 * (SENDERS * EACH + 1), "{} wakes", unpark.wakes());
 }
 

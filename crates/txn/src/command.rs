@@ -1,4 +1,4 @@
-//! What a commit writes to the log.
+//! The command that a commit writes to the log.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use palisade_clock::Timestamp;
@@ -6,18 +6,22 @@ use palisade_wire::{
     Commit, CommitRequest, Condition, Decode, Encode, Expected, Reader, WireError, Write,
 };
 
-/// A commit with the timestamp that the replica which ordered it proposed.
+/// A commit, with the timestamp proposed by the replica that ordered it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommitCommand {
-    /// The versions are written at this timestamp, or just above the range's last one if that is
-    /// later.
+    /// The versions are written at this timestamp, or just above the range's last timestamp if that
+    /// is later.
     pub proposed_ts: Timestamp,
-    /// The writes, and what must hold for them.
+    /// The writes and their conditions.
     pub request: CommitRequest,
 }
 
 impl CommitCommand {
-    /// The payload of the entry, in memory of its own.
+    /// Encodes the command as the payload of a log entry, in a new buffer.
+    ///
+    /// # Panics
+    ///
+    /// If the commit has more conditions or writes than a `u16` counts.
     pub fn to_payload(&self) -> Bytes {
         let bytes = self.request.commit.writes.iter().map(|write| {
             16 + write.key.len() + write.value.as_ref().map_or(0, |value| value.len())
@@ -28,7 +32,8 @@ impl CommitCommand {
         out.freeze()
     }
 
-    /// Tells whether a retry carries the same commit.
+    /// Returns a CRC-32 of the conditions and writes. It distinguishes a retry of a commit from
+    /// another commit under the same id.
     pub fn fingerprint(commit: &Commit) -> u32 {
         let mut hasher = crc32fast::Hasher::new();
         let mut hash = |tag: u8, bytes: &[u8]| {
@@ -55,7 +60,11 @@ impl CommitCommand {
         hasher.finalize()
     }
 
-    /// Reads a payload; keys and values share its memory.
+    /// Decodes a payload. Keys and values share its memory.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError`] if the payload is not exactly one command. Not retryable.
     pub fn from_payload(payload: Bytes) -> Result<Self, WireError> {
         let mut reader = Reader::new(payload);
         let proposed_ts = Timestamp::from_bits(reader.u64()?);

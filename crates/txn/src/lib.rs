@@ -1,16 +1,16 @@
-//! Transactions within a range: the lock table of its leader, the command that is replicated, with
-//! the writes and what must hold for them, and the memory of outcomes that makes every commit happen
-//! once.
+//! Transactions within a range: the lock table of the leader, the replicated command with its
+//! conditions and writes, and the table of outcomes that makes every commit take effect once.
 //!
 //! Invariants:
-//! - Who holds a lock keeps it until its transaction ends or loses all of them; whoever waits, waits
-//!   for somebody older.
-//! - A transaction id takes effect at most once, however often it is proposed, by whichever leader.
-//! - A retry gets the outcome of the first run; another body under the same id is an error; an id
-//!   that its session had settled is never run again.
+//! - A transaction keeps its locks until it ends or loses all of them at once.
+//! - A request for locks waits only for older transactions.
+//! - A transaction id takes effect at most once, however often and by whichever leader it is
+//!   proposed.
+//! - A retry gets the outcome of the first run. Another body under the same id is an error. An id
+//!   that its session has settled never runs again.
 //!
-//! The last two are decided while applying committed entries, so every replica decides alike, and a
-//! new leader knows what the old one knew. Locks it does not know: they end with a leadership.
+//! The last two are decided when committed entries are applied. So all replicas decide the same,
+//! and a new leader knows all outcomes. It does not know the locks, which end with a leadership.
 
 mod command;
 mod lock_request;

@@ -1,4 +1,4 @@
-//! What is asked of the lock table, and what it answers.
+//! Requests to the lock table, and their results.
 
 use palisade_clock::Timestamp;
 use palisade_wire::TxnId;
@@ -6,49 +6,52 @@ use thiserror::Error;
 
 use crate::segments::{Span, Strength};
 
-/// Who comes first: the one with the smaller.
+/// The age of a transaction. The smaller value is older, and takes precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Priority {
-    /// When its first try began.
+    /// When the transaction's first try began.
     pub start_ts: Timestamp,
-    /// Tells those of the same time apart.
+    /// Decides between transactions with the same `start_ts`.
     pub txn: TxnId,
 }
 
-/// What is asked for.
+/// A request for locks, which are granted all together.
 #[derive(Clone, Debug)]
 pub struct LockRequest {
-    /// Names it towards the caller.
+    /// Identifies the request in [`LockEvent`]s. Chosen by the caller, and unique among the waiting
+    /// requests.
     pub ticket: u64,
-    /// Who waits for whom.
+    /// Decides which request waits, and which transaction is wounded.
     pub priority: Priority,
-    /// Whether the locks are kept once they are granted, by `priority.txn`. Who needs them for a
-    /// moment only, keeps none.
+    /// True if `priority.txn` keeps the locks after the grant. False if the caller only needs the
+    /// moment at which no conflicting lock is held: the grant then leaves no lock.
     pub keeps: bool,
-    /// What is asked for.
+    /// The spans to lock, none of them empty. [`LockTable::request`](crate::LockTable::request)
+    /// sorts them.
     pub wants: Vec<(Span, Strength)>,
-    /// When the waiting ends, by the monotonic clock.
+    /// When waiting ends, in microseconds of the monotonic clock.
     pub deadline_us: u64,
 }
 
-/// How a request that had to wait has ended.
+/// The end of a request that had to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockEvent {
-    /// It has its locks.
+    /// The locks are granted.
     Granted,
-    /// Its transaction has none any more.
+    /// The transaction has lost all its locks and requests: an older one took them, or it was
+    /// released.
     Wounded,
-    /// It waited as long as it might. Nothing else has changed.
+    /// The deadline has passed. Locks that the transaction holds are unchanged.
     TimedOut,
 }
 
-/// Why a transaction gets no locks.
+/// The reason why a transaction gets no locks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum LockError {
-    /// It had locks, and has lost them: it can only be run again.
+    /// The transaction has lost its locks. Not retryable: it must be run again from its beginning.
     #[error("the transaction has lost its locks")]
     Lost,
-    /// There are too many locks, or too many who wait.
+    /// There are too many transactions, locks or waiting requests. Retryable.
     #[error("the lock table is full")]
     Full,
 }

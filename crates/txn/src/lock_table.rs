@@ -1,22 +1,25 @@
 //! The lock table of a leader: strict two-phase locking with wound-wait.
 //!
-//! The problem: transactions that read, think and write must not see each other half-way. The naive
-//! way, locks that are waited for in the order of their coming, deadlocks as soon as two
-//! transactions want each other's; and to look for cycles is work that grows with the waiting.
+//! The problem: an interactive transaction must not see the partial effects of another one. The
+//! naive way, locks that are granted in the order of the requests, deadlocks when two transactions
+//! want each other's locks. The cost of a search for cycles grows with the number of waiting
+//! requests.
 //!
-//! Wound-wait (Rosenkrantz, Stearns, Lewis 1978): everybody has a priority, the time of its first
-//! start, kept over retries. Who wants what a younger one holds takes it away ("wounds" it); who
-//! wants what an older one holds, waits. So whoever waits, waits for somebody older, and there are
-//! no cycles; and the oldest is never stopped, so everybody gets through in the end.
+//! Wound-wait (Rosenkrantz, Stearns, Lewis 1978): each transaction has a priority, the time of its
+//! first start, which it keeps over retries. A request waits if an older transaction holds a
+//! conflicting lock. Otherwise the younger holders lose all their locks: they are "wounded". Waits
+//! lead only from younger to older, so there are no cycles. The oldest transaction is never blocked
+//! or wounded by others, so every transaction gets its locks in the end.
 //!
-//! A request asks for all its locks at once and gets all or none of them. It waits for conflicting
-//! older requests, too: otherwise a stream of readers could keep a writer out for ever. Those who
-//! wait form a chain, each looking at only one other ([`Obstacle`]), so that what ends wakes few.
+//! A request is granted all of its locks at once, or none. It also waits for conflicting older
+//! requests, or a stream of readers could keep a writer out for ever. Each waiting request is
+//! queued behind exactly one [`Obstacle`], so the end of an obstacle wakes few requests.
 //!
-//! Locks live in the leader's memory and die with its leadership. A transaction shows the token
-//! that it got with its first lock; without a table that knows it, its locks are lost.
+//! Locks live in the leader's memory and end with its leadership. A transaction presents the token
+//! that came with its first lock. If the leader's table does not know the token, the locks are
+//! lost.
 //!
-//! Left out: locks of prepared transactions, which can't be taken away.
+//! Left out: locks of prepared transactions, which cannot be wounded.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -28,40 +31,41 @@ use crate::{
     segments::{Hold, Segments, Span, conflict},
 };
 
-/// Transactions that may hold locks at a time.
+/// Limit on registered transactions.
 const MAX_OWNERS: usize = 16 * 1024;
 
-/// Requests that may wait at a time.
+/// Limit on waiting requests.
 const MAX_WAITING: usize = 16 * 1024;
 
-/// Locks that one transaction may ask for.
+/// Limit on the locks of one transaction: those it holds, and those of a new request.
 const MAX_LOCKS: usize = 16 * 1024;
 
-/// Locks that are held or waited for, of all.
+/// Limit on the locks of all transactions, held or waited for.
 const MAX_LOCKS_OF_ALL: usize = 256 * 1024;
 
-/// After so long without a request a transaction loses its locks: its client may be gone.
+/// A transaction without a request for this long, in microseconds, loses its locks. Its client may
+/// be dead.
 pub const IDLE_US: u64 = 5_000_000;
 
-/// Who holds which locks, and who waits.
+/// The locks of a range: their owners, and the requests that wait.
 #[derive(Debug)]
 pub struct LockTable {
     owners: BTreeMap<TxnId, Owner>,
     segments: Segments,
     waiting: BTreeMap<Place, Waiting>,
-    /// Who looks at whom.
+    /// The requests that wait behind each obstacle.
     behind: BTreeMap<Obstacle, Vec<Place>>,
     events: VecDeque<(u64, LockEvent)>,
-    /// The term or epoch in which locks are given.
+    /// The term or epoch in which locks are granted.
     term: u64,
     next_number: u64,
-    /// Locks that are held or waited for.
+    /// The number of locks held or waited for.
     locks: usize,
-    /// The time, when it was last told.
+    /// The time of the last call of `enter` or `expire`.
     now_us: u64,
 }
 
-/// The order of those who wait: by age, then by ticket.
+/// The order of waiting requests: by age, then by ticket.
 type Place = (Priority, u64);
 
 #[derive(Debug)]
@@ -69,7 +73,7 @@ struct Owner {
     token: LockToken,
     priority: Priority,
     locks: Vec<Span>,
-    /// Tickets that wait.
+    /// Tickets of its waiting requests that keep their locks.
     waiting: Vec<u64>,
     idle_since_us: u64,
 }
@@ -80,19 +84,18 @@ struct Waiting {
     behind: Obstacle,
 }
 
-/// What a request waits for.
+/// The one thing that a request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Obstacle {
     /// The locks of an older transaction.
     Owner(TxnId),
-    /// The request of one.
+    /// An older waiting request.
     Ticket(u64),
 }
 
 impl LockTable {
-    /// A table without locks. Tokens are numbered from `first_number` on, which should be drawn at
-    /// random: a chain's head that restarts in its epoch must not take an earlier token for one of
-    /// its own.
+    /// Creates a table without locks. Tokens are numbered from `first_number` on, which should be
+    /// random: a chain's head that restarts within its epoch must not accept a token from before.
     pub fn new(first_number: u64) -> Self {
         Self {
             owners: BTreeMap::new(),
@@ -107,13 +110,18 @@ impl LockTable {
         }
     }
 
-    /// Whether nobody holds or wants anything.
+    /// Returns true if there are no transactions, no waiting requests and no events.
     pub fn is_empty(&self) -> bool {
         self.owners.is_empty() && self.waiting.is_empty() && self.events.is_empty()
     }
 
-    /// Lets a transaction in that shows no token, at `fresh_ts` unless it began before; or checks
-    /// the token that it shows.
+    /// Registers a transaction, or checks the token of a registered one and restarts its idle time.
+    /// A new transaction's priority is the `start_ts` of its claim, or `fresh_ts` if it has none.
+    ///
+    /// # Errors
+    ///
+    /// - [`LockError::Lost`] if the claim has a token that the table does not know. Not retryable.
+    /// - [`LockError::Full`] if too many transactions are registered. Retryable.
     pub fn enter(
         &mut self,
         claim: LockClaim,
@@ -149,18 +157,29 @@ impl LockTable {
         Ok(LockGrant { start_ts, token })
     }
 
-    /// Whether a transaction has all the locks that it was ever granted.
+    /// Returns true if a transaction still has all the locks that it was granted under `token`.
     pub fn is_held(&self, txn: TxnId, token: LockToken) -> bool {
         self.owners.get(&txn).is_some_and(|owner| owner.token == token)
     }
 
-    /// Asks for locks. Returns whether they are granted at once, which is to be acted upon first;
-    /// otherwise an event will tell. Either way there may be events of others.
+    /// Requests locks. Returns true if they are granted at once; the caller acts on that before it
+    /// takes events. Returns false if the request waits; an event then reports its end. In both
+    /// cases there may be events of other requests.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Full`] if the transaction or the table has too many locks, or if too many
+    /// requests wait. Retryable.
+    ///
+    /// # Panics
+    ///
+    /// If the request keeps its locks and its transaction is not registered or has another
+    /// priority.
     pub fn request(&mut self, mut request: LockRequest) -> Result<bool, LockError> {
         request.wants.sort_unstable_by(|(one, _), (other, _)| one.begin.cmp(&other.begin));
         if request.keeps {
             let owner = self.owners.get(&request.priority.txn);
-            let owner = owner.expect("whoever keeps locks has entered");
+            let owner = owner.expect("an owner of locks is registered");
             assert_eq!(
                 owner.priority, request.priority,
                 "a priority changes only with a new start"
@@ -187,31 +206,36 @@ impl LockTable {
         }
     }
 
-    /// Takes everything from a transaction: what it holds, and what it waits for.
+    /// Releases all locks of a transaction. Its waiting requests end as [`LockEvent::Wounded`].
     pub fn release(&mut self, txn: TxnId) {
         let mut gone = VecDeque::new();
         self.remove(txn, &mut gone);
         self.wake(gone);
     }
 
-    /// How requests that had to wait have ended, one after the other. Each must be acted upon
-    /// before the next request.
+    /// Takes the next event: the ticket of a request that had to wait, and how it ended. The caller
+    /// must act on all events before the next request.
     pub fn next_event(&mut self) -> Option<(u64, LockEvent)> {
         self.events.pop_front()
     }
 
-    /// Gives locks in a term or epoch from now on.
+    /// Grants locks in this term or epoch from now on.
+    ///
+    /// # Panics
+    ///
+    /// If the table is not empty.
     pub fn begin_term(&mut self, term: u64) {
         assert!(self.is_empty(), "locks of term {} are held when term {term} begins", self.term);
         self.term = term;
     }
 
-    /// Forgets all locks and requests. No event tells of it.
+    /// Drops all locks and requests, without events.
     pub fn end_term(&mut self) {
         *self = Self::new(self.next_number);
     }
 
-    /// Ends what has waited or been idle for too long.
+    /// Ends waiting requests whose deadline has passed, and transactions that were idle for
+    /// [`IDLE_US`]. `now_us` is the monotonic clock in microseconds.
     pub fn expire(&mut self, now_us: u64) {
         self.now_us = now_us;
         let late = self.waiting.iter().filter(|(_, waiting)| waiting.request.deadline_us <= now_us);
@@ -229,7 +253,7 @@ impl LockTable {
         self.wake(gone);
     }
 
-    /// Something older that a request must wait for, if there is any.
+    /// Returns an older request or an older owner that a request must wait for, if there is one.
     fn older_obstacle(&self, request: &LockRequest) -> Option<Obstacle> {
         let LockRequest { ticket, priority, keeps, wants, .. } = request;
         let older = self.waiting.range(..(*priority, *ticket)).rev();
@@ -243,7 +267,8 @@ impl LockTable {
         holders.find(|txn| self.owners[txn].priority < *priority).map(Obstacle::Owner)
     }
 
-    /// Who holds what a request can't share with them; some several times.
+    /// Returns the owners of locks that conflict with a request. An owner may be returned several
+    /// times.
     fn conflicting(&self, request: &LockRequest) -> impl Iterator<Item = TxnId> {
         let LockRequest { priority, keeps, wants, .. } = request;
         wants.iter().flat_map(move |(span, strength)| {
@@ -256,7 +281,8 @@ impl LockTable {
         })
     }
 
-    /// All that is in the way of a request is younger, and yields.
+    /// Grants a request that has no older obstacle. Wounds the younger owners that conflict with
+    /// it.
     fn grant(&mut self, request: &LockRequest, gone: &mut VecDeque<Obstacle>) {
         for txn in self.conflicting(request).collect::<Vec<_>>() {
             self.remove(txn, gone);
@@ -284,10 +310,10 @@ impl LockTable {
         assert!(before.is_none(), "{place:?} waits twice");
     }
 
-    /// A request waits no longer.
+    /// Removes a request that waits.
     fn leave(&mut self, place: Place, gone: &mut VecDeque<Obstacle>) {
         let (priority, ticket) = place;
-        let waiting = self.waiting.remove(&place).expect("the place of somebody who waits");
+        let waiting = self.waiting.remove(&place).expect("the place belongs to a waiter");
         let behind = waiting.behind;
         self.locks -= waiting.request.wants.len();
         if let Some(others) = self.behind.get_mut(&behind) {
@@ -316,13 +342,13 @@ impl LockTable {
         gone.push_back(Obstacle::Owner(txn));
     }
 
-    /// Looks again at those who stood behind what is gone, the oldest first.
+    /// Reconsiders the requests that waited behind the obstacles in `gone`, the oldest first.
     fn wake(&mut self, mut gone: VecDeque<Obstacle>) {
         while let Some(obstacle) = gone.pop_front() {
             let mut places = self.behind.remove(&obstacle).unwrap_or_default();
             places.sort_unstable();
             for place in places {
-                // Somebody before it may have wounded it.
+                // A request granted earlier in this loop may have wounded this one.
                 let Some(mut waiting) = self.waiting.remove(&place) else { continue };
                 match self.older_obstacle(&waiting.request) {
                     Some(behind) => {
@@ -331,7 +357,8 @@ impl LockTable {
                         self.waiting.insert(place, waiting);
                     }
                     None => {
-                        // Its locks come before those of whoever stood behind those that yield.
+                        // Granted before the requests behind the owners that it wounds are
+                        // reconsidered.
                         self.locks -= waiting.request.wants.len();
                         self.grant(&waiting.request, &mut gone);
                         if let Some(owner) = self.owners.get_mut(&place.0.txn) {
@@ -366,7 +393,7 @@ mod tests {
         LockToken { term: 0, number }
     }
 
-    /// A table whose transactions start at their numbers, and whose tickets count up.
+    /// A lock table with transactions that start at their numbers, and tickets that count up.
     struct Desk {
         table: LockTable,
         tickets: u64,
@@ -429,7 +456,7 @@ mod tests {
         assert!(desk.lock(2, b"k", Shared).1);
         assert_eq!(desk.events(), [(waits, LockEvent::Wounded)]);
         assert!(!desk.holds(5) && !desk.table.is_held(txn(5), token(70)));
-        // Its token is worth nothing; without one it begins anew.
+        // Its old token is refused. Without a token it registers again, and gets a new one.
         let claim = LockClaim { token: Some(token(70)), ..Desk::claim(5) };
         assert_eq!(desk.table.enter(claim, ts(9), 0), Err(LockError::Lost));
         let claim = LockClaim { start_ts: Some(ts(5)), ..Desk::claim(5) };
@@ -446,12 +473,13 @@ mod tests {
         desk.table.begin_term(4);
         let claim = Desk::claim(1).granted(before);
         assert_eq!(desk.table.enter(claim, ts(9), 0), Err(LockError::Lost));
-        // The same number in another term names other locks.
+        // A token with the same number and another term is not valid.
         let after = desk.table.enter(Desk::claim(1), ts(1), 0).unwrap();
         let token = LockToken { term: 3, ..after.token };
         assert!(!desk.table.is_held(txn(1), token) && desk.table.is_held(txn(1), after.token));
     }
 
+    /// Two readers of a key that both upgrade to a write do not deadlock: the younger is wounded.
     #[test]
     fn of_two_who_want_to_write_what_both_read_the_older_does() {
         let mut desk = Desk::new();
@@ -470,7 +498,7 @@ mod tests {
             assert_eq!(desk.ask(9, false, vec![(Span::key(key.as_bytes()), Exclusive)]).1, free);
         }
         assert!(desk.lock(2, b"c", Shared).1);
-        // Everything from a key on.
+        // A span without an end.
         assert!(!desk.ask(3, true, vec![(Span { begin: "c".into(), end: None }, Exclusive)]).1);
         assert!(desk.ask(0, true, vec![(Span { begin: "c".into(), end: None }, Exclusive)]).1);
         assert!(!desk.holds(1) && !desk.holds(2));
@@ -484,7 +512,7 @@ mod tests {
         let (reader, granted) = desk.lock(3, b"k", Shared);
         assert!(!granted);
         desk.table.release(txn(1));
-        // The writer keeps nothing: the reader has its lock as soon as the writer had its turn.
+        // The writer keeps no locks, so the reader is granted right after it.
         assert_eq!(desk.events(), [(writer, LockEvent::Granted), (reader, LockEvent::Granted)]);
     }
 
@@ -507,6 +535,7 @@ mod tests {
         assert!(desk.table.is_empty() && desk.table.segments.is_empty());
     }
 
+    /// The idle time restarts when a request stops waiting.
     #[test]
     fn who_waited_long_is_not_idle_sooner() {
         let mut desk = Desk::new();
@@ -521,8 +550,8 @@ mod tests {
         assert!(!desk.holds(2));
     }
 
-    /// Against a list of what was granted: nobody conflicts, nobody is forgotten, the oldest is
-    /// never wounded, and when all have ended nothing is left.
+    /// Compares the table with a list of all grants. No grants conflict, no request is forgotten,
+    /// the oldest transaction is never wounded, and a table whose transactions have ended is empty.
     #[test]
     fn any_order_of_requests_is_free_of_conflicts_deadlocks_and_lost_wakes() {
         for seed in 0..400 {
@@ -609,7 +638,7 @@ mod tests {
                     let mut before = table.waiting.range(..place).map(|((_, ticket), _)| ticket);
                     assert!(
                         before.any(|before| before == ticket),
-                        "{place:?} stands behind nobody"
+                        "{place:?} waits behind no owner"
                     );
                 }
             }

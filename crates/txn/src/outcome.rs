@@ -1,21 +1,21 @@
-//! The memory of outcomes.
+//! The table of outcomes, which makes retries of commits safe.
 //!
-//! The problem: a client whose connection broke does not know whether its write took effect, and
-//! must send it again. The naive way, writing again, undoes whatever another client wrote in
-//! between. So every write carries an id that is known before its first send, and the range
-//! remembers what became of it until the client says that it waits for no answer any more.
+//! The problem: a client whose connection broke does not know whether its commit took effect, and
+//! must send it again. The naive way, to run it again, undoes what another client wrote in between.
+//! So every commit carries an id that is fixed before its first send, and the range remembers the
+//! outcome under that id.
 //!
-//! Forgetting is safe because every request carries the timestamp at which it expires. An outcome
-//! is remembered until then, or until its session says that it waits for it no more. So a retry
-//! finds the outcome, or comes after its expiry and is refused, however long it was on its way:
+//! Forgetting is safe because every request carries the timestamp at which it expires. The outcome
+//! is remembered until then, or until the session settles it because it no longer waits for the
+//! answer. A retry, however late it arrives, finds the outcome or is refused:
 //!
 //! ```text
 //! request of expiry 50    commit at 20 -- remembered --------| 50: forgotten
 //! a retry at 30: the outcome of 20          a retry at 60: expired
 //! ```
 //!
-//! The memory is bounded by the number of entries, not of sessions. It is a function of the applied
-//! commands alone: the queue that decides what is forgotten next is part of it.
+//! The bound is on sessions and outcomes together. The table is a function of the applied commands
+//! alone, and so is the queue that decides which session is forgotten next.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -25,36 +25,36 @@ use palisade_wire::{CommitRequest, Reader, SessionId, TxnId, WireError};
 
 use crate::CommitCommand;
 
-/// Sessions and outcomes that one range remembers: some 64 MiB.
+/// Limit on the sessions and outcomes that one range remembers: about 64 MiB.
 const MAX_ENTRIES: usize = 1 << 20;
 
-/// Outcomes that are remembered of one session.
+/// Limit on the outcomes remembered for one session.
 const MAX_OUTCOMES: usize = 64 * 1024;
 
-/// Sessions that one commit forgets, or looks at again, at most.
+/// Limit on the sessions that one commit forgets or puts back into the queue.
 const FORGOTTEN_PER_COMMIT: usize = 32;
 
-/// Stands in a piece for the condition that failed: none did.
+/// In a piece, replaces the index of the failed condition if the commit took effect.
 const COMMITTED: u16 = u16::MAX;
 
-/// Outcomes by session.
+/// The outcomes of a range's commits, by session.
 #[derive(Debug, Default)]
 pub struct OutcomeTable {
     sessions: BTreeMap<SessionId, Session>,
-    /// When each session is looked at next: at or before the last expiry of its requests.
+    /// When each session is checked for expiry next: never after its `expires_ts`.
     queue: BTreeSet<(Timestamp, SessionId)>,
-    /// Sessions and outcomes.
+    /// The number of sessions and outcomes together.
     entries: usize,
 }
 
 #[derive(Debug)]
 struct Session {
     settled_below: u64,
-    /// By sequence, rising.
+    /// Sorted by sequence.
     outcomes: VecDeque<Remembered>,
-    /// The last expiry of its requests.
+    /// The latest expiry of its requests.
     expires_ts: Timestamp,
-    /// Its place in the queue.
+    /// The timestamp under which the queue has this session.
     queued_ts: Timestamp,
 }
 
@@ -65,21 +65,21 @@ struct Remembered {
     settled: Settled,
 }
 
-/// One try of a commit, as the memory of outcomes knows it.
+/// One try of a commit, as the table of outcomes sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// The name of the commit: the same for all of its tries.
+    /// The id of the commit, the same for all of its tries.
     pub txn: TxnId,
-    /// Tells another commit under the same name apart.
+    /// Distinguishes another commit under the same id: see [`CommitCommand::fingerprint`].
     pub fingerprint: u32,
-    /// Below this sequence, the session waits for no outcome of this range.
+    /// The session no longer waits for outcomes of this range below this sequence.
     pub settled_below: u64,
-    /// The commit must not run after this.
+    /// The commit must not run after this timestamp.
     pub expires_ts: Timestamp,
 }
 
 impl Attempt {
-    /// The try that a request makes.
+    /// Returns the try that a request makes.
     pub fn new(request: &CommitRequest) -> Self {
         Self {
             txn: request.txn,
@@ -90,43 +90,44 @@ impl Attempt {
     }
 }
 
-/// How a transaction ended.
+/// The outcome of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settled {
-    /// It is committed.
+    /// The commit took effect at this timestamp.
     Committed(Timestamp),
-    /// A condition did not hold. That is remembered, too: a late copy of the request could find
-    /// that it holds, after the client was told that nothing would happen.
+    /// A condition did not hold. This is remembered, too: the condition could hold when a late copy
+    /// of the request arrives, after the client has received the failure.
     Failed {
-        /// Which.
+        /// Index of the condition in the commit, from 0.
         condition: u16,
-        /// The last commit that was looked at.
+        /// The range's last timestamp when the conditions were checked.
         as_of_ts: Timestamp,
     },
 }
 
-/// What is known of a transaction id.
+/// What the table knows of a commit's id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing: it may run.
+    /// The id is unknown: the commit may run.
     New,
-    /// It has ended.
+    /// The commit has ended with this outcome.
     Settled(Settled),
-    /// Its lifetime is over, or its session had settled it: it must not run, or not again.
+    /// The commit has expired, or its session has settled it. It must not run, and the table does
+    /// not know whether it ran before.
     Expired,
-    /// It was used for another write.
+    /// The id was used for another commit.
     Reused,
-    /// It may not run because too much is remembered already.
+    /// The commit must not run, because too many sessions or outcomes are remembered. Retryable.
     Full,
 }
 
 impl OutcomeTable {
-    /// A memory of nothing.
+    /// Creates an empty table.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Looks a commit up at the time `now_ts`, before it runs.
+    /// Looks up a commit at `now_ts`, before it runs. Changes nothing.
     pub fn look_up(&self, attempt: &Attempt, now_ts: Timestamp) -> Verdict {
         let Attempt { txn, fingerprint, settled_below, expires_ts } = *attempt;
         let is_late = expires_ts < now_ts;
@@ -159,13 +160,13 @@ impl OutcomeTable {
         self.entries + entries <= MAX_ENTRIES
     }
 
-    /// Whether [`OutcomeTable::forget_expired`] may make room at `now_ts`.
+    /// Returns true if [`OutcomeTable::forget_expired`] may make room at `now_ts`.
     pub fn expires(&self, now_ts: Timestamp) -> bool {
         self.queue.first().is_some_and(|(queued_ts, _)| *queued_ts < now_ts)
     }
 
-    /// Remembers the end of a commit that [`OutcomeTable::look_up`] called new, and forgets what
-    /// its session has settled.
+    /// Records the outcome of a commit for which [`OutcomeTable::look_up`] returned
+    /// [`Verdict::New`]. Forgets the outcomes that its session has settled.
     ///
     /// # Panics
     ///
@@ -190,9 +191,9 @@ impl OutcomeTable {
         self.entries = self.entries + 1 - forgotten;
     }
 
-    /// Forgets sessions all of whose requests have expired, a few of them. Called before each
-    /// commit is looked up while entries are applied, also before those that are then refused: so
-    /// a full memory makes room even if it refuses everything.
+    /// Checks a limited number of sessions, and forgets those whose requests have all expired
+    /// before `now_ts`. Call it for every commit that is applied, before the lookup, even if the
+    /// commit is then refused: a full table thus makes room while it refuses everything.
     pub fn forget_expired(&mut self, now_ts: Timestamp) {
         for _ in 0..FORGOTTEN_PER_COMMIT {
             let Some((queued_ts, id)) = self.queue.first().copied() else { return };
@@ -212,7 +213,7 @@ impl OutcomeTable {
         }
     }
 
-    /// Everything that is remembered, one piece for each session: part of a range's snapshot.
+    /// Encodes the table for a range's snapshot, one piece for each session.
     pub fn to_pieces(&self) -> impl Iterator<Item = Bytes> + '_ {
         self.sessions.iter().map(|(id, session)| {
             let mut out = BytesMut::new();
@@ -234,7 +235,15 @@ impl OutcomeTable {
         })
     }
 
-    /// Takes in a piece that [`OutcomeTable::to_pieces`] made.
+    /// Adds the session in a piece from [`OutcomeTable::to_pieces`].
+    ///
+    /// # Errors
+    ///
+    /// [`WireError`] if the piece is cut short or too long. Not retryable.
+    ///
+    /// # Panics
+    ///
+    /// If the table has the session already.
     pub fn restore(&mut self, piece: Bytes) -> Result<(), WireError> {
         const HEAD_BYTES: usize = 32;
         const OUTCOME_BYTES: usize = 22;
@@ -265,12 +274,13 @@ impl OutcomeTable {
 }
 
 impl Session {
-    /// How many outcomes the session settles by naming a sequence below which it waits for none.
+    /// Returns the number of outcomes with a sequence below `settled_below`.
     fn settled(&self, settled_below: u64) -> usize {
         self.outcomes.partition_point(|outcome| outcome.sequence < settled_below)
     }
 
-    /// Where a sequence is, or where it belongs. Sequences arrive nearly in order.
+    /// Returns the index of a sequence, or where to insert it. Checks the end first, because
+    /// sequences arrive nearly in order.
     fn find(&self, sequence: u64) -> Result<usize, usize> {
         match self.outcomes.back() {
             Some(last) if last.sequence >= sequence => {
@@ -297,14 +307,14 @@ mod tests {
         Verdict::Settled(Settled::Committed(ts(us)))
     }
 
-    /// Commits of these tests expire here, unless they say otherwise.
+    /// Default expiry of the commits in these tests.
     const EXPIRES_US: u64 = 1_000;
 
     fn attempt(txn: TxnId, settled_below: u64, expires_us: u64) -> Attempt {
         Attempt { txn, fingerprint: 77, settled_below, expires_ts: ts(expires_us) }
     }
 
-    /// As when an entry is applied.
+    /// Looks up and records a commit, as the application of an entry does.
     fn apply(table: &mut OutcomeTable, attempt: Attempt, us: u64) -> Verdict {
         table.forget_expired(ts(us));
         let verdict = table.look_up(&attempt, ts(us));
@@ -353,7 +363,7 @@ mod tests {
         record(&mut table, txn(1, 4), 3, 4);
         assert_eq!(look_up(&table, txn(1, 1), 9), Verdict::Expired);
         assert_eq!(look_up(&table, txn(1, 3), 9), committed(3));
-        // A late duplicate of something that never reached this range is refused all the same.
+        // A late duplicate of a settled commit is refused, even if it never reached this range.
         assert_eq!(look_up(&table, txn(1, 0), 9), Verdict::Expired);
     }
 
@@ -380,12 +390,12 @@ mod tests {
     fn what_is_forgotten_is_refused() {
         let mut table = OutcomeTable::new();
         record(&mut table, txn(1, 1), 0, 10);
-        // Remembered until it expires, also if nothing asks for a long time.
+        // Still remembered after its expiry, because `forget_expired` has not run since.
         assert_eq!(look_up(&table, txn(1, 1), EXPIRES_US + 500), committed(10));
         apply(&mut table, attempt(txn(2, 1), 0, 3 * EXPIRES_US), EXPIRES_US + 1);
         assert_eq!((table.sessions.len(), table.entries), (1, 2));
         assert_eq!(look_up(&table, txn(1, 1), EXPIRES_US + 1), Verdict::Expired);
-        // So is what never came here before it expired.
+        // A commit that first arrives after its expiry is refused, too.
         assert_eq!(look_up(&table, txn(3, 1), EXPIRES_US + 1), Verdict::Expired);
         assert_eq!(look_up(&table, txn(3, 1), EXPIRES_US), Verdict::New);
     }
@@ -405,7 +415,7 @@ mod tests {
         assert_eq!(table.look_up(&third, ts(301)), Verdict::Expired);
     }
 
-    /// A table that is full of sessions with one outcome each.
+    /// Returns a full table of sessions with one outcome each.
     fn full() -> OutcomeTable {
         let mut table = OutcomeTable::new();
         for session in 0..MAX_ENTRIES as u64 / 2 {

@@ -1,34 +1,35 @@
-//! Who holds which part of the key space.
+//! Which transactions hold which spans of the key space.
 
 use std::{collections::BTreeMap, ops::Bound};
 
 use bytes::Bytes;
 use palisade_wire::TxnId;
 
-/// A part of the key space: from a key on, before another.
+/// A part of the key space: `begin` included, `end` excluded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
     /// The first key.
     pub begin: Bytes,
-    /// The key after the last, or `None` for all that follow.
+    /// The first key after the span, or `None` if the span has no upper bound.
     pub end: Option<Bytes>,
 }
 
-/// How much of others a lock keeps out.
+/// Which locks of other transactions a lock excludes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Strength {
-    /// Writers.
+    /// Excludes exclusive locks.
     Shared,
-    /// Readers, too.
+    /// Excludes all locks.
     Exclusive,
 }
 
-/// The key space, cut where a lock begins or ends: a piece reaches up to the next one, and everything
-/// before the first piece is free. A lock of a key is that of the span up to the next possible key,
-/// so that keys and spans are one thing.
+/// The key space, cut into pieces where locks begin and end. A piece reaches to the next one, and
+/// keys before the first piece are free. The lock of a key covers the span up to the next possible
+/// key, so keys and spans need only one representation.
 #[derive(Debug, Default)]
 pub(crate) struct Segments {
-    /// Holders are in the order of their ids. Neighbours differ in them.
+    /// The holds of each piece by its first key, sorted by owner. `hold` may leave neighbours with
+    /// equal holds; `release` merges those within its span.
     pieces: BTreeMap<Bytes, Vec<Hold>>,
 }
 
@@ -39,27 +40,27 @@ pub(crate) struct Hold {
 }
 
 impl Span {
-    /// Of one key. Copies it.
+    /// Returns the span of one key. Copies the key.
     pub fn key(key: &[u8]) -> Self {
         let both = Bytes::from([key, b"\0"].concat());
         Self { begin: both.slice(..key.len()), end: Some(both) }
     }
 
-    /// Whether no key lies in it.
+    /// Returns true if no key lies in the span.
     pub fn is_empty(&self) -> bool {
         self.end.as_ref().is_some_and(|end| *end <= self.begin)
     }
 }
 
 impl Strength {
-    /// Whether two owners can't have both on one key.
+    /// Returns true if two owners cannot hold these locks on one key.
     pub(crate) fn conflicts(self, other: Self) -> bool {
         self == Self::Exclusive || other == Self::Exclusive
     }
 }
 
-/// Whether two owners can't have all of one list and all of the other. Both are in the order of their
-/// beginnings: one walk over the two, however long they are.
+/// Returns true if a lock of one list conflicts with a lock of the other. Both lists must be sorted
+/// by the begin of their spans, so that one walk over both is enough.
 pub(crate) fn conflict(one: &[(Span, Strength)], other: &[(Span, Strength)]) -> bool {
     let mut reach = [Reach::default(), Reach::default()];
     let (mut one, mut other) = (one.iter().peekable(), other.iter().peekable());
@@ -79,7 +80,8 @@ pub(crate) fn conflict(one: &[(Span, Strength)], other: &[(Span, Strength)]) -> 
     }
 }
 
-/// How far the spans of a list go that have begun.
+/// The spans that reach furthest, among the spans of a list that have begun: of any strength, and
+/// exclusive ones.
 #[derive(Debug, Default)]
 struct Reach<'a> {
     any: Option<&'a Span>,
@@ -104,7 +106,7 @@ impl<'a> Reach<'a> {
         }
     }
 
-    /// Whether one of them goes beyond the first key of a lock that it conflicts with.
+    /// Returns true if one of the spans reaches beyond `begin` and conflicts with `strength`.
     fn meets(&self, begin: &Bytes, strength: Strength) -> bool {
         let furthest = match strength {
             Strength::Exclusive => self.any,
@@ -115,7 +117,7 @@ impl<'a> Reach<'a> {
 }
 
 impl Segments {
-    /// Whoever holds some of a span, some of them several times.
+    /// Returns the holds on any part of a span. A hold on several pieces is returned several times.
     pub(crate) fn holders(&self, span: &Span) -> impl Iterator<Item = Hold> + '_ {
         let up_to = (Bound::Unbounded, Bound::Included(&span.begin[..]));
         let first = self.pieces.range::<[u8], _>(up_to).next_back().map(|(_, holds)| holds);
@@ -127,7 +129,7 @@ impl Segments {
         first.into_iter().chain(rest).flatten().copied()
     }
 
-    /// Adds a lock, or makes one stronger that its owner has.
+    /// Adds a lock. Where its owner has one already, the stronger of the two remains.
     pub(crate) fn hold(&mut self, span: &Span, hold: Hold) {
         self.cut(&span.begin);
         if let Some(end) = &span.end {
@@ -141,7 +143,7 @@ impl Segments {
         }
     }
 
-    /// Removes whatever an owner has of a span.
+    /// Removes all holds of an owner on a span.
     pub(crate) fn release(&mut self, span: &Span, owner: TxnId) {
         for (_, holds) in self.inside_mut(span) {
             holds.retain(|hold| hold.owner != owner);
@@ -172,14 +174,14 @@ impl Segments {
         self.pieces.range_mut::<[u8], _>((Bound::Included(&span.begin[..]), end))
     }
 
-    /// Who holds what comes right before a key.
+    /// Returns the holds on the keys right before `key`.
     fn before(&self, key: &Bytes) -> &[Hold] {
         let before = (Bound::Unbounded, Bound::Excluded(&key[..]));
         let last = self.pieces.range::<[u8], _>(before).next_back();
         last.map_or(&[], |(_, holds)| &holds[..])
     }
 
-    /// Has a piece begin at a key.
+    /// Makes a piece begin at a key.
     fn cut(&mut self, at: &Bytes) {
         if !self.pieces.contains_key(at) {
             let holds = self.before(at).to_vec();
@@ -198,7 +200,7 @@ mod tests {
         ends_after(one, &other.begin) && ends_after(other, &one.begin)
     }
 
-    /// Against every pair of the two lists.
+    /// Compares the walk over two lists with a check of every pair.
     #[test]
     fn lists_conflict_if_any_two_of_their_locks_do() {
         let mut random = fastrand::Rng::with_seed(5);

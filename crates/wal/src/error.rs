@@ -1,4 +1,4 @@
-//! What can go wrong with a log.
+//! Errors of the log.
 
 use std::{io, path::PathBuf};
 
@@ -7,49 +7,51 @@ use thiserror::Error;
 /// Why a log can't be opened or appended to.
 #[derive(Debug, Error)]
 pub enum WalError {
-    /// The file system refused.
+    /// A file operation failed. Retryable once its cause is fixed: for a full disk, once there is
+    /// space.
     #[error("cannot {action} {path}: {source}", path = path.display())]
     Io {
-        /// What was tried.
+        /// The operation that failed.
         action: &'static str,
-        /// On which file or directory.
+        /// The file or directory.
         path: PathBuf,
-        /// The kernel's answer.
+        /// The error that the kernel returned.
         source: io::Error,
     },
-    /// Durable records are damaged. Not retryable: restore the file, or remove this node's data
-    /// and let it be rebuilt from its peers.
+    /// Durable records are damaged. Not retryable: restore the file, or remove this node's data and
+    /// rebuild it from its peers.
     #[error(
         "{path} is damaged at byte {offset}: {what}; records after it show that it had been \
          durable. Nothing was changed. Restore the file, or replace this replica",
         path = path.display()
     )]
     Corrupt {
-        /// The segment.
+        /// The damaged segment.
         path: PathBuf,
-        /// Where in it.
+        /// Offset of the damage in the file, in bytes.
         offset: u64,
-        /// What is wrong.
+        /// The check that failed.
         what: &'static str,
     },
-    /// The file belongs to another log, or to another version of the format.
+    /// The file belongs to another log, or was written with another format version or segment size.
+    /// Not retryable.
     #[error("{path} cannot be used by this shard: {what}", path = path.display())]
     Foreign {
-        /// The segment.
+        /// The file.
         path: PathBuf,
-        /// What does not fit.
+        /// The property that does not match.
         what: &'static str,
     },
-    /// The next segment is still being prepared. Retryable in a moment.
+    /// The next segment is still being prepared. Retryable after a short wait.
     #[error("the next log segment is still being prepared")]
     NotReady,
-    /// A sync has failed. Not retryable: start again, and trust what is read then.
+    /// An earlier sync failed. Not retryable: restart the node, which recovers from the files.
     #[error("a sync of the log failed earlier; nothing is appended any more. Restart the node")]
     Poisoned,
-    /// The log has reached its limit. Retryable only with a higher limit.
+    /// The log has reached its limit. Retryable once segments are released, or with a higher limit.
     #[error("the log has reached its limit of {limit_bytes} bytes")]
     Full {
-        /// The limit.
+        /// The configured limit, in bytes.
         limit_bytes: u64,
     },
 }

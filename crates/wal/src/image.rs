@@ -1,5 +1,5 @@
-//! A log as bytes in memory, for the simulator: the records, the recovery and the retention of the
-//! real one, in segments that are cut off at the front rather than used again.
+//! A log in memory, for the simulator. It uses the record format, recovery and retention of
+//! [`Log`](crate::Log). Its oldest segments are dropped, not reused.
 
 use std::{collections::VecDeque, fmt};
 
@@ -11,32 +11,34 @@ use crate::{
     segment::SEGMENT_HEADER_BYTES,
 };
 
-/// A log in memory. Whoever holds it decides what of its bytes survives a crash.
+/// A log in memory. Its owner decides which of its bytes survive a crash.
 #[derive(Debug)]
 pub struct Image {
-    /// Stands in for the segment's sequence: records of another log do not verify.
+    /// Used as the sequence in checksums, so that records of another log do not verify.
     owner: u64,
     segment_bytes: u64,
     remains: Remains,
     last_crc: u32,
     durable: Position,
-    /// Ends of records that say more of what is durable than those before, and what they say.
+    /// For each record that is not durable yet and holds a higher durable position than all before:
+    /// its end, and that durable position.
     claims: VecDeque<(Position, Position)>,
-    vouched: Position,
-    /// Where segments begin, with the checksum of the record before.
+    known_durable: Position,
+    /// The start of each segment, oldest first.
     starts: VecDeque<Start>,
     retention: Retention,
     unsynced: VecDeque<(Position, Note)>,
 }
 
-/// What a crash leaves of an image.
+/// The bytes of an image that a crash leaves.
 #[derive(Clone, Debug)]
 pub struct Remains {
-    /// The position of the first byte.
+    /// Position of the first byte.
     base: Position,
-    /// Checksum of the last record that was cut off.
+    /// Checksum of the last record that was dropped at the front.
     previous_crc: u32,
-    /// A header page, and records. What was not synced may vanish, what was may be damaged.
+    /// A header page, then records. Bytes that were not synced may be lost; synced bytes may be
+    /// damaged.
     pub bytes: Vec<u8>,
 }
 
@@ -50,17 +52,20 @@ struct Start {
 /// Durable bytes of an image are damaged. Not retryable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageDamage {
-    /// Where the first record that does not verify begins.
+    /// Position of the first record that does not verify.
     pub position: Position,
 }
 
 impl Remains {
-    /// A log that nothing was ever written to.
+    /// Returns the bytes of a log without records.
     pub fn blank() -> Self {
         Self { base: 0, previous_crc: 0, bytes: vec![0; SEGMENT_HEADER_BYTES] }
     }
 
-    /// The place of a position in the bytes.
+    /// Returns the index of a position in `bytes`.
+    ///
+    /// # Panics
+    /// Panics if the position was dropped at the front.
     pub fn offset(&self, position: Position) -> usize {
         let offset = position.checked_sub(self.base).expect("it was not cut off");
         usize::try_from(offset).expect("it is in memory")
@@ -68,7 +73,7 @@ impl Remains {
 }
 
 impl Image {
-    /// An empty log, in segments of about so many bytes.
+    /// Returns an empty log with segments of about `segment_bytes` bytes.
     pub fn new(owner: u64, segment_bytes: u64) -> Self {
         Self::with(owner, segment_bytes, Remains::blank())
     }
@@ -82,7 +87,7 @@ impl Image {
             remains,
             durable,
             claims: VecDeque::new(),
-            vouched: 0,
+            known_durable: 0,
             starts: VecDeque::new(),
             retention: Retention::default(),
             unsynced: VecDeque::new(),
@@ -104,7 +109,7 @@ impl Image {
         let start = self.remains.bytes.len();
         self.remains.bytes.resize(start + record_bytes(record.payload.len()), 0);
         self.last_crc = encode(record, place, &mut self.remains.bytes[start..]);
-        if self.claims.back().map_or(self.vouched, |(_, durable)| *durable) < self.durable {
+        if self.claims.back().map_or(self.known_durable, |(_, durable)| *durable) < self.durable {
             self.claims.push_back((self.end(), self.durable));
         }
         let note = Note::new(record, position / self.segment_bytes);
@@ -112,7 +117,8 @@ impl Image {
         self.end()
     }
 
-    /// Tells whether a record at a position is the first of its segment.
+    /// Registers a new segment if the record at `position` is its first one, and returns true if
+    /// so.
     fn begin_segment(&mut self, position: Position, previous_crc: u32) -> bool {
         let sequence = position / self.segment_bytes;
         let begins = self.starts.back().is_none_or(|start| start.sequence < sequence);
@@ -122,7 +128,8 @@ impl Image {
         begins
     }
 
-    /// Cuts off what nobody needs, and what is durable.
+    /// Drops the oldest segments that no group needs. The segment with the durable position is
+    /// kept.
     fn cut_front(&mut self) {
         let durable_in = self.durable / self.segment_bytes;
         let needed = self.retention.first_needed().map_or(durable_in, |n| n.min(durable_in));
@@ -139,61 +146,68 @@ impl Image {
         }
     }
 
-    /// The end of the last record appended.
+    /// Returns the end of the last record appended.
     pub fn end(&self) -> Position {
         self.remains.base + self.remains.bytes.len() as u64
     }
 
-    /// Everything that ends at or below this was synced.
+    /// Returns the durable position: every record that ends at or below it was synced.
     pub fn durable(&self) -> Position {
         self.durable
     }
 
-    /// Takes note that a sync covered everything up to a position.
+    /// Reports to the log that a sync covered everything up to a position.
+    ///
+    /// # Panics
+    /// Panics if the position is beyond the end of the log.
     pub fn synced(&mut self, up_to: Position) {
         assert!(up_to <= self.end(), "a sync was reported beyond the end of the log");
         self.durable = self.durable.max(up_to);
         while let Some((_, durable)) = self.claims.pop_front_if(|(end, _)| *end <= self.durable) {
-            self.vouched = durable;
+            self.known_durable = durable;
         }
         while let Some((_, note)) = self.unsynced.pop_front_if(|(end, _)| *end <= self.durable) {
             self.retention.observe(note);
         }
     }
 
-    /// Below this, damage shows: a durable record says that everything there was durable.
-    pub fn vouched(&self) -> Position {
-        self.vouched
+    /// Returns the position below which recovery detects any damage: a durable record shows that
+    /// everything below it was durable.
+    pub fn known_durable(&self) -> Position {
+        self.known_durable
     }
 
-    /// Position of the first record that is still there.
+    /// Returns the position of the first record that is kept.
     pub fn first(&self) -> Position {
         self.remains.base + SEGMENT_HEADER_BYTES as u64
     }
 
-    /// How many segments hold something that is needed.
+    /// Returns the number of segments that are kept.
     pub fn live_segments(&self) -> usize {
         self.starts.len()
     }
 
-    /// The groups for which the oldest segment is kept.
+    /// Returns the groups that need the oldest segment.
     pub fn pinning(&self) -> impl Iterator<Item = u32> {
         self.retention.pinning()
     }
 
-    /// Nothing of a group is needed any more.
+    /// Marks all records of a group as no longer needed.
     pub fn forget(&mut self, group: u32) {
         self.retention.forget(group);
     }
 
-    /// Everything that is there, in its place.
+    /// Returns the bytes of the log.
     pub fn remains(&self) -> &Remains {
         &self.remains
     }
 
-    /// What a restart finds in what is left, which may have been torn or damaged: a tail that no
-    /// sync had covered is cut, damage of anything else is refused. With `trust_damage`, which is a
-    /// fault for tests of the checks, the log is cut at the first damage of any kind.
+    /// Recovers a log from bytes that may be torn or damaged, and passes its records to `visit` in
+    /// order. Cuts a tail that no record shows to have been durable. `trust_damage` is a planted
+    /// fault, to test the checks: it cuts the log at the first damage of any kind.
+    ///
+    /// # Errors
+    /// [`ImageDamage`] if durable bytes are damaged. Not retryable.
     pub fn recover(
         owner: u64,
         segment_bytes: u64,
@@ -281,8 +295,8 @@ mod tests {
         assert_eq!(recover(damaged, true).unwrap().1, 1);
     }
 
-    /// Every bit of a small log: the flip is seen, or it is in what no sync is known to have covered,
-    /// and cuts the log there. Never does another record come back.
+    /// Flips each bit of a small log. Recovery refuses the log, or cuts it within the part that no
+    /// record shows to be durable. It never returns a record that was not written.
     #[test]
     fn a_flipped_bit_is_refused_or_cuts_what_was_not_known_to_be_durable() {
         let mut image = image(5, 3);

@@ -1,4 +1,4 @@
-//! A log as it lies on the disk, for a person: nothing is changed, and nothing is taken on trust.
+//! Inspects a log on disk for an operator. Changes nothing, and verifies every record.
 
 use std::path::{Path, PathBuf};
 
@@ -8,65 +8,72 @@ use crate::{
     segment::{Header, SEGMENT_HEADER_BYTES, read_owner},
 };
 
-/// What a directory holds.
+/// The content of a log's directory.
 #[derive(Debug)]
 pub struct Inspection {
-    /// Whose log it is, as its headers say; `None` if none of them can be read.
+    /// Owner and segment size from the first readable header; `None` if no header can be read.
     pub owner: Option<LogOptions>,
-    /// The files, those of the log first and in order.
+    /// The files: first those of the log, in order, then the others.
     pub segments: Vec<InspectedSegment>,
-    /// Where the log ends, if it can be opened; or why it can't.
+    /// The end of the log, or the error that would prevent opening it.
     pub end: Result<Position, WalError>,
 }
 
-/// A file.
+/// A segment file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InspectedSegment {
-    /// Where it is.
+    /// Path of the file.
     pub path: PathBuf,
-    /// What it is to the log.
+    /// The file's role in the log.
     pub role: SegmentRole,
-    /// Its place in the log, if it was ever started.
+    /// Sequence of the segment; `None` if it was never started or its header does not verify.
     pub sequence: Option<u64>,
-    /// The first segment that was needed when it was started.
+    /// Sequence of the first segment that was needed when this one was started; 0 without a
+    /// `sequence`.
     pub first_needed: u64,
-    /// Valid records, the seal not counted.
+    /// Number of valid records, not counting the seal.
     pub records: u64,
-    /// Where they end in the file, in bytes.
+    /// Offset in the file where the valid records end, in bytes.
     pub end: usize,
-    /// Whether the log goes on in another segment.
+    /// True if the segment ends with a seal: the log continues in the next one.
     pub sealed: bool,
 }
 
-/// What a file is to the log.
+/// The role of a file in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SegmentRole {
-    /// Part of it.
+    /// Part of the log.
     Live,
-    /// It was part of it, and is not needed any more.
+    /// A former part of the log that is no longer needed.
     Old,
-    /// It was started after what is now the end.
+    /// Started, but not reached from the log's beginning: it follows the end, or the log can't be
+    /// assembled.
     Beyond,
-    /// It was never started.
+    /// Never started.
     Spare,
-    /// Its header does not verify.
+    /// The header does not verify.
     Unreadable,
 }
 
-/// A record, and where it is.
+/// A record and its position.
 #[derive(Clone, Copy, Debug)]
 pub struct InspectedRecord<'a> {
     /// The record.
     pub record: Record<'a>,
-    /// Its first byte in the log.
+    /// Position of its first byte in the log.
     pub position: Position,
-    /// Its first byte in the file.
+    /// Offset of its first byte in the file.
     pub offset: u64,
-    /// What was known to be durable when it was written.
+    /// The durable position when it was written.
     pub durable: Position,
 }
 
-/// Reads a directory and hands every record of the log to `visit`, with its file, in order.
+/// Reads a directory and passes each record of the log to `visit`, with its file, in order. Damage
+/// is reported in [`Inspection::end`].
+///
+/// # Errors
+/// - [`WalError::Io`] if a file can't be read.
+/// - [`WalError::Foreign`] if a file does not belong to the log. Not retryable.
 pub fn inspect(
     dir: &Path,
     mut visit: impl FnMut(&Path, InspectedRecord<'_>),
@@ -136,7 +143,7 @@ pub fn inspect(
     Ok(Inspection { owner: Some(options), segments, end })
 }
 
-/// The log that the first readable header belongs to.
+/// Returns the options in the first readable header.
 fn owner(paths: &[PathBuf]) -> Result<Option<LogOptions>, WalError> {
     for path in paths {
         let mut page = vec![0; SEGMENT_HEADER_BYTES];

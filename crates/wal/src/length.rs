@@ -1,7 +1,7 @@
-//! When a log is long: what pins its oldest segment is then written again, so that the segment can
-//! be used again.
+//! Decides when a log is long. The groups that pin its oldest segment then rewrite their state, so
+//! that the segment can be reused.
 
-/// The sizes of a log by which its length is judged.
+/// The sizes that decide when a log is long.
 ///
 /// # Examples
 ///
@@ -11,28 +11,29 @@
 /// let rule = LengthRule { segment_bytes: 64 << 20, max_segments: 64 };
 /// assert!(!rule.is_long(4, 0));
 /// assert!(rule.is_long(5, 0));
-/// // A large state makes a longer log worth keeping, up to a quarter of the limit.
+/// // A large state allows a longer log, up to a quarter of the limit.
 /// assert!(!rule.is_long(16, 1 << 40));
 /// assert!(rule.is_long(17, 1 << 40));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LengthRule {
-    /// Bytes of a segment.
+    /// Size of a segment, in bytes.
     pub segment_bytes: u64,
-    /// Segments that the log may have.
+    /// Limit on the number of segments.
     pub max_segments: u64,
 }
 
 impl LengthRule {
-    /// Whether a log of so many live segments is long, if writing the state of all groups again
-    /// takes `state_bytes`.
+    /// Returns true if a log of `live_segments` segments is long. `state_bytes` is what rewriting
+    /// the state of all groups takes.
     pub fn is_long(self, live_segments: usize, state_bytes: u64) -> bool {
         live_segments as u64 > self.long_segments(state_bytes)
     }
 
-    /// A log with more segments is long: a quarter of the limit, or less if writing everything
-    /// again takes less than a third of that. So most of what is written is new, and a group that
-    /// was idle for long does not keep what the others have written since.
+    /// Returns the number of segments above which a log is long: three times the state, but at
+    /// least [`SHORT_SEGMENTS`] and at most a quarter of the limit. The factor ensures that most of
+    /// what is written is new data. The bound ensures that an idle group does not retain everything
+    /// that other groups write.
     fn long_segments(self, state_bytes: u64) -> u64 {
         let most = (self.max_segments / 4).max(2);
         let state_segments = state_bytes.div_ceil(self.segment_bytes);
@@ -40,7 +41,7 @@ impl LengthRule {
     }
 }
 
-/// A log with this many segments is not yet long.
+/// A log with this many segments is not long yet, unless its limit is very low.
 const SHORT_SEGMENTS: u64 = 4;
 
 #[cfg(test)]

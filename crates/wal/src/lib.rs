@@ -1,28 +1,30 @@
-//! The write-ahead log of a shard: memory-mapped, checksummed, shared by all groups of the shard.
+//! The write-ahead log of a shard: checksummed records in pre-written segments, shared by all
+//! groups of the shard.
 //!
-//! The problem: a commit must be on disk before it is acknowledged, and a disk takes its time for
-//! every sync, whatever its size. The naive way, a file for each group and a sync for each write,
-//! is bound by the sync; a file that grows also syncs its metadata. So: one log for all groups,
-//! segments that are pre-written before they are mapped (a sync then writes data alone), appends
-//! that are stores into the mapping, and group commit: the next sync starts when the last one
-//! returns, and covers everything appended meanwhile.
+//! The problem: a commit must be on disk before it is acknowledged, and each sync has a high fixed
+//! cost. With one file per group and one sync per write, throughput is limited by the syncs. A file
+//! that grows also syncs its metadata.
+//!
+//! So all groups share one log. Segments are written in full before use, so that later syncs write
+//! data only. Appends are stores to memory. Syncs are grouped: the next sync starts when the last
+//! one returns, and covers everything appended meanwhile.
 //!
 //! Invariants:
-//! - A record is handed back by recovery only if its checksum, its position and its place in the
-//!   chain all fit.
-//! - Everything at or below a position that was reported durable is there after a crash, or
-//!   [`Log::open`] refuses.
-//! - The mapping never meets a hole: every byte of a segment is written before it is mapped.
-//! - [`Log::append`] never blocks: preparing a segment is another thread's work.
-//! - A file is used again only when nothing in it can be needed by a restart at any later moment.
-//! - After a failed sync nothing is appended, and nothing is reported durable.
+//! - Recovery returns a record only if its checksum, its position and its place in the chain are
+//!   correct.
+//! - After a crash, [`Log::open`] recovers every needed record below a position that was reported
+//!   durable, or it fails.
+//! - A mapped file has no holes: every byte of a segment is written before it is mapped.
+//! - [`Log::append`] never blocks: another thread prepares the segments.
+//! - A file is reused only when no later restart can need any record in it.
+//! - After a failed sync, nothing is appended and nothing is reported durable.
 //!
-//! Knows nothing of what the records mean, and nothing of the executor: who drives the log asks
-//! for a [`SyncPlan`], carries it out in whatever way suits it, and reports back with
-//! [`Log::synced`]. There are two [`Backend`]s, which differ in whose memory appends go to: the
-//! file's page cache, or pages of the log's own that are written past it.
+//! The log does not interpret payloads and does not depend on the executor. Its driver takes a
+//! [`SyncPlan`], carries it out, and reports back with [`Log::synced`]. The two [`Backend`]s differ
+//! in the memory that appends go to: the file's page cache, or the log's own pages, which are
+//! written past the page cache.
 //!
-//! Left out: repair of damaged records from peers (a damaged log is refused as a whole).
+//! Left out: repair of damaged records from peers. A damaged log is refused as a whole.
 #![allow(clippy::disallowed_methods, reason = "this crate is the disk that is handed to others")]
 
 mod data_dir;
@@ -46,5 +48,5 @@ pub use length::LengthRule;
 pub use log::{Backend, Log, LogOptions, OpenProgress, SyncPlan};
 pub use record::{MAX_PAYLOAD_BYTES, RECORD_HEADER_BYTES, Record, RecordKind, record_bytes};
 
-/// A place in the log, in bytes from its beginning; rising over all segments.
+/// A position in the log, in bytes from its beginning. Positions rise across segments.
 pub type Position = u64;

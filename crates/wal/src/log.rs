@@ -1,4 +1,4 @@
-//! The log itself: append, what to sync, and how much room is left.
+//! The log: appends records, plans syncs, and reuses segments.
 
 use std::{
     collections::VecDeque,
@@ -16,44 +16,48 @@ use crate::{
     spare::{Order, SpareSegments},
 };
 
-/// Whose log it is, and how large it may grow.
+/// The owner, the sizes and the backend of a log.
 #[derive(Clone, Copy, Debug)]
 pub struct LogOptions {
-    /// The cluster; a segment of another one is refused.
+    /// Id of the cluster. Segments of another cluster are refused.
     pub cluster_id: u64,
-    /// The node; likewise.
+    /// Id of the node. Segments of another node are refused.
     pub node: u16,
-    /// The shard; likewise.
+    /// Number of the shard. Segments of another shard are refused.
     pub shard: u16,
-    /// Bytes of a segment: a multiple of 4 KiB with room for at least two of the longest records.
+    /// Size of a segment in bytes: a multiple of 4 KiB, at least [`LogOptions::MIN_SEGMENT_BYTES`].
     pub segment_bytes: u64,
-    /// Bytes that all segments together may take: three segments at least, and those ahead.
+    /// Limit on the bytes of all segments together: at least three segments plus those kept ready.
     pub limit_bytes: u64,
-    /// Bytes that are kept ready beyond the segment that is written to, rounded up to whole
-    /// segments, and at least one: so long before it matters is a full disk noticed.
+    /// Bytes kept ready beyond the active segment, rounded up to whole segments, at least one. A
+    /// full disk is noticed while this much can still be appended.
     pub ahead_bytes: u64,
     /// How appended bytes get to the files.
     pub backend: Backend,
 }
 
-/// How appended bytes get from memory to a segment's file. The files are the same in either case,
-/// so that a log can be opened with the one that it was not written with.
+/// How appended bytes get from memory to a segment's file. The file format is the same, so each
+/// backend opens logs written by the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Backend {
-    /// The memory is the file's page cache: whoever carries out a [`SyncPlan`] syncs the file's
-    /// data, and the kernel knows which pages to write.
+    /// Appends go to the file's page cache. To carry out a [`SyncPlan`], the driver syncs the
+    /// file's data; the kernel knows which pages to write.
     #[default]
     Mapped,
-    /// The memory is the log's own: whoever carries out a [`SyncPlan`] writes the pages it names
-    /// past the page cache (`O_DIRECT`), and syncs the file's data.
+    /// Appends go to the log's own memory. To carry out a [`SyncPlan`], the driver writes the
+    /// plan's pages past the page cache (`O_DIRECT`), then syncs the file's data.
     Direct,
 }
 
 impl LogOptions {
-    /// The smallest segment that can be configured, in bytes: room for a few of the longest records.
+    /// The smallest segment that can be configured, in bytes: holds three records of the largest
+    /// size.
     pub const MIN_SEGMENT_BYTES: u64 = 4 * MAX_PAYLOAD_BYTES as u64;
 
-    /// Fails, with what to change, if the sizes don't fit together.
+    /// Checks that the sizes fit together.
+    ///
+    /// # Errors
+    /// A message that names the size that does not fit and its bound.
     pub fn check(&self) -> Result<(), String> {
         if self.segment_bytes < Self::MIN_SEGMENT_BYTES
             || !self.segment_bytes.is_multiple_of(PAGE_BYTES)
@@ -75,7 +79,7 @@ impl LogOptions {
         Ok(())
     }
 
-    /// Segments that are kept ready.
+    /// Returns the number of segments to keep ready.
     fn segments_ahead(&self) -> usize {
         let segments = self.ahead_bytes.div_ceil(self.segment_bytes).max(1);
         usize::try_from(segments).expect("so many would not fit memory")
@@ -90,52 +94,52 @@ impl LogOptions {
     }
 }
 
-/// An empty queue of notes keeps room for so many.
+/// Capacity that an empty queue of notes may keep.
 const MAX_IDLE_NOTES: usize = 4096;
 
-/// What must be done so that the log is durable up to a position. There may be more to do after it:
-/// a sealed segment is synced by itself, before its successor.
+/// The next sync, which makes the log durable up to a position. Another plan may follow: a sealed
+/// segment is synced by itself, before its successor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyncPlan {
     /// The file to sync.
     pub path: Arc<Path>,
-    /// The pages of it that have changed, in bytes from its beginning: whole pages of 4 KiB. With
-    /// [`Backend::Direct`] they must be written first, as [`Log::pages`] gives them.
+    /// The changed range of the file in bytes, in whole pages of 4 KiB. With [`Backend::Direct`],
+    /// these pages must be written before the sync; [`Log::pages`] returns them.
     pub pages: Range<u64>,
-    /// Whether the segment is sealed: once this is carried out, its file is not synced again.
+    /// True if the segment is sealed: this is the segment's last sync.
     pub seals: bool,
-    /// What is durable afterwards.
+    /// The durable position afterwards.
     pub up_to: Position,
-    /// How many of the records appended since the log was opened are durable afterwards.
+    /// Number of records appended since the log was opened that are durable afterwards.
     pub appends: u64,
 }
 
-/// A segment that is complete, but not known to be durable yet.
+/// A complete segment that is not known to be durable yet.
 #[derive(Debug)]
 struct Sealed {
     segment: Segment,
     end: Position,
-    /// Records appended up to its end.
+    /// Records appended up to its end, since the log was opened.
     appends: u64,
 }
 
-/// How far an open is.
+/// Progress of [`Log::open`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenProgress {
-    /// Bytes of segments that were verified.
+    /// Bytes of segments that were verified so far.
     pub verified_bytes: u64,
     /// Bytes of all segments.
     pub total_bytes: u64,
 }
 
-/// What the next segment is being made of.
+/// The source of the segment that is being prepared: a new file or an old one.
 #[derive(Debug)]
 enum Preparing {
     New,
     Old(PathBuf),
 }
 
-/// A shard's log.
+/// The write-ahead log of a shard.
 #[derive(Debug)]
 pub struct Log {
     options: LogOptions,
@@ -144,47 +148,50 @@ pub struct Log {
     live: VecDeque<Live>,
     sealing: VecDeque<Sealed>,
     active: Segment,
-    /// Whether the active segment has its seal, because the log was closed right after sealing.
+    /// True if the active segment has a seal, because the log was closed right after sealing.
     sealed: bool,
     sequence: u64,
-    /// Offset in the active segment of the next record.
+    /// Offset of the next record in the active segment.
     offset: usize,
     last_crc: u32,
     /// Records appended since the log was opened, seals not counted.
     appends: u64,
     durable: Position,
-    /// What the groups need, by the records that are durable; and those that are not yet, with
-    /// their ends.
+    /// The segments that the groups need, according to durable records.
     retention: Retention,
+    /// Records that are not durable yet, each with its end.
     unsynced: VecDeque<(Position, Note)>,
-    /// Segments that are not needed any more, but that no durable header leaves out.
+    /// Segments that are no longer needed, but that no durable header excludes.
     released: VecDeque<Live>,
-    /// The first segment of the log by the latest durable header; and by those that will be durable
-    /// with these positions.
+    /// The first segment of the log according to the latest durable header.
     claimed: u64,
+    /// The same for headers that are not durable yet, each with the position that makes it durable.
     claims: VecDeque<(Position, u64)>,
-    /// Files to use again.
+    /// Files to reuse.
     idle: Vec<PathBuf>,
-    /// The segments to be started next.
+    /// Prepared segments, to be started next.
     blanks: VecDeque<Segment>,
     spares: SpareSegments,
-    /// What it is being made of, until it is ready; and why the last could not be made.
+    /// The source of the segment that is being prepared, if any.
     preparing: Option<Preparing>,
+    /// Why the last preparation failed, until this is returned to a caller.
     failure: Option<WalError>,
-    /// Whether the last attempt failed.
+    /// True if the last preparation failed.
     has_failed: bool,
-    /// Files that the directory holds or that are ordered; also names the next one.
+    /// Number of files that exist or are ordered; also the number of the next file.
     slots: u64,
     poisoned: bool,
 }
 
 impl Log {
-    /// Opens the log in a directory, creating it if need be, and hands every record to `visit` in
-    /// order. Blocks: meant for the start of a shard, before it serves. `progress` is called now
-    /// and then, by several threads.
+    /// Opens the log in a directory, creates it if it does not exist, and passes each record to
+    /// `visit` in order. Cuts a tail that no record shows to have been durable. Blocks: call this
+    /// at the start of a shard, before it serves. `progress` is called from several threads.
     ///
-    /// A tail that no sync had covered is cut. Damage of anything that had been durable is an
-    /// error, and then nothing in the directory is changed.
+    /// # Errors
+    /// - [`WalError::Corrupt`] if durable records are damaged, [`WalError::Foreign`] if a file does
+    ///   not belong to this log. Not retryable; no file was changed.
+    /// - [`WalError::Io`] if a file operation failed.
     pub fn open(
         dir: &Path,
         options: LogOptions,
@@ -249,19 +256,26 @@ impl Log {
         log.release();
         log.keep_spare();
         while let Some(preparing) = log.preparing.take() {
-            // A full disk is known before the first record.
+            // Waits, so that a full disk is noticed before the first record.
             let prepared = log.spares.take();
             log.take_in(preparing, prepared);
         }
         Ok(log)
     }
 
-    /// Appends a record and returns the position of its end. It is durable once
-    /// [`Log::durable`] has reached that.
+    /// Appends a record and returns the position of its end. The record is durable once
+    /// [`Log::durable`] reaches that position. Never blocks.
     ///
-    /// Never blocks. Fails, having written nothing, with [`WalError::NotReady`] while the next
-    /// segment is being prepared, [`WalError::Full`] if there will be none, or
-    /// [`WalError::Poisoned`] after a failed sync.
+    /// # Errors
+    /// Nothing was written if this fails:
+    /// - [`WalError::NotReady`] while the next segment is being prepared. Retryable.
+    /// - [`WalError::Full`] if the limit allows no other segment. Retryable once segments are
+    ///   released.
+    /// - [`WalError::Io`] if the next segment could not be prepared. Retryable: it is tried again.
+    /// - [`WalError::Poisoned`] after a failed sync. Not retryable.
+    ///
+    /// # Panics
+    /// Panics if the payload is longer than [`MAX_PAYLOAD_BYTES`].
     pub fn append(&mut self, record: &Record<'_>) -> Result<Position, WalError> {
         assert!(record.payload.len() <= MAX_PAYLOAD_BYTES, "a payload over the limit was appended");
         if self.poisoned {
@@ -279,24 +293,24 @@ impl Log {
         Ok(self.end())
     }
 
-    /// The end of the last record appended.
+    /// Returns the end of the last record appended.
     pub fn end(&self) -> Position {
         self.base() + self.offset as u64
     }
 
-    /// Everything that ends at or below this is on disk.
+    /// Returns the durable position: every record that ends at or below it is on disk.
     pub fn durable(&self) -> Position {
         self.durable
     }
 
-    /// What to sync next, or `None` if everything is durable.
+    /// Returns the next sync, or `None` if everything is durable or a sync has failed.
     pub fn sync_plan(&self) -> Option<SyncPlan> {
         if self.durable == self.end() || self.poisoned {
             return None;
         }
         let plan = |sequence, segment: &Segment, up_to: Position, appends| {
             let base = segment_position(sequence, self.options.segment_bytes);
-            // A segment of which no record is durable has a new header, too.
+            // Starts at 0 in a segment without durable records: its header is not durable either.
             let from = self.durable.saturating_sub(base) / PAGE_BYTES * PAGE_BYTES;
             let pages = from..(up_to - base).next_multiple_of(PAGE_BYTES);
             let seals = sequence != self.sequence;
@@ -310,8 +324,11 @@ impl Log {
         })
     }
 
-    /// The pages of the current plan, as they are now: they may hold the beginning of what was
+    /// Returns the current content of the plan's pages. They may include the beginning of records
     /// appended since the plan was made.
+    ///
+    /// # Panics
+    /// Panics if the plan is for another segment than the one to be synced next.
     pub fn pages(&self, plan: &SyncPlan) -> &[u8] {
         let segment = self.sealing.front().map_or(&self.active, |sealed| &sealed.segment);
         assert_eq!(segment.path, plan.path, "the pages of another plan were asked for");
@@ -319,7 +336,11 @@ impl Log {
         &segment.map[at(plan.pages.start)..at(plan.pages.end)]
     }
 
-    /// Takes note that a plan was carried out.
+    /// Reports to the log that a plan was carried out.
+    ///
+    /// # Panics
+    /// Panics if a sync has failed before, or if `up_to` of the plan is below the durable position
+    /// or beyond the end of the log.
     pub fn synced(&mut self, plan: &SyncPlan) {
         let up_to = plan.up_to;
         assert!(!self.poisoned, "a sync was reported after one had failed");
@@ -339,38 +360,39 @@ impl Log {
         self.recycle();
     }
 
-    /// Takes note that a sync has failed: what was appended since the last one that did not is
-    /// neither durable nor lost, and trying again would not tell. Nothing is appended or synced
-    /// from here on; only a new start, which reads the files, goes on.
+    /// Reports to the log that a sync has failed. Records appended since the last successful sync
+    /// may or may not be on disk, and another sync would not show which. So nothing is appended or
+    /// synced until the log is opened again, which reads the files.
     pub fn sync_failed(&mut self) {
         self.poisoned = true;
     }
 
-    /// Bytes that can still be appended before the limit, or before the disk is full.
+    /// Returns the bytes that can still be appended before the limit is reached or the disk is
+    /// full.
     pub fn left_bytes(&self) -> u64 {
         let usable = self.options.segment_bytes - SEGMENT_HEADER_BYTES as u64;
         let unused = (self.spare_files() + self.released.len() as u64).saturating_sub(1);
         self.options.segment_bytes - self.offset as u64 + unused * usable
     }
 
-    /// Segments that hold something that is needed.
+    /// Returns the number of segments from the first needed one to the active one.
     pub fn live_segments(&self) -> usize {
         self.live.len()
     }
 
-    /// Whether so much is kept that what pins the oldest segment should be written anew, if that
-    /// takes `state_bytes` for all groups together.
+    /// Returns true if the groups that pin the oldest segment should rewrite their state.
+    /// `state_bytes` is what rewriting the state of all groups takes.
     pub fn is_long(&self, state_bytes: u64) -> bool {
         self.options.length_rule().is_long(self.live.len(), state_bytes)
     }
 
-    /// The groups for which the oldest segment is kept: once what they have there is written anew,
-    /// or forgotten, it can be used again.
+    /// Returns the groups that pin the oldest segment. It can be reused once they have rewritten or
+    /// forgotten what they need in it.
     pub fn pinning(&self) -> impl Iterator<Item = u32> {
         self.retention.pinning()
     }
 
-    /// Nothing of a group is needed any more.
+    /// Marks all records of a group as no longer needed.
     pub fn forget(&mut self, group: u32) {
         self.retention.forget(group);
     }
@@ -379,7 +401,7 @@ impl Log {
         segment_position(self.sequence, self.options.segment_bytes)
     }
 
-    /// Whether records of so many bytes fit the active segment and leave room for its seal.
+    /// Returns true if `bytes` fit the active segment and leave room for its seal.
     fn fits(&self, bytes: usize) -> bool {
         !self.sealed && self.offset + bytes + RECORD_HEADER_BYTES <= self.active.map.len()
     }
@@ -396,7 +418,8 @@ impl Log {
     }
 
     fn start_next_segment(&mut self) -> Result<(), WalError> {
-        // The last spare is for a header that lets others go: without one, nothing ever would.
+        // Keeps the last spare for a header that excludes released segments. Without one, no file
+        // could be reused.
         if !self.has_failed && self.released.is_empty() && self.spare_files() <= 1 {
             return Err(WalError::Full { limit_bytes: self.options.limit_bytes });
         }
@@ -426,8 +449,8 @@ impl Log {
         Ok(())
     }
 
-    /// Takes the segments out of the log that nobody needs. Only durable records count, so the one
-    /// with the durable position always stays.
+    /// Moves segments that no group needs from `live` to `released`. Only durable records count, so
+    /// the segment with the durable position stays.
     fn release(&mut self) {
         let durable_in = (self.durable / self.options.segment_bytes).min(self.sequence);
         let first_needed = self.retention.first_needed().map_or(durable_in, |n| n.min(durable_in));
@@ -436,7 +459,7 @@ impl Log {
         }
     }
 
-    /// Makes released files available, once a header that leaves them out is durable.
+    /// Makes released files reusable once a header that excludes them is durable.
     fn recycle(&mut self) {
         while let Some((_, first)) = self.claims.pop_front_if(|(at, _)| *at <= self.durable) {
             self.claimed = first;
@@ -447,8 +470,12 @@ impl Log {
         self.keep_spare();
     }
 
-    /// Looks after the segment to be started next: to be called every second or so. Fails if it could
-    /// not be prepared, because the disk is full, say; then it is tried again.
+    /// Takes in the segment that was prepared and orders the next one. Call this about once a
+    /// second.
+    ///
+    /// # Errors
+    /// The reason why a segment could not be prepared, such as [`WalError::Io`] on a full disk. It
+    /// is tried again.
     pub fn prepare(&mut self) -> Result<(), WalError> {
         self.take_in_spare();
         let failure = self.failure.take();
@@ -456,7 +483,7 @@ impl Log {
         failure.map_or(Ok(()), Err)
     }
 
-    /// Files that can be started now or in a while.
+    /// Returns the number of files that can be started now or once they are prepared.
     fn spare_files(&self) -> u64 {
         let at_hand = (self.blanks.len() + self.idle.len()) as u64;
         if self.has_failed {
@@ -507,7 +534,7 @@ impl Log {
         }
     }
 
-    /// Has a segment prepared, if too few are ready and the limit allows one.
+    /// Orders a segment if too few are ready and the limit allows one.
     fn keep_spare(&mut self) {
         let enough = self.blanks.len() >= self.options.segments_ahead();
         if self.preparing.is_some() || enough || self.failure.is_some() {

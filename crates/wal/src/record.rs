@@ -1,8 +1,8 @@
-//! One record, byte by byte.
+//! The binary format of a record.
 //!
 //! ```text
 //! offset  bytes  field
-//!      0      4  crc32 over segment sequence, position, and everything after this field
+//!      0      4  crc32 over segment sequence, position, the other fields, and the payload
 //!      4      4  length of the payload
 //!      8      4  crc of the record before (the chain)
 //!     12      4  group
@@ -13,12 +13,13 @@
 //!     24      8  term (Raft) or epoch (chain)
 //!     32      8  index
 //!     40      8  position known to be durable when this record was written
-//!     48      …  payload, then zeros up to a multiple of 8
+//!     48      …  payload, then padding up to a multiple of 8
 //! ```
-//! All numbers are little-endian. Sequence and position are in the checksum but not in the bytes:
-//! a record that was written to the wrong place, or by the earlier life of a recycled segment,
-//! does not verify. The chain tells a record whose predecessor never landed. The durable position
-//! tells damage of what was acknowledged from a tail that no sync ever covered.
+//! All numbers are little-endian. The checksum covers the sequence and the position, which are not
+//! stored. So a record at the wrong place, or left over from an earlier use of the file, does not
+//! verify. The checksum of the record before detects a predecessor that was not written. The
+//! durable position distinguishes damage of acknowledged records from a torn tail that no sync
+//! covered.
 
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout,
@@ -27,32 +28,34 @@ use zerocopy::{
 
 use crate::Position;
 
-/// Bytes before a payload.
+/// Size of the header before each payload, in bytes.
 pub const RECORD_HEADER_BYTES: usize = size_of::<RecordHeader>();
 
-/// The longest payload, in bytes.
+/// The largest payload of a record, in bytes.
 pub const MAX_PAYLOAD_BYTES: usize = 2 * 1024 * 1024;
 
 const CRC_BYTES: usize = 4;
 const ALIGNMENT: usize = 8;
 
-/// What a record holds.
+/// The kind of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum RecordKind {
-    /// A replicated entry. It replaces any earlier entries of its group from its index on.
+    /// A replicated entry. It replaces all earlier entries of its group at or above its index.
     Entry = 1,
-    /// The protocol's own durable state (term and vote, or epoch and members). The last one counts.
+    /// The replication protocol's durable state: term and vote, or epoch and members. Only the last
+    /// one is used.
     State = 2,
-    /// Ends a segment: the log goes on in the next.
+    /// Ends a segment: the log continues in the next one.
     Seal = 3,
-    /// An entry that changes who replicates the group.
+    /// An entry that changes the members of the group.
     Members = 4,
-    /// A part of a snapshot of the group.
+    /// A part of a snapshot of the group, but not the last.
     Snapshot = 5,
-    /// The last part of a snapshot of this log: it stands for the entries up to its index.
+    /// The last part of a snapshot made from this log. It replaces the entries up to its index.
     SnapshotEnd = 6,
-    /// The last part of a snapshot that this log did not lead to: no entry before it stands.
+    /// The last part of a snapshot that does not continue this log. It replaces all earlier
+    /// entries.
     Replacement = 7,
 }
 
@@ -71,20 +74,20 @@ impl RecordKind {
     }
 }
 
-/// A record, its payload borrowed.
+/// A record with a borrowed payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
-    /// What it holds.
+    /// The kind of the record.
     pub kind: RecordKind,
-    /// Whose it is.
+    /// The group that the record belongs to.
     pub group: u32,
     /// Raft term or chain epoch.
     pub term: u64,
-    /// Index of an entry, or the last that a snapshot holds; 0 for other kinds.
+    /// Index of an entry, or the last index that a snapshot covers; 0 for other kinds.
     pub index: u64,
-    /// Which part of a snapshot; 0 for other kinds.
+    /// Number of the part of a snapshot, from 0; 0 for other kinds.
     pub part: u32,
-    /// What is stored.
+    /// The payload: at most [`MAX_PAYLOAD_BYTES`] bytes, which the log does not interpret.
     pub payload: &'a [u8],
 }
 
@@ -103,12 +106,13 @@ struct RecordHeader {
     durable: U64,
 }
 
-/// Bytes that a record with such a payload takes in the log.
+/// Returns the bytes that a record takes in the log: header, payload, and padding to a multiple of
+/// 8.
 pub fn record_bytes(payload_bytes: usize) -> usize {
     (RECORD_HEADER_BYTES + payload_bytes).next_multiple_of(ALIGNMENT)
 }
 
-/// Where a record is, and what the log knew when it was written.
+/// The position of a record, and the log's state when it was written.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
     pub(crate) sequence: u64,
@@ -127,8 +131,8 @@ fn checksum(sequence: u64, position: Position, after_crc: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Writes a record to the front of `out` and returns its checksum. The padding is left as it is:
-/// a segment's free bytes are zero.
+/// Writes a record to the front of `out` and returns its checksum. The padding is not written: no
+/// checksum covers it.
 pub(crate) fn encode(record: &Record<'_>, place: Place, out: &mut [u8]) -> u32 {
     let header = RecordHeader {
         crc: U32::ZERO,
@@ -150,7 +154,7 @@ pub(crate) fn encode(record: &Record<'_>, place: Place, out: &mut [u8]) -> u32 {
     crc
 }
 
-/// A record that verifies on its own; its place in the chain is for the caller to compare.
+/// A record whose checksum matches. The caller compares `previous_crc` with the record before.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Decoded<'a> {
     pub(crate) record: Record<'a>,
@@ -160,7 +164,7 @@ pub(crate) struct Decoded<'a> {
     pub(crate) bytes: usize,
 }
 
-/// Reads the record at the front of `bytes`, if there is a whole and valid one.
+/// Returns the record at the front of `bytes`, or `None` if it is incomplete or does not verify.
 pub(crate) fn decode(bytes: &[u8], sequence: u64, position: Position) -> Option<Decoded<'_>> {
     let (header, _) = RecordHeader::read_from_prefix(bytes).ok()?;
     let length = header.length.get() as usize;

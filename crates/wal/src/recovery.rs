@@ -1,12 +1,12 @@
-//! Recovery, pure over bytes: where does a segment's valid part end, and is what follows a torn
-//! tail or damage?
+//! Finds where the valid part of a segment ends, and whether what follows is a torn tail or damage.
+//! Depends on the segment's bytes alone.
 //!
-//! The naive way, cutting the log at the first bad record, silently drops acknowledged entries when
-//! a bit flips in the middle. The other naive way, refusing whenever something valid follows,
-//! refuses after an ordinary power loss: unsynced pages may land in any order. What tells the two
-//! apart is written in the records themselves: each says up to where the log was known to be
-//! durable when it was written. Damage below that position was acknowledged; damage above it was
-//! not.
+//! Cutting the log at the first bad record would silently drop acknowledged entries after a bit
+//! flip in the middle. Refusing the log whenever a valid record follows would refuse it after an
+//! ordinary power loss, because unsynced pages may reach the disk in any order. So each record
+//! holds the position up to which the log was known to be durable when it was written:
+//! - Damage below the highest such position is damage of durable records. The log is refused.
+//! - Damage at or above it is treated as a torn tail. The log is cut there.
 
 use crate::{
     Position, Record, RecordKind,
@@ -14,20 +14,20 @@ use crate::{
     segment::SEGMENT_HEADER_BYTES,
 };
 
-/// Where the valid part of a segment ends.
+/// The end of the valid part of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Scan {
     /// Offset in the segment of the first byte after the last valid record.
     pub(crate) end: usize,
-    /// Checksum of that record, or of the one before the segment.
+    /// Checksum of that record, or of the last record before the segment if it has none.
     pub(crate) last_crc: u32,
-    /// Whether that record is a seal: the log goes on in the next segment.
+    /// True if that record is a seal: the log continues in the next segment.
     pub(crate) sealed: bool,
-    /// The furthest position that a record says was durable.
+    /// The highest durable position in any of the records.
     pub(crate) durable: Position,
 }
 
-/// The records of a segment in order, up to the first that is not valid, or to the seal.
+/// Iterates over the records of a segment in order, up to the first invalid one or the seal.
 #[derive(Debug)]
 pub(crate) struct Records<'a> {
     bytes: &'a [u8],
@@ -36,25 +36,26 @@ pub(crate) struct Records<'a> {
     scan: Scan,
 }
 
-/// A record, and where it begins.
+/// A record and its position.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Found<'a> {
     pub(crate) record: Record<'a>,
     pub(crate) position: Position,
     pub(crate) previous_crc: u32,
-    /// What was known to be durable when it was written.
+    /// The durable position when it was written.
     pub(crate) durable: Position,
 }
 
 impl<'a> Records<'a> {
-    /// The records of a segment whose first byte is at `base`, after one with a known checksum.
+    /// Returns the records of a segment whose first byte is at `base`. `previous_crc` is the
+    /// checksum of the last record before the segment.
     pub(crate) fn new(bytes: &'a [u8], sequence: u64, base: Position, previous_crc: u32) -> Self {
         let scan =
             Scan { end: SEGMENT_HEADER_BYTES, last_crc: previous_crc, sealed: false, durable: 0 };
         Self { bytes, sequence, base, scan }
     }
 
-    /// Goes on to the end.
+    /// Consumes the remaining records and returns where they end.
     pub(crate) fn finish(mut self) -> Scan {
         self.by_ref().for_each(drop);
         self.scan
@@ -86,7 +87,8 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-/// Whether a record at or after `from` proves that the log had been durable beyond `from`.
+/// Returns true if a record at or after offset `from` shows that the log was durable beyond
+/// `position`.
 pub(crate) fn was_durable_beyond(
     bytes: &[u8],
     sequence: u64,
@@ -97,7 +99,7 @@ pub(crate) fn was_durable_beyond(
     let last = bytes.len().saturating_sub(RECORD_HEADER_BYTES);
     let mut offset = from;
     while offset <= last {
-        // Free space is zero, and a record never starts with eight zero bytes.
+        // Skips zeros without decoding. Only an empty record with a zero checksum starts with them.
         if bytes[offset..offset + 8] != [0; 8]
             && let Some(decoded) = decode(&bytes[offset..], sequence, base + offset as u64)
         {

@@ -1,22 +1,23 @@
-//! Which part of a log is still needed.
+//! Tracks which segments of a log are still needed.
 //!
-//! The problem: many groups share a log, and a group that was written to once, long ago, needs what
-//! was written then. The naive way, asking every group for a position and cutting below the lowest,
-//! lets each of them be wrong in its own way, and counts on what is not durable yet.
+//! The problem: many groups share a log, and a group that was last written long ago still needs
+//! those records. Asking each group for a position and cutting below the lowest one would depend on
+//! the bookkeeping of every group, and could count records that are not durable yet.
 //!
-//! So the log keeps the books itself, from the records alone. Of a group it needs:
+//! So the log derives it from the records alone. It keeps for each group:
 //! - the last state;
-//! - the last whole snapshot, from its first part on, and the parts of one that is being written;
+//! - the last complete snapshot, from its first part on, and the parts of one that is being
+//!   written;
 //! - the entries after that snapshot.
 //!
-//! Only durable records are counted: what they replace could come back in a crash otherwise. The
-//! rules are those of replay, which is what they must agree with; the simulator holds them to it.
+//! Only durable records count: if a crash loses a record, the records that it replaced are needed
+//! again. These rules must match those of replay; the simulator checks that.
 
 use std::collections::BTreeMap;
 
 use crate::{Record, RecordKind};
 
-/// A record, as far as it matters here.
+/// The fields of a record that decide what is needed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Note {
     pub(crate) kind: RecordKind,
@@ -24,24 +25,24 @@ pub(crate) struct Note {
     pub(crate) term: u64,
     pub(crate) index: u64,
     pub(crate) part: u32,
-    /// The segment that it is in.
+    /// Sequence of the record's segment.
     pub(crate) sequence: u64,
 }
 
-/// What all groups need.
+/// The segments that all groups need.
 #[derive(Debug, Default)]
 pub(crate) struct Retention {
     groups: BTreeMap<u32, Needs>,
-    /// How many groups need a segment and none before it.
+    /// For each segment, the number of groups whose oldest needed segment it is.
     oldest: BTreeMap<u64, usize>,
 }
 
-/// What one group needs. Kept small: groups are many, and most are idle.
+/// The segments that one group needs. Kept small, because there are many groups and most are idle.
 #[derive(Debug, Default)]
 struct Needs {
-    /// Where the last state is.
+    /// Segment of the last state.
     state: Option<u64>,
-    /// Where the last whole snapshot begins, and its index.
+    /// First segment of the last complete snapshot, and its index.
     snapshot: Option<(u64, u64)>,
     taking: Option<Box<Taking>>,
     /// Segments with entries, in order.
@@ -51,11 +52,11 @@ struct Needs {
 #[derive(Debug)]
 struct Entries {
     sequence: u64,
-    /// The last entry of the group in it; less, if later ones have replaced that.
+    /// Index of the group's last entry in the segment that no later segment has replaced.
     last_index: u64,
 }
 
-/// A snapshot whose last part has not come yet.
+/// A snapshot whose last part was not observed yet.
 #[derive(Debug)]
 struct Taking {
     sequence: u64,
@@ -83,19 +84,19 @@ impl Retention {
         }
     }
 
-    /// Nothing of a group is needed any more.
+    /// Marks all records of a group as no longer needed.
     pub(crate) fn forget(&mut self, group: u32) {
         if let Some(needs) = self.groups.remove(&group) {
             self.moved(needs.oldest(), None);
         }
     }
 
-    /// The first segment that some group needs.
+    /// Returns the first segment that any group needs.
     pub(crate) fn first_needed(&self) -> Option<u64> {
         self.oldest.keys().next().copied()
     }
 
-    /// The groups that need the first of these segments.
+    /// Returns the groups that need the first needed segment.
     pub(crate) fn pinning(&self) -> impl Iterator<Item = u32> {
         let first = self.first_needed();
         let pinning = move |(_, needs): &(&u32, &Needs)| needs.oldest() == first;
@@ -138,7 +139,7 @@ impl Needs {
 
     fn observe_entry(&mut self, note: Note) {
         let Note { index, sequence, .. } = note;
-        // Whatever stood at this index and after it is replaced.
+        // This entry replaces all earlier ones at or above its index.
         for earlier in self.entries.iter_mut().rev().take_while(|e| e.last_index >= index) {
             earlier.last_index = index.saturating_sub(1);
         }
@@ -246,7 +247,7 @@ mod tests {
 
     #[test]
     fn replaced_entries_are_not_needed() {
-        // Entries up to 9 of a leader that was lost, replaced from 3 on.
+        // Entries up to 9 of a failed leader, replaced from 3 on.
         let mut log = retention(&[entry(1, 2, 0), entry(1, 9, 1), entry(1, 3, 2), entry(1, 4, 2)]);
         snapshot(1, 3, 3, 3).into_iter().for_each(|note| log.observe(note));
         assert_eq!(log.first_needed(), Some(2));

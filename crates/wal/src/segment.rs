@@ -1,23 +1,23 @@
-//! One file of the log: a header page, then records.
+//! A segment is one file of the log: a header page, then records.
 //!
 //! ```text
 //! offset  bytes  field
 //!      0      8  magic "PALISWAL"
 //!      8      4  version of the format
-//!     12      4  crc32 of the header, this field zero
+//!     12      4  crc32 of the header with this field zero
 //!     16      8  cluster
 //!     24      2  node
 //!     26      2  shard
 //!     28      4  crc of the last record before this segment
 //!     32      8  sequence: 0 for the log's first segment
-//!     40      8  bytes of a segment
+//!     40      8  size of a segment in bytes
 //!     48      8  sequence of the first segment that was still needed when this one was started
 //!   4096      …  records
 //! ```
 //! A file whose header page is all zero is a spare. Files are named by slot, not by sequence, so
-//! that a spare becomes part of the log without touching the directory, and a segment that is not
-//! needed any more becomes a spare as it is: every use of a file has a sequence of its own, which
-//! is in the checksum of each record, so that nothing of an earlier use verifies.
+//! that starting a spare does not change the directory. A segment that is no longer needed is
+//! reused without clearing it: each use of a file has its own sequence, which the checksum of each
+//! record covers. So no record of an earlier use verifies.
 
 use std::{
     fs::{File, OpenOptions},
@@ -36,12 +36,12 @@ use zerocopy::{
 
 use crate::{Backend, LogOptions, Position, WalError};
 
-/// Bytes before the first record.
+/// Size of the header page before the first record, in bytes.
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 4096;
 
-/// Unit in which memory and disk exchange bytes, and steps in which a segment is pre-written: the
-/// page cache keeps a file in folios as large as the writes that filled it, and a store through the
-/// mapping dirties the whole folio. With large steps a small append would sync a megabyte.
+/// The unit of disk writes, and the step in which a segment is pre-written. The page cache keeps a
+/// file in folios as large as the writes that filled it, and a store through the mapping dirties
+/// the whole folio. With larger steps, a small append would sync up to a megabyte.
 pub(crate) const PAGE_BYTES: u64 = 4096;
 
 const BLANK_PAGE: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
@@ -67,8 +67,8 @@ struct SegmentHeader {
     first_needed: U64,
 }
 
-/// A segment's file, and the memory that is written to: a mapping of the file, or as many bytes of
-/// our own, whose pages the driver writes.
+/// A segment's file and the memory that appends go to: a mapping of the file ([`Backend::Mapped`]),
+/// or anonymous memory of the same size, whose pages the driver writes ([`Backend::Direct`]).
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub(crate) path: Arc<Path>,
@@ -76,16 +76,16 @@ pub(crate) struct Segment {
     pub(crate) file: File,
 }
 
-/// Memory of a segment that is let go, for [`Backend::Direct`]. What it holds is of an earlier
-/// sequence, like what a file holds that is used again.
+/// Memory of a closed segment, to be reused with [`Backend::Direct`]. Its content belongs to an
+/// earlier sequence, as in a reused file.
 #[derive(Debug)]
 pub(crate) struct Memory(MmapMut);
 
-/// Fills a file with zeros, through the page cache.
+/// Fills a file with zeros through the page cache.
 fn prewrite(file: &File, path: &Path, segment_bytes: u64) -> Result<(), WalError> {
     for offset in (0..segment_bytes).step_by(BLANK_PAGE.len()) {
         file.write_all_at(&BLANK_PAGE, offset).map_err(WalError::io("pre-write", path))?;
-        // The log's own syncs queue up behind whatever is written here.
+        // Small bursts, because the log's own syncs queue behind these writes.
         if (offset + PAGE_BYTES).is_multiple_of(PREWRITE_BURST_BYTES) {
             file.sync_data().map_err(WalError::io("sync", path))?;
         }
@@ -93,16 +93,16 @@ fn prewrite(file: &File, path: &Path, segment_bytes: u64) -> Result<(), WalError
     Ok(())
 }
 
-/// Fills a file with zeros, past the page cache: pages left there would have to be thrown out by
-/// each of the direct writes to come, which the kernel hands to a thread of its own for that. A file
-/// system that can't write so is written to as usual.
+/// Fills a file with zeros past the page cache (`O_DIRECT`). If pages were left in the cache, each
+/// later direct write would have to evict them, and the kernel moves such writes to a worker
+/// thread. Falls back to [`prewrite`] on a file system without direct writes.
 fn prewrite_past_cache(file: &File, path: &Path, segment_bytes: u64) -> Result<(), WalError> {
     let flags = fcntl_getfl(file).and_then(|flags| fcntl_setfl(file, flags | OFlags::DIRECT));
     if flags.is_err() {
         return prewrite(file, path, segment_bytes);
     }
     let len = usize::try_from(PREWRITE_BURST_BYTES.min(segment_bytes)).expect("it fits memory");
-    // A mapping begins at a page, as direct writes must.
+    // Memory from a mapping is page-aligned, as direct writes require.
     let zeros = MmapOptions::new()
         .len(len)
         .map_anon()
@@ -110,7 +110,7 @@ fn prewrite_past_cache(file: &File, path: &Path, segment_bytes: u64) -> Result<(
     for offset in (0..segment_bytes).step_by(len) {
         let left = usize::try_from(segment_bytes - offset).map_or(len, |left| left.min(len));
         file.write_all_at(&zeros[..left], offset).map_err(WalError::io("pre-write", path))?;
-        // A disk that keeps writes in a cache of its own empties all of that for the log's next sync.
+        // Small bursts, because the log's next sync flushes everything in the disk's write cache.
         file.sync_data().map_err(WalError::io("sync", path))?;
     }
     fcntl_getfl(file)
@@ -118,29 +118,29 @@ fn prewrite_past_cache(file: &File, path: &Path, segment_bytes: u64) -> Result<(
         .map_err(|error| WalError::io("pre-write", path)(error.into()))
 }
 
-/// What a segment's header says.
+/// The fields of a header that place its segment in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentStart {
     pub(crate) sequence: u64,
     pub(crate) previous_crc: u32,
-    /// Segments before this one are no part of the log any more.
+    /// Segments before this one are no longer part of the log.
     pub(crate) first_needed: u64,
 }
 
-/// What a file is, as far as its header tells.
+/// The state of a file according to its header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Header {
-    /// It was never started.
+    /// The file was never started as a segment.
     Blank,
-    /// The checksum does not match: its start was interrupted, or it is damaged.
+    /// The checksum does not match: the start was interrupted, or the header is damaged.
     Unreadable,
-    /// It was started.
+    /// The file was started as a segment.
     Started(SegmentStart),
 }
 
 impl Segment {
-    /// Creates a spare: allocated, written to its last byte and synced before it is mapped, so that
-    /// a full disk is an error here and never a fault in the mapping.
+    /// Creates a spare. The file is written to its last byte and synced before it is mapped, so
+    /// that a full disk is an error here and never a fault in the mapping.
     pub(crate) fn create(
         path: &Path,
         options: &LogOptions,
@@ -161,7 +161,7 @@ impl Segment {
         Self::with_memory(file, path, options, memory)
     }
 
-    /// Opens a file that [`Segment::create`] made earlier, to write over whatever it holds.
+    /// Opens a file that [`Segment::create`] made earlier, to overwrite its content.
     pub(crate) fn open(
         path: &Path,
         options: &LogOptions,
@@ -170,12 +170,12 @@ impl Segment {
         Self::with_memory(open_file(path, options.segment_bytes)?, path, options, memory)
     }
 
-    /// Closes the file. Returns memory that can serve another segment.
+    /// Closes the file. With [`Backend::Direct`], returns the memory for reuse by another segment.
     pub(crate) fn let_go(self, options: &LogOptions) -> Option<Memory> {
         (options.backend == Backend::Direct).then_some(Memory(self.map))
     }
 
-    /// Opens a file to go on after what it holds up to `used`.
+    /// Opens a file to append after its first `used` bytes.
     pub(crate) fn reopen(path: &Path, used: usize, options: &LogOptions) -> Result<Self, WalError> {
         let file = open_file(path, options.segment_bytes)?;
         let mut segment = Self::with_memory(file, path, options, None)?;
@@ -195,7 +195,7 @@ impl Segment {
         let map = match (options.backend, memory) {
             (Backend::Mapped, _) => Self::map(&file, path)?,
             (Backend::Direct, Some(Memory(map))) => map,
-            // Populated: a page that is touched for the first time costs a fault.
+            // Populated now, because the first access to each page costs a fault.
             (Backend::Direct, None) => MmapOptions::new()
                 .len(usize::try_from(options.segment_bytes).expect("a segment fits memory"))
                 .populate()
@@ -207,18 +207,19 @@ impl Segment {
 
     #[expect(unsafe_code, reason = "a file mapping is shared memory that the compiler can't see")]
     fn map(file: &File, path: &Path) -> Result<MmapMut, WalError> {
-        // SAFETY: the mapping is undefined behaviour only if the file is changed behind it. The
-        // data directory is locked by this process, the file is never truncated while it is mapped,
-        // and every byte of it has been allocated, so that no access faults for want of a block.
+        // SAFETY: a mapping is undefined behaviour only if something else changes the file while it
+        // is mapped. This process has locked the data directory, and never truncates a mapped file.
+        // Every byte of the file is allocated, so no access faults because a block is missing.
         let map = unsafe { MmapOptions::new().map_mut(file) }.map_err(WalError::io("map", path))?;
-        // Pages that have left the page cache come back one by one: read ahead they would come in
-        // folios as large as what was read, and each small append would sync one of them.
+        // Disables read-ahead: it would load pages in folios as large as the read, and each small
+        // append would then sync a whole folio.
         map.advise(Advice::Random).map_err(WalError::io("advise on", path))?;
         map.advise(Advice::PopulateRead).map_err(WalError::io("read", path))?;
         Ok(map)
     }
 
-    /// Makes a spare the next segment of the log. Durable with the first sync of its records.
+    /// Writes the header that makes a spare the next segment of the log. The header becomes durable
+    /// with the first sync of the segment's records.
     pub(crate) fn start(&mut self, options: &LogOptions, start: SegmentStart) {
         let mut header = SegmentHeader {
             magic: MAGIC,
@@ -236,7 +237,7 @@ impl Segment {
         self.map[..size_of::<SegmentHeader>()].copy_from_slice(header.as_bytes());
     }
 
-    /// Makes the header durable before there are records.
+    /// Makes the header durable before the first record is written.
     pub(crate) fn sync_header(&self) -> Result<(), WalError> {
         let header = self.map[..SEGMENT_HEADER_BYTES].to_vec();
         self.file.write_all_at(&header, 0).map_err(WalError::io("write", &self.path))?;
@@ -244,7 +245,8 @@ impl Segment {
     }
 }
 
-/// The sequence that a file's header claims, read without anything around it. Not to be trusted.
+/// Returns the sequence in a file's header, or `None` if the header is blank or does not verify.
+/// Reads only the header page. The result is a hint: the owner is not checked.
 pub(crate) fn peek_sequence(path: &Path) -> Result<Option<u64>, WalError> {
     let file = File::open(path).map_err(WalError::io("open", path))?;
     fadvise(&file, 0, None, rustix::fs::Advice::Random)
@@ -258,7 +260,7 @@ pub(crate) fn peek_sequence(path: &Path) -> Result<Option<u64>, WalError> {
     Ok(read_header(&page).ok().flatten().map(|header| header.sequence.get()))
 }
 
-/// Opens a file that [`Segment::create`] made earlier, without its memory.
+/// Opens a segment's file without mapping it. Fails if its length is not `segment_bytes`.
 pub(crate) fn open_file(path: &Path, segment_bytes: u64) -> Result<File, WalError> {
     let file =
         OpenOptions::new().read(true).write(true).open(path).map_err(WalError::io("open", path))?;
@@ -266,7 +268,7 @@ pub(crate) fn open_file(path: &Path, segment_bytes: u64) -> Result<File, WalErro
     Ok(file)
 }
 
-/// Zeroes a file from `offset` on, and syncs it. Pages that are zero are not written.
+/// Zeroes a file from `offset` on, and syncs it. Does not write pages that are already zero.
 pub(crate) fn zero_from(file: &File, path: &Path, offset: u64) -> Result<(), WalError> {
     let len = file.metadata().map_err(WalError::io("inspect", path))?.len();
     let mut page = BLANK_PAGE;
@@ -284,7 +286,7 @@ pub(crate) fn zero_from(file: &File, path: &Path, offset: u64) -> Result<(), Wal
     file.sync_data().map_err(WalError::io("sync", path))
 }
 
-/// A segment's bytes, to be read only.
+/// The bytes of a segment, mapped read-only.
 #[derive(Debug)]
 pub(crate) struct SegmentBytes {
     pub(crate) path: PathBuf,
@@ -292,8 +294,8 @@ pub(crate) struct SegmentBytes {
 }
 
 impl SegmentBytes {
-    /// Maps a file. One that is to be written to must be read `page_by_page`, for the sake of small
-    /// folios; any other is read ahead.
+    /// Maps a file and reads it into the page cache. A file that will be written to must be read
+    /// `page_by_page`, without read-ahead, so that its folios stay small.
     #[expect(unsafe_code, reason = "a file mapping is shared memory that the compiler can't see")]
     pub(crate) fn open(
         path: &Path,
@@ -302,8 +304,8 @@ impl SegmentBytes {
     ) -> Result<Self, WalError> {
         let file = File::open(path).map_err(WalError::io("open", path))?;
         check_length(&file, path, segment_bytes)?;
-        // SAFETY: as above. An inspection reads beside a process that may be writing: what it sees
-        // of a record that is being written does not verify, and no byte of it is used unchecked.
+        // SAFETY: as in `Segment::map`. An inspection may read while another process writes. A
+        // partly written record does not verify, and no byte of a record is used unchecked.
         let bytes = unsafe { MmapOptions::new().map(&file) }.map_err(WalError::io("map", path))?;
         let advise = |advice| bytes.advise(advice).map_err(WalError::io("read", path));
         if page_by_page {
@@ -313,7 +315,8 @@ impl SegmentBytes {
         Ok(Self { path: path.to_owned(), bytes })
     }
 
-    /// Reads the header.
+    /// Reads and checks the header. Fails with [`WalError::Foreign`] if the segment belongs to
+    /// another log, or has another format version or segment size.
     pub(crate) fn header(&self, options: &LogOptions) -> Result<Header, WalError> {
         let foreign = |what| Err(WalError::Foreign { path: self.path.clone(), what });
         let header = match read_header(&self.bytes) {
@@ -340,7 +343,8 @@ impl SegmentBytes {
     }
 }
 
-/// Whose log a file says that it is part of; `None` if it says nothing.
+/// Returns the owner and segment size in a header, or `None` if the header is blank or does not
+/// verify. The other options are not stored and get defaults.
 pub(crate) fn read_owner(page: &[u8]) -> Option<LogOptions> {
     let header = read_header(page).ok()??;
     Some(LogOptions {
@@ -360,7 +364,7 @@ enum Unread {
     Damaged,
 }
 
-/// The header, or `None` if there is nothing at all.
+/// Returns the header, or `None` if the page is all zero.
 fn read_header(bytes: &[u8]) -> Result<Option<SegmentHeader>, Unread> {
     let page = bytes.get(..SEGMENT_HEADER_BYTES).ok_or(Unread::NotOurs)?;
     if page.iter().all(|byte| *byte == 0) {
@@ -392,7 +396,7 @@ fn check_length(file: &File, path: &Path, segment_bytes: u64) -> Result<(), WalE
     })
 }
 
-/// The position of a segment's first byte.
+/// Returns the position of a segment's first byte.
 pub(crate) fn segment_position(sequence: u64, segment_bytes: u64) -> Position {
     sequence * segment_bytes
 }

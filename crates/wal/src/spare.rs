@@ -1,8 +1,8 @@
-//! The next segment, prepared on a thread of its own; and old ones, let go of there.
+//! Prepares new segments and closes old ones on a thread of its own.
 //!
-//! Pre-writing takes tens of milliseconds of disk time, bringing a recycled file back into the page
-//! cache may take as long, finding memory touches every page of it, and unmapping walks them: a
-//! shard's thread can't wait for any of these.
+//! The shard's thread can't wait for any of this. Pre-writing takes tens of milliseconds of disk
+//! time, and reading a reused file back into the page cache may take as long. Allocating memory
+//! touches every page of it, and unmapping walks them.
 
 use std::{
     fs::File,
@@ -17,31 +17,32 @@ use crate::{
     segment::{Memory, Segment},
 };
 
-/// Keeps one segment ahead.
+/// The handle of the thread that prepares and closes segments.
 #[derive(Debug)]
 pub(crate) struct SpareSegments {
-    /// `None` only while this is being dropped.
+    /// `None` only during drop.
     orders: Option<Sender<Order>>,
     thread: Option<JoinHandle<()>>,
     ready: Receiver<Result<Segment, WalError>>,
 }
 
-/// What the thread does.
+/// A task for the thread.
 #[derive(Debug)]
 pub(crate) enum Order {
-    /// Make a new segment.
+    /// Create a new segment file.
     Create(PathBuf),
-    /// Make a segment out of a file that is not needed any more.
+    /// Reuse a file that is no longer needed.
     Recycle(PathBuf),
     /// Close a segment that is sealed and durable.
     LetGo(Segment),
 }
 
 impl SpareSegments {
-    /// Starts the preparing thread; dropping this waits for its end, so that no file appears in a
-    /// directory that somebody else has opened since.
+    /// Starts the thread. Drop waits until it ends, so that it can't create a file after another
+    /// log has opened the directory.
     pub(crate) fn start(dir: &Path, options: &LogOptions) -> Result<Self, WalError> {
-        // At most one segment is prepared at a time, and few are let go of meanwhile.
+        // Unbounded but short: at most one segment is prepared at a time, and few are closed
+        // meanwhile.
         let (orders, incoming) = unbounded();
         let (outgoing, ready) = bounded(1);
         let (dir, options) = (dir.to_owned(), *options);
@@ -68,13 +69,14 @@ impl SpareSegments {
         Ok(Self { orders: Some(orders), thread: Some(thread), ready })
     }
 
-    /// Has something done; at most one segment may be under way at a time.
+    /// Sends an order to the thread. At most one segment may be pending at a time.
     pub(crate) fn order(&self, order: Order) {
         let orders = self.orders.as_ref().expect("there until dropped");
         orders.send(order).expect("the thread lives as long as we");
     }
 
-    /// The spare that was ordered, if it is ready.
+    /// Returns the segment that was ordered, or [`WalError::NotReady`] if it is still being
+    /// prepared.
     pub(crate) fn try_take(&self) -> Result<Segment, WalError> {
         match self.ready.try_recv() {
             Ok(segment) => segment,
@@ -83,7 +85,7 @@ impl SpareSegments {
         }
     }
 
-    /// The spare that was ordered, however long it takes: for the start, before anything is served.
+    /// Waits for the segment that was ordered. Blocks: used only while the log is being opened.
     pub(crate) fn take(&self) -> Result<Segment, WalError> {
         self.ready.recv().expect("the thread outlives the log")
     }
@@ -93,7 +95,8 @@ impl Drop for SpareSegments {
     fn drop(&mut self) {
         drop(self.orders.take());
         if let Some(thread) = self.thread.take() {
-            // The thread holds at most one finished segment, for which the channel has room.
+            // Can't deadlock: the thread holds at most one finished segment, which fits the
+            // channel.
             let _ = thread.join();
         }
     }
@@ -105,11 +108,11 @@ fn create(
     options: &LogOptions,
     memory: Option<Memory>,
 ) -> Result<Segment, WalError> {
-    // Under another name until it is whole: a crash in the middle leaves a file that is removed at
-    // the next start, not one of the wrong length.
+    // Created under a temporary name. After a crash, the next start removes the unfinished file,
+    // and finds no segment of the wrong length.
     let unfinished = path.with_extension("tmp");
     let mut segment = Segment::create(&unfinished, options, memory).inspect_err(|_| {
-        // On a full disk this makes room for somebody; if it fails, the next start removes it.
+        // Frees space on a full disk. If this fails, the next start removes the file.
         let _ = std::fs::remove_file(&unfinished);
     })?;
     std::fs::rename(&unfinished, path).map_err(WalError::io("rename", &unfinished))?;

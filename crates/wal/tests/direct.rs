@@ -1,5 +1,5 @@
-//! The backend that writes past the page cache: what a plan names is all that has to be written,
-//! and either backend opens what the other has written.
+//! The backend that writes past the page cache: only the pages that a plan names need to be
+//! written, and each backend opens logs written by the other.
 #![allow(clippy::disallowed_methods, reason = "tests touch real files")]
 
 use std::{fs::OpenOptions, os::unix::fs::FileExt, path::Path, thread};
@@ -47,7 +47,7 @@ fn append_part(log: &mut Log, kind: RecordKind, index: u64, part: u32, bytes: us
     }
 }
 
-/// Writes those pages of a plan that `lands` says.
+/// Writes the pages of a plan for which `lands` returns true, and syncs the file.
 fn write(log: &Log, plan: &SyncPlan, backend: Backend, mut lands: impl FnMut() -> bool) {
     let file = OpenOptions::new().write(true).open(&plan.path).unwrap();
     if backend == Backend::Direct {
@@ -68,8 +68,8 @@ fn sync(log: &mut Log, backend: Backend) {
     }
 }
 
-/// Random appends and syncs over used-again segments, with a change of the backend and a crash in
-/// the middle of a write now and then.
+/// Random appends and syncs over reused segments. Each round ends with a crash in the middle of a
+/// write, and picks a random backend.
 #[test]
 fn what_a_plan_names_is_all_that_has_to_be_written() {
     let seed = 11;
@@ -93,7 +93,7 @@ fn what_a_plan_names_is_all_that_has_to_be_written() {
             sync(&mut log, backend);
             durable = index;
         }
-        // A crash: of what was appended since, any pages may have landed.
+        // A crash: any subset of the pages appended since may be on disk.
         for _ in 0..rng.usize(0..4) {
             index += 1;
             append(&mut log, RecordKind::Entry, index, rng.usize(0..20_000));
@@ -115,7 +115,7 @@ fn what_a_plan_names_is_all_that_has_to_be_written() {
     assert!(log.end() > 8 * SEGMENT_BYTES, "no segment was used again");
 }
 
-/// What is appended while a plan is carried out waits for the next one.
+/// A page that both plans cover is written again by the second.
 #[test]
 fn appends_beside_a_write_belong_to_the_next_plan() {
     let dir = tempfile::tempdir().unwrap();
@@ -131,7 +131,7 @@ fn appends_beside_a_write_belong_to_the_next_plan() {
     assert_eq!((second.pages.clone(), second.appends), (4096..12288, 2));
 }
 
-/// A plan ends with its segment: the next one begins with the new header.
+/// A plan covers one segment only. The next plan starts with the new segment's header.
 #[test]
 fn a_sealed_segment_is_a_plan_of_its_own() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
-//! Logs of this format as they were written when it was fixed, whole and damaged: they are read the
-//! same for ever, and the same records still give the same bytes. Who changes a byte changes the
-//! version, and keeps these.
+//! Logs of the current format version, whole and damaged. Every build must read them the same way,
+//! and must write the same bytes for the same records. A change of the format needs a new version,
+//! and must keep these files.
 //!
-//! A file holds a segment up to its last byte that is not zero.
+//! A fixture is a segment without its trailing zeros.
 #![allow(clippy::disallowed_methods, reason = "tests touch real files")]
 
 use std::{
@@ -27,7 +27,7 @@ fn options() -> LogOptions {
     }
 }
 
-/// One record of each kind, and an entry of each size that matters.
+/// At least one record of each kind except the seal, and entries of several sizes.
 const RECORDS: [Record<'static>; 8] = [
     record(RecordKind::State, 1, 1, 0, 0, b"state"),
     record(RecordKind::Entry, 1, 1, 1, 0, b""),
@@ -50,7 +50,7 @@ const fn record(
     Record { kind, group, term, index, part, payload }
 }
 
-/// Records that are durable when the last ones are written.
+/// Number of records that are synced before the others are written.
 const SYNCED: usize = 5;
 
 fn fixtures() -> PathBuf {
@@ -62,7 +62,7 @@ fn fixture(name: &str) -> Vec<u8> {
     fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Opens a segment; returns the records found, or the error.
+/// Opens a log of one segment. Returns its records, or the error.
 fn open(bytes: &[u8]) -> Result<Vec<(RecordKind, u64, Vec<u8>)>, WalError> {
     let dir = tempfile::tempdir().unwrap();
     let mut padded = bytes.to_vec();
@@ -78,7 +78,7 @@ fn open(bytes: &[u8]) -> Result<Vec<(RecordKind, u64, Vec<u8>)>, WalError> {
     opened.map(|_| found)
 }
 
-/// What the records of this file are when they are written now.
+/// Returns the bytes that this build writes for `RECORDS`.
 fn written() -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let mut log = Log::open(dir.path(), options(), &|_| {}, |_| {}).unwrap();
@@ -114,7 +114,7 @@ fn the_same_records_give_the_same_bytes() {
 fn a_kept_log_is_read_as_it_was_written() {
     let expected: Vec<_> = RECORDS.iter().map(|r| (r.kind, r.index, r.payload.to_vec())).collect();
     assert_eq!(open(&fixture("whole")).unwrap(), expected);
-    // What no record vouches for may be torn.
+    // The last record may be torn: no record shows that it was durable.
     assert_eq!(open(&fixture("torn-tail")).unwrap(), expected[..7]);
     assert_eq!(open(&fixture("empty")).unwrap(), []);
 }
@@ -136,7 +136,8 @@ fn kept_damage_is_refused_with_what_it_is() {
     }
 }
 
-/// How the fixtures of a new version are made: from its own log, by the damage their names say.
+/// Writes the fixtures of a new version: a new log, and copies with the damage that their names
+/// describe.
 #[test]
 #[ignore = "writes files of the project"]
 fn write_the_fixtures_of_a_new_version() {

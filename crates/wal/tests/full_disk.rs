@@ -1,4 +1,4 @@
-//! A disk that fills up, for real: a small file system in memory, mounted where nobody else sees it.
+//! Fills a real file system: a small tmpfs in a mount namespace of its own.
 #![allow(clippy::disallowed_methods, reason = "tests touch real files")]
 
 use std::{
@@ -25,7 +25,7 @@ fn options() -> LogOptions {
     }
 }
 
-/// Runs this test once more in a mount namespace of its own.
+/// Runs this test again in a mount namespace of its own.
 fn enter(test: &str, dir: &Path) {
     let status = Command::new("unshare")
         .args(["--map-root-user", "--mount"])
@@ -53,7 +53,8 @@ fn append(log: &mut Log, index: u64) -> Result<u64, WalError> {
     }
 }
 
-/// Scenario 45: no signal, an error that says so, nothing lost; and it goes on once there is room.
+/// Scenario 45: a full disk causes an error and no signal, and loses nothing. Appends continue once
+/// there is space.
 #[test]
 fn a_full_disk_is_an_error_and_nothing_is_lost() {
     let Some(dir) = env::var_os(INSIDE) else {
@@ -65,7 +66,7 @@ fn a_full_disk_is_an_error_and_nothing_is_lost() {
     assert!(Command::new("mount").args(mount).arg(dir).status().unwrap().success());
     fs::write(dir.join("ballast"), vec![1; 12 << 20]).unwrap();
     let log_dir = dir.join("log");
-    // 25 MiB are left: three segments of eight, and a part of the fourth.
+    // 25 MiB are left: three segments of 8 MiB, and a part of the fourth.
     let mut log = Log::open(&log_dir, options(), &|_| {}, |_| {}).unwrap();
     let mut index = 0;
     let error = loop {

@@ -1,4 +1,4 @@
-//! What is durable comes back, what was torn is cut, what is damaged is refused.
+//! Recovery: durable records come back, a torn tail is cut, and damage is refused.
 #![allow(clippy::disallowed_methods, reason = "tests touch real files")]
 
 use std::{
@@ -119,7 +119,7 @@ fn the_limit_is_an_error_before_anything_is_written() {
         }
     }
     assert!(log.left_bytes() < 1024 * 1024 + 4096);
-    // Smaller records still fit, and all is there afterwards.
+    // Smaller records still fit, and every record is recovered.
     append(&mut log, written + 1, 10).unwrap();
     drop(log);
     let (_, entries) = open(dir.path()).unwrap();
@@ -137,7 +137,7 @@ fn a_torn_tail_is_cut_wherever_it_tears_and_does_not_come_back() {
         sync(&mut log);
         append_all(&mut log, 3..=5, BYTES);
         drop(log);
-        // Of records 3 to 5, which were never synced, the third is torn while the others landed.
+        // Records 3 to 5 were never synced. Record 3 is torn; 4 and 5 are on disk.
         let padding = record - (48 + BYTES as u64);
         if torn_at >= record - padding {
             continue;
@@ -145,7 +145,7 @@ fn a_torn_tail_is_cut_wherever_it_tears_and_does_not_come_back() {
         damage(&first_segment(dir.path()), FIRST_RECORD + 2 * record + torn_at);
         let (mut log, entries) = open(dir.path()).unwrap();
         assert_eq!(entries, expected(1..=2, BYTES), "torn at {torn_at}");
-        // The same third record again: the fourth and fifth must not be revived behind it.
+        // Appends the same record 3 again. The old records 4 and 5 must not reappear after it.
         append_all(&mut log, 3..=3, BYTES);
         drop(log);
         let (_, entries) = open(dir.path()).unwrap();
@@ -162,7 +162,7 @@ fn damage_of_durable_records_is_refused_and_changes_nothing() {
         let (mut log, _) = open(dir.path()).unwrap();
         append_all(&mut log, 1..=2, BYTES);
         sync(&mut log);
-        // The first record to know that the two before it are durable.
+        // Record 3 is the first to show that records 1 and 2 are durable.
         append_all(&mut log, 3..=3, BYTES);
         drop(log);
         let path = first_segment(dir.path());
@@ -214,7 +214,7 @@ fn any_subset_of_unsynced_pages_may_land() {
         let synced = fs::read(&path).unwrap();
         append_all(&mut log, durable + 1..=durable + 30, 700);
         drop(log);
-        // Power loss: of the pages written since the last sync, any subset is on the disk.
+        // Power loss: any subset of the pages written since the last sync is on disk.
         let written = fs::read(&path).unwrap();
         let mut landed = synced.clone();
         for page in (0..written.len()).step_by(PAGE) {
@@ -243,9 +243,9 @@ fn files(dir: &Path) -> usize {
     fs::read_dir(dir).unwrap().count()
 }
 
-/// Ten times the limit goes through a log whose groups take snapshots, over restarts.
+/// Writes more than ten times the limit to a log whose group takes snapshots, with restarts.
 #[test]
-fn segments_are_used_again_once_nobody_needs_them() {
+fn segments_are_reused_once_no_group_needs_them() {
     let dir = tempfile::tempdir().unwrap();
     let (mut log, _) = open(dir.path()).unwrap();
     let mut index = 0;
@@ -285,7 +285,7 @@ fn a_group_that_writes_nothing_more_pins_the_log_and_is_named() {
                 Err(WalError::NotReady) => std::thread::yield_now(),
                 Err(WalError::Full { .. }) => {
                     assert_eq!(log.pinning().collect::<Vec<_>>(), [9]);
-                    // There is room for what is small, and then for everything.
+                    // A small record still fits. Once it is durable, large ones fit again.
                     append_record(&mut log, RecordKind::State, 9, 0, 0, 20);
                     sync(&mut log);
                     assert_ne!(log.pinning().collect::<Vec<_>>(), [9]);
@@ -302,7 +302,7 @@ fn a_group_that_writes_nothing_more_pins_the_log_and_is_named() {
     panic!("the log never filled up");
 }
 
-/// Like the pages of one segment, but over segments of which most had an earlier life.
+/// Like `any_subset_of_unsynced_pages_may_land`, but over several segments, most of them reused.
 #[test]
 fn any_subset_of_unsynced_pages_may_land_in_recycled_segments() {
     const PAGE: usize = 4096;
@@ -311,7 +311,7 @@ fn any_subset_of_unsynced_pages_may_land_in_recycled_segments() {
     let (mut log, _) = open(dir.path()).unwrap();
     let mut index = 0;
     for round in 0..15 {
-        // Far enough for every file to have been used before.
+        // Appends enough for every file to be reused.
         for _ in 0..rng.u64(1..4) {
             for _ in 0..rng.u64(4..14) {
                 index += 1;

@@ -1,29 +1,29 @@
-//! Fixed little-endian encoding of the hot messages.
+//! The fixed little-endian encoding of the frequent messages.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
-/// Why bytes from outside were refused. None is retryable on the same connection: what follows in
+/// Why received bytes were rejected. No variant is retryable on the same connection: the rest of
 /// the stream can't be trusted, so the connection is closed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum WireError {
     /// The message ended before its last field.
     #[error("a message was cut short: it needs {needed} more bytes where {left} are left")]
     Truncated {
-        /// Bytes that the next field takes.
+        /// Size of the next field, in bytes.
         needed: usize,
-        /// Bytes that were left.
+        /// Bytes left in the message.
         left: usize,
     },
-    /// The message went on after its last field.
+    /// The message has this many bytes after its last field.
     #[error("a message has {0} bytes after its end")]
     TrailingBytes(usize),
-    /// A tag that this version does not know.
+    /// A tag that this version does not define.
     #[error("unknown {what} {tag}: the peer may run another version, or is not Palisade")]
     UnknownTag {
-        /// Which tag.
+        /// The field that the tag belongs to.
         what: &'static str,
-        /// Its value.
+        /// The value of the tag.
         tag: u8,
     },
     /// A frame of another protocol version.
@@ -31,21 +31,21 @@ pub enum WireError {
     Version {
         /// The version in the frame.
         theirs: u8,
-        /// The version spoken here.
+        /// The version of this build.
         ours: u8,
     },
-    /// A length field over the limit.
+    /// The length field of a frame is over the limit.
     #[error("a frame of {bytes} bytes is over the limit of {limit}")]
     FrameTooLarge {
-        /// What the length field says.
+        /// The value of the length field, in bytes.
         bytes: usize,
-        /// The limit.
+        /// The limit, in bytes.
         limit: usize,
     },
-    /// The checksum does not match the bytes.
+    /// The checksum does not match the frame.
     #[error("a frame's checksum does not match: the stream is damaged, or is not Palisade's")]
     Checksum,
-    /// A cold message that did not parse.
+    /// An infrequent message, encoded with postcard, could not be decoded.
     #[error("a control message could not be decoded: {0}")]
     Cold(#[from] postcard::Error),
 }
@@ -56,13 +56,22 @@ pub trait Encode {
     fn encode(&self, out: &mut BytesMut);
 }
 
-/// A value that can be read back from bytes that nobody vouches for.
+/// A value that can be decoded from untrusted bytes.
 pub trait Decode: Sized {
-    /// Reads one value from the front.
+    /// Decodes one value from the front of `reader`.
+    ///
+    /// # Errors
+    ///
+    /// A [`WireError`] if the bytes are not a whole, valid value. The position of `reader` is then
+    /// unspecified.
     fn decode(reader: &mut Reader) -> Result<Self, WireError>;
 }
 
-/// Decodes a message that fills its bytes to the end.
+/// Decodes a message that occupies all of `bytes`.
+///
+/// # Errors
+///
+/// The error of the message's decoder, or [`WireError::TrailingBytes`].
 pub fn decode_exact<T: Decode>(bytes: Bytes) -> Result<T, WireError> {
     let mut reader = Reader::new(bytes);
     let value = T::decode(&mut reader)?;
@@ -70,14 +79,15 @@ pub fn decode_exact<T: Decode>(bytes: Bytes) -> Result<T, WireError> {
     Ok(value)
 }
 
-/// Reads fields from the front of a message; every read is checked.
+/// Reads fields from the front of a message. Each read checks the length first, and returns
+/// [`WireError::Truncated`] if too few bytes are left.
 #[derive(Debug)]
 pub struct Reader {
     bytes: Bytes,
 }
 
 impl Reader {
-    /// Reads from the front of `bytes`.
+    /// Creates a reader at the front of `bytes`.
     pub fn new(bytes: Bytes) -> Self {
         Self { bytes }
     }
@@ -87,31 +97,31 @@ impl Reader {
         if left < needed { Err(WireError::Truncated { needed, left }) } else { Ok(()) }
     }
 
-    /// One byte.
+    /// Reads one byte.
     pub fn u8(&mut self) -> Result<u8, WireError> {
         self.need(1)?;
         Ok(self.bytes.get_u8())
     }
 
-    /// A little-endian `u16`.
+    /// Reads a little-endian `u16`.
     pub fn u16(&mut self) -> Result<u16, WireError> {
         self.need(2)?;
         Ok(self.bytes.get_u16_le())
     }
 
-    /// A little-endian `u32`.
+    /// Reads a little-endian `u32`.
     pub fn u32(&mut self) -> Result<u32, WireError> {
         self.need(4)?;
         Ok(self.bytes.get_u32_le())
     }
 
-    /// A little-endian `u64`.
+    /// Reads a little-endian `u64`.
     pub fn u64(&mut self) -> Result<u64, WireError> {
         self.need(8)?;
         Ok(self.bytes.get_u64_le())
     }
 
-    /// One byte that is 0 or 1.
+    /// Reads one byte that must be 0 or 1; other values are [`WireError::UnknownTag`].
     pub fn bool(&mut self) -> Result<bool, WireError> {
         match self.u8()? {
             0 => Ok(false),
@@ -120,30 +130,34 @@ impl Reader {
         }
     }
 
-    /// Bytes with a `u32` length before them, shared with the message, not copied.
+    /// Reads bytes preceded by a `u32` length. The result shares the message's buffer.
     pub fn bytes(&mut self) -> Result<Bytes, WireError> {
         let len = self.u32()? as usize;
         self.need(len)?;
         Ok(self.bytes.split_to(len))
     }
 
-    /// Everything that is left.
+    /// Takes all remaining bytes, possibly none.
     pub fn rest(&mut self) -> Bytes {
         self.bytes.split_to(self.bytes.len())
     }
 
-    /// Bytes that were not read yet.
+    /// Returns the number of bytes left.
     pub fn remaining(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Fails if anything is left.
+    /// Checks that all bytes were read.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError::TrailingBytes`] with the number of bytes left.
     pub fn finish(&self) -> Result<(), WireError> {
         if self.bytes.is_empty() { Ok(()) } else { Err(WireError::TrailingBytes(self.bytes.len())) }
     }
 }
 
-/// Appends bytes with a `u32` length before them, as [`Reader::bytes`] reads them.
+/// Appends bytes preceded by a `u32` length, the encoding that [`Reader::bytes`] reads.
 pub(crate) fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
     let len = u32::try_from(bytes.len()).expect("fields are far below 4 GiB");
     out.put_u32_le(len);

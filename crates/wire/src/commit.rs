@@ -1,5 +1,5 @@
-//! A commit of a transaction that lies in one range: writes of several keys, and what must hold for
-//! them.
+//! The commit of a transaction in one range: writes of several keys, and the conditions under which
+//! they take effect.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use palisade_clock::Timestamp;
@@ -9,104 +9,105 @@ use crate::{
     check_value, codec::put_bytes,
 };
 
-/// Conditions and writes that one commit may have together.
+/// Maximum number of conditions and writes of a commit, counted together.
 pub const MAX_COMMIT_PARTS: usize = 1024;
 
-/// Bytes of all keys and values of a commit.
+/// Maximum total size of all keys and values of a commit, in bytes.
 pub const MAX_COMMIT_BYTES: usize = MAX_KEY_BYTES + MAX_VALUE_BYTES;
 
-/// A commit, with what makes a retry of it harmless.
+/// A commit and the fields that make its retries idempotent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommitRequest {
-    /// The idempotency key.
+    /// The idempotency key: the same on every try.
     pub txn: TxnId,
-    /// Below this sequence the session waits for no answer from this range any more, so that their
-    /// outcomes may be forgotten.
+    /// The session waits for no response from this range below this sequence. The range may forget
+    /// those outcomes.
     pub settled_below: u64,
-    /// The commit takes effect at or before this timestamp, or never. The same on every try. The
-    /// range remembers the outcome until then, so a retry finds it or is refused.
+    /// The commit takes effect at or before this timestamp, or never. Every try that may take
+    /// effect carries the same one. The range remembers the outcome until then or until it is
+    /// settled, so a retry gets the outcome or is rejected.
     pub expires_ts: Timestamp,
-    /// What is to be done.
+    /// The conditions and writes.
     pub commit: Commit,
 }
 
-/// Writes that take effect together or not at all, and what must hold for them.
+/// Writes that take effect together or not at all, and their conditions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Commit {
-    /// What must hold; of all keys nothing is changed otherwise.
+    /// The conditions. If one does not hold, no key is changed.
     pub conditions: Vec<Condition>,
-    /// The writes; of one key the last counts.
+    /// The writes. If several write the same key, the last one takes effect.
     pub writes: Vec<Write>,
 }
 
-/// A write of one key.
+/// A write of one key: a value or a tombstone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
-    /// The key.
+    /// The key, 1 to [`MAX_KEY_BYTES`] bytes.
     pub key: Bytes,
-    /// The value, or `None` to delete it.
+    /// The value, at most [`MAX_VALUE_BYTES`] bytes, or `None` to delete the key.
     pub value: Option<Bytes>,
 }
 
-/// What must hold of one key when the commit takes effect.
+/// A condition on one key, evaluated when the commit takes effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
-    /// The key.
+    /// The key, 1 to [`MAX_KEY_BYTES`] bytes.
     pub key: Bytes,
-    /// What is expected there.
+    /// The expected state of the key.
     pub expected: Expected,
 }
 
-/// What is expected of a key.
+/// The expected state of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expected {
-    /// It has no value.
+    /// The key has no value.
     Absent,
-    /// It has this value.
+    /// The key has this value.
     Value(Bytes),
-    /// It has a value, written at this timestamp.
+    /// The key has a value, and that value was written at this timestamp.
     Version(Timestamp),
 }
 
 impl Commit {
-    /// No changes yet.
+    /// Creates a commit without conditions or writes.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Writes a key.
+    /// Adds a write of a key.
     #[must_use]
     pub fn put(mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
         self.writes.push(Write { key: key.into(), value: Some(value.into()) });
         self
     }
 
-    /// Deletes a key.
+    /// Adds a delete of a key.
     #[must_use]
     pub fn delete(mut self, key: impl Into<Bytes>) -> Self {
         self.writes.push(Write { key: key.into(), value: None });
         self
     }
 
-    /// Nothing is changed unless this holds.
+    /// Adds a condition on a key.
     #[must_use]
     pub fn expect(mut self, key: impl Into<Bytes>, expected: Expected) -> Self {
         self.conditions.push(Condition { key: key.into(), expected });
         self
     }
 
-    /// All keys, repeated ones too.
+    /// Returns the keys of all conditions and writes, including repeated ones.
     pub fn keys(&self) -> impl Iterator<Item = &Bytes> {
         let conditions = self.conditions.iter().map(|condition| &condition.key);
         conditions.chain(self.writes.iter().map(|write| &write.key))
     }
 
-    /// Whether there is nothing to do.
+    /// Returns true if there are no conditions and no writes.
     pub fn is_empty(&self) -> bool {
         self.conditions.is_empty() && self.writes.is_empty()
     }
 
-    /// All values, those that are expected too.
+    /// Returns all expected and all written values.
     fn values(&self) -> impl Iterator<Item = &Bytes> {
         let expected = self.conditions.iter().filter_map(|condition| match &condition.expected {
             Expected::Value(value) => Some(value),
@@ -115,12 +116,13 @@ impl Commit {
         expected.chain(self.writes.iter().filter_map(|write| write.value.as_ref()))
     }
 
-    /// Bytes of all keys and values.
+    /// Returns the total size of all keys and values, in bytes.
     pub fn bytes(&self) -> usize {
         self.keys().chain(self.values()).map(Bytes::len).sum()
     }
 
-    /// The same in memory of its own.
+    /// Returns a copy in newly allocated memory. Keys and values of a decoded commit share the
+    /// buffer of their frame, and keep all of it allocated.
     #[must_use]
     pub fn detached(&self) -> Self {
         let copy = Bytes::copy_from_slice;
@@ -138,7 +140,12 @@ impl Commit {
         Self { conditions: conditions.collect(), writes: writes.collect() }
     }
 
-    /// Fails if a key, a value or the whole is over its limit.
+    /// Checks the commit against the size limits.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejection::KeySize`], [`Rejection::ValueSize`] or [`Rejection::CommitSize`]. None is
+    /// retryable.
     pub fn check(&self) -> Result<(), Rejection> {
         let parts = self.conditions.len() + self.writes.len();
         let bytes = self.bytes();
@@ -198,7 +205,7 @@ impl Decode for CommitRequest {
         let settled_below = reader.u64()?;
         let expires_ts = Timestamp::from_bits(reader.u64()?);
         let (conditions, writes) = (reader.u16()?, reader.u16()?);
-        // Not from the counts: they are not to be trusted with memory.
+        // Nothing is reserved from the counts, because they are untrusted.
         let mut commit = Commit { conditions: Vec::new(), writes: Vec::with_capacity(1) };
         for _ in 0..conditions {
             let key = reader.bytes()?;

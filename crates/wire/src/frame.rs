@@ -9,8 +9,8 @@
 //!     10      2  zero
 //!     12      …  payload
 //! ```
-//! All numbers are little-endian. TCP's own checksum is 16 bits wide; ours also catches a peer that
-//! writes two halves of different frames after a dropped partial write.
+//! All numbers are little-endian. TCP's own checksum has only 16 bits. This one also detects a peer
+//! that sends halves of two different frames after a dropped partial write.
 
 use bytes::{Buf, Bytes, BytesMut};
 use zerocopy::{
@@ -20,10 +20,10 @@ use zerocopy::{
 
 use crate::{MAX_FRAME_BYTES, WireError};
 
-/// The version of the protocol that this build speaks.
+/// The protocol version of this build. Frames of any other version are rejected.
 pub const PROTOCOL_VERSION: u8 = 5;
 
-/// Bytes before the payload.
+/// Length of the frame header, in bytes.
 pub const FRAME_HEADER_BYTES: usize = size_of::<FrameHeader>();
 
 const CRC_BYTES: usize = 4;
@@ -38,21 +38,21 @@ struct FrameHeader {
     zero: U16,
 }
 
-/// What a frame holds.
+/// The kind of message in a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FrameKind {
-    /// A client's first frame.
+    /// A client's first frame: a [`ClientHello`](crate::ClientHello).
     ClientHello = 1,
-    /// The answer to it.
+    /// The server's answer to a client's first frame: a [`ServerHello`](crate::ServerHello).
     ServerHello = 2,
-    /// A client's request.
+    /// A client's [`Request`](crate::Request).
     Request = 3,
-    /// The answer to one.
+    /// A [`Response`](crate::Response) to a client.
     Response = 4,
-    /// A peer's first frame.
+    /// A peer's first frame: a [`PeerHello`](crate::PeerHello).
     PeerHello = 5,
-    /// A message from replica to replica.
+    /// A message from shard to shard, defined by its protocol.
     Peer = 6,
 }
 
@@ -70,16 +70,20 @@ impl FrameKind {
     }
 }
 
-/// A whole frame, its checksum verified.
+/// A whole frame whose checksum was verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// What the payload holds.
+    /// The kind of message in the payload.
     pub kind: FrameKind,
-    /// The message, shared with the buffer that it arrived in.
+    /// The encoded message. It shares the buffer in which the frame was received.
     pub payload: Bytes,
 }
 
-/// Appends a frame whose payload is written by `payload`.
+/// Appends a frame to `out`. `payload` appends the payload.
+///
+/// # Panics
+///
+/// If the payload is longer than [`MAX_FRAME_BYTES`].
 pub fn write_frame(out: &mut BytesMut, kind: FrameKind, payload: impl FnOnce(&mut BytesMut)) {
     let start = out.len();
     out.extend_from_slice(&[0; FRAME_HEADER_BYTES]);
@@ -100,20 +104,24 @@ pub fn write_frame(out: &mut BytesMut, kind: FrameKind, payload: impl FnOnce(&mu
     frame[..CRC_BYTES].copy_from_slice(header.crc.as_bytes());
 }
 
-/// Cuts a stream of bytes into frames.
+/// Splits a stream of bytes into frames.
 #[derive(Debug, Default)]
 pub struct FrameDecoder {
     buffer: BytesMut,
 }
 
 impl FrameDecoder {
-    /// Where to put the next bytes of the stream.
+    /// Returns the buffer to which the caller appends the next bytes of the stream.
     pub fn buffer(&mut self) -> &mut BytesMut {
         &mut self.buffer
     }
 
-    /// The next whole frame, or `None` until more bytes have arrived. After an error the stream
-    /// can't be followed any more.
+    /// Removes and returns the next whole frame, or `None` if more bytes are needed.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError::Version`], [`WireError::FrameTooLarge`], [`WireError::Checksum`] or
+    /// [`WireError::UnknownTag`]. None is retryable: close the connection.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, WireError> {
         if self.buffer.len() < FRAME_HEADER_BYTES {
             return Ok(None);
@@ -177,7 +185,7 @@ mod tests {
             let mut decoder = FrameDecoder::default();
             decoder.buffer().extend_from_slice(&stream);
             decoder.buffer()[bit / 8] ^= 1 << (bit % 8);
-            // A longer length waits for bytes that never come; everything else is an error.
+            // A larger length may wait for more bytes. Every other flip is an error.
             let frame = decoder.next_frame();
             assert!(!matches!(frame, Ok(Some(_))), "bit {bit} went unnoticed: {frame:?}");
         }

@@ -1,7 +1,7 @@
-//! The first frame of each side of a connection: who is there, and of which cluster.
+//! The first frames of a connection, which identify the cluster and the shards at both ends.
 //!
-//! Without it a client with an old address, or a second process that shares the port, would be
-//! served by the wrong cluster.
+//! Without them, a client with an outdated address could be served by the wrong cluster. So could a
+//! client that reaches a second process on a shared port.
 
 use bytes::{BufMut, BytesMut};
 
@@ -10,27 +10,28 @@ use crate::{Decode, Encode, PeerAddress, Reader, WireError};
 /// A client's first frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientHello {
-    /// The cluster that the client expects, or `None` if it takes whichever answers.
+    /// The cluster that the client expects, or `None` if it accepts any cluster.
     pub cluster_id: Option<u64>,
 }
 
-/// The server's answer; a client of another cluster gets no answer, but a closed connection.
+/// The server's answer to a [`ClientHello`]. If the client expects another cluster, the server
+/// closes the connection without an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerHello {
-    /// The cluster that answers.
+    /// The server's cluster.
     pub cluster_id: u64,
-    /// The shard that answers.
+    /// The shard that serves this connection.
     pub at: PeerAddress,
 }
 
-/// A peer's first frame.
+/// A peer's first frame. It gets no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerHello {
-    /// The cluster that the peer belongs to.
+    /// The peer's cluster.
     pub cluster_id: u64,
-    /// The shard that speaks.
+    /// The shard that opened the connection.
     pub from: PeerAddress,
-    /// The shard that it means to reach.
+    /// The shard that it expects at the other end.
     pub to: PeerAddress,
 }
 

@@ -1,4 +1,4 @@
-//! Names of things that several processes speak of.
+//! Identifiers that several processes share.
 
 use std::fmt;
 
@@ -14,14 +14,14 @@ use crate::{Decode, Encode, Reader, WireError};
 #[serde(transparent)]
 pub struct NodeId(pub u16);
 
-/// A shard of a node: one core's worth of data, log and sockets.
+/// A shard of a node: the data, log and sockets that one core serves.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
 )]
 #[serde(transparent)]
 pub struct ShardId(pub u16);
 
-/// A range of the key space. Range 0 is the control plane's own.
+/// A range of the key space. Range 0 belongs to the control plane.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
 )]
@@ -29,18 +29,18 @@ pub struct ShardId(pub u16);
 pub struct RangeId(pub u32);
 
 impl RangeId {
-    /// The range that holds the range map itself.
+    /// The control plane's range, which holds the range map.
     pub const CONTROL: Self = Self(0);
 }
 
-/// Where a replica lives.
+/// The address of a replica: a node and one of its shards.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
 )]
 pub struct PeerAddress {
-    /// The node.
+    /// The id of the node.
     pub node: NodeId,
-    /// The shard of that node.
+    /// The id of the shard within the node.
     pub shard: ShardId,
 }
 
@@ -62,16 +62,17 @@ impl fmt::Display for PeerAddress {
     }
 }
 
-/// A client's session: drawn at random when the client starts, so that two are never the same.
+/// A client's session: a random 64-bit number, so that no two sessions share an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SessionId(pub u64);
 
-/// A transaction, named before its first send; the name is its idempotency key.
+/// Identifies a transaction. Chosen before the first try; for a commit it is the idempotency key,
+/// and the same on every try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TxnId {
-    /// Whose.
+    /// The session that chose the id.
     pub session: SessionId,
-    /// Which of the session's, rising.
+    /// Increases with each id of the session.
     pub sequence: u64,
 }
 
@@ -79,9 +80,9 @@ pub struct TxnId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// By a majority, with an elected leader.
+    /// Raft: an elected leader commits each entry once a majority of the voters holds it.
     Raft,
-    /// Along a chain, from its head to its tail.
+    /// Chain replication: the writes pass from the head to the tail, which commits them.
     Chain,
 }
 

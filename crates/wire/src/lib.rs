@@ -1,12 +1,12 @@
-//! What travels between processes: frames and messages, versioned, length-limited, checksummed.
+//! Frames and messages that travel between processes: versioned, length-limited, checksummed.
 //!
 //! Invariants:
-//! - Whatever bytes arrive, decoding ends in a message or a typed [`WireError`], never in a panic,
-//!   and never reserves memory for a length that the frame limit does not allow.
-//! - A frame is handed on only whole and with its checksum verified.
+//! - Decoding any bytes returns a message or a typed [`WireError`]. It never panics, and it never
+//!   reserves memory for a length above the frame limit.
+//! - A frame is returned only whole, and with its checksum verified.
 //!
-//! Knows nothing of sockets, and nothing of what the messages mean. The messages between replicas
-//! are defined by the protocols that exchange them; this crate gives them their frame.
+//! Left out: sockets, and the meaning of the messages. The replication protocols define their own
+//! messages; this crate only frames them.
 
 mod codec;
 mod commit;

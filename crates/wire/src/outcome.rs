@@ -1,69 +1,71 @@
-//! What clients are told.
+//! Responses to client requests.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use palisade_clock::Timestamp;
 
 use crate::{Basis, Decode, Encode, Page, Reader, Rejection, WireError, codec::put_bytes};
 
-/// The answer to a request.
+/// The response to a [`Request`](crate::Request).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
-    /// The request that it answers.
+    /// The id of the request.
     pub request_id: u64,
-    /// What became of it.
+    /// The outcome of the request.
     pub outcome: Outcome,
 }
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The write is durable and replicated.
+    /// The commit took effect. It is durable and replicated.
     Committed {
-        /// The timestamp of its version.
+        /// The timestamp of the versions that it wrote.
         commit_ts: Timestamp,
-        /// How long the answer waited for the timestamp to pass, in microseconds.
+        /// How long the response waited for `commit_ts` to pass, in microseconds.
         waited_us: u32,
     },
-    /// A condition did not hold: nothing was changed, and never will be under this id.
+    /// A condition did not hold. Nothing was changed, and no retry under this id will change it.
     ConditionFailed {
-        /// Which, by its place in the request.
+        /// Index of the condition in the request.
         condition: u16,
-        /// The last commit that was looked at.
+        /// The timestamp of the range's last commit when the conditions were evaluated.
         as_of_ts: Timestamp,
     },
-    /// The value of the key, if it has one, with the timestamp of its version or its delete.
+    /// The value of a key, with the timestamp of its version or tombstone.
     Value {
-        /// What that holds for.
+        /// The state that was read.
         basis: Basis,
-        /// The timestamp; of a key that was never written, or deleted long ago, zero.
+        /// The timestamp of the version or tombstone. If the replica keeps neither: zero for
+        /// [`Basis::AsOf`], otherwise the horizon of the garbage collection.
         version_ts: Timestamp,
-        /// The value.
+        /// The value, or `None` if the key has none.
         value: Option<Bytes>,
     },
-    /// A page of keys with their values.
+    /// A page of a scan.
     Page {
-        /// What that holds for.
+        /// The state that was read.
         basis: Basis,
-        /// The page.
+        /// The rows, and where to resume.
         page: Page,
     },
-    /// The transaction has no locks any more, if it had any.
+    /// This replica holds no locks for the claim of the request.
     RolledBack,
-    /// Versions are kept, as asked.
+    /// The versions at the requested timestamp are protected from garbage collection.
     VersionsKept,
     /// The range map, encoded by the control plane.
     RangeMap(Bytes),
-    /// The state of the shard, in postcard.
+    /// The state of the shard, as encoded by [`ShardStatus`](crate::ShardStatus::to_bytes).
     Status(Bytes),
-    /// The change is made: of the range map and of members once it is committed, of the leader
-    /// once it has begun.
+    /// The change of the range map, or the first entry of a change of the members, is committed.
+    /// Or a leadership transfer has begun.
     ControlDone,
-    /// The request was not carried out.
+    /// The request was rejected.
     Rejected(Rejection),
 }
 
 impl Outcome {
-    /// The timestamp of what whoever gets this answer comes to know.
+    /// Returns the timestamp of the state that this outcome reveals, or `None` if it reveals none.
+    /// The response must wait until that timestamp has passed.
     pub fn visible_ts(&self) -> Option<Timestamp> {
         match self {
             Self::Committed { commit_ts, .. } => Some(*commit_ts),

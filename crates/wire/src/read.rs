@@ -1,90 +1,91 @@
-//! What kinds of reads there are, and how a transaction that takes locks is known to the leader
-//! which keeps them.
+//! The kinds of reads, and the claims and tokens by which a leader recognises the transactions that
+//! hold its locks.
 
 use bytes::{BufMut, BytesMut};
 use palisade_clock::Timestamp;
 
 use crate::{Decode, Encode, Reader, TxnId, WireError};
 
-/// A transaction, as its client names it.
+/// Identifies one try of a transaction at the leader that keeps its locks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LockClaim {
-    /// Which: another for each try. Not the id that it commits under.
+    /// The owner of the locks. Each try has its own; it differs from the commit's [`TxnId`].
     pub owner: TxnId,
-    /// When its first try began, if that is known already.
+    /// The start of the transaction's first try; `None` before the first grant.
     pub start_ts: Option<Timestamp>,
-    /// What the leader gave it with its first lock, if it has any.
+    /// The token of the first grant; `None` before it.
     pub token: Option<LockToken>,
 }
 
-/// Names the locks that a leader gave to a transaction.
+/// Identifies the locks that one leader granted to one transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LockToken {
-    /// The Raft term or chain epoch in which they were given. In any other they are lost.
+    /// The Raft term or chain epoch of the grant. The locks are lost in any other.
     pub term: u64,
-    /// Tells the transactions of a term apart, also those of an earlier start of the same replica.
+    /// Distinguishes the transactions of a term, including those of an earlier start of the same
+    /// replica.
     pub number: u64,
 }
 
-/// What a transaction gets with its first lock, and shows with every request that follows.
+/// Returned with the first lock of a transaction, and sent with each of its later requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LockGrant {
-    /// When its first try began.
+    /// The start of the transaction's first try. In a lock conflict the lower one has priority.
     pub start_ts: Timestamp,
-    /// Proves that the locks are those that were given: a leader that does not know it has lost
-    /// them.
+    /// Identifies the granted locks. A leader that does not know the token does not hold them.
     pub token: LockToken,
 }
 
-/// A read that locks what it reads.
+/// The locks that a read takes: on its key, or on the span of its page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Locking {
-    /// For whom.
+    /// The transaction that takes the locks.
     pub claim: LockClaim,
-    /// Whether others may not read it, either.
+    /// True for exclusive locks, which conflict with all others. Shared locks admit each other.
     pub exclusive: bool,
 }
 
-/// What a read is to be like.
+/// The consistency of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadKind {
-    /// Of the latest value, in the order of all commits: strictly serializable. Answered by the
-    /// replica that sequences the writes, once the pending writes of the key are applied.
+    /// The latest value in the order of all commits: strictly serializable. Served by the replica
+    /// that sequences the writes, once the pending writes of the key are applied.
     Latest,
-    /// Of the latest value of one key, linearizable for that key alone: an acknowledged write of
-    /// another key may be older than a pending write that this does not see. Answered by Raft's
+    /// The latest value of one key, linearizable for that key alone: an acknowledged write of
+    /// another key may be older than a pending write that this read does not see. Served by Raft's
     /// leader or the chain's tail.
     LatestOfKey,
-    /// Of the latest value, for a transaction, which keeps it from changing.
+    /// The latest value, locked for a transaction so that it can't change.
     Locking(Locking),
-    /// At a timestamp not before whatever was acknowledged until now, which the answer tells: the
-    /// first read of a snapshot.
+    /// The first read of a snapshot. The shard chooses a timestamp at or above those of all commits
+    /// acknowledged so far, and the response returns it as [`Basis::AsOf`].
     Snapshot,
-    /// At this timestamp.
+    /// The state at this timestamp. The read waits until the timestamp has passed, and is rejected
+    /// with [`Rejection::NotYet`](crate::Rejection::NotYet) if that is too far in the future.
     AsOf(Timestamp),
-    /// At a timestamp that is not further in the past than this many microseconds, and which the
-    /// answer tells: at any replica that knows enough.
+    /// The state at a recent timestamp, which the replica chooses and the response returns. Served
+    /// by any replica whose safe time is recent enough.
     Stale {
-        /// How stale.
+        /// Maximum staleness, in microseconds.
         max_us: u64,
-        /// Not before this: what the reader has seen or written itself.
+        /// Lower bound of the timestamp: the newest one that the reader has read or written.
         at_least: Timestamp,
     },
 }
 
-/// What an answer to a read holds for.
+/// The state that the response to a read describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Basis {
-    /// The moment of the read: it was the latest.
+    /// The latest state when the read was served.
     Latest,
-    /// As long as the transaction has its locks, which it shows this for.
+    /// The latest state, which does not change while the transaction holds its locks.
     Locked(LockGrant),
-    /// The moment of this timestamp.
+    /// The state at this timestamp.
     AsOf(Timestamp),
 }
 
 impl LockClaim {
-    /// The same transaction, with what it was given.
+    /// Returns the claim with the start timestamp and the token of `grant`.
     #[must_use]
     pub fn granted(self, grant: LockGrant) -> Self {
         Self { start_ts: Some(grant.start_ts), token: Some(grant.token), ..self }

@@ -1,4 +1,4 @@
-//! Why requests are refused.
+//! Why requests are rejected.
 
 use bytes::{BufMut, BytesMut};
 use thiserror::Error;
@@ -8,105 +8,108 @@ use crate::{
     MAX_VALUE_BYTES, PeerAddress, Reader, WireError,
 };
 
-/// Why a request was not carried out.
+/// Why a request was rejected. Unless stated otherwise, the request had no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Rejection {
-    /// This replica does not serve the range now; retry at `hint`, or elsewhere. Nothing happened.
+    /// This replica does not serve the request now. Retryable at `hint`, or at another replica.
     #[error("the replica does not lead the range")]
     NotServing {
-        /// Who serves it, if known.
+        /// The replica that serves it, if known.
         hint: Option<PeerAddress>,
     },
-    /// The range has no replica on this shard: fetch the range map again. Nothing happened.
+    /// The range has no replica on this shard. Retryable after fetching the range map again.
     #[error("the range has no replica on this shard")]
     NotHere,
-    /// A queue is full; retry later. Nothing happened.
+    /// A queue is full. Retryable later.
     #[error("the shard is overloaded: retry later")]
     Overloaded,
-    /// The node is shutting down; retry at another. Nothing happened.
+    /// The node is shutting down. Retryable at another node.
     #[error("the node is shutting down")]
     Draining,
-    /// The proposal lost its place before it was known to be committed. The outcome is unknown;
-    /// a retry under the same id settles it.
+    /// The outcome is unknown: leadership changed while the entry was in flight, or an earlier try
+    /// of the commit is still in flight. Retrying a commit under the same id returns its outcome.
     #[error("the outcome is unknown: leadership changed under the request")]
     Unknown,
-    /// The log has reached its configured limit, or the disk is full; retry later, when its
-    /// beginning was cut. Nothing happened.
+    /// The log has reached its configured limit, or the disk is full. Retryable later, once
+    /// checkpoints have released segments of the log.
     #[error(
         "the shard's log is full: if that lasts, raise log.limit_bytes or make room on the disk"
     )]
     LogFull,
-    /// The key is empty or over the limit. Not retryable.
+    /// The key is empty or longer than [`MAX_KEY_BYTES`]. Not retryable.
     #[error("a key of {bytes} bytes is not allowed (1 to {MAX_KEY_BYTES})")]
     KeySize {
-        /// Its length.
+        /// The length in bytes.
         bytes: u32,
     },
-    /// The value is over the limit. Not retryable.
+    /// The value is longer than [`MAX_VALUE_BYTES`]. Not retryable.
     #[error("a value of {bytes} bytes is over the limit of {MAX_VALUE_BYTES}")]
     ValueSize {
-        /// Its length.
+        /// The length in bytes.
         bytes: u32,
     },
-    /// The commit has no parts, too many, or too many bytes. Not retryable: make it several.
+    /// The commit has no parts, too many parts, or too many bytes. Not retryable: split it.
     #[error(
         "a commit of {parts} parts and {bytes} bytes is not allowed (1 to {MAX_COMMIT_PARTS} \
          parts, {MAX_COMMIT_BYTES} bytes)"
     )]
     CommitSize {
-        /// Conditions and writes.
+        /// The number of conditions and writes.
         parts: u32,
-        /// Keys and values, in bytes.
+        /// The total size of keys and values, in bytes.
         bytes: u32,
     },
-    /// The key lies outside the range: fetch the range map again. Nothing happened.
+    /// The key lies outside the range. Retryable after fetching the range map again.
     #[error("the key is outside the range")]
     WrongRange,
-    /// The transaction's lifetime is over, or its session had settled it: it is not run, whether or
-    /// not an earlier try was. Not retryable.
+    /// The commit has expired, or its session has settled it. This try had no effect, but an
+    /// earlier one may have taken effect. Not retryable.
     #[error("the transaction's lifetime is over: it is not run any more")]
     Expired,
-    /// The transaction would expire later than a range remembers outcomes. Nothing happened. Not
-    /// retryable.
+    /// The commit would expire more than [`MAX_LIFETIME_US`] from now, which is longer than ranges
+    /// remember outcomes. Not retryable.
     #[error("a transaction may live for {} minutes at most", MAX_LIFETIME_US / 60_000_000)]
     LifetimeTooLong,
-    /// Another request was sent under the same transaction id. Not retryable.
+    /// A different commit was sent under the same transaction id. Not retryable.
     #[error("another request has used the same transaction id")]
     IdReused,
-    /// The range has no memory left for the outcome; retry later. Nothing happened.
+    /// The range remembers too many outcomes to add another. Retryable later.
     #[error("the range remembers the outcomes of too many transactions: retry later")]
     TooManyOutcomes,
-    /// The change of the range map is not allowed. Not retryable.
+    /// The change of the range map can't be decoded, or is invalid in the map's current state. Not
+    /// retryable.
     #[error("the change of the range map is not allowed in its present state")]
     InvalidChange,
-    /// The change of the replicas can't be made yet: another is under way, or a new voter has not
-    /// caught up. Nothing happened; retry later.
+    /// The change of the replicas can't be made yet: another one is pending, or a replica that it
+    /// needs is not live or has not caught up. Retryable later.
     #[error("the replicas can't be changed now: another change is under way, or one lags behind")]
     NotNow,
-    /// The node's clock is not right to within the bound that the cluster needs; retry at another
-    /// node, or when the clock is synchronised. Nothing happened.
+    /// The error bound of the node's clock exceeds the cluster's limit. Retryable at another node,
+    /// or once the clock is synchronised.
     #[error("the node's clock is not trusted: check its synchronisation")]
     ClockUncertain,
-    /// The transaction has lost its locks: an older one needed them, leadership has changed, or
-    /// it asked for nothing for too long. Nothing was written, nor will be: run it again. The same
-    /// request is not retryable.
+    /// The transaction has lost its locks: an older one took them, leadership changed, or it was
+    /// idle for too long. Nothing was or will be written. The request is not retryable; run the
+    /// transaction again.
     #[error("the transaction has lost its locks, and did nothing: run it again")]
     Aborted,
-    /// A lock was not free in time, or too many are held or waited for. Nothing happened, and other
-    /// locks are still held; retry.
+    /// A lock was not granted in time, or the lock table is full. The transaction keeps the locks
+    /// that it holds. Retryable.
     #[error("a lock is held by others for too long, or there are too many")]
     Locked,
-    /// What was there at the timestamp is not kept any more by this replica. Not retryable here but
-    /// at a later one; another replica may still keep it.
+    /// This replica has collected versions that a read at the timestamp needs, or can't protect so
+    /// old a timestamp. Not retryable here. Another replica may still have the versions; otherwise
+    /// read at a later timestamp.
     #[error("versions of that time are not kept any more: read at a later one")]
     Collected,
-    /// The timestamp to read at lies too far in the future. Nothing happened; retry later.
+    /// The timestamp of the read lies too far in the future. Retryable later.
     #[error("the timestamp to read at lies in the future")]
     NotYet,
 }
 
 impl Rejection {
-    /// Whether the same request may succeed later or elsewhere.
+    /// Returns true if the same request may succeed later or at another replica. False for
+    /// [`Rejection::Collected`], although another replica may still have the versions.
     pub fn is_retryable(self) -> bool {
         match self {
             Self::NotServing { .. }
@@ -133,7 +136,7 @@ impl Rejection {
         }
     }
 
-    /// Whether the request may have taken effect all the same.
+    /// Returns true if this or an earlier try of the request may have taken effect.
     pub fn is_outcome_unknown(self) -> bool {
         matches!(self, Self::Unknown | Self::Expired)
     }

@@ -1,4 +1,4 @@
-//! What clients ask.
+//! Requests of clients.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use palisade_clock::Timestamp;
@@ -8,63 +8,63 @@ use crate::{
     WireError, codec::put_bytes,
 };
 
-/// A request of a client.
+/// A client's request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Names the request on its connection; the answer carries it.
+    /// Identifies the request on its connection. The response carries the same id.
     pub request_id: u64,
-    /// What is asked.
+    /// The requested operation.
     pub operation: Operation,
 }
 
-/// What a request asks for.
+/// An operation that a client requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// A commit of writes in one range.
+    /// Commits writes in one range.
     Commit {
-        /// The range that holds the keys.
+        /// The range that holds all keys.
         range: RangeId,
-        /// The writes.
+        /// The conditions and writes.
         request: CommitRequest,
-        /// The transaction whose locks they rely on, if any.
+        /// The claim of the transaction whose locks the commit relies on, if any.
         claim: Option<LockClaim>,
     },
-    /// A read of one key.
+    /// Reads one key.
     Get {
         /// The range that holds the key.
         range: RangeId,
         /// The key.
         key: Bytes,
-        /// Of which kind.
+        /// The consistency of the read.
         kind: ReadKind,
     },
-    /// A read of a page of keys.
+    /// Reads a page of keys.
     Scan {
-        /// Which.
+        /// The span and the size of the page.
         scan: ScanRequest,
-        /// Of which kind.
+        /// The consistency of the read.
         kind: ReadKind,
     },
-    /// The end of a transaction that commits nothing: its locks are let go.
+    /// Ends a transaction without a commit, and releases its locks.
     Rollback {
-        /// The range that it has locks in.
+        /// The range in which it holds locks.
         range: RangeId,
-        /// The transaction.
+        /// The claim of the transaction.
         claim: LockClaim,
     },
-    /// Versions that a read at this timestamp sees are kept for some seconds more, in every range
-    /// of this shard.
+    /// Protects the versions that a read at this timestamp sees, in every range of this shard, from
+    /// garbage collection for a few seconds.
     KeepVersions {
         /// The timestamp of the client's oldest open snapshot.
         at_ts: Timestamp,
     },
-    /// The range map, as this shard knows it.
+    /// Fetches the range map that this shard knows.
     RangeMap,
-    /// The state of this shard.
+    /// Fetches the status of this shard.
     Status,
-    /// A change of the range map, encoded by the control plane.
+    /// Changes the range map. The control plane defines the encoding.
     Control(Bytes),
-    /// A change of who leads or replicates a range in Raft mode.
+    /// Changes the leader or the members of a range in Raft mode.
     Replicas {
         /// The range.
         range: RangeId,
@@ -73,20 +73,19 @@ pub enum Operation {
     },
 }
 
-/// A change of who leads or replicates a range in Raft mode.
+/// A change of the leader or the members of a range in Raft mode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReplicaChange {
-    /// The leader hands over.
+    /// Transfers leadership.
     Transfer {
-        /// To whom: one of the voters.
+        /// The next leader: one of the voters.
         to: PeerAddress,
     },
-    /// These are the voters and learners from now on. A new voter must be a learner that has
-    /// caught up.
+    /// Replaces the voters and learners. A new voter must be a learner that has caught up.
     Members {
-        /// Who votes.
+        /// The replicas that vote.
         voters: Vec<PeerAddress>,
-        /// Who gets the entries without a vote.
+        /// The replicas that receive the entries, and do not vote.
         learners: Vec<PeerAddress>,
     },
 }

@@ -1,39 +1,39 @@
-//! A scan: the keys of a span in order, a page at a time.
+//! Scans: the keys of a span in order, one page per request.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use palisade_clock::Timestamp;
 
 use crate::{Decode, Encode, RangeId, Reader, WireError, codec::put_bytes};
 
-/// Rows of a page.
+/// Maximum number of rows of a page.
 pub const MAX_PAGE_ROWS: u32 = 1024;
 
-/// Bytes of keys and values after which a page ends: it may be over by one row.
+/// A page ends once its keys and values have this many bytes. The last row may exceed the limit.
 pub const MAX_PAGE_BYTES: usize = 1024 * 1024;
 
-/// Asks for the next page of a span.
+/// A request for the next page of a span.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScanRequest {
-    /// The range that holds the first key, or the last if backward.
+    /// The range that holds the first key of the span, or the last one if `backward`.
     pub range: RangeId,
-    /// The first key of the span.
+    /// The inclusive lower bound of the span.
     pub begin: Bytes,
-    /// The key after the span, or `None` for all that follow.
+    /// The exclusive upper bound of the span, or `None` for no bound.
     pub end: Option<Bytes>,
-    /// Whether the last keys come first.
+    /// True to return rows in descending order of their keys, from the end of the span.
     pub backward: bool,
-    /// Rows to return, [`MAX_PAGE_ROWS`] at most.
+    /// Maximum number of rows to return, clamped to 1..=[`MAX_PAGE_ROWS`].
     pub max_rows: u32,
 }
 
-/// A page.
+/// A page of a scan. It may have no rows although `resume` is set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// The last commit of the range that the page takes into account.
+    /// The timestamp of the state: that of the read, or of the last commit applied to the range.
     pub as_of_ts: Timestamp,
-    /// Keys with their values, in the order asked for.
+    /// The rows, in the requested order.
     pub rows: Vec<Row>,
-    /// Where to go on: as `begin`, or as `end` if backward. `None` when the span is through.
+    /// The next request's `begin`, or its `end` if backward. `None` if the span is finished.
     pub resume: Option<Bytes>,
 }
 
@@ -42,7 +42,7 @@ pub struct Page {
 pub struct Row {
     /// The key.
     pub key: Bytes,
-    /// When the value was written.
+    /// The timestamp at which the value was written.
     pub version_ts: Timestamp,
     /// The value.
     pub value: Bytes,

@@ -1,111 +1,115 @@
-//! What a node tells of itself. Cold: encoded with postcard, shown as JSON.
+//! The status that a node reports. It is requested rarely: encoded with postcard, shown as JSON.
 
 use bytes::Bytes;
-use palisade_clock::Voucher;
+use palisade_clock::BoundSource;
 use serde::{Deserialize, Serialize};
 
 use crate::{Mode, NodeId, PeerAddress, RangeId, WireError};
 
-/// The state of a node: what its shards told.
+/// The status of a node: the reports of its shards.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
-    /// The node.
+    /// The id of the node.
     pub node: NodeId,
-    /// Its shards, in order.
+    /// The status of each shard, in the order of their ids.
     pub shards: Vec<ShardStatus>,
 }
 
-/// The state of one shard.
+/// The status of one shard. Counters start at zero when the shard starts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardStatus {
-    /// Where.
+    /// The address of the shard.
     pub at: PeerAddress,
-    /// Whether its replicas take part.
+    /// Whether its replicas take part in replication.
     pub admission: Admission,
-    /// Syncs of the log since the start.
+    /// Syncs of the log.
     pub log_syncs: u64,
-    /// Entries written to the log since the start.
+    /// Records appended to the log, of all kinds.
     pub log_entries: u64,
-    /// Bytes appended to the log since the start, record headers included.
+    /// Bytes appended to the log, including record headers.
     pub log_bytes: u64,
-    /// Bytes that the log may still grow by.
+    /// Bytes by which the log may still grow.
     pub log_left_bytes: u64,
-    /// Requests answered since the start.
+    /// Requests received from clients.
     pub requests: u64,
-    /// The wall clock is right to within so many microseconds, as far as the node knows.
+    /// Bound on the error of the wall clock, in microseconds.
     pub clock_bound_us: u64,
-    /// Who says so.
-    pub clock_voucher: Voucher,
-    /// Messages dropped because their sender's clock was too far ahead.
+    /// The source of `clock_bound_us`.
+    pub clock_bound_source: BoundSource,
+    /// Peer messages dropped because their timestamp was too far ahead of this node's clock.
     pub clock_rejections: u64,
     /// The replicas on this shard.
     pub ranges: Vec<RangeStatus>,
 }
 
-/// Whether a shard's replicas take part.
+/// Whether a shard's replicas take part in replication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Admission {
-    /// Not yet: its start, or its first contact with its peers, is under way.
+    /// Not yet: the shard is starting, or too few peers have registered it.
     Joining,
-    /// They do.
+    /// The replicas take part.
     Admitted,
-    /// They never will: its peers know another log at this address, which was lost.
+    /// Never: peers know an earlier log at this address, so that log was lost.
     Refused,
 }
 
-/// The state of one replica.
+/// The status of one replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RangeStatus {
-    /// The range.
+    /// The id of the range.
     pub range: RangeId,
-    /// How it is replicated.
+    /// How the range is replicated.
     pub mode: Mode,
-    /// What the replica does in it.
+    /// The role of the replica.
     pub role: Role,
     /// The Raft term, or the chain epoch.
     pub term: u64,
-    /// The epoch of the installed membership.
+    /// The latest epoch of the range's membership that this replica knows.
     pub epoch: u64,
     /// Index of the last entry in the log.
     pub last_index: u64,
     /// Index of the last entry known to be committed.
     pub commit_index: u64,
-    /// Whether the replica can do its part now.
+    /// Raft: true if a leader is known. Chain: true if the replica's links are up.
     pub ready: bool,
 }
 
-/// What a replica does in its range.
+/// The role of a replica in its range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Raft: follows a leader, or waits for one.
+    /// Raft: replicates the leader's log, or waits for a leader.
     Follower,
-    /// Raft: gets the entries, and has no vote.
+    /// Raft: receives the entries, and has no vote.
     Learner,
-    /// Raft: asks for votes.
+    /// Raft: requests votes.
     Candidate,
-    /// Raft: orders the writes and serves the reads.
+    /// Raft: sequences the writes and serves current reads.
     Leader,
-    /// Chain: orders the writes.
+    /// Chain: sequences the writes and serves strictly serializable reads.
     Head,
-    /// Chain: passes them on.
+    /// Chain: forwards the writes to the next member.
     Middle,
-    /// Chain: commits the writes and serves the reads.
+    /// Chain: commits the writes and serves reads that are linearizable for one key.
     Tail,
-    /// Chain: head and tail in one.
+    /// Chain: both head and tail, the only member.
     Single,
-    /// No member any more, or not yet.
+    /// Not a member: removed, or not added yet.
     Removed,
 }
 
 impl ShardStatus {
-    /// The encoding in a response.
+    /// Returns the encoding of [`Outcome::Status`](crate::Outcome::Status).
     pub fn to_bytes(&self) -> Bytes {
         postcard::to_stdvec(self).expect("a status always encodes").into()
     }
 
-    /// Reads what [`ShardStatus::to_bytes`] wrote.
+    /// Decodes the result of [`ShardStatus::to_bytes`].
+    ///
+    /// # Errors
+    ///
+    /// [`WireError::Cold`] if `bytes` are not a valid status. Not retryable.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, WireError> {
         Ok(postcard::from_bytes(bytes)?)
     }

@@ -1,4 +1,4 @@
-//! A cluster of processes.
+//! A cluster of node processes.
 
 use std::{
     fs::{self, File},
@@ -22,37 +22,37 @@ use crate::{cpu::CpuMeter, ports::free_ports};
 /// How long a cluster may take until every range is served.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a node may take to drain.
+/// How long a node may take to drain and end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How far the clock is trusted: all nodes read that of this machine, and the threads of one
-/// machine see it alike to within a microsecond or so.
+/// Error bound of the clock, in microseconds. All nodes read the clock of this machine, which its
+/// threads see alike to within about a microsecond.
 const SHARED_CLOCK_BOUND_US: u64 = 50;
 
-/// What cluster to start.
+/// The parameters of a cluster.
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
     /// The program to run as `PROGRAM start --config FILE --stop-with-parent`.
     pub program: PathBuf,
-    /// Nodes.
+    /// Number of nodes.
     pub nodes: u16,
-    /// Shards of each node.
+    /// Number of shards of each node.
     pub shards: u16,
     /// How the ranges are replicated.
     pub mode: ModeConfig,
-    /// Ranges of each mode.
+    /// Number of ranges in each mode.
     pub ranges_per_mode: u16,
-    /// Where the data directories are made; the system's temporary directory if `None`. Removed
-    /// when the cluster is dropped.
+    /// Parent of the data directories; the system's temporary directory if `None`. The data
+    /// directories are removed when the cluster is dropped.
     pub data_dir: Option<PathBuf>,
-    /// The log of each shard.
+    /// Settings of the log of each shard.
     pub log: LogConfig,
-    /// The clocks: one and the same, in fact.
+    /// Settings of the clocks. All nodes read the same clock.
     pub clock: ClockConfig,
 }
 
 impl ClusterOptions {
-    /// Three nodes of one shard each, half of the ranges in each mode.
+    /// Returns options for three nodes with one shard each, and six ranges in each mode.
     pub fn new(program: PathBuf) -> Self {
         Self {
             program,
@@ -71,34 +71,34 @@ impl ClusterOptions {
     }
 }
 
-/// Why a cluster can't be had.
+/// Why an operation on a cluster failed.
 #[derive(Debug, Error)]
 pub enum ClusterError {
-    /// The file system or the process table refused.
+    /// A system call on a file or a process failed.
     #[error("cannot {action}: {source}")]
     Io {
-        /// What was tried.
+        /// The action that failed.
         action: String,
-        /// The kernel's answer.
+        /// The error that the kernel returned.
         source: io::Error,
     },
     /// A node ended by itself.
     #[error("node {node} ended by itself; its last words:\n{last_words}")]
     Ended {
-        /// Which.
+        /// The number of the node.
         node: u16,
-        /// The end of its log.
+        /// The end of its standard error.
         last_words: String,
     },
-    /// The cluster did not come up.
+    /// The cluster or a node did not reach the expected state in time.
     #[error("the cluster does not serve after {waited:?}: {reason}")]
     NotServing {
-        /// How long it was given.
+        /// How long the caller waited.
         waited: Duration,
-        /// What is missing.
+        /// The condition that was not met.
         reason: String,
     },
-    /// No free ports.
+    /// No block of free ports was found.
     #[error("no block of free ports was found on the loopback address")]
     NoPorts,
 }
@@ -113,7 +113,12 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts the nodes. They may not serve yet: see [`Cluster::wait_until_serving`].
+    /// Starts the nodes. Returns before they serve: see [`Cluster::wait_until_serving`].
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ClusterError::NoPorts`], or [`ClusterError::Io`] if a file or a process cannot be
+    /// created.
     pub fn start(options: ClusterOptions) -> Result<Self, ClusterError> {
         let parent = options.data_dir.clone().unwrap_or_else(std::env::temp_dir);
         fs::create_dir_all(&parent).map_err(failed("create the data directory"))?;
@@ -152,6 +157,14 @@ impl Cluster {
     }
 
     /// Starts a node that does not run.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ClusterError::Io`] if its files or its process cannot be created.
+    ///
+    /// # Panics
+    ///
+    /// If the node was started and has not been stopped, killed or waited for since.
     pub fn start_node(&mut self, node: u16) -> Result<(), ClusterError> {
         let at = usize::from(node);
         assert!(self.processes[at].is_none(), "node {node} runs already");
@@ -168,7 +181,7 @@ impl Cluster {
             .arg("--config")
             .arg(&path)
             .arg("--stop-with-parent")
-            // A node's last words should be what went wrong, not where in the executor.
+            // The end of a node's log should be its error, not a backtrace of the executor.
             .env_remove("RUST_BACKTRACE")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -179,7 +192,12 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits until every range is served by all of its replicas.
+    /// Waits until every range is served by all of its replicas, and returns a connected client.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ClusterError::Ended`] if a node has ended by itself, and
+    /// [`ClusterError::NotServing`] after 60 s.
     pub async fn wait_until_serving(&mut self) -> Result<Client, ClusterError> {
         let start = Instant::now();
         let mut reason = "no node answers".to_owned();
@@ -203,7 +221,7 @@ impl Cluster {
         Err(ClusterError::NotServing { waited: START_TIMEOUT, reason })
     }
 
-    /// What is missing until every range is served by all replicas on running nodes.
+    /// Returns what is missing until all replicas on running nodes serve, or `None` if they do.
     async fn missing(&self, client: &Client) -> Result<Option<String>, ClientError> {
         let nodes = client.status().await?;
         let running = self.processes.iter().flatten().count();
@@ -237,41 +255,50 @@ impl Cluster {
         Ok(())
     }
 
-    /// Where clients connect.
+    /// Returns the client addresses of all shards of all nodes.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         let nodes = self.configs[0].client_addresses();
         nodes.into_iter().flat_map(|node| node.client).collect()
     }
 
-    /// Where peers of a node's first shard connect.
+    /// Returns the address at which peers connect to a node's first shard.
     pub fn peer_address(&self, node: u16) -> SocketAddr {
         let own = &self.configs[usize::from(node)].nodes[usize::from(node)];
         SocketAddr::new(own.host, own.peer_port)
     }
 
-    /// Options of a client that insists on this cluster.
+    /// Returns options for a client that connects to no other cluster.
     pub fn client_options(&self) -> ClientOptions {
         ClientOptions { cluster_id: Some(self.configs[0].cluster_id), ..ClientOptions::default() }
     }
 
-    /// The file that holds a node's config.
+    /// Returns the path of a node's config file.
     pub fn config_path(&self, node: u16) -> PathBuf {
         self.dir.path().join(format!("node-{node}.toml"))
     }
 
-    /// Where the data of all nodes is.
+    /// Returns the directory that holds the data of all nodes.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// Kills a node with SIGKILL.
+    /// Kills a node with SIGKILL. Does nothing if the node does not run.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ClusterError::Io`] if the process cannot be killed or waited for.
     pub fn kill(&mut self, node: u16) -> Result<(), ClusterError> {
         let Some(mut child) = self.processes[usize::from(node)].take() else { return Ok(()) };
         child.kill().map_err(failed("kill a node"))?;
         child.wait().map_err(failed("wait for a killed node")).map(drop)
     }
 
-    /// Stops a node with SIGTERM, and tells whether it ended well.
+    /// Stops a node with SIGTERM. Returns true if it exits with success within 20 s, or does not
+    /// run. A node that takes longer is killed.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ClusterError::Io`] if the process cannot be signalled or waited for.
     pub fn stop(&mut self, node: u16) -> Result<bool, ClusterError> {
         let Some(mut child) = self.processes[usize::from(node)].take() else { return Ok(true) };
         kill_process(Pid::from_child(&child), Signal::TERM)
@@ -289,17 +316,26 @@ impl Cluster {
         Ok(false)
     }
 
-    /// Makes a node break a promise from its next start on. For tests of the checks.
+    /// Sets the fault that a node injects from its next start on, to test that the checks detect
+    /// it.
     pub fn set_fault(&mut self, node: u16, fault: Option<FaultConfig>) {
         self.configs[usize::from(node)].test_fault = fault;
     }
 
-    /// Changes the configuration with which a node is started next.
+    /// Changes the config of a node from its next start on.
     pub fn change_config(&mut self, node: u16, change: impl FnOnce(&mut Config)) {
         change(&mut self.configs[usize::from(node)]);
     }
 
-    /// Waits until a node has ended by itself, and returns whether it ended well.
+    /// Waits until a node has ended by itself. Returns true if its exit status is success.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ClusterError::NotServing`] if the node still runs after 20 s.
+    ///
+    /// # Panics
+    ///
+    /// If the node was not started, or was stopped or killed since.
     pub fn wait_until_ended(&mut self, node: u16) -> Result<bool, ClusterError> {
         let at = usize::from(node);
         let child = self.processes[at].as_mut().expect("the node was started");
@@ -315,12 +351,13 @@ impl Cluster {
         Err(ClusterError::NotServing { waited: STOP_TIMEOUT, reason })
     }
 
-    /// Tells the processor time of the nodes that run now, also while nodes come and go.
+    /// Returns a meter of the processor time of the nodes that run now. It can be read after they
+    /// end, and does not count nodes that start later.
     pub fn cpu_meter(&self) -> CpuMeter {
         CpuMeter::new(self.processes.iter().flatten().map(Child::id).collect())
     }
 
-    /// The end of what a node wrote to its standard error.
+    /// Returns the last 2,000 bytes of a node's standard error, or an empty string if unreadable.
     pub fn last_words(&self, node: u16) -> String {
         let log = fs::read(self.log_path(node)).unwrap_or_default();
         let tail = log.len().saturating_sub(2_000);
@@ -335,7 +372,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         for child in self.processes.iter_mut().flatten() {
-            // A process that can't be killed or waited for is gone already.
+            // An error means that the process has already ended.
             let _ = child.kill();
             let _ = child.wait();
         }

@@ -1,11 +1,11 @@
-//! Processor time of a process, as the kernel accounts it.
+//! Processor time of processes, as the kernel accounts it.
 
 use std::{cell::RefCell, fs};
 
 /// User and system time of a set of processes.
 #[derive(Debug)]
 pub struct CpuMeter {
-    /// Each process with its last reading, which stands once the process has ended.
+    /// Process id and last reading in microseconds, which stays after the process has ended.
     processes: RefCell<Vec<(u32, u64)>>,
 }
 
@@ -15,7 +15,8 @@ impl CpuMeter {
         Self { processes: RefCell::new(pids.into_iter().map(read).collect()) }
     }
 
-    /// The sum so far, in microseconds. Of a process that has ended it holds what was read last.
+    /// Returns the sum so far, in microseconds. For a process that has ended, the last reading
+    /// counts.
     pub fn cpu_us(&self) -> u64 {
         let mut processes = self.processes.borrow_mut();
         for (pid, last_us) in processes.iter_mut() {
@@ -25,15 +26,16 @@ impl CpuMeter {
     }
 }
 
-/// User and system time of this process so far, in microseconds.
+/// Returns the user and system time of this process so far, in microseconds, or 0 if unknown.
 pub fn own_cpu_us() -> u64 {
     process_cpu_us(std::process::id()).unwrap_or(0)
 }
 
-/// User and system time of a process and its threads so far, in microseconds.
+/// Returns the user and system time of a process and its threads so far, in microseconds.
 fn process_cpu_us(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold spaces; user and system time are the 12th and 13th after.
+    // The process name, in parentheses, may hold spaces. User and system time are the 12th and 13th
+    // fields after it.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut times = fields.split_whitespace().skip(11);
     let user: u64 = times.next()?.parse().ok()?;

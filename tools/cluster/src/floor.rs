@@ -1,5 +1,5 @@
-//! What this machine's disk and loopback take by themselves: no commit can be faster than a sync and
-//! two round trips, the client's and the replica's.
+//! The latency floor of this machine's disk and loopback: a commit takes at least one sync and two
+//! round trips, one between client and server and one between replicas.
 
 use std::{
     fs::{self, File},
@@ -13,52 +13,60 @@ use std::{
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// Bytes of a page, the least that a sync writes.
+/// Bytes of a page, the minimum that a sync writes.
 const PAGE_BYTES: usize = 4096;
 
-/// Bytes that go to and fro: a small put, about.
+/// Bytes sent in each direction of a round trip: about a small put.
 const MESSAGE_BYTES: usize = 320;
 
-/// Measurements whose median is told.
+/// Number of measurements of which the median is taken.
 const SYNCS: usize = 101;
 const ROUND_TRIPS: usize = 1001;
 
-/// Medians, in microseconds.
+/// Median times of a sync and of a loopback round trip, in microseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Floor {
-    /// A page that is there already is overwritten and synced.
+    /// The time to overwrite and sync one existing page of a file.
     pub sync_us: u64,
-    /// A small message is sent over the loopback to another core, if there is one, and comes back.
-    /// Left to themselves both ends end up on one core now and then, where a round trip takes a third
-    /// of that: what no two of several processes can count on.
+    /// The round-trip time of a small message over the loopback to another core, if there is one.
+    /// Both ends are pinned: on one core a round trip takes a third of that, and the scheduler does
+    /// not reliably place two of several processes on one core.
     pub round_trip_us: u64,
 }
 
 impl Floor {
-    /// Measures, in a file of its own in a directory. Nothing else should run.
+    /// Measures the floor, with a temporary file in `dir`. Nothing else should run on the machine.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of the file system, the sockets or the pinning.
     pub fn measure(dir: &Path) -> io::Result<Self> {
         let sync_us = median_sync_us(dir)?;
         Ok(Self { sync_us, round_trip_us: median_round_trip_us()? })
     }
 
-    /// A sync and two round trips.
+    /// Returns the minimum time of a commit, in microseconds: one sync and two round trips.
     pub fn commit_us(&self) -> u64 {
         self.sync_us + 2 * self.round_trip_us
     }
 }
 
-/// See [`Floor::sync_us`].
+/// Measures [`Floor::sync_us`] with a temporary file in `dir`.
+///
+/// # Errors
+///
+/// Returns the error of the file system.
 pub fn median_sync_us(dir: &Path) -> io::Result<u64> {
     let path = dir.join(format!(".palisade-floor-{}", std::process::id()));
     let measured = sync_pages(&path);
-    // A left-over of a few kilobytes is all that can come of a failure.
+    // If this fails, a file of 64 KiB is left behind.
     let _ = fs::remove_file(&path);
     measured
 }
 
 fn sync_pages(path: &Path) -> io::Result<u64> {
     let mut file = File::create(path)?;
-    // A page at a time: the page cache would sync as much at once as was written at once.
+    // Write one page at a time: the page cache syncs as much at once as was written at once.
     for _ in 0..16 {
         file.write_all(&[0; PAGE_BYTES])?;
     }
@@ -80,7 +88,7 @@ fn median_round_trip_us() -> io::Result<u64> {
     measured
 }
 
-/// Keeps the calling thread on one core, if there is that core.
+/// Pins the calling thread to a core, if there is one.
 fn pin(core: Option<usize>) -> io::Result<()> {
     let Some(core) = core else { return Ok(()) };
     let mut only = CpuSet::new();

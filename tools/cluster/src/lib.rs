@@ -1,8 +1,9 @@
-//! Real node processes on this machine: started, killed, restarted, and never left behind.
+//! Runs real node processes on this machine: starts, kills and restarts them, and leaves none
+//! behind.
 //!
-//! Each node is an operating system process with a data directory and loopback sockets of its own.
-//! Its standard input is a pipe from this process: when that closes, however this process ended,
-//! the node stops.
+//! Each node is an operating system process with its own data directory and loopback sockets. Its
+//! standard input is a pipe from this process. The node stops when the pipe closes, which happens
+//! however this process ends.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "drives real processes")]
 
 mod cluster;

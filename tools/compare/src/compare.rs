@@ -13,31 +13,36 @@ use crate::{
     trial::{Finished, Servers, Trial, TrialError, run_trial},
 };
 
-/// What to compare, and for how long.
+/// The parameters of a comparison.
 #[derive(Clone, Debug)]
 pub struct CompareOptions {
-    /// The cluster of each run.
+    /// The cluster that is started for each run.
     pub cluster: ClusterOptions,
-    /// Clients of a closed loop.
+    /// Number of clients of a closed loop.
     pub clients: u32,
     /// Operations per second of an open loop.
     pub rate: u64,
-    /// Size of values.
+    /// Size of a value, in bytes.
     pub value_bytes: usize,
-    /// How many keys.
+    /// Number of keys.
     pub keys: u32,
-    /// Share of gets.
+    /// Share of gets, in percent.
     pub read_percent: u32,
     /// How long each run measures; runs with a kill take twice as long.
     pub duration: Duration,
-    /// Decides which keys are used.
+    /// Seeds the choice of keys and of puts or gets.
     pub seed: u64,
-    /// Which node is killed.
+    /// The node that is killed.
     pub kill: u16,
 }
 
-/// Runs everything, and returns the results with the history of each run. The checks are still to
-/// be made. Without a terminal, `on_line` is told of the progress.
+/// Runs the whole plan, and returns the results with the history of each run. The histories are not
+/// checked yet: see [`check_histories`](crate::check_histories). Without a terminal, `on_line` gets
+/// one line of progress after each run.
+///
+/// # Errors
+///
+/// Returns the error of the first run that fails.
 pub async fn compare(
     options: &CompareOptions,
     on_line: impl Fn(&str),
@@ -57,7 +62,7 @@ pub async fn compare(
         let servers = Servers::start(options.cluster.clone())?;
         let done = run_trial(servers, trial).await?;
         if progress.is_hidden() {
-            // Without a terminal a line for each run is the progress.
+            // Without a terminal the progress is one line for each run.
             on_line(&format!("{} on {mode}: {:.0} operations/s", trial.name, done.run.ops_per_s));
         }
         finished.push(done);
@@ -86,7 +91,7 @@ pub async fn compare(
     Ok((results, finished))
 }
 
-/// The runs, the two modes in alternating order, so that neither always comes first.
+/// Returns the runs. The order of the two modes alternates, so that neither always comes first.
 fn plan(options: &CompareOptions) -> Vec<Trial> {
     let trial = |phase: Phase, round: u32, mode: Mode| Trial {
         name: format!("{} {round}", phase.title()),

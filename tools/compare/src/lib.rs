@@ -1,7 +1,7 @@
-//! The comparison of the two replication modes, and single runs of the benchmark.
+//! Comparison of the two replication modes, and single runs of the benchmark.
 //!
-//! Every run has a cluster of real processes of its own, so that no run inherits another's log,
-//! and its history is checked whatever its figures are.
+//! Every run of a comparison has its own cluster of real processes, so that no run inherits the log
+//! of another. The history of every run is checked, independent of its figures.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "measures real time")]
 
 mod compare;

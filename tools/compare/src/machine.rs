@@ -1,4 +1,4 @@
-//! The machine that everything runs on.
+//! The machine on which servers and clients run.
 
 use std::{fs, path::Path, thread};
 
@@ -6,7 +6,7 @@ use rustix::{fs::statfs, system::uname};
 
 use crate::results::Machine;
 
-/// File systems by the magic number that the kernel reports.
+/// File systems by the magic number that `statfs` reports.
 const FILE_SYSTEMS: [(u64, &str); 6] = [
     (0xEF53, "ext4"),
     (0x5846_5342, "xfs"),
@@ -16,10 +16,10 @@ const FILE_SYSTEMS: [(u64, &str); 6] = [
     (0x2FC1_2FC1, "zfs"),
 ];
 
-/// Load average above which something else is likely running.
+/// One-minute load average above which other programs probably run on the machine.
 const BUSY_LOAD: f64 = 0.5;
 
-/// The facts of this machine, with what makes figures taken on it less trustworthy.
+/// Returns the properties of this machine, with warnings about those that distort measurements.
 pub fn machine(data_dir: &Path) -> Machine {
     let file_system = match statfs(data_dir) {
         Ok(stat) => {

@@ -1,4 +1,4 @@
-//! Checking what was recorded, and writing everything to files.
+//! Checks the recorded histories, and writes results and histories to files.
 
 use std::{
     fs::{self, File},
@@ -15,17 +15,17 @@ use crate::{
     trial::Finished,
 };
 
-/// A file could not be written.
+/// A file or directory could not be written. The message names it and the cause.
 #[derive(Debug, Error)]
 #[error("cannot write {path}: {source}", path = path.display())]
 pub struct OutputError {
-    /// The file.
+    /// The file or directory.
     pub path: PathBuf,
-    /// The kernel's answer.
+    /// The error that the kernel returned.
     pub source: io::Error,
 }
 
-/// Checks the history of every run, and notes the verdicts.
+/// Checks the history of every run for linearizability, and stores the verdict in the run.
 pub fn check_histories(runs: &mut [Run], finished: &[Finished]) {
     for (run, finished) in runs.iter_mut().zip(finished) {
         run.check.verdict = match palisade_history::check(&finished.history) {
@@ -35,7 +35,12 @@ pub fn check_histories(runs: &mut [Run], finished: &[Finished]) {
     }
 }
 
-/// Writes the histories, `results.json` and `report.html` to a directory.
+/// Writes the histories, `results.json` and `report.html` to a directory, which is created if
+/// needed. Stores the file name of each history in its run.
+///
+/// # Errors
+///
+/// Returns the first file or directory that cannot be written.
 pub fn write_all(
     dir: &Path,
     results: &mut Results,
@@ -53,12 +58,20 @@ pub fn write_all(
 }
 
 /// Writes results as JSON.
+///
+/// # Errors
+///
+/// Returns an error if the file cannot be written.
 pub fn write_results(path: &Path, results: &Results) -> Result<(), OutputError> {
     let json = serde_json::to_string_pretty(results).expect("results always encode");
     fs::write(path, json + "\n").map_err(failed(path))
 }
 
 /// Writes a history as JSON lines.
+///
+/// # Errors
+///
+/// Returns an error if the file cannot be written.
 pub fn write_history_file(path: &Path, history: &[Operation]) -> Result<(), OutputError> {
     let write = || {
         let mut out = BufWriter::new(File::create(path)?);

@@ -1,4 +1,4 @@
-//! The results as a page to look at: charts, the table, and how each figure was measured.
+//! The results as an HTML page: charts, the table, and how each figure was measured.
 //!
 //! The page is one file. It loads nothing, runs no script, and follows the reader's light or dark
 //! setting.
@@ -15,7 +15,7 @@ use palisade_cluster::LogBackend;
 use crate::results::{Phase, Results, Run};
 use crate::table::{self, count, decimal, micros};
 
-/// The whole report as an HTML document.
+/// Renders the whole report as an HTML document.
 pub fn render_html(results: &Results) -> String {
     let modes = results.modes();
     let title = if modes.is_empty() {
@@ -35,7 +35,7 @@ pub fn render_html(results: &Results) -> String {
     page::document(&title, &body)
 }
 
-/// What a reader in a hurry takes away: warnings, the table, and the table in words.
+/// Renders the summary: warnings, the table, and the table in words.
 fn summary(results: &Results) -> String {
     let mut html = String::new();
     for warning in &results.machine.warnings {
@@ -53,7 +53,7 @@ fn summary(results: &Results) -> String {
     html
 }
 
-/// The charts of one phase; nothing for a phase that did not run.
+/// Renders the charts of one phase. Returns an empty string if the phase did not run.
 fn charts(results: &Results, phase: Phase) -> String {
     let typical = figures::typical_runs(results, phase);
     if typical.is_empty() {
@@ -166,7 +166,7 @@ fn facts(results: &Results) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// All runs one by one, folded away: the medians' evidence.
+/// Renders a collapsed table of every run, from which the medians are computed.
 fn every_run(results: &Results) -> String {
     const HEADINGS: [&str; 14] = [
         "run",

@@ -1,42 +1,43 @@
-//! What a comparison measured: the shape of `results.json`, and the medians every table shows.
+//! The results of a comparison: the format of `results.json`, and the medians that every table
+//! shows.
 //!
-//! Every number carries its unit in its name or its documentation. All floats are finite: JSON has
-//! no way to write any other.
+//! Every number has its unit in its name or its documentation. All floats are finite, because JSON
+//! cannot represent any other.
 
 use palisade_cluster::LogBackend;
 use serde::{Deserialize, Serialize};
 
-/// Everything one comparison found.
+/// The results of one comparison.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Results {
     /// Version of the program that ran the comparison.
     pub tool_version: String,
-    /// Commit the program was built from, where known.
+    /// Commit that the program was built from, if known.
     pub commit: Option<String>,
     /// The machine that ran all servers and all clients.
     pub machine: Machine,
-    /// What was asked for.
+    /// The parameters of the comparison.
     pub settings: Settings,
-    /// The runs, in the order they ran.
+    /// The runs, in the order in which they ran.
     pub runs: Vec<Run>,
 }
 
-/// The machine a comparison ran on.
+/// The machine that a comparison ran on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
-    /// Processor cores that may be used, a count.
+    /// Number of processor cores that the process may use.
     pub cores: usize,
     /// Name and release of the kernel.
     pub kernel: String,
     /// Type of the file system that holds the data directories.
     pub file_system: String,
-    /// One-minute load average just before the first run: processes, not percent.
+    /// One-minute load average just before the first run, in processes, not percent.
     pub other_load: f64,
-    /// What about this machine makes the figures less trustworthy, one sentence each.
+    /// Properties of this machine that distort the figures, one sentence each.
     pub warnings: Vec<String>,
 }
 
-/// What a comparison was asked to do.
+/// The parameters of a comparison.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// Servers in the cluster, a count.
@@ -53,22 +54,22 @@ pub struct Settings {
     pub keys: u32,
     /// Share of reads among the operations, in percent.
     pub read_percent: u32,
-    /// How far the nodes trust their clock, which is one and the same, in microseconds; none where
-    /// the servers were not started for the run.
+    /// Error bound of the one clock that all nodes read, in microseconds; `None` if the servers
+    /// were not started for the run.
     pub clock_bound_us: Option<u64>,
-    /// How the nodes' logs get to the disk; none where the servers were not started for the run.
+    /// How the nodes' logs are written to disk; `None` if the servers were not started for the run.
     pub log_backend: Option<LogBackend>,
 }
 
-/// What the load does in a run.
+/// The kind of load of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
-    /// A client sends its next operation when its last one is answered.
+    /// Each client sends its next operation when its last one is answered.
     ClosedLoop,
-    /// Operations fall due at a fixed rate, answered or not.
+    /// Operations fall due at a fixed rate that does not depend on responses.
     OpenLoop,
-    /// A replica is killed under load.
+    /// One node is killed under load.
     Kill,
 }
 
@@ -76,7 +77,7 @@ impl Phase {
     /// All phases, in the order they run.
     pub const ALL: [Phase; 3] = [Phase::ClosedLoop, Phase::OpenLoop, Phase::Kill];
 
-    /// The phase's name in running text.
+    /// Returns the name of the phase in running text.
     pub fn title(self) -> &'static str {
         match self {
             Phase::ClosedLoop => "closed loop",
@@ -86,14 +87,14 @@ impl Phase {
     }
 }
 
-/// One load on one mode, from a fresh cluster to its checked history.
+/// One load on one mode: its parameters, its figures, and the check of its history.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     /// Name of the run, e.g. `closed loop 1`.
     pub name: String,
-    /// What the load did.
+    /// The kind of load.
     pub phase: Phase,
-    /// Replication mode: `raft` or `chain`.
+    /// Replication mode of the ranges under load: `raft`, `chain`, or `mixed` for all ranges.
     pub mode: String,
     /// Name of the workload.
     pub workload: String,
@@ -103,7 +104,7 @@ pub struct Run {
     pub shards: u32,
     /// Concurrent clients, a count.
     pub clients: u32,
-    /// Operations per second due; none in a closed loop.
+    /// Operations per second due; `None` in a closed loop.
     pub rate: Option<u64>,
     /// Size of a written value, in bytes.
     pub value_bytes: usize,
@@ -117,12 +118,11 @@ pub struct Run {
     pub ops_per_s: f64,
     /// Operations that failed or whose outcome is unknown, a count.
     pub errors: u64,
-    /// Operations that had fallen due when measuring ended, and were not sent: none in a closed
-    /// loop.
+    /// Operations that were due but not sent when measuring ended, a count; 0 in a closed loop.
     #[serde(default)]
     pub unsent: u64,
-    /// Operations that were sent and not answered when measuring ended; a closed loop has one of
-    /// each client.
+    /// Operations that were sent but not answered when measuring ended, a count; a closed loop has
+    /// one per client.
     #[serde(default)]
     pub unanswered: u64,
     /// Transactions aborted by a conflict, a count.
@@ -133,30 +133,31 @@ pub struct Run {
     pub latency_us: Latency,
     /// Latency of puts alone, in microseconds.
     pub put_latency_us: Latency,
-    /// What of the commit wait replication did not hide, of the puts, in microseconds.
+    /// The part of the commit wait of puts that remained after replication, in microseconds.
     pub commit_wait_us: Latency,
-    /// Latency of gets alone, in microseconds; none where the workload has no gets.
+    /// Latency of gets alone, in microseconds; `None` if no get succeeded.
     pub get_latency_us: Option<Latency>,
-    /// Longest time without a successful put on any one range, in milliseconds.
+    /// Longest time without a successful put on any one range, in milliseconds; 0 if no put
+    /// succeeded.
     pub unavailable_ms: f64,
-    /// The replica that was killed, if one was.
+    /// The kill of a node, if there was one.
     pub killed: Option<Kill>,
-    /// Processor time (user and system) of all servers per operation, in microseconds; none where
-    /// the servers are not processes of this machine.
+    /// Processor time (user and system) of all servers per operation, in microseconds; `None` if
+    /// the servers were not started for the run.
     pub server_cpu_us_per_op: Option<f64>,
     /// Processor time (user and system) of the clients per operation, in microseconds.
     pub client_cpu_us_per_op: f64,
     /// Log syncs by all servers together in the measured part, a count.
     pub log_syncs: u64,
-    /// Written to the logs by all servers together in the measured part, in bytes.
+    /// Bytes written to the logs by all servers together in the measured part.
     pub log_bytes: u64,
     /// Mean log entries made durable by one sync, a count.
     pub entries_per_sync: f64,
-    /// What the check of the recorded history found.
+    /// The result of the check of the recorded history.
     pub check: Check,
-    /// The run over time, in buckets of 100 ms.
+    /// The figures over time, in buckets of 100 ms.
     pub series: Vec<Bucket>,
-    /// File name of the recorded history, where it was kept.
+    /// File name of the recorded history, if it was written.
     pub history: Option<String>,
 }
 
@@ -175,35 +176,35 @@ pub struct Latency {
     pub max: u64,
 }
 
-/// The killing of a replica.
+/// The kill of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Kill {
     /// Number of the killed node.
     pub node: u32,
-    /// When it was killed, in seconds since the run began.
+    /// When it was killed, in seconds since measuring began.
     pub at_s: f64,
 }
 
 /// A check of a recorded history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
-    /// The property checked, e.g. `linearizable`.
+    /// The property that is checked, e.g. `linearizable`.
     pub name: String,
-    /// `ok`, or the violation that was found.
+    /// `ok`, `not checked`, or the violation that was found.
     pub verdict: String,
 }
 
 impl Check {
-    /// Whether the history has the property.
+    /// Returns true if the history was checked and has the property.
     pub fn passed(&self) -> bool {
         self.verdict == "ok"
     }
 }
 
-/// What happened in 100 ms of a run.
+/// The figures of 100 ms of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bucket {
-    /// Start of the bucket, in seconds since the run began.
+    /// Start of the bucket, in seconds since measuring began.
     pub at_s: f64,
     /// Operations that succeeded, per second.
     pub ops_per_s: f64,
@@ -213,16 +214,16 @@ pub struct Bucket {
     pub p99_us: u64,
 }
 
-/// The medians over all runs of one phase on one mode. A figure no run has is NaN.
+/// The medians over all runs of one phase on one mode. A figure that no run has is NaN.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
     /// The phase.
     pub phase: Phase,
     /// The replication mode.
     pub mode: String,
-    /// Runs the medians are over, a count.
+    /// Number of runs that the medians are over.
     pub runs: usize,
-    /// Operations per second due in the first run; none in a closed loop.
+    /// Operations per second due in the first run; `None` in a closed loop.
     pub rate: Option<u64>,
     /// Operations per second.
     pub ops_per_s: f64,
@@ -232,7 +233,8 @@ pub struct Summary {
     pub p99_us: f64,
     /// 99.9th percentile of latency, in microseconds.
     pub p999_us: f64,
-    /// Longest time without a successful put on any one range, in milliseconds; only after a kill.
+    /// Longest time without a successful put on any one range, in milliseconds; `None` without a
+    /// kill.
     pub gap_ms: Option<f64>,
     /// Processor time of all servers per operation, in microseconds.
     pub server_cpu_us_per_op: f64,
@@ -240,12 +242,12 @@ pub struct Summary {
     pub syncs_per_s: f64,
     /// Log entries made durable by one sync.
     pub entries_per_sync: f64,
-    /// Every failed check: run, property, violation.
+    /// Every check that did not pass, with its run, property and violation.
     pub violations: Vec<String>,
 }
 
 impl Results {
-    /// The modes, in the order they first ran.
+    /// Returns the modes, in the order in which they first ran.
     pub fn modes(&self) -> Vec<&str> {
         let mut modes: Vec<&str> = Vec::new();
         for run in &self.runs {
@@ -256,12 +258,12 @@ impl Results {
         modes
     }
 
-    /// The runs of one phase on one mode, in the order they ran.
+    /// Returns the runs of one phase on one mode, in the order in which they ran.
     pub fn runs_of(&self, phase: Phase, mode: &str) -> Vec<&Run> {
         self.runs.iter().filter(|run| run.phase == phase && run.mode == mode).collect()
     }
 
-    /// One summary per phase and mode that ran, by phase, then mode.
+    /// Returns one summary per phase and mode that ran, ordered by phase, then by mode.
     pub fn summaries(&self) -> Vec<Summary> {
         let modes = self.modes();
         let mut summaries = Vec::new();
@@ -275,7 +277,7 @@ impl Results {
 }
 
 impl Summary {
-    /// The summary of runs of the same phase and mode; none for no runs.
+    /// Returns the summary of runs of the same phase and mode, or `None` if there are no runs.
     fn of(runs: &[&Run]) -> Option<Summary> {
         let first = runs.first()?;
         let of = |figure: fn(&Run) -> f64| {
@@ -310,7 +312,7 @@ impl Summary {
     }
 }
 
-/// The middle of the finite values; of an even number, the mean of the middle two.
+/// Returns the median of the finite values: for an even number, the mean of the middle two.
 fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
     values.sort_by(f64::total_cmp);
@@ -321,7 +323,7 @@ fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
 
 #[cfg(test)]
 pub(crate) mod sample {
-    //! Made-up results, for the tests of everything that shows results.
+    //! Sample results, for tests of the code that shows results.
 
     use super::*;
 

@@ -1,4 +1,4 @@
-//! The results as one table for the terminal, and in words.
+//! The results as a table for the terminal, and in words.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use comfy_table::{CellAlignment, ContentLineStyle, LineStyle, Table, TableStyle}
 
 use crate::results::{Phase, Results, Summary};
 
-/// The table's headings; a line break keeps the whole table within 100 columns.
+/// The headings of the table. Line breaks keep the whole table within 100 columns.
 pub(crate) const HEADINGS: [&str; 11] = [
     "phase",
     "mode",
@@ -21,10 +21,11 @@ pub(crate) const HEADINGS: [&str; 11] = [
     "check",
 ];
 
-/// Which of the headings stand over numbers.
+/// The columns that hold numbers.
 pub(crate) const NUMBERS: Range<usize> = 2..10;
 
-/// Two figures closer than this are told apart by chance more often than by the mode.
+/// Relative difference below which two figures count as even. It is more often due to chance than
+/// to the mode.
 const EVEN: f64 = 0.03;
 
 const STYLE: TableStyle = TableStyle::new()
@@ -32,7 +33,7 @@ const STYLE: TableStyle = TableStyle::new()
     .header_separator(LineStyle::none().fill('─').junction('─'))
     .content_lines(ContentLineStyle::none().junction(' '));
 
-/// The table of all phases and modes, and beneath it what the modes did better at.
+/// Renders the table of all phases and modes, followed by the comparison of the modes in words.
 pub fn render(results: &Results) -> String {
     let summaries = results.summaries();
     if summaries.is_empty() {
@@ -64,7 +65,7 @@ pub fn render(results: &Results) -> String {
     text
 }
 
-/// One row of the table, under [`HEADINGS`].
+/// Returns one row of the table, in the order of [`HEADINGS`].
 pub(crate) fn cells(summary: &Summary) -> [String; 11] {
     let failed = summary.violations.len();
     [
@@ -82,7 +83,8 @@ pub(crate) fn cells(summary: &Summary) -> [String; 11] {
     ]
 }
 
-/// What the table says, a sentence each: failed checks first, then the modes against each other.
+/// Returns the findings, one sentence each: failed checks first, then loads that the cluster could
+/// not keep up with, then comparisons of the modes.
 pub(crate) fn in_words(results: &Results) -> Vec<String> {
     let summaries = results.summaries();
     let mut lines: Vec<String> = summaries
@@ -103,7 +105,7 @@ pub(crate) fn in_words(results: &Results) -> Vec<String> {
     lines
 }
 
-/// A figure two modes are compared by.
+/// A figure by which two modes are compared.
 struct Metric {
     name: &'static str,
     higher_is_better: bool,
@@ -119,7 +121,7 @@ const GAP: Metric = Metric { name: "gap", higher_is_better: false, of: |s| s.gap
 const CPU: Metric =
     Metric { name: "CPU/op", higher_is_better: false, of: |s| Some(s.server_cpu_us_per_op) };
 
-/// What a phase is run to find out.
+/// Returns the figures that a phase is meant to measure.
 fn metrics(phase: Phase) -> [Metric; 3] {
     match phase {
         Phase::ClosedLoop => [THROUGHPUT, P99, CPU],
@@ -128,7 +130,7 @@ fn metrics(phase: Phase) -> [Metric; 3] {
     }
 }
 
-/// `other` as a multiple of `base`, e.g. "closed loop: chain 1.12 x raft's throughput (better)".
+/// Compares `other` with `base`, e.g. "closed loop: chain 1.12 x raft's throughput (better)".
 fn against(base: &Summary, other: &Summary) -> Option<String> {
     let mut parts: Vec<String> = Vec::new();
     for metric in metrics(base.phase) {
@@ -151,8 +153,8 @@ fn against(base: &Summary, other: &Summary) -> Option<String> {
     (!parts.is_empty()).then(|| format!("{title}: {} {}", other.mode, parts.join(", ")))
 }
 
-/// Says so if the cluster could not keep up with the rate of an open loop: its latency is then
-/// that of a growing queue.
+/// Returns a sentence if the cluster could not keep up with the rate of an open loop. Its latency
+/// is then that of a growing queue.
 fn behind(summary: &Summary) -> Option<String> {
     let rate = summary.rate.filter(|_| summary.phase == Phase::OpenLoop)?;
     let (title, mode) = (summary.phase.title(), &summary.mode);
@@ -162,7 +164,7 @@ fn behind(summary: &Summary) -> Option<String> {
     })
 }
 
-/// Microseconds in the unit that reads best, to three digits.
+/// Formats microseconds as µs, ms or s, with three significant digits.
 pub(crate) fn micros(us: f64) -> String {
     let (value, unit) = if us < 999.5 {
         (us, "µs")
@@ -180,12 +182,12 @@ pub(crate) fn micros(us: f64) -> String {
     format!("{} {unit}", decimal(value, places))
 }
 
-/// A whole number, its thousands set apart.
+/// Formats a whole number with thousands separators.
 pub(crate) fn count(value: f64) -> String {
     decimal(value, 0)
 }
 
-/// A number to some decimal places, its thousands set apart; a dash if it is none.
+/// Formats a number with thousands separators, or as a dash if it is not finite.
 pub(crate) fn decimal(value: f64, places: usize) -> String {
     if !value.is_finite() {
         return "–".to_string();

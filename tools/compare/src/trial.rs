@@ -1,4 +1,4 @@
-//! One run: a load on one mode, with a kill in the middle if asked for.
+//! One run: a load on one mode, with a node killed in the middle if requested.
 
 use std::{
     cell::{Cell, RefCell},
@@ -17,33 +17,33 @@ use crate::results::{Bucket, Check, Kill, Latency, Phase, Run};
 
 const WARM_UP: Duration = Duration::from_millis(500);
 
-/// How long the repair of a chain is tried.
+/// How long the repair of the chains may take.
 const REPAIR_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a run does.
+/// The parameters of a run.
 #[derive(Clone, Debug)]
 pub struct Trial {
-    /// Its name.
+    /// The name of the run.
     pub name: String,
-    /// What kind of run it is.
+    /// The kind of run.
     pub phase: Phase,
-    /// The mode under load; any if `None`.
+    /// The mode of the ranges under load; all ranges if `None`.
     pub mode: Option<Mode>,
-    /// What the clients do.
+    /// The operations that the clients send.
     pub workload: Workload,
-    /// How many clients.
+    /// Number of clients of a closed loop.
     pub clients: u32,
-    /// Operations per second of an open loop.
+    /// Operations per second of an open loop; `None` for a closed loop.
     pub rate: Option<u64>,
-    /// Size of values.
+    /// Size of a value, in bytes.
     pub value_bytes: usize,
-    /// How many keys.
+    /// Number of keys.
     pub keys: u32,
     /// How long to measure.
     pub duration: Duration,
-    /// Which node to kill in the middle.
+    /// The node to kill after 40 % of the measured time, if any.
     pub kill: Option<u16>,
-    /// Decides which keys are used.
+    /// Seeds the choice of keys and of puts or gets.
     pub seed: u64,
     /// Whether to keep the history.
     pub record: bool,
@@ -52,47 +52,56 @@ pub struct Trial {
 /// The servers of a run.
 #[derive(Debug)]
 pub enum Servers {
-    /// Processes started for it.
+    /// Processes that were started for the run.
     Started(Box<Cluster>),
-    /// A cluster that runs already: where its clients connect.
+    /// The client addresses of a cluster that is already running.
     Running(Vec<SocketAddr>),
 }
 
-/// A run that came to its end.
+/// A run that finished.
 #[derive(Clone, Debug)]
 pub struct Finished {
-    /// What it measured; the check is still to be made.
+    /// The figures. The history is not checked yet.
     pub run: Run,
-    /// Every operation.
+    /// Every operation, if recording was requested.
     pub history: Vec<Operation>,
 }
 
-/// Why a run did not come to its end.
+/// Why a run did not finish.
 #[derive(Debug, Error)]
 pub enum TrialError {
-    /// The cluster can't be had.
+    /// The cluster did not start or serve, or a node could not be killed.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
-    /// The keys could not be written.
+    /// The keys could not be written before the load, or read back after it.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The cluster does not answer as it should.
+    /// A request outside the load failed.
     #[error("the cluster does not answer: {0}")]
     Client(#[from] ClientError),
-    /// No range to load.
+    /// The cluster has no range in the mode, or the number of keys is 0.
     #[error("the cluster has no range in mode {0}, or no keys were asked for")]
     NoRange(String),
 }
 
 impl Servers {
-    /// Starts a cluster.
+    /// Starts the processes of a cluster.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`TrialError::Cluster`] if the processes cannot be started.
     pub fn start(options: ClusterOptions) -> Result<Self, TrialError> {
         Ok(Self::Started(Box::new(Cluster::start(options)?)))
     }
 }
 
-/// Runs a load, and measures it. Everything happens in the thread that polls this, the connections
-/// of the load included.
+/// Runs and measures a load. Everything, including the connections of the load, runs on the thread
+/// that polls this future.
+///
+/// # Errors
+///
+/// Returns [`TrialError::Cluster`] if the cluster does not serve in time, [`TrialError::NoRange`]
+/// if there is nothing to load, and otherwise the error of the request that failed.
 pub async fn run_trial(servers: Servers, trial: &Trial) -> Result<Finished, TrialError> {
     LocalSet::new().run_until(run(servers, trial)).await
 }
@@ -158,7 +167,7 @@ async fn run(servers: Servers, trial: &Trial) -> Result<Finished, TrialError> {
             tokio::time::sleep(at).await;
             killed.set(Some(Kill { node: u32::from(node), at_s: (at - WARM_UP).as_secs_f64() }));
             if let Some(meter) = &meter {
-                // The last reading of the node that is about to go.
+                // Take the last reading of the node before it is killed.
                 meter.cpu_us();
             }
             cluster.kill(node)?;
@@ -212,8 +221,9 @@ async fn run(servers: Servers, trial: &Trial) -> Result<Finished, TrialError> {
     Ok(Finished { run, history })
 }
 
-/// The operator's part of a chain's repair, as long as no failure detector does it: takes a node
-/// that is known to be dead out of every chain, and waits until the rest is in the new epoch.
+/// Does the operator's part of a chain's repair, because no failure detector does it: removes a
+/// node that is known to be dead from every chain, and waits until each change of the range map is
+/// applied.
 async fn repair_chains(client: &Client, dead: u16) -> Result<(), ClientError> {
     let node = NodeId(dead);
     let deadline = Instant::now() + REPAIR_TIMEOUT;
@@ -231,7 +241,7 @@ async fn repair_chains(client: &Client, dead: u16) -> Result<(), ClientError> {
     }
     while let Some(repaired) = repairs.join_next().await {
         match repaired.expect("a repair does not panic") {
-            // A retry finds the change made already.
+            // A retry is rejected if an earlier try was applied.
             Ok(()) | Err(ClientError::Rejected(palisade_client::Rejection::InvalidChange)) => {}
             Err(error) => return Err(error),
         }
@@ -246,7 +256,7 @@ struct Totals {
 }
 
 impl Totals {
-    /// What the nodes that answered at the end did since the beginning.
+    /// Returns the work done between two status reports, over the nodes that are in both.
     fn between(before: &[NodeStatus], after: &[NodeStatus]) -> Self {
         let mut totals = Self { syncs: 0, entries: 0, bytes: 0 };
         for node in after {

@@ -7,16 +7,16 @@
 //! ```
 //!
 //! * `process`: the client, a number below 2³².
-//! * `start_ns`, `end_ns`: when the request left and when its answer came, in nanoseconds.
+//! * `start_ns`, `end_ns`: when the request was sent and when its response arrived, in nanoseconds.
 //! * `type`: `ok`, `fail` (certainly no effect) or `info` (outcome unknown).
-//! * `session`: the process as text, for checkers of session guarantees. Not read back, and may
-//!   be missing.
+//! * `session`: the process as text, for checkers of session guarantees. Optional, and ignored by
+//!   [`read_history`].
 //! * `ops`: exactly one operation, `["w", key, value]` or `["r", key, value]`. A key is `k` and its
-//!   index in decimal without leading zeros. A value is a number below 2⁶⁴; a read of an absent key
-//!   has `null`, and so has a read that got no answer.
+//!   index in decimal without leading zeros. A value is a number below 2⁶⁴, or `null` for a read of
+//!   an absent key and for a read without a response.
 //!
-//! Other fields are skipped, and so are blank lines. `ops` is a list because the checkers that read
-//! this layout take transactions; a register history has one operation in each.
+//! Other fields and blank lines are skipped. `ops` is a list because the checkers that read this
+//! layout take transactions; a register history has one operation in each.
 
 use std::io::{self, BufRead, Write};
 
@@ -28,12 +28,12 @@ use crate::record::{Action, Operation, Outcome};
 /// Why a stored history could not be read.
 #[derive(Debug, Error)]
 pub enum HistoryError {
-    /// The input itself failed.
+    /// Reading from the input failed.
     #[error("line {line}: cannot be read: {source}")]
     Io {
         /// The line being read, counted from 1.
         line: u64,
-        /// The input's own error.
+        /// The error that the input returned.
         source: io::Error,
     },
     /// The line is not an operation.
@@ -41,7 +41,7 @@ pub enum HistoryError {
     Malformed {
         /// The line, counted from 1.
         line: u64,
-        /// What is wrong with it.
+        /// What is wrong with the line.
         reason: String,
     },
 }
@@ -79,7 +79,7 @@ struct StoredLine {
 ///
 /// # Errors
 ///
-/// Those of `out`.
+/// Returns an error if writing to `out` fails.
 pub fn write_history(out: &mut impl Write, operations: &[Operation]) -> io::Result<()> {
     let mut text = Vec::new();
     for operation in operations {
@@ -97,8 +97,8 @@ pub fn write_history(out: &mut impl Write, operations: &[Operation]) -> io::Resu
             session: session.as_str(),
             ops: [(kind, key.as_str(), operation.action.value())],
         };
-        // The serializer emits a few bytes at a time: gather a line, so that an unbuffered `out`
-        // sees one write for each operation.
+        // The serializer writes a few bytes at a time. Buffer one line, so that an unbuffered `out`
+        // gets one write per operation.
         text.clear();
         serde_json::to_writer(&mut text, &line)?;
         text.push(b'\n');
@@ -109,11 +109,11 @@ pub fn write_history(out: &mut impl Write, operations: &[Operation]) -> io::Resu
 
 /// Reads a history written by [`write_history`].
 ///
-/// Only the form is judged here: a history that contradicts itself is for [`check`](crate::check).
+/// Checks only the form of each line. [`check`](crate::check) finds contradictory operations.
 ///
 /// # Errors
 ///
-/// The first line that cannot be read or is not an operation, with its number.
+/// Returns the first line that cannot be read or is not an operation, with its number.
 pub fn read_history(mut input: impl BufRead) -> Result<Vec<Operation>, HistoryError> {
     let mut operations = Vec::new();
     let mut text = Vec::new();
@@ -121,14 +121,15 @@ pub fn read_history(mut input: impl BufRead) -> Result<Vec<Operation>, HistoryEr
     loop {
         line += 1;
         text.clear();
-        // Bytes, not `lines()`: text that is not UTF-8 is then a malformed line like any other.
+        // Read bytes instead of `lines()`, so that invalid UTF-8 is a malformed line like any
+        // other.
         let length = input
             .read_until(b'\n', &mut text)
             .map_err(|source| HistoryError::Io { line, source })?;
         if length == 0 {
             return Ok(operations);
         }
-        // Without its newline the line is the only one that the parser sees.
+        // Without its newline the content is one line, so the parser's errors are all in line 1.
         let content = text.trim_ascii_end();
         if content.is_empty() {
             continue;
@@ -140,7 +141,8 @@ pub fn read_history(mut input: impl BufRead) -> Result<Vec<Operation>, HistoryEr
 }
 
 fn parse(content: &[u8]) -> Result<Operation, String> {
-    // Derived readers also take a list of the fields in order, which nobody writes on purpose.
+    // A derived `Deserialize` also accepts an array of the fields in order. Reject it: no writer
+    // produces that form.
     if !content.trim_ascii_start().starts_with(b"{") {
         return Err("not a JSON object".to_owned());
     }
@@ -160,16 +162,16 @@ fn parse(content: &[u8]) -> Result<Operation, String> {
     Ok(Operation { process, start_ns, end_ns, key, action, outcome })
 }
 
-/// One index has one spelling: were `k017` accepted as `k17`, a history that tells them apart would
-/// be checked as if they were one register.
+/// Parses a key in its one canonical spelling. If `k017` were accepted as `k17`, a history that
+/// distinguishes them would be checked as if they were one register.
 fn key_index(key: &str) -> Option<u32> {
     let digits = key.strip_prefix('k')?;
     let canonical = digits == "0" || !digits.starts_with(['0', '+']);
     if canonical { digits.parse().ok() } else { None }
 }
 
-/// The parser counts lines within what it was given, which is always one: leaving its "line 1" in
-/// the text would contradict the number reported beside it.
+/// Returns the parser's message with its position reduced to the column. The parser gets one line
+/// at a time, so its "line 1" would contradict the line number that is reported with the message.
 fn json_reason(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let position = format!(" at line {} column {}", error.line(), error.column());

@@ -1,21 +1,21 @@
-//! Recorded histories of register operations, and the check that a history is linearizable; and of
-//! transactions over lists, and the check that one is strictly serializable.
+//! Checks recorded histories: register operations for linearizability, transactions over lists for
+//! strict serializability, and timestamped operations for agreement with their timestamps.
 //!
-//! A load generator records what each client asked for, when it asked, and what it was told. This
-//! crate holds that record and judges it:
+//! A load generator records each client's requests, their start and end times, and the responses.
+//! This crate stores such a history and checks it:
 //!
-//! * [`Operation`] is one put or get of one key, small enough to keep millions in memory;
+//! * [`Operation`] is one put or get of one key, small enough to keep millions in memory.
 //! * [`write_history`] and [`read_history`] store a history as JSON lines, so that a failing run
-//!   can be kept, read by a person and checked again;
-//! * [`check`] decides whether some order of the operations explains every answer, in time
-//!   O(n log n), and on refusal names the operations that no order can explain;
-//! * [`check_appends`] decides the same of [`Transaction`]s that append to lists and read them;
+//!   can be kept, read by a person and checked again.
+//! * [`check`] decides in O(n log n) whether some order of the operations explains every response.
+//!   If none does, it names the operations that no order can explain.
+//! * [`check_appends`] decides the same for [`Transaction`]s that append to lists and read them.
 //! * [`check_timestamps`] decides whether [`TimestampedOperation`]s of all kinds, over all keys,
-//!   fit the timestamps that their answers carried, real time included.
+//!   agree with the timestamps in their responses and with real time.
 //!
-//! Left out: transactions over registers, operations other than put and get (a delete or a
-//! compare-and-set changes what the fast algorithm may assume), and every clock. Times come from
-//! whoever records; they must be read from one clock, or from clocks that agree.
+//! Left out: transactions over registers, and register operations other than put and get. A delete
+//! or a compare-and-set breaks an assumption of the fast algorithm. The crate reads no clock. The
+//! recorder supplies all times, which must come from one clock or from clocks that agree.
 //!
 //! ```
 //! use palisade_history::{Action, Operation, Outcome, Violation, check};

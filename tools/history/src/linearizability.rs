@@ -1,89 +1,90 @@
-//! Is there an order of the operations that explains every answer?
+//! Decides whether a history of register operations is linearizable.
 //!
 //! # The problem
 //!
-//! A history is linearizable if each operation can be given one instant between its start and its
-//! end such that, performed one after another at those instants, all operations return what they
-//! did return. Equivalently: there is a total order of the operations in which every read returns
-//! the latest write before it, and in which `a` comes before `b` whenever `a` ended before `b`
-//! started. Operations that merely touch (`a.end == b.start`) are concurrent: the recorder's clock
-//! could not tell them apart, and the check must not accuse on a doubt.
+//! A history is linearizable if each operation can be assigned one instant between its start and
+//! its end, such that performing the operations one by one at those instants gives the recorded
+//! results. Equivalently: there is a total order of the operations in which every read returns the
+//! latest write before it, and in which `a` comes before `b` whenever `a` ended before `b` started.
+//! Operations that touch (`a.end == b.start`) are concurrent: the recorder's clock cannot order
+//! them, and the check must not report a violation that is not certain.
 //!
 //! Linearizability is local: a history is linearizable exactly if its restriction to each key is.
-//! So each key is a register of its own, and is checked alone.
+//! So each key is checked alone, as a register of its own.
 //!
 //! # The naive way
 //!
-//! Search: pick any operation that no other one must precede, perform it, recur, and go back when a
-//! read does not fit (Wing & Gong 1993). For general objects nothing essentially better is known:
-//! the problem is NP-complete, and the search is exponential in the number of concurrent
-//! operations. One slow node that leaves a thousand writes hanging is enough to make it hopeless.
-//! It is simple enough to be evidently right, though, so the tests run it beside this one on small
+//! Search (Wing & Gong 1993): pick an operation that no other one must precede, perform it,
+//! recurse, and backtrack when a read does not fit. For general objects nothing essentially better
+//! is known: the problem is NP-complete, and the search is exponential in the number of concurrent
+//! operations. One slow node that leaves a thousand writes pending makes it infeasible. The search
+//! is simple enough to be evidently correct, so the tests compare this check with it on small
 //! histories.
 //!
 //! # The algorithm
 //!
-//! If no value is written twice to a key, every read names the write it saw, and the question is
+//! If no value is written twice to a key, every read identifies its write, and the question is
 //! solved in O(n log n) (Gibbons & Korach, "Testing Shared Memories", SIAM J. Comput. 26(4), 1997).
 //!
-//! Take the *cluster* of a value: its write and all reads that returned it. In any valid order a
-//! cluster is contiguous, the write first: another write in between would hide the value from the
-//! reads behind it. So it is enough to order the clusters. Within a cluster the one thing that can
-//! go wrong is a read that ended before the write started.
+//! The *cluster* of a value is its write and all reads that returned it. In any valid order a
+//! cluster is contiguous and starts with the write: another write in between would hide the value
+//! from the later reads. So it is enough to order the clusters. Within a cluster only one thing can
+//! go wrong: a read that ended before the write started.
 //!
 //! Let `f` be the earliest end in a cluster and `s` the latest start. Cluster A must come before
 //! cluster B exactly if some operation of A ended before some operation of B started, that is, if
-//! `A.f < B.s`. The clusters can be ordered exactly if this relation has no cycle, and then it has
-//! none of length two either. The converse holds as well: on a cycle, let A have the least `f`.
-//! Each member B has a predecessor P on the cycle with `A.f <= P.f < B.s`, so A must come before
-//! all members, its own predecessor included; and those two are a cycle of length two. Therefore
+//! `A.f < B.s`. The clusters can be ordered exactly if this relation has no cycle. If it has a
+//! cycle, it also has one of length two: let A have the least `f` on the cycle. Each member B has a
+//! predecessor P on the cycle with `A.f <= P.f < B.s`, so A must come before all members, including
+//! its own predecessor. A and that predecessor are a cycle of length two. Therefore
 //!
 //! > the register is linearizable exactly if no two clusters have `A.f < B.s` and `B.f < A.s`.
 //!
-//! To find such a pair without trying all, look at the *zone* between `f` and `s`:
+//! To find such a pair without comparing all pairs, take the *zone* between `f` and `s`:
 //!
-//! * if `f < s` it is a *forward* zone: some operation on the value ended at `f`, another started
-//!   at `s`, and the register must have held the value all the time in between;
-//! * otherwise it is a *backward* zone: all operations of the cluster are concurrent around
-//!   `[s, f]`, and it is enough that the register held the value for an instant in it.
+//! * If `f < s`, it is a *forward* zone: some operation on the value ended at `f`, another started
+//!   at `s`, and the register must have held the value all the time in between.
+//! * Otherwise it is a *backward* zone: all operations of the cluster are concurrent around
+//!   `[s, f]`, and it is enough that the register held the value for one instant in it.
 //!
-//! The condition on a pair then reads: two forward zones conflict if they overlap in more than a
-//! point; a backward zone conflicts with a forward one if it lies strictly inside; two backward
-//! zones never conflict. Sort the forward zones by `f`. If any two overlap, two neighbours do. If
-//! none do they are sorted by `s` as well, so of all those with `f` below the start of a backward
-//! zone only the last can contain it, and a binary search finds it.
+//! In terms of zones, two forward zones conflict if they overlap in more than a point. A backward
+//! zone conflicts with a forward zone if it lies strictly inside. Two backward zones never
+//! conflict. Sort the forward zones by `f`. If any two overlap, two neighbours do. If none overlap,
+//! they are sorted by `s` as well. Then, of the forward zones whose `f` is below the start of a
+//! backward zone, only the last can contain it, and a binary search finds that one.
 //!
-//! # What is not plainly ok
+//! # Failed and unknown outcomes
 //!
-//! * A failed operation is dropped, and a read that returned the value of a failed write is an
-//!   anomaly. A value may be written again after a failure.
-//! * A read of unknown outcome is dropped: it saw nothing and changed nothing.
-//! * A write of unknown outcome may take effect at any time after its start, so it never ends. If
-//!   nobody read its value it can be ordered last, and is dropped. If somebody did, it took part.
-//! * The absent key is a value too, whose write ended before time began: its cluster is a forward
-//!   zone from before everything to the start of the last read that found the key absent. It needs
-//!   no place on the time axis: a conflict is any cluster with `f` below that start.
+//! * A failed operation is dropped. A read that returned the value of a failed write is a
+//!   violation. A value may be written again after a failure.
+//! * A read of unknown outcome is dropped: it has no result and no effect.
+//! * A write of unknown outcome may take effect at any time after its start, so its end is
+//!   infinite. If no read returned its value, it can be ordered last and is dropped. Otherwise it
+//!   took effect.
+//! * Absence is a value too, whose write ended before all operations. Its cluster is a forward zone
+//!   that ends at the start of the last read that found the key absent. It needs no place on the
+//!   time axis: any cluster with `f` below that start is a conflict.
 //!
 //! # What is left out
 //!
-//! Deletes, compare-and-set and repeated values: they break the link from a read to its write, and
-//! with it the polynomial bound. Also an order as proof of acceptance: it would be the clusters
-//! sorted topologically, and nobody has asked for it.
+//! * Deletes, compare-and-set and repeated values: a read then no longer identifies its write, and
+//!   the polynomial bound is lost.
+//! * An order as proof of acceptance: it would be the clusters in topological order.
 
 use crate::record::{Action, Operation, Outcome};
 use crate::violation::Violation;
 use crate::zone::{Entry, Role, Zone};
 
-/// What a history that passed the check consisted of.
+/// The contents of a history that passed the check, as counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Checked {
-    /// Keys with at least one operation that counts.
+    /// Keys with at least one operation that was not dropped.
     pub keys: usize,
     /// All operations of the history, the failed ones included.
     pub operations: usize,
-    /// Reads that were answered.
+    /// Reads with outcome [`Outcome::Ok`].
     pub reads: usize,
-    /// Writes that were acknowledged.
+    /// Writes with outcome [`Outcome::Ok`].
     pub writes: usize,
     /// Operations of unknown outcome.
     pub unknown: usize,
@@ -101,12 +102,12 @@ impl Checked {
     }
 }
 
-/// Checks that the history, given in any order, is linearizable for registers that start absent.
+/// Checks that a history, given in any order, is linearizable for registers that start absent.
 ///
 /// # Errors
 ///
-/// One contradiction, not all of them: the first on the lowest key that has one. Operations that
-/// succeeded with an end before their start are reported ahead of any.
+/// Returns one contradiction: the first on the lowest key that has one. An operation that succeeded
+/// and ends before it starts is reported before any other contradiction.
 pub fn check(operations: &[Operation]) -> Result<Checked, Violation> {
     let mut checked = Checked::default();
     let mut entries: Vec<Entry<'_>> = Vec::with_capacity(operations.len());
@@ -119,8 +120,8 @@ pub fn check(operations: &[Operation]) -> Result<Checked, Violation> {
             entries.push((role, operation));
         }
     }
-    // One sort puts keys, then clusters, then the writes of each cluster side by side. The start
-    // makes the report independent of the order in which the history was given.
+    // One sort groups by key, then by cluster, with the writes of each cluster first. Sorting by
+    // start makes the report independent of the order in which the history was given.
     entries.sort_unstable_by_key(|&(role, operation)| {
         (operation.key, operation.action.value(), role, operation.start_ns)
     });
@@ -147,7 +148,7 @@ fn check_register(register: &[Entry<'_>]) -> Result<(), Violation> {
         }
     }
 
-    // The reads are sorted by start, so the last one is the one that bounds the zone.
+    // The reads are sorted by start, so the last one bounds the zone.
     let first_seen = forward.iter().chain(&backward).min_by_key(|zone| zone.finish());
     if let (Some(&(_, read)), Some(zone)) = (absent.last(), first_seen)
         && zone.finish() < read.start_ns

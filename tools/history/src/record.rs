@@ -1,22 +1,22 @@
-//! One operation as a client saw it: what it asked, when, and what it was told.
+//! One operation as its client saw it: the request, its start and end, and the response.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What an operation did to its register.
+/// The action of an operation on its register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Action {
-    /// A put of this value. No value is put twice to one key: a read then names its write.
+    /// A put of this value. No value is put twice to one key, so a read identifies its write.
     Write(u64),
-    /// A get, with the value it returned; `None` is the answer that the key is absent.
+    /// A get that returned this value; `None` means that the key was absent.
     ///
-    /// The value means something only when the outcome is [`Outcome::Ok`].
+    /// The value is meaningful only if the outcome is [`Outcome::Ok`].
     Read(Option<u64>),
 }
 
 impl Action {
-    /// The value written or returned; `None` is the absence of the key.
+    /// Returns the value written or read; `None` means that the key was absent.
     pub const fn value(self) -> Option<u64> {
         match self {
             Self::Write(value) => Some(value),
@@ -25,39 +25,39 @@ impl Action {
     }
 }
 
-/// What the client knows of the operation's end.
+/// The outcome of an operation, as far as its client knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// It took effect between its start and its end.
+    /// The operation took effect between its start and its end.
     Ok,
-    /// It certainly had no effect, and never will.
+    /// The operation had no effect and never will have one.
     Fail,
-    /// Unknown: it may have taken effect, may still do so at any later time, or never will.
+    /// Unknown: the operation may have taken effect, may do so at any later time, or never will.
     Info,
 }
 
 /// One recorded operation on one register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Operation {
-    /// The client that issued it. It serves to name the operation to a person: the check looks only
-    /// at times.
+    /// The client that issued the operation. Used in messages only: the check looks at times.
     pub process: u32,
-    /// When the client sent the request.
+    /// When the client sent the request, in nanoseconds.
     pub start_ns: u64,
-    /// When the client had the answer; of an [`Outcome::Info`] operation, when it stopped waiting.
+    /// When the client received the response, in nanoseconds. For an [`Outcome::Info`] operation,
+    /// when it stopped waiting.
     pub end_ns: u64,
     /// The index of the key.
     pub key: u32,
-    /// What was asked for, and for a read what was answered.
+    /// The request, and for a read the value that it returned.
     pub action: Action,
-    /// What the client knows of the operation's end.
+    /// The outcome, as far as the client knows.
     pub outcome: Outcome,
 }
 
 impl Operation {
-    /// The last instant at which the operation may take effect. A request whose outcome is unknown
-    /// may be lying in a queue, so the time at which the client gave up says nothing.
+    /// Returns the last instant at which the operation can take effect. For an unknown outcome this
+    /// is `u64::MAX`: the request may still be queued when its client gives up.
     pub(crate) const fn latest_effect_ns(&self) -> u64 {
         match self.outcome {
             Outcome::Info => u64::MAX,

@@ -1,4 +1,4 @@
-//! Why a history is refused, told by the operations that cannot all be true.
+//! Why a history is refused, with the operations that contradict each other.
 
 use std::fmt;
 
@@ -17,15 +17,15 @@ pub enum Violation {
         operation: Operation,
     },
     /// The recording is at fault: one value was written twice to one key, so that a read of it does
-    /// not tell which write it saw.
+    /// not identify its write.
     #[error("not a history: one value written twice: {first}, and {second}")]
     DuplicateWrite {
         /// The write that started first.
         first: Operation,
-        /// The other one.
+        /// The other write.
         second: Operation,
     },
-    /// A read returned a value that nobody wrote.
+    /// A read returned a value that no operation wrote.
     #[error("read of a value never written: {read}")]
     ReadOfUnwritten {
         /// The read.
@@ -47,25 +47,25 @@ pub enum Violation {
         /// The later write of that value.
         write: Operation,
     },
-    /// A read found the key absent after a value was certainly there: a write is lost.
+    /// A read found the key absent after the key certainly had a value: a write was lost.
     #[error("lost write: {read}, after {seen}")]
     AbsentAfterWrite {
-        /// The operation that had ended, having written or read a value, before the read started.
+        /// The operation that wrote or read a value, and ended before the read started.
         seen: Operation,
         /// The read that found the key absent.
         read: Operation,
     },
-    /// A value came back after another one had replaced it: the inner value was written and held
-    /// while the register must have held the outer one throughout.
+    /// A value was read after another value had replaced it: the inner value was held strictly
+    /// within the interval in which the register must have held the outer value.
     #[error("stale read: {0}")]
     StaleRead(Box<Conflict>),
-    /// There is an instant at which the register must have held two values.
+    /// The register must have held two values at one instant.
     #[error("two values at once: {0}")]
     TwoValuesAtOnce(Box<Conflict>),
 }
 
 impl Violation {
-    /// The key on whose register the contradiction was found.
+    /// Returns the key whose register has the contradiction.
     pub fn key(&self) -> u32 {
         match self {
             Self::EndsBeforeStart { operation } => operation.key,
@@ -81,10 +81,10 @@ impl Violation {
     }
 }
 
-/// Two values of one key, each of which would have to be written before the other.
+/// Two values of one key, each of which must have been written before the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conflict {
-    /// The value whose time contains the other's, or began first.
+    /// The value whose interval contains the other's, or starts first.
     pub outer: Span,
     /// The other value.
     pub inner: Span,
@@ -101,11 +101,11 @@ impl fmt::Display for Conflict {
     }
 }
 
-/// The two operations on one value that bound the time of that value.
+/// The two operations on one value that bound the interval of that value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
-    /// The operation that ended first: from then on the value had been written.
+    /// The operation that ended first. At its end the value had been written.
     pub finished_first: Operation,
-    /// The operation that started last: until then the value was not replaced for good.
+    /// The operation that started last. At its start the value had not been replaced for good.
     pub started_last: Operation,
 }

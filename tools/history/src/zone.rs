@@ -1,20 +1,20 @@
-//! Clusters and zones: when a register must, or may, have held a value.
+//! Clusters and zones: the interval in which a register must, or may, have held a value.
 
 use crate::record::{Action, Operation, Outcome};
 use crate::violation::{Conflict, Span, Violation};
 
-/// What an operation is to the cluster of its value. The order is that of sorting: within a cluster
-/// the writes come first.
+/// The role of an operation in the cluster of its value. The variants are in sort order: within a
+/// cluster the writes come first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Role {
     Write,
-    /// Kept only to explain a read of its value.
+    /// Kept only to report a read of its value.
     FailedWrite,
     Read,
 }
 
 impl Role {
-    /// `None` for a read without an answer: it changed nothing and saw nothing.
+    /// Returns `None` for a read without a response, which has no effect and no result.
     pub(crate) const fn of(operation: &Operation) -> Option<Self> {
         match (operation.action, operation.outcome) {
             (Action::Write(_), Outcome::Ok | Outcome::Info) => Some(Self::Write),
@@ -25,10 +25,10 @@ impl Role {
     }
 }
 
-/// An operation with its role, as sorted for the check.
+/// An operation with its role, as the check sorts them.
 pub(crate) type Entry<'a> = (Role, &'a Operation);
 
-/// The zone of one cluster, held as the two operations that bound it.
+/// The zone of one cluster, stored as the two operations that bound it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Zone<'a> {
     pub(crate) finished_first: &'a Operation,
@@ -36,8 +36,8 @@ pub(crate) struct Zone<'a> {
 }
 
 impl<'a> Zone<'a> {
-    /// The zone of the operations on one value, sorted by role. `None` if the value was never seen
-    /// and need never have been written.
+    /// Returns the zone of the operations on one value, which must be sorted by role. Returns
+    /// `None` if no read returned the value and no write of it is certain.
     pub(crate) fn of(cluster: &[Entry<'a>]) -> Result<Option<Self>, Violation> {
         let (writes, others) =
             cluster.split_at(cluster.partition_point(|entry| entry.0 == Role::Write));
@@ -50,7 +50,7 @@ impl<'a> Zone<'a> {
                 return Err(Violation::DuplicateWrite { first: *first, second: *second });
             }
         };
-        // Nothing follows a write that may take effect after everything else.
+        // An unread write of unknown outcome can be ordered last, so it constrains nothing.
         if reads.is_empty() && write.outcome == Outcome::Info {
             return Ok(None);
         }
@@ -83,17 +83,17 @@ impl<'a> Zone<'a> {
         }
     }
 
-    /// `f`: the earliest end in the cluster.
+    /// Returns `f`, the earliest end in the cluster.
     pub(crate) const fn finish(&self) -> u64 {
         self.finished_first.latest_effect_ns()
     }
 
-    /// `s`: the latest start in the cluster.
+    /// Returns `s`, the latest start in the cluster.
     pub(crate) const fn start(&self) -> u64 {
         self.started_last.start_ns
     }
 
-    /// Whether the register must have held the value all the way from `f` to `s`.
+    /// Returns true if the register must have held the value from `f` to `s` without interruption.
     pub(crate) const fn is_forward(&self) -> bool {
         self.finish() < self.start()
     }

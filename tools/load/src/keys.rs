@@ -1,9 +1,9 @@
-//! The keys that a load works on, spread evenly over the ranges of one mode.
+//! The keys of a load, spread evenly over the ranges of one mode.
 
 use bytes::Bytes;
 use palisade_client::{Mode, RangeId, Topology};
 
-/// Keys by number.
+/// The keys of a load, numbered from 0. Key `n` lies in range `n % ranges()`.
 #[derive(Clone, Debug)]
 pub struct Keys {
     ranges: Vec<(RangeId, Vec<u8>)>,
@@ -11,8 +11,8 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// `count` keys, spread over all ranges that are replicated in a mode, or over all ranges.
-    /// `None` if there is no such range.
+    /// Creates `count` keys, spread over the ranges in `mode`, or over all ranges if it is `None`.
+    /// Returns `None` if there is no such range or `count` is 0.
     pub fn new(topology: &Topology, mode: Option<Mode>, count: u32) -> Option<Self> {
         let keyed = topology.ranges.ranges().iter().filter(|range| range.range != RangeId::CONTROL);
         let of_mode = keyed.filter(|range| mode.is_none_or(|mode| range.mode == mode));
@@ -20,27 +20,32 @@ impl Keys {
         (!ranges.is_empty() && count > 0).then_some(Self { ranges, count })
     }
 
-    /// How many keys there are.
+    /// Returns the number of keys.
     pub fn count(&self) -> u32 {
         self.count
     }
 
-    /// How many ranges they are spread over.
+    /// Returns the number of ranges that the keys are spread over.
     pub fn ranges(&self) -> usize {
         self.ranges.len()
     }
 
-    /// The place among the ranges of the one that holds a key.
+    /// Returns the index, below [`Keys::ranges`], of the range that holds a key.
     pub fn range_of(&self, key: u32) -> usize {
         key as usize % self.ranges.len()
     }
 
-    /// The name of a range.
+    /// Returns the id of the range with an index.
+    ///
+    /// # Panics
+    ///
+    /// If `place` is not below [`Keys::ranges`].
     pub fn range_id(&self, place: usize) -> RangeId {
         self.ranges[place].0
     }
 
-    /// The key of a number: it begins as its range does, and lies below the next one.
+    /// Returns the key with a number: the start of its range and a suffix that keeps it below the
+    /// next range.
     pub fn key(&self, key: u32) -> Bytes {
         let (_, start) = &self.ranges[self.range_of(key)];
         let mut bytes = start.clone();
@@ -55,7 +60,7 @@ mod tests {
 
     use super::*;
 
-    /// The first range begins with the empty key: its keys were another's.
+    /// Regression: the first range starts with the empty key, and its keys lay in another range.
     #[test]
     fn every_key_lies_in_the_range_that_it_is_meant_for() {
         let ranges = palisade_control::Bootstrap {

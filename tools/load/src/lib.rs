@@ -1,9 +1,9 @@
 //! The load generator: closed and open loops of puts and gets, their latencies, and their history.
 //!
-//! A closed loop has so many clients, each of which sends its next operation when its last one is
-//! answered. An open loop has a rate: operations fall due on a schedule that no answer delays, and
-//! their latency counts from the moment they were due, so that a stall is not hidden by the
-//! operations that it kept from being sent.
+//! A closed loop has a fixed number of clients, each of which sends its next operation when its
+//! last one is answered. An open loop has a fixed rate: operations fall due on a schedule that does
+//! not depend on responses. Their latency counts from the time at which they were due, so that a
+//! stall also counts for the operations that it delayed.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "measures real time")]
 
 mod keys;

@@ -1,22 +1,22 @@
-//! What a load measures while it runs.
+//! The figures that a load measures while it runs.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use palisade_history::Operation;
 
-/// Latencies up to this are told apart; longer ones count as this.
+/// The longest latency that is recorded, in microseconds. A longer one counts as this.
 const MAX_LATENCY_US: u64 = 120_000_000;
 
 /// Length of a bucket of the time series.
 pub(crate) const BUCKET: Duration = Duration::from_millis(100);
 
-/// A point of the run that the caller may want to hear of.
+/// A point of the run at which the caller of [`run`](crate::run) is notified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
-    /// The warm-up is over: what follows counts.
+    /// The warm-up is over. Measuring begins when the callback returns.
     MeasuringBegins,
-    /// What follows does not count any more.
+    /// Measuring has ended. Operations that end later do not count.
     MeasuringEnds,
 }
 
@@ -31,53 +31,52 @@ pub struct Percentiles {
     pub p99: u64,
     /// The 99.9th percentile.
     pub p999: u64,
-    /// The longest.
+    /// The longest latency.
     pub max: u64,
 }
 
-/// A tenth of a second.
+/// The figures of 100 ms of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TimeBucket {
-    /// Its beginning, in seconds since measuring began.
+    /// Start of the bucket, in seconds since measuring began.
     pub at_s: f64,
-    /// Operations that succeeded in it, per second.
+    /// Operations that succeeded in the bucket, per second.
     pub ops_per_s: f64,
-    /// Their latency.
+    /// Latency of these operations.
     pub latency_us: Percentiles,
 }
 
-/// What a load has left undone at a moment.
+/// The operations of a load that are due or in flight at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// Operations that have fallen due and were not sent: none in a closed loop.
+    /// Operations that have fallen due and were not sent; 0 in a closed loop.
     pub unsent: u64,
     /// Operations that were sent and not answered.
     pub unanswered: u64,
 }
 
-/// What a load measured.
+/// The measurements of a load.
 #[derive(Clone, Debug)]
 pub struct Measured {
-    /// How long it measured.
+    /// Length of the measured time, in seconds.
     pub seconds: f64,
     /// Operations that succeeded.
     pub ops: u64,
     /// Operations that failed, or whose outcome is unknown.
     pub errors: u64,
-    /// What was left undone when measuring ended. A closed loop has one operation of each client on
-    /// its way.
+    /// The backlog when measuring ended. A closed loop has one unanswered operation per client.
     pub backlog: Backlog,
-    /// Latency of all that succeeded.
+    /// Latency of all operations that succeeded.
     pub latency_us: Percentiles,
     /// Latency of the puts.
     pub put_latency_us: Percentiles,
-    /// What of the commit wait replication did not hide, of the puts.
+    /// The part of the commit wait of puts that remained after replication.
     pub commit_wait_us: Percentiles,
     /// Latency of the gets, if there were any.
     pub get_latency_us: Option<Percentiles>,
     /// The longest time without a successful put on any one range, if there were puts.
     pub longest_gap: Option<Duration>,
-    /// The run over time.
+    /// The measured time as a series of buckets of 100 ms.
     pub series: Vec<TimeBucket>,
     /// Every operation, warm-up and preload included.
     pub history: Vec<Operation>,
@@ -92,8 +91,9 @@ pub(crate) struct Recorder {
     gets: Histogram<u64>,
     errors: u64,
     backlog: Backlog,
-    /// When a put last succeeded on each range, and the longest time that none did.
+    /// For each range, the time of the last successful put.
     last_put_ns: Vec<u64>,
+    /// The longest time without a successful put on any one range.
     longest_gap_ns: u64,
     buckets: Vec<Histogram<u32>>,
     pub(crate) history: Vec<Operation>,
@@ -129,7 +129,7 @@ impl Recorder {
         }
     }
 
-    /// Notes how long the answer to a put waited for its timestamp to pass.
+    /// Records how long the response to a put waited for its timestamp to pass.
     pub(crate) fn waited(&mut self, waited: Duration) {
         if self.begin_ns.is_some() && self.end_ns.is_none() {
             let waited_us = u64::try_from(waited.as_micros()).unwrap_or(MAX_LATENCY_US);
@@ -137,7 +137,7 @@ impl Recorder {
         }
     }
 
-    /// Notes an operation that ended. `since_ns` is what its latency counts from.
+    /// Records an operation that ended. Its latency counts from `since_ns`.
     pub(crate) fn ended(&mut self, range: usize, put: bool, ok: bool, since_ns: u64, now_ns: u64) {
         let (Some(begin_ns), None) = (self.begin_ns, self.end_ns) else { return };
         if !ok {

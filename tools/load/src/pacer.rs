@@ -1,5 +1,5 @@
-//! Ticks that are finer than a millisecond, in which the runtime's own timers count: what those add to
-//! an open loop's latency is more than a commit takes.
+//! Ticks whose interval may be below one millisecond, the resolution of tokio's timers. With those
+//! timers, an open loop's latency would grow by more than a commit takes.
 
 use std::{
     io,
@@ -17,7 +17,7 @@ pub(crate) struct Pacer {
 }
 
 impl Pacer {
-    /// Ticks once in every `step` from now on.
+    /// Starts a thread that ticks once every `step`.
     pub(crate) fn start(step: Duration) -> io::Result<Self> {
         let ticks = Arc::new(Notify::new());
         let told = Arc::downgrade(&ticks);
@@ -27,7 +27,7 @@ impl Pacer {
         Ok(Self { ticks })
     }
 
-    /// Waits for the next tick; at once if there were some since the last call.
+    /// Waits for the next tick, or returns at once if the thread has ticked since the last call.
     pub(crate) async fn tick(&self) {
         self.ticks.notified().await;
     }
@@ -39,7 +39,7 @@ fn tick(told: &Weak<Notify>, step: Duration) {
         thread::sleep(next.saturating_duration_since(Instant::now()));
         let Some(ticks) = told.upgrade() else { return };
         ticks.notify_one();
-        // Ticks that were missed are not made up for: one tells of all that is due.
+        // Missed ticks are not made up for: the loop sends everything that is due at each tick.
         next = (next + step).max(Instant::now());
     }
 }
@@ -62,7 +62,7 @@ mod tests {
         assert!(start.elapsed() >= 20 * STEP);
         let told = Arc::downgrade(&pacer.ticks);
         drop(pacer);
-        // The thread holds it for a moment at a time.
+        // The thread may hold a strong reference for the length of one tick.
         while told.strong_count() > 0 {
             thread::yield_now();
         }

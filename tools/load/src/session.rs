@@ -1,4 +1,4 @@
-//! One operation at a time: sent, timed, recorded.
+//! Sends, times and records one operation at a time.
 
 use std::{
     cell::{Cell, RefCell},
@@ -14,23 +14,24 @@ use crate::{
     measure::{Backlog, Recorder},
 };
 
-/// Bytes of a value that tell it from all others.
+/// Length of the prefix of a value that identifies its write, in bytes.
 pub(crate) const UNIQUE_BYTES: usize = 8;
 
-/// What all clients of a load share.
+/// State that all clients of a load share.
 pub(crate) struct Shared {
     pub(crate) client: Client,
     pub(crate) keys: Keys,
     pub(crate) value_bytes: usize,
     pub(crate) record: bool,
-    /// Whether gets are linearizable for their key alone.
+    /// True if gets are linearizable for their key alone.
     pub(crate) by_key: bool,
     pub(crate) recorder: RefCell<Recorder>,
     pub(crate) start: Instant,
-    /// Operations that were sent, and those of them that have ended.
+    /// Number of operations that were sent.
     pub(crate) sent: Cell<u64>,
+    /// Number of operations that have ended.
     pub(crate) ended: Cell<u64>,
-    /// Since when operations of an open loop fall due, and how many a second.
+    /// The start of an open loop in nanoseconds, and its operations per second.
     pub(crate) due: Cell<Option<(u64, u64)>>,
     pub(crate) next_value: Cell<u64>,
     pub(crate) next_process: Cell<u32>,
@@ -43,8 +44,7 @@ impl Shared {
         u64::try_from(self.start.elapsed().as_nanos()).expect("a load runs for less than a century")
     }
 
-    /// Operations that have fallen due and were not sent, and those that were sent and not
-    /// answered.
+    /// Returns the number of operations that are due but not sent, and sent but not answered.
     pub(crate) fn backlog(&self) -> Backlog {
         let sent = self.sent.get();
         let due = self.due.get().map_or(sent, |(since_ns, rate)| {
@@ -54,7 +54,7 @@ impl Shared {
         Backlog { unsent: due.saturating_sub(sent), unanswered: sent - self.ended.get() }
     }
 
-    /// A number for a sequence of operations, of which one at a time is under way.
+    /// Returns a free process number. A process has at most one operation in flight.
     pub(crate) fn process(&self) -> u32 {
         if let Some(process) = self.idle_processes.borrow_mut().pop() {
             return process;
@@ -91,14 +91,14 @@ impl Shared {
         let (action, outcome) = match result {
             Ok(None) => (Action::Read(None), Outcome::Ok),
             Ok(Some(found)) => (Action::Read(Some(unique(&found.value))), Outcome::Ok),
-            // A read that failed had no effect, whatever the reason.
+            // A read has no effect, so every error is a definite failure.
             Err(_) => (Action::Read(None), Outcome::Fail),
         };
         self.ended(process, key, action, outcome, start_ns, since_ns)
     }
 
-    /// Records an operation, and tells under which number the client goes on: a new one if the
-    /// outcome of the last is unknown.
+    /// Records an operation. Returns the process number for the next one, which is another if the
+    /// outcome is unknown.
     fn ended(
         &self,
         process: u32,
@@ -125,7 +125,7 @@ impl Shared {
     fn value(&self, unique: u64) -> Bytes {
         let mut bytes = BytesMut::zeroed(self.value_bytes.max(UNIQUE_BYTES));
         bytes[..UNIQUE_BYTES].copy_from_slice(&unique.to_le_bytes());
-        // Not all zero: a compressing disk should gain nothing.
+        // Avoid a run of zeros, which a compressing disk would store for free.
         for (at, byte) in bytes[UNIQUE_BYTES..].iter_mut().enumerate() {
             *byte = (unique as u8).wrapping_mul(31).wrapping_add(at as u8);
         }
@@ -137,7 +137,8 @@ fn failure(error: &ClientError) -> Outcome {
     if error.is_outcome_unknown() { Outcome::Info } else { Outcome::Fail }
 }
 
-/// What tells a value from all others. A value that no load wrote is none that was ever written.
+/// Returns the number that identifies a value. A value shorter than the prefix is from no load, and
+/// gives `u64::MAX`, which no load writes.
 pub(crate) fn unique(value: &[u8]) -> u64 {
     value.first_chunk().map_or(u64::MAX, |bytes| u64::from_le_bytes(*bytes))
 }

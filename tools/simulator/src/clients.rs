@@ -1,4 +1,4 @@
-//! Clients: one operation at a time each, tried until it is answered or given up.
+//! Clients: each has one operation at a time, and retries it until it is answered or given up.
 
 mod replies;
 mod timestamps;
@@ -23,13 +23,13 @@ use crate::{
     snapshot_reads::SnapshotReads,
 };
 
-/// The id of requests that repeat a commit which was committed.
+/// Request id for repeats of committed transactions with locks.
 const COMMITTED: u64 = u64::MAX - 1;
 
-/// After a refusal the next attempt comes after this, or up to twice as long.
+/// Backoff after a rejection: this long, or up to twice as long.
 const BACKOFF_US: u64 = 20_000;
 
-/// A request on its way to a shard.
+/// A request to be sent to a shard.
 #[derive(Clone, Debug)]
 pub(crate) struct ClientSend {
     pub(crate) to: PeerAddress,
@@ -37,7 +37,7 @@ pub(crate) struct ClientSend {
     pub(crate) request: Request,
 }
 
-/// A put of one key, by whoever remembers nothing.
+/// A commit of one put. Its session never reports that earlier outcomes may be forgotten.
 pub(crate) fn put(
     range: RangeId,
     txn: TxnId,
@@ -65,34 +65,35 @@ pub(crate) struct Clients {
     next_process: u32,
     stopped: bool,
     history: Vec<Recorded>,
-    /// Every operation of every kind, over all ranges.
+    /// The history of operations of all kinds, over all ranges.
     timestamped: Vec<TimestampedOperation>,
     operations: u64,
     timestamps: ExternalConsistency,
-    /// By range.
+    /// One for each range.
     pairs: Vec<Pairs>,
     pair_percent: u32,
-    /// By range.
+    /// One for each range.
     transactions: Vec<Transactions>,
     transaction_percent: u32,
     snapshot_percent: u32,
     cells: usize,
-    /// A timestamp that somebody has read at.
+    /// A timestamp at which a client has read.
     read_at: Option<Timestamp>,
-    /// Writes that are settled: sent again now and then, to no effect.
+    /// Commits that have ended: the place of the range, the request and the lock claim. They are
+    /// sent again at random; one that was acknowledged must have no further effect.
     old: Vec<(usize, CommitRequest, Option<LockClaim>)>,
 }
 
-/// A range, as the clients know it.
+/// A range, as all clients know it.
 #[derive(Debug)]
 struct Range {
     range: RangeId,
-    /// The first key that lies in it.
+    /// The first key of the range.
     start: Vec<u8>,
     mode: Mode,
     epoch: u64,
     members: Vec<PeerAddress>,
-    /// Who answered last, in Raft mode.
+    /// The replica that answered last or that a rejection named as the leader. Used in Raft mode.
     leader: Option<PeerAddress>,
 }
 
@@ -104,43 +105,44 @@ struct Client {
     next_request: u64,
     due_us: u64,
     current: Option<Current>,
-    /// The latest timestamp of what it has seen or written.
+    /// The latest timestamp that the client has seen or written.
     seen_ts: Timestamp,
-    /// Tries of transactions.
+    /// Number of lock owner ids used so far: one for each try of a transaction.
     owners: u64,
-    /// What the operation is about, if it has several steps.
+    /// The transaction in progress, if the operation is one.
     transaction: Option<Interactive>,
     snapshot: Option<SnapshotReads>,
-    /// Asks the same replica over and over, whoever leads: the first to see a stale one.
+    /// Sends most requests to one fixed replica of a range, even if another leads. Such a client is
+    /// the first to see a stale replica.
     is_stubborn: bool,
 }
 
-/// What an operation is about.
+/// The kind of an operation, and what it reads or writes.
 #[derive(Clone, Copy, Debug)]
 enum Task {
-    /// One of the keys: what is seen must be linearizable.
+    /// A put or get of one key. The history of each key must be linearizable.
     Register {
         key: usize,
-        /// The value of a put.
+        /// The value of a put; `None` for a get.
         value: Option<u64>,
-        /// Whether a get is linearizable for its key alone.
+        /// True for a get that is linearizable for its key alone.
         of_key: bool,
     },
-    /// The two keys of a range that change together.
+    /// An operation on the two keys of a range that are always written together.
     Pair { place: usize, known_ts: Timestamp, action: PairAction },
-    /// The client's transaction.
+    /// A transaction, whose state is in `Client::transaction`.
     Transaction { place: usize },
-    /// What the client reads at one timestamp, next of this range.
+    /// Reads at one timestamp, the next one in the range at `place`.
     Snapshot { place: usize },
 }
 
 #[derive(Clone, Copy, Debug)]
 enum PairAction {
-    /// Reads the first or the second.
+    /// Reads the first or the second key.
     Read { second: bool },
-    /// Reads both at once.
+    /// Reads both keys with one scan.
     Scan { backward: bool },
-    /// Writes or deletes both, on the condition that they were not changed since, or on none.
+    /// Writes or deletes both keys. With `expected`, only if both still have that version.
     Write { value: Option<u64>, expected: Option<Timestamp> },
 }
 
@@ -148,14 +150,14 @@ enum PairAction {
 struct Current {
     task: Task,
     start_us: u64,
-    /// When the present try began, of a transaction that may have several.
+    /// When the current try began. Only transactions have several tries.
     try_us: u64,
-    /// The largest timestamp that anybody knew of then.
+    /// The largest timestamp that any client knew when the current try began.
     known_ts: Timestamp,
-    /// When its commit expires: mostly after it is given up, sometimes before.
+    /// When its commit expires: mostly after the client gives it up, sometimes before.
     expires_ts: Timestamp,
     first_request: u64,
-    /// Whether an attempt may have taken effect.
+    /// True if an attempt of the current try may have taken effect.
     may_have_run: bool,
 }
 
@@ -218,12 +220,12 @@ impl Clients {
         }
     }
 
-    /// When somebody has something to do.
+    /// Returns the earliest time at which a client has something to do, or `None`.
     pub(crate) fn next_due_us(&self) -> Option<u64> {
         self.clients.iter().map(|client| client.due_us).min().filter(|due_us| *due_us < u64::MAX)
     }
 
-    /// Does what is due.
+    /// Starts, retries or gives up the operations that are due.
     pub(crate) fn act(&mut self, now_us: u64, out: &mut Vec<ClientSend>) {
         for at in 0..self.clients.len() {
             if self.clients[at].due_us > now_us {
@@ -239,7 +241,7 @@ impl Clients {
                     self.give_up(at, now_us);
                 }
                 Some(_) => {
-                    // The last attempt was lost, or refused and waited.
+                    // The last attempt got no answer, or its backoff or think time has passed.
                     self.attempt(at, now_us, out);
                 }
             }
@@ -280,7 +282,7 @@ impl Clients {
         });
     }
 
-    /// When a commit that begins now expires, as its client sees the time.
+    /// Draws when a commit that begins now expires, in true time.
     fn expires_ts(&mut self, now_us: u64) -> Timestamp {
         let lives_us = if self.random.u8(0..8) == 0 {
             self.random.u64(0..self.timeout_us)
@@ -330,7 +332,7 @@ impl Clients {
         bytes.into()
     }
 
-    /// The range that a task is about.
+    /// Returns the place of the range that a task reads or writes next.
     fn place(&self, task: Task) -> usize {
         match task {
             Task::Register { key, .. } => self.keys[key].1,
@@ -400,15 +402,16 @@ impl Clients {
             range.members[at % range.members.len()]
         } else {
             let at_tail = matches!(task, Task::Register { of_key: true, .. });
-            let anybodys = client.snapshot.as_ref().is_some_and(SnapshotReads::is_anybodys);
-            let anybody = self.random.usize(0..range.members.len());
-            if anybodys && self.random.bool() {
-                range.members[anybody]
+            let any_may_serve =
+                client.snapshot.as_ref().is_some_and(SnapshotReads::any_replica_may_serve);
+            let any_member = self.random.usize(0..range.members.len());
+            if any_may_serve && self.random.bool() {
+                range.members[any_member]
             } else {
                 range.serves(!at_tail, &mut self.random)
             }
         };
-        // Should it be lost, somebody else may know more.
+        // If this attempt is lost, the next one in Raft mode tries a random replica.
         range.leader = None;
         if let Some(transaction) = &client.transaction
             && command.is_some()
@@ -460,7 +463,7 @@ impl Clients {
         out.push(ClientSend { to, connection: ConnectionId(0), request });
     }
 
-    /// An operation on a register has ended.
+    /// Ends an operation, and adds it to the history if it is on a register.
     fn finish(&mut self, at: usize, now_us: u64, action: Action, outcome: Known) {
         let client = &self.clients[at];
         let current = client.current.as_ref().expect("there was an operation");
@@ -496,7 +499,8 @@ impl Clients {
         self.clients[at].due_us = now_us + self.random.u64(0..=2 * self.think_us);
     }
 
-    /// Nobody knows what becomes of it: whoever asked goes on as somebody else.
+    /// Gives up the current operation: its outcome may stay unknown. The client goes on under a
+    /// new process id and session.
     fn give_up(&mut self, at: usize, now_us: u64) {
         let Some(current) = &self.clients[at].current else { return };
         let task = current.task;
@@ -520,7 +524,7 @@ impl Clients {
         (client.process, client.session, client.sequence) = (process, session, 0);
     }
 
-    /// No more operations; those under way are given up when their time comes next.
+    /// Gives up all pending operations, and starts no more.
     pub(crate) fn stop(&mut self, now_us: u64) {
         self.stopped = true;
         for at in 0..self.clients.len() {
@@ -528,7 +532,7 @@ impl Clients {
         }
     }
 
-    /// The operator has changed a range.
+    /// Takes in a range descriptor, if its epoch is newer than the known one.
     pub(crate) fn range_changed(&mut self, descriptor: &RangeDescriptor) {
         let known = self.ranges.iter_mut().find(|range| range.range == descriptor.range);
         if let Some(range) = known.filter(|range| range.epoch < descriptor.epoch) {
@@ -541,24 +545,25 @@ impl Clients {
         &self.history
     }
 
-    /// Every operation of every kind, over all ranges.
+    /// Returns the history of operations of all kinds, over all ranges.
     pub(crate) fn timestamped(&self) -> &[TimestampedOperation] {
         &self.timestamped
     }
 
-    /// Operations that have ended.
+    /// Returns the number of operations that have ended. Those that were given up do not count,
+    /// except puts that may have taken effect.
     pub(crate) fn operations(&self) -> u64 {
         self.operations
     }
 }
 
-/// What tells a value from all others.
+/// Returns the number that makes a value unique.
 fn unique(value: &Bytes) -> u64 {
     u64::from_le_bytes(*value.first_chunk().expect("values have eight bytes"))
 }
 
 impl Client {
-    /// What the leader is to know the next try of a transaction by.
+    /// Returns the lock owner id for the next try of a transaction.
     fn next_owner(&mut self) -> TxnId {
         self.owners += 1;
         TxnId { session: SessionId(!self.session.0), sequence: self.owners }
@@ -566,14 +571,16 @@ impl Client {
 }
 
 impl Range {
-    /// Who serves, as far as is known: what is sequenced, or reads at a chain's tail.
+    /// Returns the replica to send to, as far as it is known: the one that sequences writes if
+    /// `sequenced`, else Raft's leader or the chain's tail. One request in eight goes to a random
+    /// member.
     fn serves(&self, sequenced: bool, random: &mut fastrand::Rng) -> PeerAddress {
-        let anybody = self.members[random.usize(0..self.members.len())];
+        let any_member = self.members[random.usize(0..self.members.len())];
         if random.u8(0..8) == 0 {
-            return anybody;
+            return any_member;
         }
         match self.mode {
-            Mode::Raft => self.leader.unwrap_or(anybody),
+            Mode::Raft => self.leader.unwrap_or(any_member),
             Mode::Chain if sequenced => self.members[0],
             Mode::Chain => *self.members.last().expect("a chain has members"),
         }

@@ -1,33 +1,33 @@
-//! A node's clocks: a monotonic one that drifts, and a wall clock that is wrong within its bound.
+//! A node's clocks: a monotonic clock that drifts, and a wall clock with an error within its bound.
 
 use palisade_clock::{Interval, Now, Timestamp};
 
 use crate::Parameters;
 
-/// True time 0 is this wall time, in microseconds since the Unix epoch.
+/// The wall time at true time 0, in microseconds since the Unix epoch.
 const EPOCH_US: u64 = 1_700_000_000_000_000;
 
-/// So long after a machine went on, its time daemon has set its wall clock.
+/// Time from a machine's resumption until its time daemon has corrected the wall clock.
 const CORRECTED_US: u64 = 2_000_000;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     bound_us: u64,
-    /// What the clock says of itself at present: the same or more.
+    /// The error bound that the clock reports at present: `bound_us` or more.
     shown_bound_us: u64,
-    /// By how much more than that it may be wrong.
+    /// By how much the error may exceed the reported bound: a fault.
     lie_us: u64,
-    /// Parts of a million by which the monotonic clock runs fast (or slow, if negative).
+    /// Parts per million by which the monotonic clock runs fast, or slow if negative.
     drift_ppm: i64,
-    /// What the monotonic clock showed at true time 0.
+    /// The monotonic clock's reading at true time 0.
     start_us: u64,
-    /// While the machine is stopped with its clocks: since when, and for how long.
+    /// When the machine was last stopped with its clocks, in true time, and for how long.
     suspended_us: Option<(u64, u64)>,
-    /// What the wall clock is ahead by.
+    /// By how much the wall clock is ahead of true time.
     offset_us: i64,
 }
 
-/// A point of true time, as a timestamp.
+/// Converts true time to a timestamp.
 pub(crate) fn timestamp(now_us: u64) -> Timestamp {
     Timestamp::from_physical_us(EPOCH_US + now_us)
 }
@@ -49,39 +49,40 @@ impl Clock {
         clock
     }
 
-    /// The machine was switched off and on: its monotonic clock begins elsewhere.
+    /// Reboots the machine: its monotonic clock restarts at another reading.
     pub(crate) fn reboot(&mut self, random: &mut fastrand::Rng) {
         self.start_us = random.u64(1..1_000_000_000_000);
     }
 
-    /// The wall clock is set, within its bound, if that is no lie.
+    /// Sets the wall clock to a random offset within its reported bound plus `lie_us`.
     pub(crate) fn jump(&mut self, random: &mut fastrand::Rng) {
         let bound = i64::try_from(self.shown_bound_us + self.lie_us).expect("it is a small number");
         self.offset_us = random.i64(-bound..=bound);
     }
 
-    /// The clock becomes unsure: it calls itself right to within more than before, and is wrong by
-    /// up to that. Back to what it was with `times` 1.
+    /// Sets the reported error bound to `times` its normal value, and the wall clock to a random
+    /// offset within that. A value of 1 restores the normal bound.
     pub(crate) fn become_unsure(&mut self, times: u64, random: &mut fastrand::Rng) {
         self.shown_bound_us = self.bound_us * times;
         let bound = i64::try_from(self.shown_bound_us).expect("it is a small number");
         self.offset_us = random.i64(-bound..=bound);
     }
 
-    /// The machine is stopped with its clocks: both show the less afterwards, and neither says so.
+    /// Stops the machine together with its clocks. Afterwards both clocks are behind by
+    /// `length_us`, and the reported error bound does not include that.
     pub(crate) fn suspend(&mut self, now_us: u64, length_us: u64) {
         self.resume();
         self.suspended_us = Some((now_us, length_us));
     }
 
-    /// Time lost so far counts for good.
+    /// Makes the monotonic clock's loss from the last suspension permanent.
     fn resume(&mut self) {
         if let Some((_, length_us)) = self.suspended_us.take() {
             self.start_us = self.start_us.saturating_sub(length_us);
         }
     }
 
-    /// The wall clock is set to be ahead by as much as its bound allows, or behind.
+    /// Sets the wall clock to the edge of its normal bound, ahead of true time or behind it.
     pub(crate) fn set_to_edge(&mut self, ahead: bool) {
         let bound = i64::try_from(self.bound_us).expect("it is a small number");
         self.offset_us = if ahead { bound } else { -bound };

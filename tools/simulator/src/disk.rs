@@ -1,8 +1,9 @@
-//! A shard's log on a simulated disk: what is synced stays, what is not may vanish or tear.
+//! A shard's log on a simulated disk: synced bytes survive a crash, unsynced bytes may be lost or
+//! torn.
 
 use palisade_wal::{Image, ImageDamage, Record, Remains};
 
-/// What the disk writes at once.
+/// The unit that the disk writes atomically.
 const SECTOR_BYTES: usize = 512;
 
 #[derive(Debug)]
@@ -10,9 +11,9 @@ pub(crate) struct Disk {
     owner: u64,
     segment_bytes: u64,
     pub(crate) image: Image,
-    /// Writes since the shard's start.
+    /// Records appended since the shard's start.
     pub(crate) appends: u64,
-    /// What the sync under way covers: the end, and how many writes.
+    /// The sync in flight: the log position and the number of appends that it covers.
     syncing: Option<(u64, u64)>,
 }
 
@@ -27,7 +28,7 @@ impl Disk {
         self.appends += 1;
     }
 
-    /// Begins a sync, unless one is under way or there is nothing to sync.
+    /// Begins a sync and returns true, unless one is in flight or everything is synced.
     pub(crate) fn begin_sync(&mut self) -> bool {
         let idle = self.syncing.is_none() && self.image.end() > self.image.durable();
         if idle {
@@ -36,14 +37,15 @@ impl Disk {
         idle
     }
 
-    /// The sync is done: how many writes are durable.
+    /// Completes the sync in flight. Returns the number of appends that are durable, or `None` if
+    /// no sync was in flight.
     pub(crate) fn end_sync(&mut self) -> Option<u64> {
         let (end, appends) = self.syncing.take()?;
         self.image.synced(end);
         Some(appends)
     }
 
-    /// Power is lost: of what was not synced any part may have reached the disk.
+    /// Returns what a power loss leaves: a random part of the unsynced tail has reached the disk.
     pub(crate) fn crash(&self, random: &mut fastrand::Rng) -> Remains {
         let mut remains = self.image.remains().clone();
         let durable = remains.offset(self.image.durable());
@@ -66,18 +68,19 @@ impl Disk {
         remains
     }
 
-    /// Flips a bit of what is durable, where it must show; tells whether there was one.
+    /// Flips a random bit in the part of the log that a durable record shows to be durable, so that
+    /// recovery must detect it. Returns false if that part is empty.
     pub(crate) fn flip_bit(&self, remains: &mut Remains, random: &mut fastrand::Rng) -> bool {
-        let (first, vouched) = (self.image.first(), self.image.vouched());
-        if vouched <= first {
+        let (first, known_durable) = (self.image.first(), self.image.known_durable());
+        if known_durable <= first {
             return false;
         }
-        let at = remains.offset(random.u64(first..vouched));
+        let at = remains.offset(random.u64(first..known_durable));
         remains.bytes[at] ^= 1 << random.u8(0..8);
         true
     }
 
-    /// What a restart finds, or that it refuses to.
+    /// Recovers the log from `remains` and visits its records. Fails if durable bytes are damaged.
     pub(crate) fn recover(
         &mut self,
         remains: Remains,

@@ -1,4 +1,4 @@
-//! What befalls a cluster, and when.
+//! Injects faults into a cluster at random times.
 
 use palisade_wire::{Mode, NodeId};
 
@@ -8,10 +8,10 @@ use crate::{
     parameters::{FaultKind, Parameters, stream},
 };
 
-/// Between two looks at what is to be repaired, and between two moves of the operator.
+/// Longest interval between two checks for faults that end and for work of the operator.
 const OPERATOR_US: u64 = 100_000;
 
-/// Lets faults happen to a world.
+/// The faults of a run: which, when, and which of them last.
 #[derive(Debug)]
 pub(crate) struct Faults {
     random: fastrand::Rng,
@@ -21,9 +21,9 @@ pub(crate) struct Faults {
     next_us: u64,
     operator_interval_us: u64,
     next_change_us: u64,
-    /// Until when the network stays as it is.
+    /// When the current network fault ends.
     mend_us: u64,
-    /// Nodes whose clocks are unsure, and until when.
+    /// Nodes whose clocks report a larger error bound, and until when.
     unsure: Vec<(usize, u64)>,
     pub(crate) operator: Operator,
 }
@@ -45,8 +45,8 @@ impl Faults {
         }
     }
 
-    /// Runs the world for as long as faults happen.
-    pub(crate) fn torment(&mut self, world: &mut World) {
+    /// Runs the world for `fault_us`, and injects faults meanwhile.
+    pub(crate) fn inject(&mut self, world: &mut World) {
         let end_us = world.parameters.fault_us;
         while world.now_us < end_us && world.violation.is_none() {
             if world.now_us >= self.next_us {
@@ -86,7 +86,7 @@ impl Faults {
                 world.start_in(node, length_us);
             }
             FaultKind::PowerLoss => {
-                // Rarer than its share: everything else waits for everybody's return.
+                // Only a quarter of its share: other faults have no effect until nodes restart.
                 if self.random.u8(0..4) == 0 {
                     for node in 0..world.nodes.len() {
                         world.crash(node);
@@ -119,7 +119,7 @@ impl Faults {
                 self.mend_us = until_us;
             }
             FaultKind::Silence => {
-                // About as long as a promise lasts: what is decided then is decided closely.
+                // About as long as a promise lasts, so that leases and elections race closely.
                 let others: Vec<_> = world.nodes.iter().map(|node| node.id).collect();
                 let from = world.nodes[node].id;
                 others.into_iter().for_each(|to| world.network.cut(from, to));
@@ -140,12 +140,12 @@ impl Faults {
             }
             FaultKind::BitFlip => self.damage(node, world),
             FaultKind::Wipe => self.wipe(node, world),
-            // It moves at its own pace.
+            // The operator has its own interval.
             FaultKind::Operator => {}
         }
     }
 
-    /// Clocks that were unsure until a time are as sure as before.
+    /// Restores the normal error bound of clocks whose fault ends at `until_us` or earlier.
     pub(crate) fn make_sure(&mut self, world: &mut World, until_us: u64) {
         for (node, _) in self.unsure.extract_if(.., |(_, us)| *us <= until_us) {
             world.nodes[node].clock.become_unsure(1, &mut world.clock_random);
@@ -157,8 +157,9 @@ impl Faults {
         ids.partition(|_| self.random.bool())
     }
 
-    /// One node of a run may be lost for good: more than that nothing promises to survive. Not
-    /// before all nodes have met: a new cluster waits for them.
+    /// Returns true if a node may be lost for good: at most one in a run, because Palisade does not
+    /// promise to survive more, and none before all nodes have met. The node must not be the only
+    /// member of a chain.
     fn may_lose(node: usize, world: &World) -> bool {
         let all_well = world.nodes.iter().all(|node| node.running && !node.lost);
         let last_copies = world.shards().flat_map(|(_, shard)| shard.views()).any(|view| {
@@ -192,7 +193,7 @@ impl Faults {
         world.wipe(node);
         world.start(node);
         if self.random.bool() {
-            // What it had promised matters most if somebody else is away as well.
+            // The promises in the lost logs matter most while another node is down as well.
             let other = self.random.usize(0..world.nodes.len());
             if other != node {
                 world.crash(other);

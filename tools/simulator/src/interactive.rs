@@ -1,4 +1,4 @@
-//! Transactions that clients carry out step by step, on a few cells of each range.
+//! Transactions that clients execute step by step, on a few cells of each range.
 
 use bytes::Bytes;
 use palisade_wire::{
@@ -11,17 +11,17 @@ use crate::invariants::Seen;
 /// One try of a transaction.
 #[derive(Debug)]
 pub(crate) struct Interactive {
-    /// Which range it is in.
+    /// The place of its range.
     pub(crate) place: usize,
-    /// How the leader knows it.
+    /// The claim under which the leader knows its locks.
     pub(crate) claim: LockClaim,
-    /// What it has seen so far.
+    /// What it has read so far.
     pub(crate) seen: Vec<Seen>,
-    /// What it writes, if it gets that far.
+    /// What its commit writes: cells with new values, or `None` for a delete.
     pub(crate) writes: Vec<(usize, Option<u64>)>,
-    /// What is left to do, the last first.
+    /// The remaining steps, in reverse order.
     steps: Vec<Step>,
-    /// Everything to do, for the next try.
+    /// All steps, in reverse order, for the next try.
     plan: Vec<Step>,
 }
 
@@ -33,13 +33,13 @@ enum Step {
     Rollback,
 }
 
-/// The key of a cell.
+/// Returns the key of a cell in the range that begins at `start`.
 pub(crate) fn cell_key(start: &[u8], cell: usize) -> Bytes {
     [start, b"\0cell", &[u8::try_from(cell).expect("cells are few")]].concat().into()
 }
 
 impl Interactive {
-    /// A plan: some reads, then some writes; or a blind write.
+    /// Draws a plan: some reads, then a commit of some writes or a rollback; or a blind write.
     pub(crate) fn draw(
         random: &mut fastrand::Rng,
         place: usize,
@@ -76,7 +76,8 @@ impl Interactive {
         drawn
     }
 
-    /// The same once more, after it was aborted: as old as it is, with values of its own.
+    /// Resets the transaction for another try after an abort: it keeps its age, and gets a new
+    /// owner and new values.
     pub(crate) fn again(&mut self, owner: TxnId, next_value: &mut u64) {
         self.claim = LockClaim { owner, token: None, ..self.claim };
         self.seen.clear();
@@ -87,17 +88,17 @@ impl Interactive {
         }
     }
 
-    /// Whether the next step is the last, which can't be taken back.
+    /// Returns true if the next step is the commit.
     pub(crate) fn is_committing(&self) -> bool {
         matches!(self.steps.last(), Some(Step::Commit))
     }
 
-    /// The claim that the commit relies on: a blind write has none.
+    /// Returns the claim that the commit relies on: `None` for a blind write.
     pub(crate) fn locks(&self) -> Option<LockClaim> {
         self.claim.token.map(|_| self.claim)
     }
 
-    /// What the commit is to do.
+    /// Returns the writes of the commit.
     pub(crate) fn commit(&self, start: &[u8], value: impl Fn(u64) -> Bytes) -> Commit {
         self.writes.iter().fold(Commit::new(), |commit, (cell, written)| {
             let key = cell_key(start, *cell);
@@ -108,7 +109,7 @@ impl Interactive {
         })
     }
 
-    /// The next step's request, unless that is the commit.
+    /// Returns the operation of the next step, or `None` if that is the commit.
     pub(crate) fn operation(&self, range: RangeId, start: &[u8]) -> Option<Operation> {
         let locking = |exclusive| ReadKind::Locking(Locking { claim: self.claim, exclusive });
         Some(match self.steps.last()? {
@@ -126,7 +127,7 @@ impl Interactive {
         })
     }
 
-    /// A step was answered; tells whether all is done.
+    /// Takes in the answer to the next step. Returns true if the transaction is complete.
     pub(crate) fn answered(
         &mut self,
         outcome: &Outcome,
@@ -186,7 +187,7 @@ impl Interactive {
             }
             (Some(Step::Rollback), Outcome::RolledBack) => return Ok(true),
             (Some(Step::Commit), Outcome::Committed { .. }) => {
-                // It may be sent again, to no effect.
+                // The caller keeps the commit, to send it again later without effect.
                 self.steps.push(Step::Commit);
                 return Ok(true);
             }

@@ -1,17 +1,19 @@
 //! Deterministic simulation of whole clusters.
 //!
-//! The problem: what breaks a replicated store are rare orders of rare events, and a test on real
-//! machines sees few of them, never the same one twice. The naive way out, a model of the protocol,
-//! checks the model. Here the production shards run, whole clusters of them, in one thread and in
-//! virtual time; the network, the disks, the clocks and the order of events are drawn from a seed.
-//! The same seed gives the same run, event by event, so that whatever is found can be looked at.
+//! Rare orders of rare events break a replicated store. A test on real machines sees few of them
+//! and cannot repeat one; a model of the protocol checks only the model. Here the production shards
+//! run as whole clusters in one thread and in virtual time. The network, the disks, the clocks and
+//! the order of events are drawn from a seed. The same seed gives the same run, event by event, so
+//! every failure can be reproduced.
 //!
-//! A run has two phases: faults, under which nothing unsafe may happen; then peace, in which
-//! everything that can work must work within a bound. What must hold is checked after every turn of
-//! every shard: see `invariants`, one a file. What clients saw is checked at the end.
+//! A run has two phases. While faults are injected, nothing unsafe may happen. After the faults,
+//! everything that can work must work again within a time bound. The invariants are checked after
+//! every turn of every shard: see `invariants`, one per file. The histories of the clients are
+//! checked at the end.
 //!
 //! Left out: the real log's files and the executor (they have tests of their own), malicious
-//! peers, and more than one node a run that loses its disk: nothing promises to survive that.
+//! peers, and the loss of more than one node's disk in a run, which Palisade does not promise to
+//! survive.
 
 mod clients;
 mod clock;

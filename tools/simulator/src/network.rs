@@ -1,4 +1,4 @@
-//! The network: what becomes of a message.
+//! The network: decides when each message arrives, how often, or that it is lost.
 
 use std::collections::BTreeSet;
 
@@ -6,10 +6,10 @@ use palisade_wire::NodeId;
 
 use crate::parameters::{Parameters, stream};
 
-/// A message that is delivered once more comes up to this much later.
+/// The longest delay of a stale copy of a message.
 const MAX_STALE_US: u64 = 60_000_000;
 
-/// A direction between clients and a node.
+/// A direction of the link between clients and a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ClientLink {
     Requests,
@@ -24,11 +24,11 @@ pub(crate) struct Network {
     loss: u32,
     duplication: u32,
     stale: u32,
-    /// Nothing passes from the first to the second.
+    /// Directed links, as (from, to), that lose every message sent. Stale copies still pass.
     cuts: BTreeSet<(NodeId, NodeId)>,
-    /// Nothing passes from clients to these nodes, or from these nodes to clients.
+    /// Links between clients and nodes that lose messages, by direction.
     client_cuts: BTreeSet<(NodeId, ClientLink)>,
-    /// Kept for a script to deliver again: between whom.
+    /// Sender and receiver whose messages are recorded, for a script to replay.
     pub(crate) recorded: Option<(NodeId, NodeId)>,
 }
 
@@ -47,28 +47,28 @@ impl Network {
         }
     }
 
-    /// When a message between nodes arrives: not at all, once, or more often.
+    /// Adds to `out` the delay of each copy of a message between nodes: none, one or more.
     pub(crate) fn deliveries(&mut self, from: NodeId, to: NodeId, out: &mut Vec<u64>) {
         let cut = self.cuts.contains(&(from, to));
-        self.of_anybody(cut, out);
+        self.between_any(cut, out);
         if self.stale > 0 && self.random.u32(0..1_000_000) < self.stale {
             out.push(self.random.u64(0..MAX_STALE_US));
         }
     }
 
-    /// When a message between a client and a node arrives.
+    /// Adds to `out` the delay of each copy of a message between a client and a node.
     pub(crate) fn client_deliveries(&mut self, node: NodeId, link: ClientLink, out: &mut Vec<u64>) {
         let cut = self.client_cuts.contains(&(node, link));
-        self.of_anybody(cut, out);
+        self.between_any(cut, out);
     }
 
-    /// Nothing passes from clients to a node, or back.
+    /// Cuts the requests from clients to a node, or the replies from the node to clients.
     pub(crate) fn cut_clients(&mut self, node: NodeId, requests: bool) {
         let link = if requests { ClientLink::Requests } else { ClientLink::Replies };
         self.client_cuts.insert((node, link));
     }
 
-    fn of_anybody(&mut self, cut: bool, out: &mut Vec<u64>) {
+    fn between_any(&mut self, cut: bool, out: &mut Vec<u64>) {
         let lost = self.random.u32(0..10_000) < self.loss;
         if !lost && !cut {
             out.push(self.delay());
@@ -79,7 +79,7 @@ impl Network {
     }
 
     fn delay(&mut self) -> u64 {
-        // Exponential enough: a few messages take many times as long as most.
+        // Roughly exponential: a few messages take many times as long as most.
         let doublings = self.random.u64(..).trailing_ones().min(10);
         let tail_us = (self.tail_us << doublings) / 4;
         self.delay_us + self.random.u64(0..=tail_us)
@@ -89,7 +89,7 @@ impl Network {
         self.cuts.insert((from, to));
     }
 
-    /// Parts two sets of nodes.
+    /// Cuts all links between two sets of nodes, in both directions.
     pub(crate) fn part(&mut self, one: &[NodeId], other: &[NodeId]) {
         for a in one {
             for b in other {
@@ -99,13 +99,13 @@ impl Network {
         }
     }
 
-    /// Everybody reaches everybody again.
+    /// Restores all links.
     pub(crate) fn mend(&mut self) {
         self.cuts.clear();
         self.client_cuts.clear();
     }
 
-    /// No message is lost, doubled or stale any more.
+    /// Restores all links, and ends the loss, duplication and stale delivery of messages.
     pub(crate) fn calm(&mut self) {
         self.mend();
         (self.loss, self.duplication, self.stale) = (0, 0, 0);

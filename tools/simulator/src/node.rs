@@ -1,4 +1,4 @@
-//! A node: its shards with their disks, its clocks, and what has befallen it.
+//! A node: its shards with their disks, its clocks, and its current faults.
 
 use palisade_clock::Now;
 use palisade_control::{Bootstrap, NodeAddress};
@@ -14,10 +14,11 @@ use crate::{
     parameters::{Parameters, stream},
 };
 
-/// Steps of an eighth of the shard's reserve in which a disk fills up; for the last two it is full.
+/// A disk fills up in this many steps of an eighth of the shard's reserve. It is full for the last
+/// two.
 const FILLING_STEPS: u64 = 12;
 
-/// What a log with room has left.
+/// Free bytes of a log whose disk is not filling up.
 const ROOM_BYTES: u64 = 1 << 40;
 
 #[derive(Debug)]
@@ -25,49 +26,49 @@ pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) clock: Clock,
     pub(crate) shards: Vec<Slot>,
-    /// Which life of the node this is: what was meant for an earlier one is dropped.
+    /// Number of crashes so far. Events for an earlier life are dropped.
     pub(crate) life: u32,
     pub(crate) running: bool,
-    /// It stands still until then.
+    /// The node handles no events before this time.
     pub(crate) paused_until_us: u64,
     pub(crate) slow_disk_until_us: u64,
-    /// Since when and until when its log runs out of room, step by step.
+    /// Start and end of the time in which its logs run out of room, step by step.
     pub(crate) filling_us: (u64, u64),
     /// The next sync fails.
     pub(crate) failing_disk: bool,
     /// A bit of its log was flipped.
     pub(crate) damaged: bool,
-    /// Its log is damaged or was lost: it is of no use any more.
+    /// Its log is damaged or was lost, so the node cannot take part any more.
     pub(crate) lost: bool,
-    /// It must stay down: it is being removed from its chains.
+    /// The node must stay down while the operator removes it from its chains.
     pub(crate) fenced: bool,
 }
 
-/// A shard's place on a node.
+/// A shard of a node: the running shard, its disk, and its pending inputs and effects.
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub(crate) at: PeerAddress,
     pub(crate) shard: Option<Shard>,
     pub(crate) disk: Disk,
-    /// What the crash left of the log.
+    /// What the last crash left of the log.
     pub(crate) left: Remains,
     pub(crate) inbox: Vec<Input>,
     pub(crate) turn_is_due: bool,
     /// A turn whose thread was stopped between the readings of its two clocks.
     pub(crate) stopped: Option<StoppedTurn>,
-    /// What a turn asked for that is not over yet.
+    /// The effects of the turn in progress: they are carried out when it ends.
     pub(crate) turn: Option<ShardEffects>,
-    /// When groups may next be asked to let the beginning of the log go.
+    /// The earliest time of the next compaction.
     pub(crate) compact_due_us: u64,
-    /// Scripts hold syncs back.
+    /// True while a script holds back syncs.
     pub(crate) syncs_held: bool,
 }
 
-/// A turn that has taken its inputs and read one of its clocks, and waits to go on.
+/// A turn that has taken its inputs and read one of its clocks, and is then stopped.
 #[derive(Debug)]
 pub(crate) struct StoppedTurn {
     pub(crate) inputs: Vec<Input>,
-    /// Both clocks as they were when the turn began.
+    /// The readings of both clocks when the turn began.
     pub(crate) began: Now,
 }
 
@@ -110,7 +111,7 @@ impl Node {
         self.clock.now(now_us)
     }
 
-    /// Takes the node down; what its disks hold afterwards is drawn.
+    /// Crashes the node. What remains of the unsynced part of its logs is random.
     pub(crate) fn crash(&mut self, random: &mut fastrand::Rng) {
         self.life += 1;
         self.running = false;
@@ -126,7 +127,8 @@ impl Node {
         }
     }
 
-    /// Starts the node with what is left of its logs, unless one of them is damaged.
+    /// Starts the node from what remains of its logs. Fails if a log is damaged or cannot be
+    /// replayed, or if a shard refuses to start.
     pub(crate) fn start(
         &mut self,
         parameters: &Parameters,
@@ -154,20 +156,20 @@ impl Node {
         Ok(())
     }
 
-    /// Takes back a start, before anything was written.
+    /// Undoes a start, before the node has written anything.
     pub(crate) fn stop(&mut self) {
         self.running = false;
         self.shards.iter_mut().for_each(|slot| slot.shard = None);
     }
 
-    /// Whether its logs run out of room.
+    /// Returns true while its logs run out of room.
     pub(crate) fn is_filling(&self, now_us: u64) -> bool {
         let (from_us, until_us) = self.filling_us;
         (from_us..until_us).contains(&now_us)
     }
 
-    /// How the log of a shard stands. A disk that fills up crosses every reserve that the shard
-    /// keeps, one after the other, and has no room at the end.
+    /// Returns the counters of a shard's log. A disk that fills up falls below each of the shard's
+    /// reserves in turn, and has no room at the end.
     pub(crate) fn log_counters(&self, slot: usize, now_us: u64) -> LogCounters {
         let (from_us, until_us) = self.filling_us;
         let left_bytes = if self.is_filling(now_us) {
@@ -195,7 +197,7 @@ fn shard_config(
         nodes: (0..parameters.nodes).map(address).collect(),
         ranges: shape.range_map(),
         shape: Some(shape.clone()),
-        // A clock that is wrong beyond its bound is to be believed, in those runs.
+        // In runs with `clock_lie_us`, a clock that is wrong beyond its bound must be accepted.
         max_offset_us: parameters.max_offset_us + 2 * parameters.clock_lie_us,
         random_seed: stream(parameters.seed, &name).u64(..),
         checkpoint_bytes: parameters.checkpoint_bytes,

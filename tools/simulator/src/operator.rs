@@ -1,5 +1,5 @@
-//! Somebody who looks after a cluster: takes lost nodes out of chains, moves leadership, and
-//! changes who replicates a group. It acts through requests, like anybody else.
+//! The operator of a cluster: removes lost nodes from chains, transfers leadership, and changes
+//! the members of groups. It acts through requests, as a client does.
 
 use palisade_control::Change;
 use palisade_shard::{ConnectionId, ReplicaView};
@@ -12,13 +12,13 @@ use crate::{
     world::FIRST_OWN_CONNECTION,
 };
 
-/// A change that had no answer by then is asked for again.
+/// Interval between two requests for the same change, while it has not taken effect.
 const RETRY_US: u64 = 1_000_000;
 
 #[derive(Debug)]
 pub(crate) struct Operator {
     random: fastrand::Rng,
-    /// The node that is being taken out of its chains.
+    /// The node that is being removed from its chains.
     removing: Option<NodeId>,
     retry_us: u64,
     next_request: u64,
@@ -32,7 +32,7 @@ impl Operator {
         Self { random, removing: None, retry_us: 0, next_request: 0, may_remove }
     }
 
-    /// Does what has to be done now.
+    /// Continues the removal of a node, or starts one if it is due.
     pub(crate) fn act(&mut self, world: &mut World) {
         match self.removing {
             Some(node) => self.go_on_removing(node, world),
@@ -40,7 +40,7 @@ impl Operator {
         }
     }
 
-    /// Whether a node is being taken out of its chains.
+    /// Returns true while a node is being removed from its chains.
     pub(crate) fn is_at_work(&self) -> bool {
         self.removing.is_some()
     }
@@ -48,12 +48,12 @@ impl Operator {
     fn find_what_to_remove(&mut self, world: &mut World) {
         let lost = world.nodes.iter().find(|node| node.lost).map(|node| node.id);
         let down = world.nodes.iter().find(|node| !node.running).map(|node| node.id);
-        // The control plane needs a majority without the node, and a new cluster all nodes.
+        // The control range needs a majority without the node. A new cluster needs all nodes.
         let can_spare = world.nodes.len() >= 3 && lost.is_none() && world.have_met();
         let impatient = self.may_remove && can_spare && self.random.u16(0..400) == 0;
         let node = lost.or(down.filter(|_| impatient));
         let Some(node) = node.filter(|node| !chains_of(world, *node).is_empty()) else { return };
-        // It must be down, and stay so until every other member is in the new epoch.
+        // It must be down, and stay down until every other member is in the new epoch.
         let at = usize::from(node.0);
         world.crash(at);
         world.nodes[at].fenced = true;
@@ -90,7 +90,7 @@ impl Operator {
         world.send_requests(vec![ClientSend { to, connection, request }]);
     }
 
-    /// Moves leadership of some group, or changes its members.
+    /// Transfers leadership of a random group in Raft mode, or changes its members.
     pub(crate) fn change_something(&mut self, world: &mut World, random: &mut fastrand::Rng) {
         let ranges = world.ranges.ranges();
         let descriptor = &ranges[random.usize(0..ranges.len())];
@@ -101,58 +101,59 @@ impl Operator {
         let Some(leader) = leader_of(world, range) else { return };
         let Some(view) = world.shard(leader).and_then(|shard| shard.view(range)) else { return };
         let (voters, learners) = (view.voters(), view.learners());
-        let somebody = PeerAddress {
+        let replica = PeerAddress {
             node: world.nodes[random.usize(0..world.nodes.len())].id,
             shard: leader.shard,
         };
         let change = if range == RangeId::CONTROL || random.u8(0..3) == 0 {
-            ReplicaChange::Transfer { to: somebody }
+            ReplicaChange::Transfer { to: replica }
         } else {
             let everybody =
                 world.nodes.iter().map(|node| PeerAddress { node: node.id, shard: leader.shard });
-            next_members(voters, learners, somebody, everybody, random)
+            next_members(voters, learners, replica, everybody, random)
         };
         self.ask(leader, Operation::Replicas { range, change }, world);
     }
 }
 
-/// A step from the present members to others: a learner comes or goes, or takes over a vote.
+/// Draws a change of the members: learners are added, removed or made voters, or a voter is
+/// removed or made a learner.
 fn next_members(
     mut voters: Vec<PeerAddress>,
     mut learners: Vec<PeerAddress>,
-    somebody: PeerAddress,
+    replica: PeerAddress,
     everybody: impl Iterator<Item = PeerAddress>,
     random: &mut fastrand::Rng,
 ) -> ReplicaChange {
     if learners.len() >= 2 && random.bool() {
         return take_over(voters, learners, random);
     }
-    if let Some(place) = learners.iter().position(|learner| *learner == somebody) {
+    if let Some(place) = learners.iter().position(|learner| *learner == replica) {
         learners.remove(place);
         if random.u8(0..4) > 0 {
             if random.bool() && voters.len() > 1 {
                 voters.swap_remove(random.usize(0..voters.len()));
             }
-            voters.push(somebody);
+            voters.push(replica);
         }
-    } else if let Some(place) = voters.iter().position(|voter| *voter == somebody) {
+    } else if let Some(place) = voters.iter().position(|voter| *voter == replica) {
         if voters.len() > 2 && random.u8(0..3) == 0 {
             voters.remove(place);
             if random.bool() {
-                learners.push(somebody);
+                learners.push(replica);
             }
         } else {
             return take_over(voters, learners, random);
         }
     } else if random.bool() {
-        learners.push(somebody);
+        learners.push(replica);
     } else {
         learners = everybody.filter(|peer| !voters.contains(peer)).collect();
     }
     ReplicaChange::Members { voters, learners }
 }
 
-/// All learners at once get a vote, in the place of as many voters.
+/// Makes all learners voters at once, in place of as many voters, of which at least one stays.
 fn take_over(
     mut voters: Vec<PeerAddress>,
     learners: Vec<PeerAddress>,
@@ -164,14 +165,16 @@ fn take_over(
     ReplicaChange::Members { voters, learners: Vec::new() }
 }
 
-/// Who leads a range, as far as its running replicas know: the latest term counts.
+/// Returns the Raft leader of a range among the running replicas. If several consider themselves
+/// leader, the one of the latest term.
 pub(crate) fn leader_of(world: &World, range: RangeId) -> Option<PeerAddress> {
     let views = world.shards().filter_map(|(at, shard)| Some((at, shard.view(range)?)));
     let leaders = views.filter(|(_, view)| view.role() == Role::Leader);
     leaders.max_by_key(|(_, view)| view.term()).map(|(at, _)| at)
 }
 
-/// The chains that a node is still a member of, as any running member knows, with their epochs.
+/// Returns the chains from which a node must still be removed, with their latest known epochs. A
+/// chain counts until every remaining member has the epoch without the node.
 fn chains_of(world: &World, node: NodeId) -> Vec<(RangeId, u64)> {
     let mut chains = Vec::new();
     for descriptor in world.ranges.ranges() {
@@ -184,13 +187,13 @@ fn chains_of(world: &World, node: NodeId) -> Vec<(RangeId, u64)> {
             world.shards().filter_map(|(at, shard)| Some((at, shard.view(range)?))).collect();
         let latest = views.iter().max_by_key(|(_, view)| view.epoch());
         let Some((_, latest)) = latest else {
-            // Nobody can tell at present.
+            // No running replica knows: assume the members at creation.
             if descriptor.members.iter().any(|member| member.node == node) {
                 chains.push((range, descriptor.epoch));
             }
             continue;
         };
-        // Everybody who is left must know, whoever is down included.
+        // Every remaining member must have the latest epoch. One that is down does not have it.
         let left: Vec<_> = members(latest).into_iter().filter(|m| m.node != node).collect();
         let all_know = left.iter().all(|member| {
             let view = world.shard(*member).and_then(|shard| shard.view(range));

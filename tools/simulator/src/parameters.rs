@@ -1,4 +1,4 @@
-//! What a run is made of: everything drawn from its seed.
+//! The parameters of a run, all of them drawn from its seed.
 
 use std::fmt;
 
@@ -7,8 +7,8 @@ use palisade_shard::TestFault;
 use palisade_wal::LengthRule;
 use palisade_wire::{Mode, NodeId};
 
-/// An independent stream of random numbers: what is drawn for one purpose does not move what is
-/// drawn for another.
+/// Returns an independent stream of random numbers for one purpose. Drawing more numbers from one
+/// stream does not change the others.
 pub(crate) fn stream(seed: u64, name: &str) -> fastrand::Rng {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(name.as_bytes());
@@ -19,41 +19,41 @@ pub(crate) fn stream(seed: u64, name: &str) -> fastrand::Rng {
 /// A kind of fault that a run may contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
-    /// A node dies and forgets what it had not synced.
+    /// A node crashes, loses a random part of its unsynced log, and restarts later.
     Crash,
     /// All nodes lose power at once.
     PowerLoss,
-    /// A node stands still for a while.
+    /// A node handles no events for a while.
     Pause,
-    /// The nodes are parted in two.
+    /// A partition splits the nodes into two sets.
     Partition,
-    /// Nothing passes from one node to another, in one direction.
+    /// The link from one node to another is cut, in one direction.
     OneWay,
-    /// Two groups of nodes reach each other only through one that belongs to both.
+    /// A partition splits the nodes into two sets, but one node reaches both.
     Bridge,
-    /// Nothing leaves a node for about as long as a promise lasts.
+    /// No message leaves a node to its peers for about as long as a promise lasts.
     Silence,
-    /// Nothing passes from the clients to a node, or back.
+    /// Requests from clients to a node are lost, or its replies to them.
     CutClients,
-    /// Syncs of a node take long.
+    /// Syncs of a node are slow.
     SlowDisk,
-    /// The log of a node runs out of room, step by step.
+    /// The logs of a node run out of room, step by step.
     FullDisk,
-    /// A sync of a node fails: it dies.
+    /// A sync of a node fails, so the node crashes.
     FailedSync,
-    /// A node's wall clock jumps, within its bound.
+    /// A node's wall clock jumps within its bound.
     ClockJump,
-    /// A node's wall clock becomes unsure for a while: by more than is allowed, or by less.
+    /// A node's wall clock reports a larger error bound for a while, up to `max_offset_us` or more.
     UnsureClock,
-    /// A node dies, and a durable bit of its log is flipped.
+    /// A node crashes, a durable bit of its log is flipped, and the node tries to restart.
     BitFlip,
-    /// A node dies and comes back without its log.
+    /// A node crashes and restarts without its logs.
     Wipe,
-    /// Somebody moves leadership or changes the members of a group.
+    /// The operator transfers leadership or changes the members of a group.
     Operator,
 }
 
-/// All kinds of faults.
+/// All kinds of faults that a seed may draw.
 pub const ALL_FAULTS: [FaultKind; 16] = [
     FaultKind::Crash,
     FaultKind::PowerLoss,
@@ -73,115 +73,118 @@ pub const ALL_FAULTS: [FaultKind; 16] = [
     FaultKind::Operator,
 ];
 
-/// Everything that a run is made of. Times are microseconds of true time.
+/// All parameters of a run. Times are microseconds of true time, and averages are means.
 #[derive(Clone, Debug)]
 pub struct Parameters {
-    /// What everything was drawn from.
+    /// The seed of all random streams of the run.
     pub seed: u64,
-    /// Nodes.
+    /// Number of nodes.
     pub nodes: u16,
-    /// Shards of each node.
+    /// Number of shards of each node.
     pub shards: u16,
-    /// Ranges of each mode.
+    /// Number of ranges of each mode.
     pub ranges_per_mode: u16,
-    /// Puts all ranges in one mode.
+    /// Puts all ranges in one mode, which then has twice as many.
     pub only: Option<Mode>,
-    /// How long faults happen.
+    /// How long faults are injected.
     pub fault_us: u64,
-    /// After that, how long the cluster may take to work again.
+    /// How long the cluster may take after the faults to work again.
     pub heal_us: u64,
 
-    /// Between two faults, on average.
+    /// Average interval between two faults.
     pub fault_interval_us: u64,
-    /// Between two moves of the operator, on average, if there is one.
+    /// Average interval between two changes by the operator, if [`FaultKind::Operator`] is enabled.
     pub operator_interval_us: u64,
-    /// How long a fault lasts, on average.
+    /// Average duration of a fault.
     pub fault_length_us: u64,
-    /// The kinds of faults that happen.
+    /// The kinds of faults that are injected.
     pub faults: Vec<FaultKind>,
 
     /// The shortest delay of a message.
     pub delay_us: u64,
-    /// What is added to it on average.
+    /// Average delay in addition to `delay_us`, roughly.
     pub delay_tail_us: u64,
     /// Messages lost, in parts of ten thousand.
     pub loss: u32,
     /// Messages delivered twice, in parts of ten thousand.
     pub duplication: u32,
-    /// Messages delivered once more long after, in parts of a million.
+    /// Messages between nodes delivered once more up to a minute later, in parts of a million.
     pub stale: u32,
 
-    /// A sync takes this long, or up to three times as long.
+    /// Shortest duration of a sync. The longest is three times that.
     pub sync_us: u64,
-    /// A wall clock is right to within this.
+    /// The error bound of the wall clocks.
     pub clock_bound_us: u64,
-    /// A node whose clock is right to within more than this serves nothing.
+    /// A node whose wall clock reports a larger error bound serves nothing.
     pub max_offset_us: u64,
-    /// By up to this it is wrong beyond that: the bound is a lie.
+    /// Fault: wall clocks are wrong by up to this much beyond their error bound.
     pub clock_lie_us: u64,
-    /// Monotonic clocks run wrong by up to this, in parts of a million.
+    /// Largest drift of a monotonic clock, fast or slow, in parts per million.
     pub drift_ppm: u64,
 
-    /// Clients, each with one operation at a time.
+    /// Number of clients, each with one operation at a time.
     pub clients: u32,
-    /// Keys that they use.
+    /// Number of keys for puts and gets.
     pub keys: u32,
-    /// Between two operations of a client, on average.
+    /// Average interval between two operations of a client.
     pub think_us: u64,
-    /// A client that has no answer tries again after this.
+    /// A client without an answer tries again after this time.
     pub attempt_us: u64,
-    /// How long a client tries before it gives an operation up.
+    /// How long a client tries before it gives up an operation.
     pub timeout_us: u64,
-    /// Gets among the operations, in percent.
+    /// Share of reads among the operations on keys and pairs, in percent.
     pub read_percent: u32,
-    /// Operations on two keys that change together, among all, in percent.
+    /// Share of operations on pairs, two keys that change together, among operations that are
+    /// neither transactions nor snapshots, in percent.
     pub pair_percent: u32,
-    /// Transactions of several steps, among all operations, in percent.
+    /// Share of transactions of several steps among all operations, in percent.
     pub transaction_percent: u32,
-    /// Reads of several ranges at one timestamp, likewise.
+    /// Share of reads of several ranges at one timestamp among operations other than transactions,
+    /// in percent.
     pub snapshot_percent: u32,
-    /// Cells of each range that both are about, up to four.
+    /// Number of cells of each range, which transactions and snapshots use: one to four.
     pub cells: usize,
-    /// Bytes of a value.
+    /// Bytes of a value, at least 8.
     pub value_bytes: usize,
-    /// A range's log grows by this much between checkpoints.
+    /// Bytes by which a range's log grows between checkpoints.
     pub checkpoint_bytes: u64,
     /// Bytes of a segment of the log.
     pub segment_bytes: u64,
-    /// Segments that a log may have: at a quarter of them at most it is compacted.
+    /// Limit on the segments of a log. Compaction starts at a quarter of it, or earlier.
     pub max_segments: u64,
-    /// Payload in one message of a Raft group, beyond its first entry.
+    /// Limit on the payload bytes in one message of a Raft group, beyond its first entry.
     pub max_message_bytes: usize,
-    /// Turns take up to this long, most of them much less.
+    /// Longest duration of a turn. Most turns take much less.
     pub turn_us: u64,
-    /// While there are faults, the thread of one turn in so many is stopped between the readings
-    /// of its two clocks.
+    /// One turn in this many is stopped between the readings of its two clocks, while faults are
+    /// injected and [`FaultKind::Pause`] is enabled.
     pub stopped_turns: u32,
     /// Bytes of a part of a snapshot.
     pub snapshot_part_bytes: usize,
-    /// A paused machine is stopped with its clocks, which nothing promises to survive.
+    /// A paused machine is stopped together with its clocks, which Palisade does not promise to
+    /// survive.
     pub suspends: bool,
-    /// A promise that the production code breaks on purpose.
+    /// A rule that the production code breaks on purpose.
     pub planted: Option<TestFault>,
-    /// Recovery cuts a log at the first damage instead of refusing it.
+    /// Fault: recovery truncates a log at the first damage instead of refusing it.
     pub trust_damage: bool,
-    /// The beginning of a long log is let go whether or not it is needed.
+    /// Fault: the oldest segments of a long log are released even if they are needed.
     pub cut_early: bool,
-    /// A turn reads its monotonic clock before its wall clock.
+    /// Fault: a turn reads its monotonic clock before its wall clock.
     pub monotonic_first: bool,
 }
 
 impl Parameters {
-    /// A run with faults, from a seed.
+    /// Draws a run with faults from a seed.
     pub fn draw(seed: u64) -> Self {
         let mut random = stream(seed, "parameters");
         let nodes = *random.choice(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 7]).expect("there are some");
-        // Each kind of fault is left out of some runs, so that others are seen alone.
+        // Each kind of fault is left out of some runs, so that other kinds occur without it.
         let faults = ALL_FAULTS.into_iter().filter(|_| random.u8(0..3) > 0).collect();
         let calm_network = random.u8(0..3) == 0;
-        // Many clients on few keys see what few on many do not.
+        // Many clients on few keys find bugs that few clients on many keys do not.
         let crowded = random.u8(0..3) == 0;
-        // As many small ones as large ones: they make other things slow.
+        // Small bounds are as frequent as large ones, because large bounds slow down the rest.
         let clock_bound_us = 50 << random.u32(0..13);
         Self {
             seed,
@@ -238,12 +241,12 @@ impl Parameters {
         }
     }
 
-    /// When a log is long.
+    /// Returns the rule that decides when a log is long.
     pub(crate) fn length_rule(&self) -> LengthRule {
         LengthRule { segment_bytes: self.segment_bytes, max_segments: self.max_segments }
     }
 
-    /// The shape of the cluster.
+    /// Returns the shape of the cluster.
     pub(crate) fn shape(&self) -> Bootstrap {
         Bootstrap {
             nodes: (0..self.nodes).map(NodeId).collect(),
@@ -253,7 +256,7 @@ impl Parameters {
         }
     }
 
-    /// A run without faults, for a script to disturb.
+    /// Returns the parameters of a run without faults, for a script to inject its own.
     pub fn quiet(
         seed: u64,
         nodes: u16,

@@ -1,4 +1,5 @@
-//! One run: faults first, and nothing unsafe may happen; then peace, and everything must work.
+//! One run: first faults, during which nothing unsafe may happen; then none, and the cluster must
+//! work again.
 
 use std::{
     cell::RefCell,
@@ -20,45 +21,50 @@ use crate::{
     world::FIRST_OWN_CONNECTION,
 };
 
-/// How long the clients go on after the faults have ended.
+/// How long the clients continue after the faults have ended.
 const AFTERGLOW_US: u64 = 2_000_000;
 
-/// Between two looks at whether everything works again.
+/// Interval between two checks that everything works again.
 const LOOK_US: u64 = 250_000;
 
-/// A run in which everything held.
+/// A run without a violation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Summary {
-    /// What it was drawn from.
+    /// The seed of the run.
     pub seed: u64,
-    /// Of everything that happened: the same for the same seed.
+    /// A hash over the events of the run: the same seed gives the same hash.
     pub hash: u64,
-    /// Events handled.
+    /// Number of events handled.
     pub events: u64,
-    /// Virtual time that passed, in microseconds.
+    /// Virtual time of the run, in microseconds.
     pub simulated_us: u64,
-    /// Operations of clients.
+    /// Number of client operations that ended.
     pub operations: u64,
-    /// Nodes that died.
+    /// Number of crashes of nodes.
     pub crashes: u64,
-    /// Leaderships that began.
+    /// Number of Raft terms that had a leader, over all ranges.
     pub elections: u64,
 }
 
-/// A run in which something did not hold.
+/// A run with a violation, or with a panic.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// What it was drawn from.
+    /// The parameters of the run.
     pub parameters: Parameters,
-    /// What did not hold.
+    /// The invariant that was violated first.
     pub violation: Violation,
-    /// When, in microseconds of virtual time.
+    /// When it was violated, in microseconds of virtual time.
     pub at_us: u64,
-    /// What happened last, line by line.
+    /// The last lines of the trace.
     pub trace: Vec<String>,
 }
 
-/// Runs a cluster through its faults and back to health.
+/// Runs a cluster with its faults, then without, and checks that it works again.
+///
+/// Sets a process-wide panic hook that prints nothing: a panic in a run is a [`Failure`].
+///
+/// # Errors
+/// The first violation, with the trace. The same parameters fail again.
 pub fn simulate(parameters: &Parameters, trace: Trace) -> Result<Summary, Box<Failure>> {
     silence_panics();
     let mut world = World::new(parameters.clone(), trace);
@@ -89,7 +95,7 @@ pub fn simulate(parameters: &Parameters, trace: Trace) -> Result<Summary, Box<Fa
     }))
 }
 
-/// Runs a seed that failed once more, and writes down what happens.
+/// Repeats a failed run with a trace of its last `lines` lines. Returns `None` if it succeeds.
 pub fn explain(parameters: &Parameters, lines: usize) -> Option<Box<Failure>> {
     simulate(parameters, Trace::Last(lines)).err()
 }
@@ -97,7 +103,7 @@ pub fn explain(parameters: &Parameters, lines: usize) -> Option<Box<Failure>> {
 fn run(world: &mut World) -> Result<(), Violation> {
     let parameters = world.parameters.clone();
     let mut faults = Faults::new(&parameters);
-    faults.torment(world);
+    faults.inject(world);
     heal(world, &mut faults)?;
     for (at, shard) in world
         .nodes
@@ -113,7 +119,7 @@ fn run(world: &mut World) -> Result<(), Violation> {
     world.invariants.at_end(world.clients.history(), world.clients.timestamped())
 }
 
-/// The faults are over: within a bound everything that can work must.
+/// Ends the faults. Within a time bound, everything that can work must work again.
 fn heal(world: &mut World, faults: &mut Faults) -> Result<(), Violation> {
     world.network.calm();
     faults.make_sure(world, u64::MAX);
@@ -157,7 +163,7 @@ fn heal(world: &mut World, faults: &mut Faults) -> Result<(), Violation> {
     }
 }
 
-/// Asks every range for a write and a read.
+/// Writes and reads one key of every range that can work, until each has succeeded.
 struct Probes {
     pending: Vec<Probe>,
 }
@@ -194,7 +200,8 @@ impl Probes {
         Err(Violation { invariant, detail: "a chain is not repaired".to_owned() })
     }
 
-    /// Takes in answers and asks again; tells what is missing.
+    /// Takes in answers, and sends the requests of the remaining probes. Returns what is missing,
+    /// or `None` if all probes have succeeded.
     fn advance(&mut self, world: &mut World) -> Option<String> {
         let answers = std::mem::take(&mut world.answers);
         self.pending.retain_mut(|probe| {
@@ -219,7 +226,7 @@ impl Probes {
                 world.shards().filter_map(|(at, shard)| Some((at, shard.view(probe.range)?)));
             let serving = views.filter(|(_, view)| wanted.contains(&view.role()));
             let Some((to, _)) = serving.max_by_key(|(_, view)| view.term()) else {
-                missing = Some(format!("nobody serves {}", probe.range));
+                missing = Some(format!("no replica serves {}", probe.range));
                 continue;
             };
             missing = Some(format!("{} does not answer for {}", to, probe.range));
@@ -239,13 +246,13 @@ impl Probes {
     }
 }
 
-/// Whether a range has not lost so many of its voters that nothing could bring it back: it may have
-/// had few when a node was lost.
+/// Returns false if a range has lost so many voters that it cannot recover: it may have had few
+/// voters when a node was lost.
 fn can_work(world: &World, range: RangeId) -> bool {
     let is_lost = |at: &PeerAddress| world.nodes[usize::from(at.node.0)].lost;
     let views = world.shards().filter(|(at, _)| !is_lost(at));
     let mut views = views.filter_map(|(_, shard)| shard.view(range));
-    // A configuration that is not committed yet may have to be, before there can be another.
+    // An uncommitted configuration may have to be committed before the next one, so all count.
     views.all(|view| {
         let decides = |half: &Vec<PeerAddress>| {
             2 * half.iter().filter(|voter| is_lost(voter)).count() < half.len()
@@ -254,7 +261,8 @@ fn can_work(world: &World, range: RangeId) -> bool {
     })
 }
 
-/// Replicas that should be in the same state, and are not.
+/// Returns a description of a replica that should be in the same state as the latest one, and is
+/// not.
 fn disagreement(world: &World) -> Option<String> {
     for descriptor in world.ranges.ranges() {
         let range = descriptor.range;
@@ -291,7 +299,7 @@ thread_local! {
     static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Panics of a run are its result, not something to print.
+/// Keeps panics from being printed: a panic is the result of its run.
 fn silence_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -6,25 +6,27 @@ use palisade_wire::{Basis, Operation, Outcome, Page, RangeId, ReadKind, ScanRequ
 
 use crate::{interactive::cell_key, invariants::Seen};
 
-/// What a client reads at one timestamp.
+/// The reads that a client does at one timestamp.
 #[derive(Debug)]
 pub(crate) struct SnapshotReads {
     age: Age,
-    /// Once it is known.
+    /// The timestamp of the reads: `None` until the first answer, unless it is given.
     at_ts: Option<Timestamp>,
     cells: usize,
-    /// What is left to read, the last first: a range by its place, and one cell of it, or all.
+    /// The remaining reads in reverse order: the place of a range, and one cell, or `None` for all.
     left: Vec<(usize, Option<usize>)>,
 }
 
-/// How old what is read may be.
+/// How old the timestamp of the reads may be.
 #[derive(Clone, Copy, Debug)]
 enum Age {
-    /// Nothing that was acknowledged may be missing.
+    /// At or above every timestamp that any client knew when the reads began, so that nothing
+    /// acknowledged is missing.
     Fresh,
-    /// By true time, in microseconds; but not before what the client has seen.
+    /// At most `max_us` microseconds of true time before the reads began, and not below `at_least`,
+    /// the latest timestamp that the client has seen.
     Stale { max_us: u64, at_least: Timestamp },
-    /// A timestamp that somebody has read at before.
+    /// A timestamp at which a client has read before.
     Past,
 }
 
@@ -49,18 +51,18 @@ impl SnapshotReads {
         Self { age, at_ts, cells, left }
     }
 
-    /// The range that is read next, unless that was all.
+    /// Returns the place of the range that is read next, or `None` after the last read.
     pub(crate) fn place(&self) -> Option<usize> {
         self.left.last().map(|(place, _)| *place)
     }
 
-    /// Whether nothing that was acknowledged before may be missing.
+    /// Returns true if the reads must see everything that was acknowledged before they began.
     pub(crate) fn is_fresh(&self) -> bool {
         matches!(self.age, Age::Fresh)
     }
 
-    /// Whether any replica may know enough.
-    pub(crate) fn is_anybodys(&self) -> bool {
+    /// Returns true if a replica that does not sequence writes may be able to answer.
+    pub(crate) fn any_replica_may_serve(&self) -> bool {
         !matches!(self.age, Age::Fresh)
     }
 
@@ -81,7 +83,7 @@ impl SnapshotReads {
         })
     }
 
-    /// A read was answered. Returns the timestamp, and what was seen then.
+    /// Checks the answer to the next read. Returns its timestamp and the state of each cell read.
     pub(crate) fn answered(
         &mut self,
         outcome: &Outcome,

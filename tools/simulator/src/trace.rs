@@ -1,13 +1,13 @@
-//! What a run leaves behind: a readable trace, and a hash of everything that happened.
+//! The record of a run: a readable trace, and a hash over its events.
 
 use std::collections::VecDeque;
 
-/// How much of a run is written down.
+/// How many lines of a run are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trace {
-    /// Nothing.
+    /// No lines.
     Off,
-    /// The last so many lines.
+    /// The last lines, at most this many.
     Last(usize),
 }
 
@@ -24,7 +24,7 @@ impl Record {
         Self { trace, lines: VecDeque::new(), hash: 0, events: 0 }
     }
 
-    /// Writes a line, if lines are written.
+    /// Records a line, unless the trace is off.
     pub(crate) fn line(&mut self, now_us: u64, line: impl FnOnce() -> String) {
         if let Trace::Last(most) = self.trace {
             if self.lines.len() >= most {

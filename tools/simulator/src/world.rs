@@ -1,4 +1,4 @@
-//! A cluster in virtual time: the queue of events, and what each of them does.
+//! A cluster in virtual time: the queue of events, and the handler of each kind of event.
 
 use std::{cmp::Reverse, collections::BinaryHeap, fmt::Debug};
 
@@ -19,22 +19,23 @@ use crate::{
     trace::Record,
 };
 
-/// Between two ticks of a node, by its own clock (whose drift is of no matter here).
+/// Interval between two ticks of a node, in true time: the drift of its clock is ignored here.
 const TICK_US: u64 = 10_000;
 
-/// Between two times that groups are asked to let the beginning of the log go.
+/// Shortest interval between two compactions of a shard's log.
 const COMPACT_INTERVAL_US: u64 = 200_000;
 
-/// For so long after a pause, a node finds what arrived meanwhile: some of it sooner than the rest.
+/// For this long after a pause, a turn takes only a random part of the messages in its inbox.
 const WAKING_US: u64 = 1_000;
 
-/// After this long everything is synced, on the slowest disk.
+/// Shards count as having met once all have been admitted for this long: by then even the slowest
+/// disk has synced.
 const SYNCED_BY_NOW_US: u64 = 5_000_000;
 
-/// Connections from here on are not the clients'.
+/// The first connection id that does not belong to a client: for the operator, probes and scripts.
 pub(crate) const FIRST_OWN_CONNECTION: u64 = 1 << 32;
 
-/// A cluster, its clients, and what is watched.
+/// A simulated cluster in virtual time: its nodes, network and clients, and the invariant checks.
 #[derive(Debug)]
 pub struct World {
     pub(crate) parameters: Parameters,
@@ -47,13 +48,13 @@ pub struct World {
     pub(crate) invariants: Invariants,
     pub(crate) record: Record,
     pub(crate) violation: Option<Violation>,
-    /// The first range map.
+    /// The range map with which the cluster was created.
     pub(crate) ranges: RangeMap,
     schedule: fastrand::Rng,
     pub(crate) disk_random: fastrand::Rng,
     pub(crate) clock_random: fastrand::Rng,
     client_wake_us: u64,
-    /// Answers to connections that are not the clients', until somebody takes them.
+    /// Answers on connections that do not belong to clients, until a script or probe takes them.
     pub(crate) answers: Vec<(ConnectionId, Response)>,
     recorded: Vec<(PeerAddress, PeerAddress, PeerMessage)>,
     pub(crate) crashes: u64,
@@ -86,7 +87,7 @@ enum Event {
 }
 
 impl World {
-    /// A cluster that has just been started.
+    /// Creates a cluster and starts all of its nodes.
     pub fn new(parameters: Parameters, trace: Trace) -> Self {
         let seed = parameters.seed;
         let ranges = parameters.shape().range_map();
@@ -125,7 +126,7 @@ impl World {
         world
     }
 
-    /// Runs until a time has come, or something that must hold does not.
+    /// Runs until a point of virtual time, in microseconds, or until an invariant is violated.
     pub fn run_until(&mut self, until_us: u64) {
         while self.violation.is_none()
             && let Some(Reverse(next)) = self.queue.peek()
@@ -141,7 +142,7 @@ impl World {
         }
     }
 
-    /// Runs for a while.
+    /// Runs for a duration of virtual time, or until an invariant is violated.
     pub fn run_for(&mut self, duration_us: u64) {
         self.run_until(self.now_us + duration_us);
     }
@@ -182,7 +183,7 @@ impl World {
                     self.wake_clients();
                 }
             }
-            // An earlier time was set since: that wake has come, or will.
+            // An earlier wake was scheduled since: it has come already, or will.
             Event::WakeClients if self.now_us != self.client_wake_us => {}
             Event::WakeClients => {
                 self.client_wake_us = u64::MAX;
@@ -207,7 +208,8 @@ impl World {
         }
     }
 
-    /// Whether the event is to be handled now; one for a node that stands still comes later.
+    /// Returns true if an event is to be handled now. An event for an earlier life or a stopped
+    /// node is dropped. An event for a paused node is scheduled again, after the pause.
     fn is_for_now(&mut self, node: usize, life: u32, event: impl FnOnce() -> Event) -> bool {
         let at = &self.nodes[node];
         if at.life != life || !at.running {
@@ -215,7 +217,7 @@ impl World {
         }
         let paused_until_us = at.paused_until_us;
         if paused_until_us > self.now_us {
-            // What comes first then is anybody's guess.
+            // The order of events after a pause is random.
             let later_us = paused_until_us + self.schedule.u64(1..300);
             self.schedule(later_us, event());
             return false;
@@ -234,7 +236,7 @@ impl World {
         self.schedule(self.now_us + TICK_US, Event::Tick { node, life });
     }
 
-    /// Something has gathered for a shard: its turn comes in a moment.
+    /// Schedules a turn of a shard soon, unless one is scheduled or in progress.
     fn turn_soon(&mut self, node: usize, slot: usize) {
         let at = &mut self.nodes[node];
         if !at.shards[slot].turn_is_due && at.shards[slot].turn.is_none() {
@@ -285,8 +287,8 @@ impl World {
         }
         place.turn_is_due = false;
         if waking {
-            // Which connections are read first is anybody's guess: a client may be heard before
-            // the peer whose news came long before.
+            // Connections are read in any order. A client's request may be processed before a
+            // peer's message that arrived long before it.
             let random = &mut self.schedule;
             inputs.retain(|input| {
                 let connected = matches!(input, Input::Peer { .. } | Input::Request { .. });
@@ -313,7 +315,7 @@ impl World {
         self.schedule(self.now_us + turn_us, Event::EndOfTurn { node, slot, life });
     }
 
-    /// For how long a turn is stopped between the readings of its two clocks, if it is.
+    /// Returns for how long a turn is stopped between the readings of its two clocks, or `None`.
     fn stop_us(&mut self) -> Option<u64> {
         let stops = self.now_us < self.parameters.fault_us
             && self.parameters.faults.contains(&FaultKind::Pause)
@@ -321,8 +323,8 @@ impl World {
         stops.then(|| self.schedule.u64(1..3_000_000))
     }
 
-    /// Most turns take a moment. What leaves with a turn leaves when it is over, and a node may
-    /// stop in between.
+    /// Returns how long a turn takes: less than 50 us for most turns. The effects of a turn are
+    /// carried out when it ends, and the node may crash or pause before that.
     fn turn_us(&mut self) -> u64 {
         if self.schedule.u8(0..16) > 0 {
             self.schedule.u64(0..50)
@@ -387,8 +389,8 @@ impl World {
         }
     }
 
-    /// As in production: once the log is long or can't grow, the groups that keep its beginning
-    /// write what they have there again.
+    /// As in production: once the log is long or its disk fills up, the groups that pin the oldest
+    /// segment rewrite their state.
     fn compact(&mut self, node: usize, slot: usize) {
         let is_short = self.nodes[node].is_filling(self.now_us);
         let place = &mut self.nodes[node].shards[slot];
@@ -417,7 +419,8 @@ impl World {
         }
     }
 
-    /// Begins a sync of a shard's log, if there is reason to.
+    /// Begins a sync of a shard's log, unless syncs are held back, one is in flight, or everything
+    /// is synced.
     pub(crate) fn sync(&mut self, node: usize, slot: usize) {
         let at = &mut self.nodes[node];
         let (life, slow) = (at.life, at.slow_disk_until_us > self.now_us);
@@ -439,7 +442,7 @@ impl World {
             return;
         }
         if self.nodes[node].failing_disk {
-            // As in production: after a failed sync nothing more is promised.
+            // As in production: a failed sync ends the process.
             self.crash(node);
             self.start_in(node, 500_000);
             return;
@@ -451,7 +454,7 @@ impl World {
         self.sync(node, slot);
     }
 
-    /// Sends requests of clients, or of whoever else asks.
+    /// Sends requests of clients, the operator, probes or scripts.
     pub(crate) fn send_requests(&mut self, sends: Vec<ClientSend>) {
         for ClientSend { to, connection, request } in sends {
             self.record.line(self.now_us, || format!("{connection:?} asks {to}: {request:?}"));
@@ -467,7 +470,7 @@ impl World {
         }
     }
 
-    /// Takes a node down at once.
+    /// Crashes a node. A random part of its unsynced log remains. No effect if the node is down.
     pub fn crash(&mut self, node: usize) {
         if self.nodes[node].running {
             self.crashes += 1;
@@ -477,7 +480,8 @@ impl World {
         }
     }
 
-    /// Starts a node that is down. One whose log is damaged stays down for good.
+    /// Starts a node that is down, unless it is fenced. A node that refuses to start counts as lost
+    /// from then on. That is a violation, unless a bit of its log was flipped.
     pub fn start(&mut self, node: usize) {
         let at = &mut self.nodes[node];
         if at.running || at.fenced {
@@ -509,8 +513,8 @@ impl World {
         }
     }
 
-    /// The configuration of a node that is down has another shape: the node must not start with it,
-    /// and its logs must stay as they are.
+    /// Tries to start a node with a configuration of another shape. The node must refuse, and its
+    /// logs must stay as they are.
     fn start_misconfigured(&mut self, node: usize) {
         let mut shape = self.parameters.shape();
         match self.schedule.u8(0..3) {
@@ -519,7 +523,7 @@ impl World {
             _ => shape.only = if shape.only.is_none() { Some(Mode::Raft) } else { None },
         }
         let at = &mut self.nodes[node];
-        // The log may be refused before it is read to its end.
+        // A lost log records no shape. A damaged one may be refused before its shape is compared.
         let has_a_past = !at.lost && !at.damaged;
         match at.start(&self.parameters, &shape, self.now_us) {
             Ok(()) if has_a_past => {
@@ -532,7 +536,10 @@ impl World {
         }
     }
 
-    /// A node that is down has lost its logs.
+    /// Erases the logs of a node that is down.
+    ///
+    /// # Panics
+    /// If the node is running.
     pub fn wipe(&mut self, node: usize) {
         let at = &mut self.nodes[node];
         assert!(!at.running, "only a node that is down can lose its logs");
@@ -544,13 +551,13 @@ impl World {
         self.invariants.after_loss(self.nodes[node].id);
     }
 
-    /// Starts a node in a while.
+    /// Starts a node after a wait, unless it has crashed again by then.
     pub(crate) fn start_in(&mut self, node: usize, wait_us: u64) {
         let life = self.nodes[node].life;
         self.schedule(self.now_us + wait_us, Event::Start { node, life });
     }
 
-    /// Looks whether every shard of every node runs and is admitted.
+    /// Updates since when every shard of every node has been running and admitted, and `have_met`.
     pub(crate) fn look_whether_all_have_met(&mut self) {
         let shards = self.nodes.len() * self.nodes[0].shards.len();
         let all = self.shards().filter(|(_, shard)| shard.is_admitted()).count() == shards;
@@ -562,28 +569,29 @@ impl World {
         self.have_met |= self.now_us.saturating_sub(self.together_since_us) >= SYNCED_BY_NOW_US;
     }
 
-    /// Whether all nodes have met, and know so durably: a new cluster waits for that.
+    /// Returns true once all nodes have met and have recorded that durably. Until then a new
+    /// cluster needs all of its nodes.
     pub(crate) fn have_met(&self) -> bool {
         self.have_met
     }
 
-    /// A running shard.
+    /// Returns a shard, or `None` if its node is down.
     pub fn shard(&self, at: PeerAddress) -> Option<&Shard> {
         self.nodes[usize::from(at.node.0)].shards[usize::from(at.shard.0)].shard.as_ref()
     }
 
-    /// All running shards.
+    /// Returns all running shards with their addresses.
     pub fn shards(&self) -> impl Iterator<Item = (PeerAddress, &Shard)> {
         let slots = self.nodes.iter().flat_map(|node| &node.shards);
         slots.filter_map(|slot| Some((slot.at, slot.shard.as_ref()?)))
     }
 
-    /// Messages from one node to another are kept from now on, beside being delivered.
+    /// Records the messages from one node to another from now on. They are delivered as well.
     pub fn record_messages(&mut self, from: u16, to: u16) {
         self.network.recorded = Some((NodeId(from), NodeId(to)));
     }
 
-    /// Delivers what was kept once more, now.
+    /// Delivers the recorded messages once more, at once, and stops recording.
     pub fn replay_messages(&mut self) {
         for (from, to, message) in std::mem::take(&mut self.recorded) {
             let message = Box::new(message);
@@ -593,7 +601,7 @@ impl World {
     }
 }
 
-/// What arrives is what was sent, as its bytes tell.
+/// Encodes and decodes a message, and asserts that the result equals the message.
 fn through_codec<M: Encode + Decode + PartialEq + Debug>(message: &M) -> M {
     let mut bytes = BytesMut::new();
     message.encode(&mut bytes);

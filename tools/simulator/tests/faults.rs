@@ -1,4 +1,4 @@
-//! Scenarios that broke systems like this one, each as a script: `tests/FAULTS.md` has the table.
+//! Scenarios that broke similar systems, each as a script. `tests/FAULTS.md` lists them.
 
 mod support;
 
@@ -19,7 +19,7 @@ fn members(voters: &[u16], learners: &[u16]) -> Operation {
     Operation::Replicas { range: RANGE, change }
 }
 
-/// Asks for a change until it is made.
+/// Requests a change until it is done.
 fn change(world: &mut World, operation: &Operation) {
     for _ in 0..50 {
         let leader = world.await_leader(RANGE);
@@ -31,7 +31,7 @@ fn change(world: &mut World, operation: &Operation) {
     panic!("{operation:?} is never made");
 }
 
-/// Moves leadership to a node, unless it is there.
+/// Transfers leadership to a node, unless it leads already.
 fn lead(world: &mut World, node: u16) {
     if world.await_leader(RANGE) != at(node) {
         let to = ReplicaChange::Transfer { to: at(node) };
@@ -85,7 +85,7 @@ fn scenario_09_a_vote_is_not_given_before_it_is_synced() {
         world.crash(usize::from(leader.node.0));
         world.run_for(SECOND_US);
         assert_eq!(world.leader(RANGE), None, "elected by votes that are on no disk");
-        // Crashes in between forget the votes, and with them nothing that anybody counts on.
+        // The crashes lose votes that are not durable, and no replica may rely on those.
         world.crash(others[0]);
         world.start(others[0]);
         world.hold_syncs(others[1], false);
@@ -124,8 +124,8 @@ fn scenario_10_a_new_leader_reads_nothing_before_its_first_entry_is_committed() 
     holds(world);
 }
 
-/// A vote takes up to two seconds here, and a wait of tenths of a second for the next election
-/// ended each before it could be won: half of them took more than thirty seconds.
+/// A vote takes up to two seconds here. Covers a bug: the next election began after tenths of a
+/// second, before the current one could be won. Half of them took more than thirty seconds.
 #[test]
 fn scenario_10_elections_end_on_slow_disks() {
     for seed in 0..10 {
@@ -216,7 +216,7 @@ fn scenario_14_a_replica_whose_disk_was_wiped_does_not_vote() {
 }
 
 #[test]
-fn scenario_14_a_removed_replica_that_comes_back_disturbs_nobody() {
+fn scenario_14_a_removed_replica_that_returns_has_no_effect() {
     let mut world = raft(3);
     world.run_for(SECOND_US);
     let leader = world.await_leader(RANGE);
@@ -237,7 +237,7 @@ fn scenario_15_a_snapshot_is_installed_whole_or_not_at_all() {
     for crash_us in (0..120_000).step_by(3_000) {
         let mut parameters = Parameters::quiet(crash_us, 3, 1, 1, Some(Mode::Raft));
         (parameters.checkpoint_bytes, parameters.think_us) = (4_000, 2_000);
-        // A client that asks the dead node over and over must not keep its locks meanwhile.
+        // A client that retries at the dead node again and again would keep its locks meanwhile.
         parameters.transaction_percent = 0;
         let mut world = World::new(parameters, Trace::Off);
         world.run_for(2 * SECOND_US);
@@ -296,7 +296,7 @@ fn scenario_17_one_way_and_bridge_partitions_end_in_a_leader_that_stays() {
 #[test]
 fn scenario_18_messages_that_come_once_more_much_later_change_nothing() {
     for (from, to) in [(0, 1), (1, 0), (2, 1)] {
-        // An hour is long enough without much to do in it.
+        // Few operations, because this run simulates an hour.
         let mut parameters = Parameters::quiet(7, 3, 1, 1, Some(Mode::Raft));
         parameters.think_us = SECOND_US / 4;
         let mut world = World::new(parameters, Trace::Off);
@@ -327,7 +327,8 @@ fn scenario_19_a_group_that_stalls_leaves_its_neighbours_alone() {
     world.run_for(SECOND_US);
     let leader = world.await_leader(other);
     let term = world.view(leader, other).map(|view| view.term());
-    // The first range loses its majority; the second shares the core of its leader.
+    // The first range, with voters on nodes 0, 3 and 4, loses its majority. The other range, on
+    // nodes 1, 2 and 3, keeps one.
     world.crash(3);
     world.crash(4);
     world.run_for(10 * SECOND_US);

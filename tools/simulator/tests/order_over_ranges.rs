@@ -1,5 +1,5 @@
-//! Scenarios about the order of operations over ranges, and about leaders that were superseded,
-//! each as a script: `tests/FAULTS.md` has the table.
+//! Scenarios about the order of operations over ranges, and about superseded leaders, each as a
+//! script. `tests/FAULTS.md` lists them.
 
 mod support;
 
@@ -10,7 +10,7 @@ use support::{
     RANGE, SECOND_US, at, claim, commit, holds, lock, locked_get, put, raft_with, supersede,
 };
 
-/// In another shard's log than [`RANGE`].
+/// A range in the log of another shard than [`RANGE`].
 const OTHER: RangeId = RangeId(2);
 
 fn value_of(outcome: Option<Outcome>) -> Option<u8> {
@@ -27,11 +27,12 @@ fn write(world: &mut World, range: RangeId, value: u8) {
     assert!(matches!(answer, Some(Outcome::Committed { .. })), "{answer:?}");
 }
 
-/// What a latest read answers that starts while a write of its key is pending, once a write of
-/// another range was acknowledged; and what it answers when the pending write is committed.
+/// Starts a latest read while a write of its key is pending, after a write of another range was
+/// acknowledged. Returns its answer before the pending write may commit, and its answer after that.
+/// `None` is no answer.
 fn read_beside_a_pending_write(mode: Mode, planted: Option<TestFault>) -> [Option<u8>; 2] {
     let quiet = Parameters::quiet(7, 3, 2, 1, Some(mode));
-    // The clients would notice, too.
+    // Without clients, which would detect the planted fault too.
     let mut world = World::new(Parameters { clients: 0, planted, ..quiet }, Trace::Off);
     world.run_for(2 * SECOND_US);
     write(&mut world, RANGE, 1);
@@ -44,7 +45,7 @@ fn read_beside_a_pending_write(mode: Mode, planted: Option<TestFault>) -> [Optio
     let get = world.get_operation(RANGE);
     let asked = world.send(sequencer, get);
     let before = value_of(world.answer(asked, SECOND_US / 20));
-    // A read that is linearizable for its key alone does not wait.
+    // A read that is linearizable for its key alone does not wait for the pending write.
     let tail =
         world.view(sequencer, RANGE).expect("it runs").voters().pop().expect("it has a tail");
     let of_key =
@@ -67,7 +68,7 @@ fn scenario_49_a_latest_read_waits_for_pending_writes_of_its_key() {
     }
 }
 
-/// The answers of a superseded leader to copies of a commit that its successor has made.
+/// Returns the answers of a superseded leader to copies of a commit that its successor committed.
 fn answers_of_a_superseded_leader(planted: Option<TestFault>) -> Vec<Option<Outcome>> {
     let mut world = raft_with(3, planted);
     put(&mut world, 1);
@@ -91,7 +92,7 @@ fn scenario_60_a_superseded_leader_does_not_call_a_committed_transaction_aborted
     assert!(unconfirmed.contains(&aborted), "the script does not see the fault");
 }
 
-/// What a superseded leader answers to locked reads of a key that its successor has written.
+/// Returns the answers of a superseded leader to locked reads of a key that its successor wrote.
 fn locked_reads_at_a_superseded_leader(planted: Option<TestFault>) -> Vec<Option<Outcome>> {
     let mut world = raft_with(3, planted);
     put(&mut world, 1);
@@ -119,9 +120,11 @@ fn scenario_61_a_superseded_leader_answers_no_locked_read() {
     assert!(stale, "the script does not see the fault");
 }
 
-/// What a leader answers to a second locked read of a transaction, if it has offered leadership,
-/// and is stopped after it asked for a confirmation: when it goes on, it finds that and its
-/// successor's entries. The first read saw 1, and the successor has written 2.
+/// Returns the answer of a leader to the second locked read of a transaction. The leader has been
+/// asked to transfer leadership, and is paused `stopped_after_us` later, while it waits for a
+/// confirmation. When it continues, its inbox may hold that confirmation and its successor's
+/// entries. The first read saw 1, and the successor wrote 2. `None` if leadership did not move, or
+/// no answer came.
 fn second_locked_read(seed: u64, stopped_after_us: u64) -> Option<Outcome> {
     let quiet = Parameters::quiet(seed, 3, 1, 1, Some(Mode::Raft));
     let mut world = World::new(Parameters { clients: 0, ..quiet }, Trace::Off);
@@ -159,7 +162,8 @@ fn locks_end_before_entries_of_a_successor_are_read() {
     assert!(aborted > 0, "no turn held both the confirmation and the successor's entries");
 }
 
-/// The longest that a put waited for its timestamp to pass, of some at each node's ranges.
+/// Returns the longest time in microseconds that a put waited for its timestamp to pass, of `puts`
+/// puts to each of the two ranges.
 fn waits_us(world: &mut World, puts: u32) -> u32 {
     let mut longest = 0;
     for value in 0..puts {
@@ -183,7 +187,7 @@ fn scenario_62_a_clock_that_is_unsure_slows_its_own_commits_only() {
     let leaders = [RANGE, OTHER].map(|range| usize::from(world.await_sequencer(range).node.0));
     let sure = waits_us(&mut world, 20);
     let follower = (0..3).find(|node| !leaders.contains(node)).expect("two lead at most");
-    // 250 ms, which is less than what is allowed.
+    // An error bound of 250 ms, which is below `max_offset_us`.
     world.unsure_clock(follower, 250);
     world.run_for(SECOND_US);
     let beside_unsure = waits_us(&mut world, 20);

@@ -1,4 +1,4 @@
-//! Scenarios about leases, clocks and locks, each as a script: `tests/FAULTS.md` has the table.
+//! Scenarios about leases, clocks and locks, each as a script. `tests/FAULTS.md` lists them.
 
 mod support;
 
@@ -33,13 +33,13 @@ fn scenario_20_a_leader_that_was_stopped_past_its_lease_serves_nothing_on_waking
                 other => panic!("{other:?}"),
             }
         }
-        assert!(moved || pause_us == SECOND_US, "nobody took over in {pause_us} us");
+        assert!(moved || pause_us == SECOND_US, "no node took over in {pause_us} us");
         holds(world);
     }
 }
 
-/// What was acknowledged had passed, by a clock that is right to within its bound; so whatever the
-/// clock shows within that bound after a restart, the next timestamp is later.
+/// A commit is acknowledged only after its timestamp has passed in true time. So after a restart,
+/// every clock reading within its bound leads to a later timestamp.
 #[test]
 fn scenario_23_timestamps_do_not_go_back_over_a_restart() {
     for nodes in [1, 3] {
@@ -75,7 +75,7 @@ fn scenario_26_a_follower_that_lags_does_not_hide_what_a_read_depends_on() {
     let key = world.script_key(RANGE);
     let read =
         |at_ts| Operation::Get { range: RANGE, key: key.clone(), kind: ReadKind::AsOf(at_ts) };
-    // It does not know of the commit: it must not say what was before, but may send elsewhere.
+    // The follower lacks the commit: it must not return the older value, but may redirect.
     match world.ask(at(follower), read(commit_ts), SECOND_US) {
         Some(Outcome::Rejected(Rejection::NotServing { .. })) => {}
         other => panic!("{other:?}"),
@@ -104,7 +104,7 @@ fn an_idle_range_is_read_at_its_followers() {
         panic!("{first:?}")
     };
     assert_eq!(value[0], 1);
-    // It has asked once, and knows enough for a while: even alone.
+    // The follower has fetched the safe time once, and can answer for a while, even isolated.
     world.isolate(&[follower]);
     let again = world.ask(at(follower), get, SECOND_US / 10);
     assert!(matches!(again, Some(Outcome::Value { .. })), "{again:?}");
@@ -124,14 +124,14 @@ fn scenario_32_locks_end_with_the_leadership_that_gave_them() {
     let transfer = Operation::Replicas { range: RANGE, change: ReplicaChange::Transfer { to } };
     assert_eq!(world.ask(old, transfer, SECOND_US), Some(Outcome::ControlDone));
     assert!(world.wait_for(5 * SECOND_US, |world| world.leader(RANGE) == Some(to)));
-    // Somebody else has the lock at the new leader, and writes.
+    // Another transaction gets the lock at the new leader, and commits.
     let after = lock(&mut world, claim(2));
     let late = commit(&world, before, 1, 9);
     let refused = world.ask(to, late.clone(), SECOND_US);
     assert_eq!(refused, Some(Outcome::Rejected(Rejection::Aborted)));
     let made = world.ask(to, commit(&world, after, 2, 2), SECOND_US);
     assert!(matches!(made, Some(Outcome::Committed { .. })), "{made:?}");
-    // Back where they were given, they are no better.
+    // The old locks stay lost when leadership returns to the replica that granted them.
     let back = Operation::Replicas { range: RANGE, change: ReplicaChange::Transfer { to: old } };
     assert_eq!(world.ask(to, back, SECOND_US), Some(Outcome::ControlDone));
     assert!(world.wait_for(5 * SECOND_US, |world| world.leader(RANGE) == Some(old)));
@@ -140,8 +140,8 @@ fn scenario_32_locks_end_with_the_leadership_that_gave_them() {
     holds(world);
 }
 
-/// The answer to a commit is lost with its leader: the next one tells what became of it, and does
-/// not call it aborted because the locks are gone.
+/// A client retries a commit after its leader has crashed. The next leader returns the first
+/// outcome, and does not report the transaction as aborted because its locks are lost.
 #[test]
 fn scenario_01_a_commit_with_locks_is_known_to_the_next_leader() {
     let mut world = raft(3);

@@ -1,4 +1,4 @@
-//! One connection to one shard, kept open.
+//! A connection to one shard, reopened when it breaks.
 
 use std::{
     cell::{Cell, RefCell},
@@ -27,7 +27,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const READ_BYTES: usize = 64 * 1024;
 
-/// The way to a shard. Requests gather until they are written out; in process they are handed over.
+/// The sending side of a connection to a shard. Requests collect in a buffer until they are written
+/// to the socket. A shard of this process gets them directly.
 #[derive(Debug, Default)]
 pub(super) struct Connection {
     buffer: RefCell<BytesMut>,
@@ -41,7 +42,8 @@ impl Connection {
         Self { in_process: Some(submit), ..Self::default() }
     }
 
-    /// Adds a request, unless the connection is down, or there is no room.
+    /// Adds a request. Returns false if the connection is down, or the queue of a shard of this
+    /// process is full.
     pub(super) fn push(&self, request: &Request) -> bool {
         if let Some(Submit(submit)) = &self.in_process {
             return submit(request.clone());
@@ -53,7 +55,7 @@ impl Connection {
         self.open.get()
     }
 
-    /// Lets what has gathered leave.
+    /// Starts writing the buffered requests.
     pub(super) fn send(&self) {
         if !self.buffer.borrow().is_empty() {
             self.filled.notify_one();
@@ -73,7 +75,7 @@ impl Connection {
     }
 }
 
-/// Keeps a connection open, and hands every answer to the router, for as long as that lives.
+/// Keeps a connection open, and passes every answer to the router.
 pub(super) async fn keep_open(
     router: Rc<Router>,
     connection: Rc<Connection>,
@@ -93,7 +95,7 @@ pub(super) async fn keep_open(
                 while let Some(frame) = read_frame(&mut reader, &mut decoder).await {
                     let Ok(response) = decode_exact::<Response>(frame.payload) else { return };
                     router.answer(response);
-                    // Requests that were sent on at once leave together.
+                    // Requests that these answers redirected leave in one write.
                     if decoder.buffer().is_empty() {
                         router.send_all();
                     }
@@ -110,7 +112,7 @@ pub(super) async fn keep_open(
     }
 }
 
-/// Asks one address for the topology of its cluster.
+/// Requests the topology of its cluster from one address.
 pub(super) async fn fetch_topology(
     address: SocketAddr,
     cluster_id: Option<u64>,
@@ -142,7 +144,7 @@ async fn open(
     (frame.kind == FrameKind::ServerHello).then_some((stream, decoder, hello))
 }
 
-/// The next frame of a stream, or `None` when it ends or makes no sense.
+/// Returns the next frame of a stream, or `None` at its end or if a frame is invalid.
 async fn read_frame(
     stream: &mut (impl AsyncRead + Unpin),
     decoder: &mut FrameDecoder,

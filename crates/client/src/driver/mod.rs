@@ -1,11 +1,11 @@
-//! What drives a client, on a thread of its own or in its caller's: connections, and the requests
-//! under way on them.
+//! Drives a client: its connections, and the requests in flight on them. Runs on its own thread or
+//! in the caller's.
 //!
-//! The problem: a request may meet a follower, a node that is gone, or a connection that breaks
-//! after it was sent. The naive way, an error for the caller, makes every caller write the retry
-//! loop, and get the one case wrong where the first try took effect. Here a request keeps its
-//! transaction id over all tries, goes where the last answer pointed, or round the members if it
-//! pointed nowhere, with growing pauses, until it is answered or its deadline passes.
+//! The problem: a request may reach a follower or a dead node, and a connection may break after the
+//! request was sent. If the client only returned an error, every caller would need a retry loop,
+//! and would have to handle the case where the first try took effect. So a request keeps its
+//! transaction id over all tries. It is sent to the replica that the last answer named, or else to
+//! the members in turn, with growing pauses, until it is answered or its deadline passes.
 
 mod connection;
 mod router;
@@ -35,14 +35,14 @@ use crate::{ClientError, ClientOptions, client::Counters};
 use router::Router;
 pub(crate) use sessions::fresh_session;
 
-/// How often deadlines are looked at.
+/// Interval of the deadline checks.
 const DEADLINE_CHECK: Duration = Duration::from_millis(10);
 
-/// How often the oldest open snapshot is renewed at every shard: the shards keep what it sees for
-/// five times as long.
+/// Interval at which the oldest open snapshot is renewed at every shard. The shards keep its
+/// versions for five times as long.
 const RENEW_SNAPSHOTS: Duration = Duration::from_secs(1);
 
-/// Calls taken in before the connections get their turn.
+/// Calls to take from the queue before their requests are sent.
 const BATCH: usize = 256;
 
 /// A call of the client.
@@ -58,37 +58,37 @@ pub(crate) enum Call {
 }
 
 impl Call {
-    /// Whether the call may change something.
+    /// Returns true if the call may change data or the range map.
     fn is_change(&self) -> bool {
         matches!(self, Self::Commit { .. } | Self::Control { .. })
     }
 }
 
-/// What a read is to be like.
+/// The consistency of a read.
 #[derive(Clone, Debug)]
 pub(crate) enum How {
-    /// Of the latest, in the order of all commits.
+    /// The latest value, strictly serializable over all keys.
     Latest,
-    /// Of the latest of one key.
+    /// The latest value, linearizable for its key alone.
     LatestOfKey,
-    /// For a transaction.
+    /// The latest value, locked for a transaction.
     Locked(Locks),
-    /// Of a moment: at the leader, or first at any replica.
+    /// At a timestamp. With `anywhere`, the first try goes to a random replica.
     Past { kind: ReadKind, anywhere: bool },
 }
 
-/// What a call of a transaction has to do with locks.
+/// The locks that a call of a transaction requests or relies on.
 #[derive(Clone, Debug)]
 pub(crate) struct Locks {
     /// The transaction.
     pub(crate) claim: LockClaim,
-    /// Whether a read locks exclusively.
+    /// True if a read takes exclusive locks.
     pub(crate) exclusive: bool,
-    /// The first key that the transaction was about: its locks are in that range.
+    /// The first key of the transaction: its locks are in that key's range.
     pub(crate) anchor: Bytes,
 }
 
-/// What is left of a scan.
+/// The part of a scan that is still to be read.
 #[derive(Clone, Debug)]
 pub(crate) struct Span {
     pub(crate) begin: Bytes,
@@ -98,17 +98,17 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    /// From the first key on, in the largest pages.
+    /// Returns a forward span from `begin` to `end`, with pages of the largest size.
     pub(crate) fn new(begin: Bytes, end: Option<Bytes>) -> Self {
         Self { begin, end, backward: false, max_rows: MAX_PAGE_ROWS }
     }
 
-    /// Whether no key is left.
+    /// Returns true if the span can hold no key.
     pub(crate) fn is_empty(&self) -> bool {
         self.end.as_ref().is_some_and(|end| self.begin >= *end)
     }
 
-    /// What a page that ended at a key has gone over, and what that leaves.
+    /// Splits the span at the key where a page ended: the part that the page covers, and the rest.
     pub(crate) fn split(self, resume: Bytes) -> (Self, Self) {
         let before = Self { end: Some(resume.clone()), ..self.clone() };
         let after = Self { begin: resume, ..self };
@@ -116,7 +116,7 @@ impl Span {
     }
 }
 
-/// Hands a request to a shard of this process; tells whether it was taken.
+/// Passes a request to a shard of this process. Returns whether the shard accepted it.
 pub(crate) struct Submit(pub(crate) Box<dyn Fn(Request) -> bool + Send>);
 
 impl fmt::Debug for Submit {
@@ -134,8 +134,8 @@ pub struct InProcess {
 }
 
 impl InProcess {
-    /// `submit` hands a request to the shard, which sends its answers to `answers`; it must not
-    /// block, and returns whether the request was taken.
+    /// Creates a cluster of one shard. `submit` passes a request to the shard, must not block, and
+    /// returns whether the shard accepted the request. The shard sends its answers to `answers`.
     pub fn new(
         topology: Topology,
         submit: impl Fn(Request) -> bool + Send + 'static,
@@ -145,14 +145,14 @@ impl InProcess {
     }
 }
 
-/// Where the cluster is.
+/// The cluster to connect to.
 #[derive(Debug)]
 pub(crate) enum Cluster {
     At(Vec<SocketAddr>),
     InProcess(InProcess),
 }
 
-/// A call with its deadline and whoever waits for it.
+/// A call, with its deadline and the sender for its result.
 #[derive(Debug)]
 pub(crate) struct Command {
     pub(crate) call: Call,
@@ -161,21 +161,21 @@ pub(crate) struct Command {
     pub(crate) reply: oneshot::Sender<Result<Outcome, ClientError>>,
 }
 
-/// What drives the calls of a client, until the last of its clones is dropped.
+/// Drives the calls of a client, until the last clone of the client is dropped.
 #[derive(Debug)]
 pub(crate) struct Driver {
     pub(crate) cluster: Cluster,
     pub(crate) options: ClientOptions,
-    /// Names its first commits.
+    /// The session of the first commits.
     pub(crate) session: SessionId,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) counters: Arc<Counters>,
-    /// Is told once the cluster is found, or why it is not.
+    /// Receives `Ok` once the cluster is found, or the error.
     pub(crate) ready: oneshot::Sender<Result<(), ClientError>>,
 }
 
 impl Driver {
-    /// To be polled within a [`LocalSet`].
+    /// Runs the driver. Must be polled within a [`LocalSet`].
     pub(crate) async fn drive(self) {
         let Self { cluster, options, session, commands, counters, ready } = self;
         let found = match cluster {
@@ -188,7 +188,7 @@ impl Driver {
         };
         match found {
             Ok((topology, in_process)) => {
-                // Whoever connected may have gone away meanwhile.
+                // The caller may have dropped its future meanwhile.
                 let _ = ready.send(Ok(()));
                 match in_process {
                     None => {
@@ -209,7 +209,7 @@ impl Driver {
         }
     }
 
-    /// Starts a thread that does.
+    /// Starts a thread that runs [`Driver::drive`].
     pub(crate) fn spawn(self) -> Result<(), ClientError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(
             |error| ClientError::Protocol(format!("no runtime for the client: {error}")),
@@ -222,7 +222,7 @@ impl Driver {
     }
 }
 
-/// Asks the addresses, one after the other, for the cluster's topology.
+/// Requests the cluster's topology from the addresses in turn, until one answers.
 async fn discover(
     addresses: &[SocketAddr],
     options: ClientOptions,
@@ -244,7 +244,7 @@ async fn discover(
     })
 }
 
-/// Takes in the answers of a shard in this process, until that is gone.
+/// Processes the answers of a shard in this process, until its sender is dropped.
 async fn hear(router: Rc<Router>, mut answers: mpsc::Receiver<Response>) {
     while let Some(response) = answers.recv().await {
         router.answer(response);

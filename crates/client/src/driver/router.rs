@@ -1,4 +1,4 @@
-//! Which request goes where, and what becomes of it.
+//! Routes requests to replicas, and retries them until they have an outcome.
 
 use std::{
     cell::{Cell, RefCell},
@@ -26,25 +26,25 @@ use crate::{
     open_snapshots::OpenSnapshots,
 };
 
-/// The pause before a request is tried again doubles from the first to the last.
+/// The pause before a retry doubles from the first value to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LAST_PAUSE: Duration = Duration::from_millis(50);
 
-/// Between two questions for the range map.
+/// Shortest time between two requests for the range map.
 const REFRESH_PAUSE: Duration = Duration::from_millis(200);
 
 type Reply = oneshot::Sender<Result<Outcome, ClientError>>;
 
-/// Which replica of a range serves a request. In Raft mode the leader serves both parts.
+/// The role of the replica that serves a request. In Raft mode the leader has both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Part {
-    /// The one that sequences the writes: a chain's head.
+    /// Sequences the writes: a chain's head.
     Sequenced,
-    /// A chain's tail.
+    /// Serves reads that are linearizable for their key alone: a chain's tail.
     TailRead,
 }
 
-/// A request under way.
+/// A request without an outcome.
 #[derive(Debug)]
 struct Pending {
     call: Call,
@@ -52,33 +52,33 @@ struct Pending {
     deadline: Instant,
     timeout: Duration,
     tries: u32,
-    /// Where it was sent last, if it is not waiting to be sent again.
+    /// The shard that it was sent to last, or `None` while it waits to be sent again.
     at: Option<PeerAddress>,
     sent: bool,
     reason: &'static str,
-    /// Whether a try may have taken effect although it was not answered.
+    /// True if a try may have taken effect although it was not answered.
     may_have_run: bool,
-    /// Replicas that do not keep the versions any more that it reads.
+    /// Replicas that no longer keep the versions that this call reads.
     collected_at: Vec<PeerAddress>,
     reply: Option<Reply>,
 }
 
-/// What is the same on all tries of a commit.
+/// The parts of a commit that stay the same on all tries.
 #[derive(Clone, Copy, Debug)]
 struct PendingCommit {
     txn: TxnId,
     range: RangeId,
-    /// `None` once it has expired and is to live longer.
+    /// `None` before the first send, and when a commit that has expired needs a later expiry.
     expires_ts: Option<Timestamp>,
 }
 
-/// The requests under way, and what is known of the cluster.
+/// The pending requests, and the client's view of the cluster.
 #[derive(Debug)]
 pub(super) struct Router {
     itself: Weak<Self>,
     topology: RefCell<Topology>,
     connections: BTreeMap<PeerAddress, Rc<connection::Connection>>,
-    /// Who served last, or was said to.
+    /// The replica that serves each role: the last hint, or the next member to try.
     serving: RefCell<BTreeMap<(RangeId, Part), PeerAddress>>,
     pending: RefCell<BTreeMap<u64, Pending>>,
     next_request: Cell<u64>,
@@ -88,7 +88,7 @@ pub(super) struct Router {
 }
 
 impl Router {
-    /// A router for a cluster behind sockets, or for one that is a shard of this process.
+    /// Creates a router for a cluster behind sockets, or for one shard of this process.
     pub(super) fn new(
         topology: Topology,
         session: SessionId,
@@ -141,7 +141,7 @@ impl Router {
         }
     }
 
-    /// Begins a call.
+    /// Starts a call: names it if it is a commit, and sends it.
     pub(super) fn start(&self, command: Command) {
         let Command { call, deadline, timeout, reply } = command;
         if let Call::Topology = call {
@@ -201,7 +201,7 @@ impl Router {
         self.dispatch(id);
     }
 
-    /// Sends a request to whoever serves it, as far as is known.
+    /// Sends a request to the replica that serves it, according to the client's view.
     fn dispatch(&self, id: u64) {
         let mut requests = self.pending.borrow_mut();
         let Some(pending) = requests.get_mut(&id) else { return };
@@ -218,7 +218,7 @@ impl Router {
         }
     }
 
-    /// Sends a request to a replica, unless the connection to it is down.
+    /// Sends a request to a replica. Returns false if the connection is down.
     fn send_to(&self, id: u64, pending: &mut Pending, at: PeerAddress) -> bool {
         let request = Request { request_id: id, operation: self.operation(pending) };
         pending.at = Some(at);
@@ -259,14 +259,15 @@ impl Router {
         }
     }
 
-    /// The range of the first key: the others are in it, too, as was looked at first.
+    /// Returns the range of the transaction's first key, or else of the commit's. `is_in_one_range`
+    /// checks that the other keys lie in it.
     fn range_of_commit(&self, commit: &Commit, locks: Option<&Locks>) -> RangeId {
         let anchor = locks.map(|locks| &locks.anchor);
         let first = anchor.or_else(|| commit.keys().next());
         self.range_of(first.expect("a commit without parts was refused"))
     }
 
-    /// The range that the next page is in.
+    /// Returns the range that holds the next page.
     fn range_of_span(&self, span: &Span) -> RangeId {
         if !span.backward {
             return self.range_of(&span.begin);
@@ -278,7 +279,7 @@ impl Router {
         self.topology.borrow().ranges.find(key).range
     }
 
-    /// The range that a call goes to, and what it asks of it.
+    /// Returns the range that serves a call, and the role of the replica.
     fn range_and_part(&self, call: &Call) -> Option<(RangeId, Part)> {
         match call {
             Call::Commit { commit, locks } => {
@@ -297,7 +298,7 @@ impl Router {
             return *at;
         }
         let Some(key) = self.range_and_part(call) else {
-            // The range map is anybody's to give.
+            // Any shard can return the range map.
             let at = fastrand::usize(..self.connections.len());
             return *self.connections.keys().nth(at).expect("it is below their number");
         };
@@ -316,12 +317,12 @@ impl Router {
         topology.ranges.get(range).expect("ranges are never removed").clone()
     }
 
-    /// An answer came in.
+    /// Processes an answer.
     pub(super) fn answer(&self, response: Response) {
         let Response { request_id: id, outcome } = response;
         let is_known = self.pending.borrow().contains_key(&id);
         if !is_known && !matches!(outcome, Outcome::RangeMap(_)) {
-            // It answers an earlier try, or nothing waits for it.
+            // The call has ended, or nothing waits for this answer.
             return;
         }
         match outcome {
@@ -333,7 +334,7 @@ impl Router {
                 self.name_new_expiry(id);
             }
             Outcome::Rejected(Rejection::InvalidChange) if !self.is_first_try(id) => {
-                // It may be an earlier try that has made the map another one.
+                // An earlier try may have made this change, so that it is not allowed any more.
                 self.finish(id, Err(ClientError::Rejected(Rejection::Unknown)));
             }
             Outcome::Rejected(rejection) if !is_final(rejection) => {
@@ -357,8 +358,9 @@ impl Router {
         }
     }
 
-    /// A replica does not keep the versions any more that a call reads. The others may: one that
-    /// was restarted, or received a snapshot, has only what is newer.
+    /// Sends a read to another replica, because one no longer keeps its versions. A replica that
+    /// was restarted or received a snapshot has only newer versions; the others may still have
+    /// these.
     fn ask_another_replica(&self, id: u64) {
         let mut requests = self.pending.borrow_mut();
         let Some(pending) = requests.get_mut(&id) else { return };
@@ -374,13 +376,13 @@ impl Router {
         }
     }
 
-    /// Has every shard keep what the oldest open snapshot sees.
+    /// Makes every shard keep the versions of the oldest open snapshot.
     pub(super) fn keep_versions(&self) {
         let Some(at_ts) = self.counters.snapshots.oldest() else { return };
         for connection in self.connections.values() {
             let request_id = self.next_request.get();
             self.next_request.set(request_id + 1);
-            // A shard that is not reached now is asked again in a second.
+            // A shard that is not reached now gets the next renewal.
             connection.push(&Request { request_id, operation: Operation::KeepVersions { at_ts } });
         }
         self.send_all();
@@ -390,8 +392,9 @@ impl Router {
         self.counters.snapshots.clone()
     }
 
-    /// Whether any replica was asked to answer; from now on it is the leader.
-    fn was_asked_of_anybody(&self, id: u64) -> bool {
+    /// Makes further tries of a read go to the leader. Returns true if earlier tries went to any
+    /// replica.
+    fn redirect_to_sequencer(&self, id: u64) -> bool {
         let mut requests = self.pending.borrow_mut();
         let Some(pending) = requests.get_mut(&id) else { return false };
         match &mut pending.call {
@@ -401,14 +404,14 @@ impl Router {
         }
     }
 
-    /// Whether no earlier try may have taken effect.
+    /// Returns true if no earlier try may have taken effect.
     fn is_first_try(&self, id: u64) -> bool {
         self.pending.borrow().get(&id).is_some_and(|pending| !pending.may_have_run)
     }
 
-    /// A commit had expired when a shard first received it, or was to live for too long: this
-    /// client's idea of the time is wrong, as after a suspend. The commit gets another expiry once
-    /// the time is known better.
+    /// Gives a commit a new expiry, because it had expired when a shard first received it, or its
+    /// lifetime was too long. This client's estimate of the time is wrong, as after a suspend, so
+    /// it requests the cluster's time first.
     fn name_new_expiry(&self, id: u64) {
         self.refreshed.set(None);
         self.refresh();
@@ -424,8 +427,8 @@ impl Router {
     }
 
     fn rejected(&self, id: u64, rejection: Rejection) {
-        // Whoever was asked does not know enough: where writes are ordered, everything is known.
-        self.was_asked_of_anybody(id);
+        // A replica may lack the state that a read needs. The sequencer has all of it.
+        self.redirect_to_sequencer(id);
         if rejection.is_outcome_unknown() {
             self.may_have_run(id);
         }
@@ -438,7 +441,7 @@ impl Router {
                 if let Some(key) = self.range_and_part(&pending.call) {
                     self.serving.borrow_mut().insert(key, hint);
                 }
-                // The first hint is followed at once; a second one may be going in circles.
+                // Follow the first hint at once. A second one may lead in a circle.
                 pending.tries += 1;
                 let at_once = elsewhere && pending.tries == 1;
                 drop(requests);
@@ -482,7 +485,7 @@ impl Router {
             let members = &descriptor.members;
             let mut serving = self.serving.borrow_mut();
             let known = serving.entry(key).or_insert_with(|| first_guess(&descriptor, key.1));
-            // Another request may have found the way meanwhile.
+            // Another request may have found the right replica meanwhile.
             if Some(*known) == tried {
                 let at = members.iter().position(|member| member == known);
                 *known = members[at.map_or(0, |at| (at + 1) % members.len())];
@@ -508,7 +511,7 @@ impl Router {
         });
     }
 
-    /// Asks for the range map, now and then.
+    /// Requests the range map from a random shard, at most once in [`REFRESH_PAUSE`].
     fn refresh(&self) {
         let now = Instant::now();
         if self.refreshed.get().is_some_and(|last| now < last + REFRESH_PAUSE) {
@@ -519,12 +522,12 @@ impl Router {
         self.next_request.set(id + 1);
         let at = self.target(&Call::Topology);
         if let Some(connection) = self.connections.get(&at) {
-            // Whether it is sent or not: the next refresh asks somebody else.
+            // A failed send is ignored: the next refresh uses another random shard.
             connection.push(&Request { request_id: id, operation: Operation::RangeMap });
         }
     }
 
-    /// Everything that was sent on a connection has to be sent again.
+    /// Retries all requests that were sent on a connection.
     pub(super) fn connection_lost(&self, at: PeerAddress) {
         let requests = self.pending.borrow();
         let lost: Vec<_> =
@@ -544,7 +547,7 @@ impl Router {
         }
     }
 
-    /// Further commits are of another session.
+    /// Uses a new session for further commits.
     fn renew_session(&self) {
         if let Ok(session) = fresh_session() {
             self.sessions.borrow_mut().renew(session);
@@ -569,7 +572,7 @@ impl Router {
     }
 
     fn finish(&self, id: u64, result: Result<Outcome, ClientError>) {
-        // An answer to an earlier try may find the request gone.
+        // An answer to an earlier try may have ended the request already.
         let Some(mut pending) = self.pending.borrow_mut().remove(&id) else { return };
         if let Some(PendingCommit { txn, range, .. }) = pending.commit {
             self.sessions.borrow_mut().end(txn, range);
@@ -592,7 +595,8 @@ impl How {
         }
     }
 
-    /// The replica that sequences the writes keeps the locks, and alone knows what is pending.
+    /// Returns the role that serves the read. Locks, and the list of pending writes, exist only at
+    /// the replica that sequences the writes.
     fn part(&self) -> Part {
         match self {
             Self::LatestOfKey => Part::TailRead,
@@ -601,13 +605,13 @@ impl How {
     }
 }
 
-/// The time of this machine, for as long as no shard is sure of it.
+/// Returns this machine's time, for use until a shard reports a time that it is certain of.
 fn own_time() -> Timestamp {
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::ZERO.saturating_add_us(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX))
 }
 
-/// Who serves a range, as long as nobody has said otherwise.
+/// Returns the replica to try first, before any hint: a chain's tail or the first member.
 fn first_guess(descriptor: &RangeDescriptor, part: Part) -> PeerAddress {
     let members = &descriptor.members;
     match (descriptor.mode, part) {

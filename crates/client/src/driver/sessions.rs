@@ -1,7 +1,7 @@
-//! Names of transactions, and how long each may live.
+//! Names of commits, and their expiry.
 //!
-//! A commit is named before its first send, by a session and a sequence, and keeps its name and its
-//! expiry over all tries: so the range that it goes to runs it once at most. See
+//! A commit is named by a session and a sequence number before its first send. It keeps its name
+//! and its expiry over all tries, so its range runs it at most once. See
 //! `palisade_txn::OutcomeTable`.
 
 use std::{
@@ -14,34 +14,35 @@ use palisade_wire::{MAX_LIFETIME_US, RangeId, SessionId, TxnId};
 
 use crate::ClientError;
 
-/// A commit may still take effect for this long after its call has ended: the client knows the
-/// cluster's time only about so well.
+/// How long a commit may still take effect after its call has ended. Covers the error of the
+/// client's estimate of the cluster's time.
 const SLACK: Duration = Duration::from_secs(5);
 
-/// Sequences from the first that is unsettled at a range to the next one, of one session.
+/// Limit on the span of one session's sequence numbers at a range, from the first unsettled one to
+/// the next one.
 const MAX_WINDOW: u64 = 4_096;
 
-/// A session named by the operating system's randomness: two clients with one name would take each
-/// other's outcomes for their own.
+/// Returns a session with a random name from the operating system. If two clients had one name,
+/// each would receive outcomes of the other's commits.
 pub(crate) fn fresh_session() -> Result<SessionId, ClientError> {
     let random = getrandom::u64().map_err(|error| ClientError::NoEntropy(error.to_string()))?;
     Ok(SessionId(random))
 }
 
-/// The commits of a client that have no outcome yet.
+/// The names of a client's commits, and which of them have no outcome yet.
 #[derive(Debug)]
 pub(super) struct Sessions {
     current: SessionId,
     next_sequence: u64,
-    /// Sequences without an outcome, of each session at each range. A range that is stuck keeps
-    /// only its own outcomes from being forgotten.
+    /// Sequence numbers without an outcome, by session and range. Kept by range, so that a stuck
+    /// range does not keep other ranges from forgetting outcomes.
     unsettled: BTreeMap<(SessionId, RangeId), BTreeSet<u64>>,
-    /// The cluster's time, and when that was learned.
+    /// The cluster's time, and when it was received.
     learned: (Timestamp, Instant),
 }
 
 impl Sessions {
-    /// `now_ts` is the cluster's time.
+    /// Starts with the session `first`. `now_ts` is the cluster's time.
     pub(super) fn new(first: SessionId, now_ts: Timestamp, now: Instant) -> Self {
         Self {
             current: first,
@@ -51,7 +52,7 @@ impl Sessions {
         }
     }
 
-    /// Names a commit to a range.
+    /// Names a new commit to a range.
     pub(super) fn begin(&mut self, range: RangeId) -> TxnId {
         let txn = TxnId { session: self.current, sequence: self.next_sequence };
         self.next_sequence += 1;
@@ -59,21 +60,21 @@ impl Sessions {
         txn
     }
 
-    /// Whether a commit to a range has waited for so long that the range remembers many outcomes of
-    /// this session: the next commits are better named by another one, because a range bounds what
-    /// it remembers of each.
+    /// Returns true if a commit has been pending at a range for so long that the range remembers
+    /// many outcomes of this session. A range limits the outcomes of one session, so the next
+    /// commits should use a new session.
     pub(super) fn is_wide(&self, range: RangeId) -> bool {
         let first = self.unsettled.get(&(self.current, range)).and_then(BTreeSet::first);
         first.is_some_and(|first| self.next_sequence - first > MAX_WINDOW)
     }
 
-    /// Below this sequence, the session waits for nothing from a range.
+    /// Returns the sequence number below which the session waits for no answer from the range.
     pub(super) fn settled_below(&self, txn: TxnId, range: RangeId) -> u64 {
         let unsettled = self.unsettled.get(&(txn.session, range));
         unsettled.and_then(|sequences| sequences.first().copied()).unwrap_or(txn.sequence)
     }
 
-    /// A commit to a range has ended, with any outcome.
+    /// Records that a commit to a range has ended, with any outcome.
     pub(super) fn end(&mut self, txn: TxnId, range: RangeId) {
         if let Some(sequences) = self.unsettled.get_mut(&(txn.session, range)) {
             sequences.remove(&txn.sequence);
@@ -83,18 +84,18 @@ impl Sessions {
         }
     }
 
-    /// Further commits are of another session. Called when a connection breaks: the machine may
-    /// have been resumed from a snapshot of its memory, and so may a copy of it.
+    /// Uses another session for further commits. Called when a connection breaks: the machine may
+    /// have been resumed from a saved state, and a copy of it may run under the same session.
     pub(super) fn renew(&mut self, next: SessionId) {
         self.current = next;
     }
 
-    /// A shard has said what time it is.
+    /// Records the time that a shard has reported.
     pub(super) fn learn(&mut self, now_ts: Timestamp, now: Instant) {
         self.learned = (now_ts, now);
     }
 
-    /// When a commit expires that begins now, if its call may take `timeout`.
+    /// Returns the expiry of a commit that begins now, if its call may take `timeout`.
     pub(super) fn expires_ts(&self, timeout: Duration, now: Instant) -> Timestamp {
         let us = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let (learned_ts, learned_at) = self.learned;

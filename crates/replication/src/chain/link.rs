@@ -1,25 +1,25 @@
-//! The links of a chain: attaching, fetching, forwarding, and reporting what is committed.
+//! The links of a chain: attaching, fetching, forwarding, and reporting commits.
 
 use palisade_wire::PeerAddress;
 
 use super::{Body, Chain, Message};
 use crate::{After, Effects, Entry};
 
-/// Payload in one message, in bytes.
+/// Limit of the entries in one message, in bytes.
 const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 
-/// A successor that attached.
+/// The link to a successor that has attached.
 #[derive(Debug)]
 pub(super) struct Downstream {
-    /// What it wants to be sent along.
+    /// The link that the successor drew. Every `Forward` carries it.
     link: u64,
-    /// The next entry to send.
+    /// Index of the next entry to send.
     next_index: u64,
-    /// What it was last told to be stable; `None` until it was told anything.
+    /// The stable index last sent; `None` before the first one.
     told_stable: Option<u64>,
 }
 
-/// What a successor told when it attached.
+/// The report of a successor that attaches.
 #[derive(Clone, Copy)]
 pub(super) struct Attached {
     pub(super) link: u64,
@@ -42,7 +42,7 @@ impl Chain {
         }
     }
 
-    /// Entries that don't come nearer to being committed may have been lost on the way.
+    /// Probes the successor if the commit index stalls, because messages may have been lost.
     pub(super) fn probe_if_stalled(&mut self, now_us: u64, effects: &mut Effects<Message>) {
         let moved = self.commit_index != self.stall_commit;
         if moved || self.commit_index == self.log.last_index() {
@@ -54,7 +54,7 @@ impl Chain {
         }
     }
 
-    /// Tells the predecessor where this log ends.
+    /// Reports to the predecessor where this log ends.
     pub(super) fn attach(&mut self, session: u64, effects: &mut Effects<Message>) {
         let Some(predecessor) = self.predecessor() else { return };
         let link = match self.link {
@@ -72,7 +72,7 @@ impl Chain {
         effects.send(predecessor, self.message(body), After::Appends);
     }
 
-    /// The successor told where its log ends.
+    /// Handles the successor's report of where its log ends.
     pub(super) fn attached(&mut self, attached: Attached, effects: &mut Effects<Message>) {
         let Attached { link, last_index, last_term, commit_index } = attached;
         if last_index > self.log.last_index() {
@@ -85,8 +85,9 @@ impl Chain {
             }
             return;
         }
-        // Logs of one chain can't differ where both have entries. Should they, the successor holds
-        // entries of an epoch whose members all lost them: it stays unattached, and visibly so.
+        // Logs of one chain agree wherever both have entries. If they differ, the successor holds
+        // entries of an epoch whose members all lost them. It then stays unattached, and `is_ready`
+        // stays false here.
         if self.log.term_at(last_index) != Some(last_term) {
             return;
         }
@@ -109,7 +110,7 @@ impl Chain {
         effects.send(to, self.message(Body::Fetched { session, entries }), After::Nothing);
     }
 
-    /// Takes in what the successor held beyond this log, and asks again where it ends.
+    /// Appends the entries that the successor held beyond this log, and probes it again.
     pub(super) fn fetched(
         &mut self,
         entries: Vec<Entry>,
@@ -124,7 +125,7 @@ impl Chain {
         self.probe(effects);
     }
 
-    /// Takes in what the predecessor sent.
+    /// Handles entries and a stable index from the predecessor.
     pub(super) fn accept(
         &mut self,
         (previous_index, previous_term): (u64, u64),
@@ -135,7 +136,7 @@ impl Chain {
     ) {
         if self.log.term_at(previous_index) != Some(previous_term) {
             if previous_index > self.log.last_index() {
-                // Something was lost on the way.
+                // A message was lost.
                 self.ask_for_probe(effects);
             }
             return;
@@ -143,7 +144,7 @@ impl Chain {
         let first_index = self.log.first_index();
         for entry in entries.into_iter().filter(|entry| entry.index >= first_index) {
             match self.log.term_at(entry.index) {
-                // Sent again: the index tells.
+                // The entry was sent again.
                 Some(term) => {
                     assert_eq!(
                         term, entry.term,
@@ -156,7 +157,8 @@ impl Chain {
                 {
                     self.log.append(entry, now_us, effects);
                 }
-                // No member sends entries with gaps: these bytes are not to be trusted.
+                // No correct member sends entries with a gap or a falling epoch: the message is
+                // corrupt.
                 None => return,
             }
         }
@@ -164,9 +166,9 @@ impl Chain {
         self.advance_commit(effects);
     }
 
-    /// Sends the successor what it lacks, and what has become stable.
+    /// Sends the successor the entries that it lacks, and the stable index if it has changed.
     pub(super) fn send_entries(&mut self, effects: &mut Effects<Message>) {
-        // Before this member was fed it knows nothing of what is stable upstream.
+        // A member that is not fed does not know what is stable upstream.
         if !self.is_head() && !self.is_fed() {
             return;
         }
@@ -175,8 +177,8 @@ impl Chain {
         let (Some(successor), Some(link)) = (self.successor(), &mut self.downstream) else {
             return;
         };
-        // A late word of the successor may be of what was forgotten since. Only what is committed
-        // is forgotten, and that the successor holds.
+        // A late `Attach` may name an index that was dropped since. Only committed entries are
+        // dropped, and the successor holds those.
         link.next_index = link.next_index.max(self.log.first_index());
         loop {
             let entries = self.log.slice(link.next_index, MAX_MESSAGE_BYTES);
@@ -199,7 +201,7 @@ impl Chain {
         }
     }
 
-    /// Tells the predecessor what has become committed.
+    /// Sends the predecessor a commit index that has changed.
     pub(super) fn report_commit(&mut self, effects: &mut Effects<Message>) {
         if self.commit_index == self.reported_commit {
             return;
@@ -223,7 +225,7 @@ mod tests {
         PeerAddress { node: NodeId(node), shard: ShardId(0) }
     }
 
-    /// Seed 1630 of the simulator, when a checkpoint was written in the turn of a late message.
+    /// Covers seed 1630 of the simulator: a checkpoint was written in the turn of a late `Attach`.
     #[test]
     fn a_late_attachment_from_before_what_was_forgotten_changes_nothing() {
         let membership = Membership { epoch: 1, members: vec![at(0), at(1)] };

@@ -1,4 +1,4 @@
-//! What the members of a chain send each other.
+//! Messages between the members of a chain.
 
 use bytes::{BufMut, BytesMut};
 use palisade_wire::{Decode, Encode, Reader, WireError};
@@ -11,63 +11,64 @@ use crate::{
 /// A message between members of a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// The sender's epoch; a receiver in another one ignores the message.
+    /// The sender's epoch. A receiver in another epoch ignores the message.
     pub epoch: u64,
-    /// The rest.
+    /// The content.
     pub body: Body,
 }
 
-/// What a message says. A predecessor is one step nearer to the head.
+/// The content of a message. A predecessor is one step nearer to the head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
-    /// To the predecessor: probe me.
+    /// To the predecessor: requests a probe.
     Hello,
-    /// To the successor: say where your log ends.
+    /// To the successor: asks where its log ends.
     Probe {
-        /// The asker's session.
+        /// The sender's session.
         session: u64,
     },
-    /// To the predecessor: my log ends here, send what follows.
+    /// To the predecessor: reports where the sender's log ends, and requests the entries after
+    /// that.
     Attach {
         /// The session of the probe that this answers.
         session: u64,
-        /// To be sent along with every entry.
+        /// A random number that every `Forward` to the sender must carry.
         link: u64,
-        /// Index of the last entry.
+        /// Index of the sender's last entry.
         last_index: u64,
-        /// Epoch of the last entry.
+        /// Epoch of the sender's last entry.
         last_term: u64,
-        /// What the sender knows to be committed.
+        /// The sender's commit index.
         commit_index: u64,
     },
-    /// To the successor: send me what I lack.
+    /// To the successor: requests entries that the sender lacks.
     Fetch {
-        /// The asker's session.
+        /// The sender's session.
         session: u64,
-        /// Index of the first entry wanted.
+        /// Index of the first entry requested.
         from_index: u64,
     },
-    /// To the predecessor: what it asked for.
+    /// To the predecessor: returns the entries that it requested.
     Fetched {
-        /// The asker's session.
+        /// The session of the request.
         session: u64,
-        /// Entries, from the index that was asked for.
+        /// Entries, from the requested index on.
         entries: Vec<Entry>,
     },
-    /// To the successor: entries, and what is durable upstream.
+    /// To the successor: sends entries, and the index that is durable upstream.
     Forward {
-        /// The link of the latest attach.
+        /// The link of the latest `Attach`.
         link: u64,
         /// Index of the entry before those sent.
         previous_index: u64,
-        /// Its epoch.
+        /// Epoch of that entry.
         previous_term: u64,
-        /// Durable at the sender and at every member before it.
+        /// Index durable at the sender and at every member before it.
         stable_index: u64,
         /// The entries.
         entries: Vec<Entry>,
     },
-    /// To the predecessor: committed by the tail up to here.
+    /// To the predecessor: reports the sender's commit index.
     Committed {
         /// Index of the last committed entry.
         index: u64,
@@ -75,7 +76,7 @@ pub enum Body {
 }
 
 impl Body {
-    /// Whether it holds entries for the receiver's log.
+    /// Returns true if the message holds entries for the receiver's log.
     pub fn has_entries(&self) -> bool {
         match self {
             Self::Forward { entries, .. } | Self::Fetched { entries, .. } => !entries.is_empty(),

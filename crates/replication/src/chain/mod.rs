@@ -1,34 +1,34 @@
 //! Chain replication (van Renesse and Schneider, OSDI'04).
 //!
 //! The problem: a majority protocol makes one replica send every entry to all the others. In a
-//! chain each member sends it once, to the next: writes enter at the head, which orders them, flow
-//! down, and are committed by the tail, which also serves the reads. A chain has no votes: who its
-//! members are is decided elsewhere, epoch by epoch, and every message carries the epoch.
+//! chain each member sends it once, to the next one. Writes enter at the head, which orders them,
+//! and flow down the chain. The tail commits them and also serves the reads. A chain has no votes:
+//! its members are decided elsewhere, epoch by epoch, and every message carries the epoch.
 //!
-//! The naive way passes an entry on only once it is durable; a chain of three then pays three syncs
-//! one after the other. Here a member forwards at once, and says along with it what is *stable*:
-//! durable at itself and at every member before it. The tail commits what is both stable upstream
-//! and durable at the tail, so all syncs run side by side, and what is committed is durable at
-//! every member.
+//! Forwarding an entry only once it is durable would make a chain of three pay three syncs one
+//! after the other. Here a member forwards at once, and reports with it which index is *stable*:
+//! durable at itself and at every member before it. The tail commits what is stable upstream and
+//! durable at the tail. So all syncs run in parallel, and a committed entry is durable at every
+//! member.
 //!
-//! What that costs: a member that crashed may have forwarded entries that it lost. Then its
-//! successor's log is the longer one, and ordering a new entry at the same index would fork the
-//! chain. So after a start, and in a new epoch, the chain links up from its tail: the tail is
-//! attached by itself; a member asks its successor where its log ends, fetches what it lacks,
-//! sends what the successor lacks, and only then attaches to its own predecessor. The head orders
-//! nothing before it is attached. The longest log thus reaches the head before anything is added.
+//! The cost: a member that crashed may have forwarded entries that it then lost. Its successor's
+//! log is longer, and a new entry at the same index would fork the chain. So after a start, and in
+//! a new epoch, the chain links up from its tail, which is attached by itself. A member asks its
+//! successor where its log ends, fetches the entries that it lacks, and sends those that the
+//! successor lacks. Only then does it attach to its own predecessor. The head orders nothing before
+//! its successor is attached. So the longest log reaches the head before anything is added.
 //!
-//! Fencing: a member serves nothing before both its links are up in its epoch, since its start; the
-//! links of all members together span the chain. A member that was removed while it was down thus
-//! finds a neighbour that has moved on, or one that lacks a neighbour for the same reason, and
-//! never serves. A member that is removed while it runs is not fenced by this: whoever removes it
-//! must have stopped it first, and must keep it stopped until every remaining member is in the new
+//! Fencing: a member serves nothing until both its links are up, in its epoch and since its start.
+//! The links of all members together span the chain. So a member that was removed while it was down
+//! never serves: one of its neighbours has moved to a later epoch, or itself lacks a link for the
+//! same reason. A member that is removed while it runs is not fenced by this. The operator must
+//! stop it before the removal, and keep it stopped until every remaining member is in the new
 //! epoch.
 //!
-//! Messages may be late by any time, while an index may be ordered anew in the same epoch after
-//! every member lost it. So whatever a member asks carries a session drawn at random at its start
-//! and in each epoch, whatever it is sent carries the link that it drew when it attached, and
-//! answers to an earlier life are told from answers to this one.
+//! Late messages: a message may be arbitrarily late, while an index may be ordered again in the
+//! same epoch after every member lost it. So a member draws a random session at its start and in
+//! each epoch, and a random link when it attaches. Replies to it carry the session, and entries
+//! sent to it carry the link. It ignores those of an earlier session or link.
 //!
 //! Left out so far: leases, reads at members other than the tail (CRAQ), and adding a member.
 
@@ -48,13 +48,13 @@ use crate::{
     entry_log::EntryLog,
 };
 
-/// How a chain paces itself.
+/// Timing of a chain.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// Between two questions to a member that has not answered.
+    /// Interval between requests to a neighbour that has not answered, in microseconds.
     pub retry_us: u64,
-    /// A member whose entries have not come nearer to being committed for this long asks its
-    /// successor where its log ends.
+    /// A member probes its successor if its commit index has not advanced for this long while
+    /// entries are uncommitted, in microseconds.
     pub stall_us: u64,
 }
 
@@ -80,18 +80,19 @@ pub struct Chain {
     commit_index: u64,
     uncommitted_bytes: usize,
 
-    /// Tells answers to this member, in this epoch and since its start, from earlier ones.
+    /// Identifies this member since its start and in this epoch, so that late replies to an earlier
+    /// session are ignored.
     session: u64,
-    /// The session in which the predecessor asked last, and the link drawn for it: what the
-    /// predecessor sends along with entries. A later question of the same session gets the same
-    /// link, so that a question repeated before its answer came does not undo it.
+    /// The session of the predecessor's last probe, and the link drawn for it, which the
+    /// predecessor sends with entries. A later probe of the same session gets the same link, so
+    /// that a probe repeated before its answer arrived does not invalidate the link.
     link: Option<(u64, u64)>,
-    /// The link to the successor; `None` at the tail, and until the successor attached.
+    /// The link to the successor; `None` at the tail, and until the successor has attached.
     downstream: Option<link::Downstream>,
-    /// Durable at every member before this one, as the predecessor said in this epoch; `None`
-    /// until it said so.
+    /// Index durable at every member before this one, as the predecessor reported in this epoch;
+    /// `None` before the first report.
     upstream_stable: Option<u64>,
-    /// What the predecessor was last told to be committed.
+    /// The commit index last sent to the predecessor.
     reported_commit: u64,
     retry_due_us: u64,
     stall_due_us: u64,
@@ -99,7 +100,16 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// A member with what it finds in the log. `membership` counts if the log holds no later one.
+    /// Creates a member from the state that recovery found in the log. `membership` applies if its
+    /// epoch is later than the one in the log.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError`] if the recovered membership cannot be decoded; not retryable.
+    ///
+    /// # Panics
+    ///
+    /// If the recovered entries have a gap.
     pub fn new(
         range: RangeId,
         me: PeerAddress,
@@ -139,7 +149,7 @@ impl Chain {
         })
     }
 
-    /// Enters a later epoch. Earlier ones are ignored.
+    /// Enters a later epoch, and requests the write of its membership. Other epochs are ignored.
     pub fn install(
         &mut self,
         membership: Membership,
@@ -161,7 +171,7 @@ impl Chain {
         self.advance_commit(effects);
     }
 
-    /// What the member does in its chain.
+    /// Returns the member's role in its chain.
     pub fn role(&self) -> Role {
         match (self.place(), self.membership.members.len()) {
             (None, _) => Role::Removed,
@@ -172,37 +182,37 @@ impl Chain {
         }
     }
 
-    /// Who forms the chain, from head to tail.
+    /// Returns the current epoch and its members, from head to tail.
     pub fn membership(&self) -> &Membership {
         &self.membership
     }
 
-    /// Index of the first entry in memory.
+    /// Returns the index of the first entry in memory.
     pub fn first_index(&self) -> u64 {
         self.log.first_index()
     }
 
-    /// Index of the last entry.
+    /// Returns the index of the last entry.
     pub fn last_index(&self) -> u64 {
         self.log.last_index()
     }
 
-    /// Index of the last entry that is durable here with all before it.
+    /// Returns the index of the last entry that is durable here with all entries before it.
     pub fn durable_index(&self) -> u64 {
         self.log.durable_index()
     }
 
-    /// An entry, if it is in memory.
+    /// Returns an entry, if it is in memory.
     pub fn entry(&self, index: u64) -> Option<&Entry> {
         self.log.entry(index)
     }
 
-    /// Index of the last entry known to be committed.
+    /// Returns the index of the last entry known to be committed.
     pub fn commit_index(&self) -> u64 {
         self.commit_index
     }
 
-    /// Whether the member can do its part: its links are up.
+    /// Returns true if the member's links to its neighbours are up.
     pub fn is_ready(&self) -> bool {
         self.is_attached() && (self.is_head() || self.is_fed())
     }
@@ -240,17 +250,18 @@ impl Chain {
         Message { epoch: self.membership.epoch, body }
     }
 
-    /// This member's log holds everything that any member after it holds.
+    /// Returns true if this member's log holds everything that any member after it holds.
     fn is_attached(&self) -> bool {
         self.is_tail() || self.downstream.is_some()
     }
 
-    /// The predecessor has said what is stable, in this epoch.
+    /// Returns true if the predecessor has reported in this epoch what is stable.
     fn is_fed(&self) -> bool {
         self.upstream_stable.is_some()
     }
 
-    /// Durable at this member and at every one before it, as far as this member knows.
+    /// Returns the last index that is durable at this member and at every member before it, as far
+    /// as this member knows.
     fn stable_index(&self) -> u64 {
         let durable = self.log.durable_index();
         let alone = self.is_tail() && self.fault == Some(ProtocolFault::EagerTail);
@@ -271,7 +282,7 @@ impl Chain {
         }
     }
 
-    /// Tail: commits what is durable everywhere.
+    /// Tail: commits the entries that are durable everywhere.
     fn advance_commit(&mut self, effects: &mut Effects<Message>) {
         if self.is_tail() {
             self.commit_to(self.stable_index().max(self.commit_index), effects);
@@ -287,7 +298,7 @@ impl Protocol for Chain {
             return;
         }
         self.retry_due_us = cx.now_us + self.timing.retry_us;
-        // A chain of one has nobody whose word it could wait for.
+        // A chain of one receives no message that would advance its commit index.
         self.advance_commit(effects);
         if !self.is_attached() {
             self.probe(effects);
@@ -345,7 +356,7 @@ impl Protocol for Chain {
             Body::Committed { index } if from_successor && index <= self.log.last_index() => {
                 self.commit_to(index.max(self.commit_index), effects);
             }
-            // Late, or from a neighbour of an earlier life.
+            // Late, or from a former neighbour or session.
             _ => {}
         }
     }
@@ -376,8 +387,8 @@ impl Protocol for Chain {
     }
 
     fn read(&mut self, token: u64, effects: &mut Effects<Message>) -> Result<(), Refusal> {
-        // A chain of one that has just started holds committed entries that no message or sync
-        // will tell it of.
+        // A chain of one that has just started holds committed entries, and no message or sync
+        // advances its commit index.
         self.advance_commit(effects);
         if !self.is_tail() || !self.is_ready() {
             let hint = self.tail().filter(|tail| *tail != self.me);
@@ -410,7 +421,7 @@ impl Protocol for Chain {
         cx: Context<'_>,
         effects: &mut Effects<Message>,
     ) {
-        // Every member holds what is committed: no other one will ask for what is forgotten.
+        // Every member holds all committed entries, so none will request the dropped ones.
         assert!(part.index <= self.commit_index, "{}: a snapshot from elsewhere", self.name);
         let replaced = self.log.append_snapshot(part, keep_bytes, cx.now_us, effects);
         assert!(!replaced, "{}: a snapshot of its own state differs from its log", self.name);

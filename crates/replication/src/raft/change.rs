@@ -1,9 +1,9 @@
 //! Changing the members (thesis §4): learners at once, voters by joint consensus.
 //!
-//! A replacement goes: add the new replica as a learner; once it has caught up, propose it as a
-//! voter in place of the old one. The leader writes the joint configuration, which counts from
-//! when it is in a log; when it is committed, the leader writes the final one by itself. A leader
-//! that is no voter of the final configuration steps down once that is committed.
+//! To replace a voter, add the new replica as a learner. Once it has caught up, propose it as a
+//! voter in place of the old one. The leader writes the joint configuration, which applies from
+//! when it is in a log. When it is committed, the leader writes the final configuration by itself.
+//! A leader that is not a voter of the final configuration steps down once that is committed.
 
 use palisade_wire::PeerAddress;
 
@@ -16,11 +16,17 @@ use crate::{
 const MAX_BEHIND_ENTRIES: u64 = 1_000;
 
 impl Raft {
-    /// Makes the given replicas the voters and learners. The index and term name the entry that
-    /// begins the change; a change of the voters ends with another one, which comes by itself.
+    /// Makes the given replicas the voters and learners. Returns the index and term of the entry
+    /// that begins the change. A change of the voters ends with a second entry, which the leader
+    /// appends by itself.
     ///
-    /// Refused with [`Refusal::NotNow`] while another change is under way, if a new voter is no
-    /// learner that has nearly caught up, and if less than a majority of the new voters is there.
+    /// # Errors
+    ///
+    /// - [`Refusal::NotServing`] if this replica does not lead; retryable.
+    /// - [`Refusal::NotNow`] if a change or a transfer is pending, no entry of this term is
+    ///   committed, a new voter is not a learner within 1,000 entries of the end of the log, or
+    ///   fewer than a majority of the new voters are live; retryable. Lists without a voter, with a
+    ///   duplicate or with more than 64 replicas are always refused.
     pub fn change_members(
         &mut self,
         voters: Vec<PeerAddress>,
@@ -34,8 +40,8 @@ impl Raft {
         };
         let current = self.members();
         let under_way = current.is_joint() || self.configurations.index() > self.commit_index;
-        // Until an entry of this term is committed, a change of an earlier term may yet be undone
-        // while this one goes on from it (the single-server bug of 2015, in another guise).
+        // Until an entry of this term is committed, a configuration of an earlier term may still be
+        // undone while this change builds on it (a variant of the single-server bug of 2015).
         let settled = self.commit_index >= leader.first_index;
         let caught_up = |peer| {
             let match_index = leader.progress.get(&peer).map_or(0, |p| p.match_index);
@@ -44,7 +50,7 @@ impl Raft {
         let ready = voters.iter().all(|voter| {
             current.voters.contains(voter) || current.learners.contains(voter) && caught_up(*voter)
         });
-        // Without a majority of the new voters the change could never be ended.
+        // Without a live majority of the new voters the change could not be completed.
         let there = |voter: &&PeerAddress| **voter == self.me || cx.peers.is_heard(**voter);
         let can_go_on = voters.iter().filter(there).count() >= majority(voters.len());
         let mut target = Members { voters, outgoing: Vec::new(), learners };
@@ -72,7 +78,8 @@ impl Raft {
         (index, term)
     }
 
-    /// Leader: does what a committed configuration asks for.
+    /// Leader: acts on a committed configuration. Completes a joint one, or steps down if it is
+    /// final and this replica is not a voter in it.
     pub(super) fn settle_members(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
         let RoleState::Leader(_) = self.role else { return };
         if self.configurations.index() > self.commit_index {
@@ -87,8 +94,8 @@ impl Raft {
         }
     }
 
-    /// The configuration that counts is another one: whoever is new is sent everything, whoever is
-    /// gone nothing.
+    /// Leader: adopts the latest configuration. Starts replication to new members, and ends it to
+    /// removed ones.
     pub(super) fn members_changed(&mut self) {
         let peers = self.peers();
         let last_index = self.log.last_index();

@@ -1,4 +1,4 @@
-//! Terms and votes (thesis §3.4), pre-votes (§9.6), and handing leadership over (§3.10).
+//! Terms and votes (thesis §3.4), pre-votes (§9.6), and leadership transfer (§3.10).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -13,12 +13,12 @@ use crate::{
 /// How often the time between elections doubles at most.
 const MAX_DOUBLINGS: u32 = 4;
 
-/// The longest that an election waits for disks.
+/// The longest that an election waits for slow disks.
 const MAX_DISK_WAIT_US: u64 = 3_000_000;
 
 impl Raft {
-    /// Follower: stands for election once its leader is gone. Voters wait in line, so that one can
-    /// win before the next one stands.
+    /// Follower: stands for election once its leader is suspected. Voters stand one after another,
+    /// so that one can win before the next one stands.
     pub(super) fn tick_follower(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
         if !self.may_stand() || self.leader_is_there(cx) {
             self.election_due_us = None;
@@ -41,7 +41,8 @@ impl Raft {
         }
     }
 
-    /// How many voters stand for election before this one. Ranges differ in whom they begin with.
+    /// Returns how many voters stand for election before this one. The lost leader is left out, and
+    /// the range determines the first voter.
     fn place_in_line(&self) -> u64 {
         let gone = self.leader();
         let mut line = self.members().voters.clone();
@@ -51,14 +52,14 @@ impl Raft {
         line.iter().position(|voter| *voter == self.me).unwrap_or(line.len()) as u64
     }
 
-    /// Whether the leader of the term is there, as far as its shard's heartbeats tell.
+    /// Returns true if the leader of the term is live, judged by the heartbeats of its shard.
     pub(super) fn leader_is_there(&self, cx: Context<'_>) -> bool {
         self.leader.is_some_and(|(leader, session)| {
             cx.peers.session_of(leader) == session && cx.peers.is_heard(leader)
         })
     }
 
-    /// Whether this replica must not vote for `candidate`, because a leader may count on it.
+    /// Returns true if this replica may not vote for `candidate`, since a leader may count on it.
     pub(super) fn has_promised(&self, candidate: PeerAddress, cx: Context<'_>) -> bool {
         let to_leader_us = match self.leader {
             Some((leader, session)) if leader != candidate => {
@@ -72,7 +73,8 @@ impl Raft {
             || (until_us > cx.now_us && !self.has_fault(ProtocolFault::BreakPromises))
     }
 
-    /// Moves to a later term, in which nothing was said or promised yet.
+    /// Moves to a later term with the given vote, and requests the write of both. Revokes the
+    /// support of the earlier term's leader.
     pub(super) fn enter_term(
         &mut self,
         term: u64,
@@ -82,7 +84,7 @@ impl Raft {
     ) {
         assert!(term > self.term, "{}: the term went back", self.name);
         if let Some((leader, session)) = self.leader.filter(|(leader, _)| *leader != self.me) {
-            // What was promised to it holds beyond its term.
+            // A promise to a leader outlives its term.
             let promised_us = cx.peers.promised_until_us(leader, session);
             self.promised_until_us = self.promised_until_us.max(promised_us);
             let (range, what) = (self.name.range, Revoked::Support);
@@ -94,8 +96,8 @@ impl Raft {
         self.persist_state(cx.now_us, effects);
     }
 
-    /// Candidate: once its own vote is durable, asks again whoever has not answered, and tries anew
-    /// when it is time.
+    /// Candidate: once its own vote is durable, repeats the requests that were not answered. Starts
+    /// another election when it is due.
     pub(super) fn tick_candidate(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
         if !self.log.is_durable(self.state_append) {
             return;
@@ -107,8 +109,9 @@ impl Raft {
         }
     }
 
-    /// Ends whatever this replica was in its term. Hearing of a term is no reason to wait longer
-    /// for one's own election: candidates that can't win would keep those that can from standing.
+    /// Ends this replica's role in its term and makes it a follower without a leader. The time of
+    /// its next election is kept, because otherwise a candidate that cannot win could keep delaying
+    /// those that can.
     pub(super) fn step_down(&mut self, effects: &mut Effects<Message>) {
         let role = std::mem::replace(&mut self.role, RoleState::Follower);
         if let RoleState::Leader(leader) = role {
@@ -122,7 +125,7 @@ impl Raft {
         self.uncommitted_bytes = 0;
     }
 
-    /// Something of a peer is not to be counted on any more.
+    /// Handles a peer's revocation of its leadership or support.
     pub fn revoked(
         &mut self,
         from: PeerAddress,
@@ -132,7 +135,7 @@ impl Raft {
     ) {
         let Revocation { term, what, .. } = revocation;
         match what {
-            // It may have been elected in that same term since: its leadership stands.
+            // At an equal term this replica may have been elected since: it keeps its leadership.
             Revoked::Support if term > self.term => self.enter_term(term, None, cx, effects),
             Revoked::Leadership => {
                 self.abdicated_term = self.abdicated_term.max(term);
@@ -144,7 +147,8 @@ impl Raft {
         }
     }
 
-    /// Asks whether this replica could win before it disturbs anybody with a new term.
+    /// Starts a pre-vote, which asks whether this replica could win, before it disturbs others with
+    /// a new term.
     pub(super) fn ask_whether_to_stand(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
         let retry_us = self.timing.retry_us;
         self.election_due_us = Some(cx.now_us + self.random.u64(retry_us..2 * retry_us));
@@ -196,8 +200,8 @@ impl Raft {
         if self.reached(|voter| u64::from(votes.contains(&voter))) == 0 {
             return;
         }
-        // A heartbeat may have renewed the promise since this replica asked. Its own vote would
-        // break it, as any other would.
+        // A heartbeat may have renewed the promise since the pre-vote began. A vote for itself
+        // would break it, as any other vote would.
         let unlooked = self.has_fault(ProtocolFault::StandUnlooked);
         if self.has_promised(self.me, cx) && !unlooked {
             self.role = RoleState::Follower;
@@ -206,7 +210,7 @@ impl Raft {
         self.campaign(false, cx, effects);
     }
 
-    /// Stands for election.
+    /// Enters the next term as a candidate, votes for itself and requests votes.
     fn campaign(&mut self, transfer: bool, cx: Context<'_>, effects: &mut Effects<Message>) {
         self.enter_term(self.term + 1, Some(self.me), cx, effects);
         let retry_us = self.count_election();
@@ -215,8 +219,8 @@ impl Raft {
         self.ask_for_votes(cx, effects);
     }
 
-    /// Candidate: asks for the votes that it lacks, if it has not done so just now. A request or an
-    /// answer may have been lost, and the next election may be far.
+    /// Candidate: requests the votes that it lacks, at most once per `retry_us`. A request or a
+    /// reply may be lost, and the next election may be far.
     fn ask_for_votes(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
         let RoleState::Candidate { votes, transfer, ask_due_us } = &mut self.role else { return };
         if cx.now_us < *ask_due_us {
@@ -231,9 +235,10 @@ impl Raft {
         }
     }
 
-    /// How long a candidacy that begins now may take: long enough for two votes on a disk like this
-    /// one. Each that was in vain gives the next one more time: others' disks may be slower, or
-    /// many stand.
+    /// Counts an election and returns its base timeout in microseconds. The timeout is at least the
+    /// time of two state writes on this disk, limited to `MAX_DISK_WAIT_US`. Each election without
+    /// a winner doubles it, up to `MAX_DOUBLINGS` times, because other disks may be slower or
+    /// several candidates may compete.
     fn count_election(&mut self) -> u64 {
         let Timing { retry_us, .. } = self.timing;
         let patience_us = retry_us << self.elections_in_vain.min(MAX_DOUBLINGS);
@@ -245,8 +250,8 @@ impl Raft {
         if self.has_fault(ProtocolFault::UnsyncedVote) { After::Nothing } else { After::Appends }
     }
 
-    /// Whether a log that ends with this term and index holds everything that this one may have
-    /// committed.
+    /// Returns true if a log whose last entry has this term and index holds every entry that this
+    /// replica may have committed.
     fn is_complete(&self, last: (u64, u64)) -> bool {
         last >= (self.log.last_term(), self.log.last_index())
             || self.has_fault(ProtocolFault::IncompleteLeader)
@@ -270,7 +275,7 @@ impl Raft {
             self.vote = Some(from);
             self.persist_state(cx.now_us, effects);
         }
-        // Whoever votes gives the candidate some time, from when the vote is durable on.
+        // Gives the candidate time to win. `tick_follower` extends it until the vote is durable.
         self.election_due_us = Some(cx.now_us + 2 * self.timing.retry_us);
         effects.send(from, self.message(Body::Vote), self.after_vote());
     }
@@ -287,7 +292,7 @@ impl Raft {
         }
     }
 
-    /// Becomes the leader once a majority voted for it, itself included once that is durable.
+    /// Becomes the leader once a majority has voted for it. Its own vote counts once it is durable.
     pub(super) fn try_to_win(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
         let RoleState::Candidate { votes, .. } = &mut self.role else { return };
         if self.log.is_durable(self.state_append) {
@@ -319,14 +324,14 @@ impl Raft {
             gave_up_lease: false,
             slow_disk_due_us: 0,
         }));
-        // An entry of the new term: with it, and only with it, those of earlier terms are
-        // committed (thesis §3.6.2).
+        // Entries of earlier terms are committed only together with an entry of the new term
+        // (thesis §3.6.2).
         let (term, kind) = (self.term, EntryKind::Command);
         let entry = Entry { index: next_index, term, kind, payload: Bytes::new() };
         self.append(entry, cx.now_us, effects);
     }
 
-    /// Follows the leader of the current term.
+    /// Follows the leader of the current term, unless that leader has revoked its leadership.
     pub(super) fn follow(
         &mut self,
         from: PeerAddress,
@@ -347,7 +352,13 @@ impl Raft {
         }
     }
 
-    /// Hands leadership over to a voter, as soon as it has everything.
+    /// Transfers leadership to the voter `to` as soon as it holds every entry. Proposals are
+    /// refused until the transfer succeeds or is given up after [`Timing::transfer_us`].
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotServing`] if this replica does not lead. [`Refusal::NotNow`] if `to` is not
+    /// another voter, is not live, or if a transfer is pending. Both are retryable.
     pub fn transfer(
         &mut self,
         to: PeerAddress,
@@ -368,7 +379,8 @@ impl Raft {
         Ok(())
     }
 
-    /// Tells the next leader to stand for election once it has everything, or gives up.
+    /// Leader: asks the target of a transfer to stand once it holds every entry, or gives up after
+    /// the deadline.
     pub(super) fn advance_transfer(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
         let last_index = self.log.last_index();
         let message = self.message(Body::Transfer);
@@ -380,14 +392,14 @@ impl Raft {
             leader.transfer = None;
         } else if caught_up && !transfer.told {
             transfer.told = true;
-            // It asks for votes whatever was promised to this leader: from here on, for the rest
-            // of the term, this leader counts on no promise. The message may be late by any time.
+            // The target requests votes despite any promise to this leader, and the message may
+            // arrive arbitrarily late. So this leader has no lease for the rest of the term.
             leader.gave_up_lease = true;
             effects.send(transfer.to, message, After::Nothing);
         }
     }
 
-    /// The leader of this term hands over to this replica.
+    /// Stands for election, if the leader of this term hands over to this replica.
     pub(super) fn take_over(
         &mut self,
         from: PeerAddress,
@@ -399,8 +411,8 @@ impl Raft {
         }
     }
 
-    /// Leader: hands over to whoever is furthest if its own disk holds it back, while others
-    /// commit without it.
+    /// Leader: transfers leadership to the most advanced voter, if its own disk is slow and the
+    /// others commit without it.
     pub(super) fn flee_a_slow_disk(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
         let slow_disk_us = self.timing.slow_disk_us;
         let oldest_us = self.log.oldest_pending_us();
@@ -416,12 +428,12 @@ impl Raft {
         let able = leader.progress.iter().filter(|(peer, _)| may_lead(peer));
         if let Some((to, _)) = able.max_by_key(|(_, progress)| progress.match_index) {
             let to = *to;
-            // If it fails, the next try comes in a while.
+            // A transfer that fails is tried again after `transfer_us`.
             let _ = self.transfer(to, cx, effects);
         }
     }
 
-    /// Answers a message of an earlier term.
+    /// Replies to a message of an earlier term with the current term.
     pub(super) fn tell_term(&self, to: PeerAddress, effects: &mut Effects<Message>) {
         effects.send(to, self.message(Body::Outdated), After::Appends);
     }

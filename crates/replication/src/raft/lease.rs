@@ -1,10 +1,11 @@
-//! Reads (thesis §6.4), and a leader that notices that it has lost its majority (§6.2).
+//! Reads (thesis §6.4), and a leader that steps down when it has lost its majority (§6.2).
 //!
-//! A leader may read its own state if nobody else can have been elected. It knows that for as long
-//! as a majority's promises last, counted from when it sent the heartbeats that they echo; without
-//! that it asks all followers, in one round for all reads that have gathered, and a majority's
-//! answers say the same of the moment at which the round began. In both cases it waits until an
-//! entry of its own term is committed: before that it may not know yet what is.
+//! A leader may read its own state if no other replica can have been elected. Under a lease it
+//! knows that without messages: the lease lasts as long as the promises of a majority, counted from
+//! when it sent the heartbeats that they echo. Without a lease it sends one round to all followers
+//! for all reads that have gathered. The replies of a majority prove that no other replica had been
+//! elected when the round began. In both cases it waits until an entry of its own term is
+//! committed, because before that its commit index may be too low.
 
 use palisade_wire::PeerAddress;
 
@@ -12,7 +13,7 @@ use super::{Leader, Message, Raft, ReadRound, RoleState};
 use crate::{Context, Effects, ProtocolFault};
 
 impl Raft {
-    /// Until when a majority's promises keep anybody else from being elected.
+    /// Returns until when the promises of a majority prevent the election of another replica.
     fn leased_until_us(&self, leader: &Leader, cx: Context<'_>) -> u64 {
         self.reached(|voter: PeerAddress| {
             if voter == self.me {
@@ -31,7 +32,7 @@ impl Raft {
         !leader.gave_up_lease && until_us > cx.now_us
     }
 
-    /// Whether this replica leads, and nobody else can.
+    /// Returns true if this replica leads and no other replica can be elected.
     pub fn is_leased(&self, cx: Context<'_>) -> bool {
         matches!(&self.role, RoleState::Leader(leader) if self.has_lease(leader, cx))
     }
@@ -40,7 +41,7 @@ impl Raft {
         self.commit_index >= index || self.has_fault(ProtocolFault::EarlyReads)
     }
 
-    /// Leader: lets the gathered reads through, or begins a round for them.
+    /// Leader: releases the gathered reads under a lease, or begins a round for them.
     pub(super) fn begin_reads(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
         let RoleState::Leader(leader) = &self.role else { return };
         if leader.new_reads.is_empty() {
@@ -59,7 +60,7 @@ impl Raft {
         self.send_round(cx, effects);
     }
 
-    /// Leader: lets the reads through whose round a majority answered.
+    /// Leader: releases the reads whose round a majority has answered.
     pub(super) fn release_reads(&mut self, effects: &mut Effects<Message>) {
         loop {
             let RoleState::Leader(leader) = &self.role else { return };
@@ -79,9 +80,9 @@ impl Raft {
         }
     }
 
-    /// Leader: steps down if a majority does not hear it any more. Otherwise clients would wait
-    /// for a leader that can't commit anything, and followers that hear it while it does not hear
-    /// them would never elect another.
+    /// Leader: steps down if a majority no longer receives its heartbeats. Otherwise clients would
+    /// wait for a leader that cannot commit. Followers that receive its heartbeats, but whose own
+    /// heartbeats do not reach it, would never elect another leader.
     pub(super) fn step_down_if_lost(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
         let RoleState::Leader(leader) = &self.role else { return };
         if cx.now_us < leader.grace_until_us {
@@ -93,7 +94,7 @@ impl Raft {
         }
     }
 
-    /// Whether a leader has something to watch over.
+    /// Returns true if a leader has work that depends on time.
     pub(super) fn leader_wants_ticks(&self, leader: &Leader, cx: Context<'_>) -> bool {
         let (last_index, commit_index) = (self.log.last_index(), self.commit_index);
         let waits = !leader.rounds.is_empty()
@@ -108,7 +109,8 @@ impl Raft {
             })
     }
 
-    /// Whether a follower has everything, knows it, and is counted on.
+    /// Returns true if a follower has confirmed all entries and the commit index, and has replied
+    /// in the current session of its shard.
     pub(super) fn is_at_rest(
         peer: PeerAddress,
         progress: &super::Progress,

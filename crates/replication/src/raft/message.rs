@@ -1,4 +1,4 @@
-//! What Raft replicas send each other.
+//! Messages between Raft replicas.
 
 use bytes::{BufMut, BytesMut};
 use palisade_wire::{Decode, Encode, Reader, WireError};
@@ -13,45 +13,46 @@ use crate::{
 pub struct Message {
     /// The sender's term.
     pub term: u64,
-    /// The rest.
+    /// The content.
     pub body: Body,
 }
 
-/// What a message says.
+/// The content of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
-    /// Somebody who would stand for election in the next term asks whether it could win.
+    /// The sender asks whether it could win an election in the next term.
     RequestPreVote {
-        /// Index of its last entry.
+        /// Index of the sender's last entry.
         last_index: u64,
-        /// Term of its last entry.
+        /// Term of the sender's last entry.
         last_term: u64,
     },
-    /// It would get this vote.
+    /// The sender would vote for the receiver.
     PreVote {
-        /// The term of the question.
+        /// Term of the request.
         asked_in: u64,
     },
-    /// A candidate asks for a vote.
+    /// A candidate requests a vote.
     RequestVote {
-        /// Index of its last entry.
+        /// Index of the candidate's last entry.
         last_index: u64,
-        /// Term of its last entry.
+        /// Term of the candidate's last entry.
         last_term: u64,
-        /// The leader has asked it to stand, and counts on nobody's promise any more.
+        /// True if the leader asked the candidate to stand. That leader has given up its lease, so
+        /// voters need not keep their promises to it.
         transfer: bool,
     },
-    /// The vote is given.
+    /// The sender votes for the receiver.
     Vote,
-    /// The leader sends entries, or none to be heard.
+    /// The leader sends entries, or none as a heartbeat.
     Append {
         /// Index of the entry before them.
         previous_index: u64,
-        /// Its term.
+        /// Term of that entry.
         previous_term: u64,
-        /// What the leader knows to be committed.
+        /// The leader's commit index.
         commit_index: u64,
-        /// The leader's latest round of asking whether it still leads.
+        /// Number of the leader's latest round, in which it checks that it still leads.
         round: u64,
         /// The entries.
         entries: Vec<Entry>,
@@ -60,7 +61,7 @@ pub enum Body {
     Matched {
         /// That index.
         index: u64,
-        /// What the follower knows to be committed.
+        /// The follower's commit index.
         commit_index: u64,
         /// The round of the message that this answers.
         round: u64,
@@ -74,14 +75,14 @@ pub enum Body {
         /// The round of the message that this answers.
         round: u64,
     },
-    /// The sender's term is higher than that of the message which this answers.
+    /// The message that this answers had a term below the sender's.
     Outdated,
-    /// The leader hands over: stand for election now.
+    /// The leader asks the receiver to stand for election now, and to take over.
     Transfer,
 }
 
 impl Body {
-    /// Whether it holds entries for the receiver's log.
+    /// Returns true if the message holds entries for the receiver's log.
     pub fn has_entries(&self) -> bool {
         matches!(self, Self::Append { entries, .. } if !entries.is_empty())
     }

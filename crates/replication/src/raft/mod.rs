@@ -1,28 +1,32 @@
 //! Raft (Ongaro's thesis, chapters 3, 4, 6 and 9).
 //!
-//! The problem: several replicas must agree on one order of commands although any minority of them
-//! may be down or unreachable, and although each forgets, at a crash, whatever it had not synced.
-//! The naive way, a primary that copies to backups, breaks when two replicas both believe they are
-//! the primary. Raft numbers leaderships (terms); a replica votes once a term, and only for a log
-//! at least as complete as its own; so a leader holds every committed entry, and an entry of its
-//! own term that a majority holds durably is committed.
+//! The problem: several replicas must agree on one order of commands, although any minority of them
+//! may be down or unreachable, and although a replica loses at a crash everything that it had not
+//! synced. A primary that copies to backups breaks when two replicas both believe that they are the
+//! primary. Raft numbers leaderships (terms).
 //!
-//! Where the disk comes in: a replica that asks for votes, votes, or confirms entries does so only
-//! after the write behind it is durable ([`After::Appends`](crate::After)). The leader sends entries before its
-//! own sync and counts itself only after it (thesis §10.2.1), so a majority of followers may commit
-//! first. A leader whose disk is so slow that they keep doing so hands over to one of them.
+//! Invariants:
+//! - A replica votes once a term, and only for a candidate whose log is at least as complete as its
+//!   own. Therefore a leader holds every committed entry.
+//! - An entry of the leader's own term is committed once a majority holds it durably.
+//! - A replica sends a vote request, a vote or a confirmation of entries only after the write
+//!   behind it is durable ([`After::Appends`](crate::After)).
 //!
-//! What the files hold:
-//! - `election`: who leads, with pre-votes, promises and handing over;
-//! - `replicate`: entries and what is committed; `progress`: flow control for one follower;
-//! - `lease`: reads, under a lease or after a round, and a leader that has lost its majority;
+//! The leader sends entries before its own sync and counts itself only after it (thesis §10.2.1),
+//! so a majority of the followers may commit first. A leader that stays behind in this way, because
+//! its disk is slow, transfers leadership to one of them.
+//!
+//! Files:
+//! - `election`: terms and votes, pre-votes, promises, and leadership transfer;
+//! - `replicate`: entries and commits; `progress`: flow control for one follower;
+//! - `lease`: reads under a lease or after a round, and a leader that has lost its majority;
 //! - `change`: learners, and voters by joint consensus.
 //!
-//! Time: a replica has no timer of its own while all is well. Whether its leader's shard, or its
-//! followers' shards, are there is what [`Peers`](crate::Peers) knows, for all groups at once; an
-//! idle group gets no ticks and sends nothing. See there for what keeps leases safe.
+//! An idle replica runs no timers. [`Peers`](crate::Peers) detects, for all groups at once, whether
+//! the shards of a leader or of followers are live, so an idle group gets no ticks and sends
+//! nothing. `peers.rs` also lists the rules that keep leases safe.
 //!
-//! Left out: witnesses, and reads at followers (safe timestamps serve those without Raft's help).
+//! Left out: witnesses, and reads at followers (safe timestamps serve those without Raft).
 
 mod change;
 mod election;
@@ -44,25 +48,30 @@ use crate::{
     members::Configurations, raft::progress::Progress,
 };
 
-/// Payload in one message, unless told otherwise, in bytes.
+/// Default limit of the entries in one message, in bytes.
 pub const DEFAULT_MESSAGE_BYTES: usize = 1024 * 1024;
 
-/// How a Raft group paces itself.
+/// Timing and message size of a Raft group.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// Between two messages to a follower that has yet to answer.
+    /// Interval between messages to a follower that has not yet confirmed everything, in
+    /// microseconds.
     pub heartbeat_us: u64,
-    /// How much later each next voter in line stands for election, once the leader is gone.
+    /// How much later each next voter in the election order stands, once the leader is suspected,
+    /// in microseconds.
     pub stagger_us: u64,
-    /// After an election without a winner, the next try comes after this, plus up to as much again.
+    /// Minimum wait before the next election after one without a winner, in microseconds. The wait
+    /// is random, up to twice this. It grows with repeated failures and with a slow disk.
     pub retry_us: u64,
-    /// A new leader is given this long to be heard.
+    /// How long after its election a leader does not check that a majority receives its heartbeats,
+    /// in microseconds.
     pub grace_us: u64,
-    /// A leader whose writes take longer than this, while others commit, hands over.
+    /// A leader transfers leadership if one of its writes takes longer than this while others
+    /// commit, in microseconds.
     pub slow_disk_us: u64,
-    /// How long a leader that hands over waits for the other to catch up.
+    /// How long a transfer of leadership may take before the leader gives it up, in microseconds.
     pub transfer_us: u64,
-    /// Payload in one message, beyond its first entry, in bytes.
+    /// Limit of the entries in one message, in bytes. A larger entry is sent alone.
     pub max_message_bytes: usize,
 }
 
@@ -83,7 +92,7 @@ impl Default for Timing {
 /// Payload that may be uncommitted before proposals are refused, in bytes.
 const MAX_UNCOMMITTED_BYTES: usize = 32 * 1024 * 1024;
 
-/// How long the other voters of a new group leave it to the first one to stand for election.
+/// How long the other voters of a new group wait for the first one to stand for election.
 const FIRST_LEAD_US: u64 = 300_000;
 
 /// A replica of a Raft group.
@@ -97,33 +106,33 @@ pub struct Raft {
 
     term: u64,
     vote: Option<PeerAddress>,
-    /// The write that holds the term and vote.
+    /// Number of the write that holds the term and vote.
     state_append: u64,
-    /// When that was asked for; and how long the last one took.
+    /// When that write was requested, and how long the last one took until it was durable.
     state_asked_us: u64,
     state_took_us: u64,
     log: EntryLog,
     configurations: Configurations,
     commit_index: u64,
-    /// What was committed before the restart; handed out with the first tick.
+    /// Commit index found at the restart. Its entries are handed out with the first tick.
     recovered_commit: u64,
     uncommitted_bytes: usize,
-    /// The members that part 0 of a snapshot being received brought.
+    /// Members from part 0 of the snapshot that is being written.
     incoming_members: Option<Members>,
 
     role: RoleState,
-    /// Who leads the current term, and in which session of its shard.
+    /// The leader of the current term, and the session of its shard.
     leader: Option<(PeerAddress, u64)>,
-    /// The latest term whose leader has said that it leads no more; what it sent before may yet
+    /// The latest term whose leader has revoked its leadership. Its earlier messages may still
     /// arrive.
     abdicated_term: u64,
-    /// Until when a promise holds that was given to the leader of an earlier term.
+    /// When the promises to leaders of earlier terms expire.
     promised_until_us: u64,
-    /// Whether an earlier life may have given promises.
+    /// True if this replica may have given promises before its shard restarted.
     has_past: bool,
-    /// When to stand for election; `None` while there is a leader.
+    /// When this replica stands for election; `None` if it is not scheduled to.
     election_due_us: Option<u64>,
-    /// Elections that this replica stood for since there was a leader, and in vain.
+    /// Elections that this replica has started since it last had a leader.
     elections_in_vain: u32,
 }
 
@@ -137,30 +146,32 @@ enum RoleState {
 
 #[derive(Debug)]
 struct Leader {
-    /// Each in its own place: a map's node has room for eleven, and groups are many.
+    /// Boxed because a node of the map has room for eleven values, and a shard has many groups.
     progress: BTreeMap<PeerAddress, Box<Progress>>,
     /// Index of the first entry of this term.
     first_index: u64,
-    /// Until when nobody has to have heard it: those who voted for it have yet to be asked.
+    /// Until then the leader does not check that a majority receives its heartbeats, because its
+    /// voters' shards may not have echoed one yet.
     grace_until_us: u64,
     heartbeat_due_us: u64,
-    /// The latest round of asking whether this replica still leads.
+    /// Number of the latest round, in which the leader checks that it still leads.
     round: u64,
     /// Reads that wait for the next round to begin.
     new_reads: Vec<u64>,
-    /// Reads that wait for a round to be answered, oldest first.
+    /// Reads that wait for a majority to answer their round, oldest first.
     rounds: VecDeque<ReadRound>,
     transfer: Option<Transfer>,
-    /// Somebody was told to stand for election: promises may be broken from now on.
+    /// True once this leader asked another voter to stand for election: for the rest of the term,
+    /// that voter may win votes despite promises.
     gave_up_lease: bool,
-    /// When leadership may next be handed over because of a slow disk.
+    /// Earliest time of the next transfer because of a slow disk.
     slow_disk_due_us: u64,
 }
 
 #[derive(Debug)]
 struct ReadRound {
     round: u64,
-    /// Must be applied before the reads run.
+    /// Index that must be committed, and hence applied, before the reads run.
     index: u64,
     tokens: Vec<u64>,
 }
@@ -172,28 +183,37 @@ struct Transfer {
     told: bool,
 }
 
-/// What a replica is made from.
+/// The parameters of a new replica.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// The group.
     pub range: RangeId,
-    /// Where the replica lives.
+    /// The address of the replica.
     pub me: PeerAddress,
-    /// Who replicates the group if the log does not say.
+    /// The initial members. A snapshot or a configuration in the log supersedes them.
     pub members: Members,
-    /// What the log holds.
+    /// The state that recovery found in the log.
     pub recovered: RecoveredGroup,
-    /// Decides who stands for election first, and the like.
+    /// Seed of the random delays before elections.
     pub random_seed: u64,
     /// A rule to break, in tests.
     pub fault: Option<ProtocolFault>,
 }
 
 impl Raft {
-    /// A replica with what it finds in the log.
+    /// Creates a replica from the state that recovery found in the log.
     ///
-    /// A group that has never had a term elects its first voter at once, so that fresh clusters
-    /// don't sit out a timeout and leaders spread over the nodes.
+    /// In a group without any history the first voter stands for election at the first tick. A
+    /// fresh cluster thus does not wait for a timeout, and leaders spread over the nodes.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError`] if the recovered state, snapshot or configuration cannot be decoded; not
+    /// retryable.
+    ///
+    /// # Panics
+    ///
+    /// If the recovered entries have a gap.
     pub fn new(setup: Setup, timing: Timing, now_us: u64) -> Result<Self, WireError> {
         let Setup { range, me, members, recovered, random_seed, fault } = setup;
         let name = Name { range, me };
@@ -223,7 +243,7 @@ impl Raft {
             timing,
             random: fastrand::Rng::with_seed(random_seed),
             fault,
-            // A snapshot can be of a later term than any that was voted in here.
+            // A snapshot may have a later term than the last one that this replica has persisted.
             term: term.max(log.last_term()),
             vote: vote.filter(|_| term >= log.last_term()),
             state_append: 0,
@@ -245,7 +265,7 @@ impl Raft {
         })
     }
 
-    /// What the replica does in its group.
+    /// Returns the replica's role in its group.
     pub fn role(&self) -> Role {
         match self.role {
             RoleState::Follower if self.may_stand() => Role::Follower,
@@ -256,42 +276,42 @@ impl Raft {
         }
     }
 
-    /// The current term.
+    /// Returns the current term.
     pub fn term(&self) -> u64 {
         self.term
     }
 
-    /// Who leads the current term, if that is known.
+    /// Returns the leader of the current term, if known.
     pub fn leader(&self) -> Option<PeerAddress> {
         self.leader.map(|(leader, _)| leader)
     }
 
-    /// Who replicates the group, as the log ends.
+    /// Returns the latest configuration in the log, committed or not.
     pub fn members(&self) -> &Members {
         self.configurations.current()
     }
 
-    /// Index of the first entry in memory.
+    /// Returns the index of the first entry in memory.
     pub fn first_index(&self) -> u64 {
         self.log.first_index()
     }
 
-    /// Index of the last entry.
+    /// Returns the index of the last entry.
     pub fn last_index(&self) -> u64 {
         self.log.last_index()
     }
 
-    /// Index of the last entry that is durable here with all before it.
+    /// Returns the index of the last entry that is durable here with all entries before it.
     pub fn durable_index(&self) -> u64 {
         self.log.durable_index()
     }
 
-    /// Index of the last entry known to be committed.
+    /// Returns the index of the last entry known to be committed.
     pub fn commit_index(&self) -> u64 {
         self.commit_index
     }
 
-    /// An entry, if it is in memory.
+    /// Returns an entry, if it is in memory.
     pub fn entry(&self, index: u64) -> Option<&Entry> {
         self.log.entry(index)
     }
@@ -300,9 +320,9 @@ impl Raft {
         self.members().is_voter(self.me)
     }
 
-    /// Whether this replica may have to lead: it has a vote, or has one until the latest
-    /// configuration is committed. Those who remain may lack that configuration, and need a leader
-    /// that has it (thesis §4.2.2).
+    /// Returns true if this replica may stand for election: it is a voter of the latest
+    /// configuration, or of the one at the commit index. The remaining voters may lack the latest
+    /// configuration, and then need a leader that has it (thesis §4.2.2).
     fn may_stand(&self) -> bool {
         self.is_voter() || self.configurations.at(self.commit_index).is_voter(self.me)
     }
@@ -315,7 +335,7 @@ impl Raft {
         self.members().all().into_iter().filter(|member| *member != self.me).collect()
     }
 
-    /// The largest value that a majority of the voters have reached.
+    /// Returns the largest value that a majority of the voters has reached.
     fn reached(&self, value_of: impl Fn(PeerAddress) -> u64) -> u64 {
         let members = self.members();
         if self.has_fault(ProtocolFault::CountLearners) {
@@ -328,7 +348,7 @@ impl Raft {
         Message { term: self.term, body }
     }
 
-    /// Hands out everything up to `index` as committed.
+    /// Hands out all entries up to `index` as committed.
     fn commit_to(&mut self, index: u64, effects: &mut Effects<Message>) {
         assert!(index <= self.log.last_index(), "{}: commits what it does not hold", self.name);
         while self.commit_index < index {
@@ -346,7 +366,7 @@ impl Raft {
         self.state_asked_us = now_us;
     }
 
-    /// Adds an entry to the log, and what it changes at once.
+    /// Appends an entry. A configuration takes effect at once.
     fn append(&mut self, entry: Entry, now_us: u64, effects: &mut Effects<Message>) {
         let index = entry.index;
         let members = (entry.kind == EntryKind::Members).then(|| entry.payload.clone());
@@ -397,21 +417,22 @@ impl Protocol for Raft {
         let Message { term, body } = message;
         let member = self.members().contains(from);
         match &body {
-            // Whoever asks may be a member of a configuration that has not arrived here.
+            // The candidate may belong to a configuration that has not arrived here yet.
             Body::RequestPreVote { last_index, last_term } => {
                 return self.consider_pre_vote(from, term, (*last_term, *last_index), cx, effects);
             }
             Body::PreVote { asked_in } => {
                 return self.count_pre_vote(from, *asked_in, cx, effects);
             }
-            // Not even its term counts: this replica has promised to stay with its leader.
+            // Ignores the request and its term: this replica has promised not to vote against its
+            // leader.
             Body::RequestVote { transfer: false, .. }
                 if term > self.term && self.has_promised(from, cx) =>
             {
                 return;
             }
             Body::RequestVote { .. } | Body::Append { .. } => {}
-            // Answers count from members only.
+            // Replies count only if they come from members.
             _ if !member => return,
             _ => {}
         }
@@ -435,7 +456,7 @@ impl Protocol for Raft {
                 let incoming = replicate::Incoming { from, previous, commit_index, round, entries };
                 self.accept(incoming, cx, effects);
             }
-            // The follower missed that this replica leads no more, as over a restart.
+            // The follower missed the revocation of this leadership, for example over a restart.
             Body::Matched { .. } | Body::Mismatched { .. }
                 if !matches!(self.role, RoleState::Leader(_)) =>
             {
@@ -449,7 +470,7 @@ impl Protocol for Raft {
                 self.mismatched(from, previous_index, try_index, round, cx, effects);
             }
             Body::Transfer => self.take_over(from, cx, effects),
-            // Its term told everything; the others were dealt with above.
+            // `Outdated` only carries its term, and the pre-vote messages returned above.
             Body::Outdated | Body::RequestPreVote { .. } | Body::PreVote { .. } => {}
         }
     }
@@ -545,7 +566,7 @@ impl Protocol for Raft {
             self.configurations.forget_before(self.log.first_index() - 1);
         }
         if last {
-            // Everything in a snapshot is committed, and its receiver has it all at once.
+            // A snapshot holds committed entries only, and its receiver installs all at once.
             self.commit_index = self.commit_index.max(index);
         }
     }

@@ -1,4 +1,4 @@
-//! What a leader knows of another replica, and how much it sends it ahead of its answers.
+//! A leader's view of another replica, and the limits on sending ahead of its replies.
 
 use std::collections::VecDeque;
 
@@ -7,36 +7,38 @@ use crate::{
     entry_log::{EntryLog, bytes_of},
 };
 
-/// Entries and bytes under way to a follower, beyond which the leader waits for its answers.
+/// Entries and bytes in flight to a follower beyond which the leader waits for its replies.
 const MAX_IN_FLIGHT_ENTRIES: u64 = 16 * 1024;
 const MAX_IN_FLIGHT_BYTES: usize = 8 * 1024 * 1024;
 
-/// A follower or learner, as its leader sees it.
+/// A leader's view of a follower or learner.
 #[derive(Debug)]
 pub(super) struct Progress {
-    /// Durable there, and equal to the leader's log.
+    /// Last index that is durable at the follower and equal to the leader's log.
     pub(super) match_index: u64,
-    /// What it knows to be committed.
+    /// The follower's commit index, as last reported.
     pub(super) commit_index: u64,
-    /// The next entry to send.
+    /// Index of the next entry to send.
     next_index: u64,
     state: State,
-    /// The latest round that it answered.
+    /// The latest round that the follower answered.
     pub(super) round: u64,
-    /// The session of its shard in which it answered as a follower of this term.
+    /// The session of the follower's shard in which it replied as a follower of this term.
     pub(super) follows_in: Option<u64>,
 }
 
 #[derive(Debug)]
 enum State {
-    /// Where the logs meet is not known: one message at a time, until one matches.
+    /// The index up to which the logs agree is unknown. Sends one message at a time until one
+    /// matches.
     Probing {
-        /// A message is under way.
+        /// True after a message was sent, until a reply or the next heartbeat.
         paused: bool,
     },
-    /// Entries are sent ahead of the answers: the last index of each message, and its bytes.
+    /// Sends entries ahead of the replies. Holds the last index and the size of each message in
+    /// flight.
     Streaming { in_flight: VecDeque<(u64, usize)>, bytes: usize },
-    /// Its log ends before the leader's begins: it needs a snapshot.
+    /// Needs a snapshot, because the leader no longer holds the entries that the follower lacks.
     Lagging,
 }
 
@@ -52,7 +54,7 @@ impl Progress {
         }
     }
 
-    /// Whether it has everything, and knows it.
+    /// Returns true if the follower has confirmed all entries and the commit index.
     pub(super) fn is_settled(&self, last_index: u64, commit_index: u64) -> bool {
         self.match_index == last_index && self.commit_index == commit_index
     }
@@ -61,7 +63,7 @@ impl Progress {
         matches!(self.state, State::Lagging)
     }
 
-    /// It confirmed that it holds everything up to an index.
+    /// Handles a confirmation that the follower holds everything up to an index.
     pub(super) fn matched(&mut self, index: u64) {
         self.match_index = self.match_index.max(index);
         self.next_index = self.next_index.max(self.match_index + 1);
@@ -75,31 +77,34 @@ impl Progress {
                 }
             }
             State::Probing { .. } | State::Lagging => {
-                // What was sent before is not under way any more, or is beyond what matched.
+                // Messages from before are no longer in flight, or lie beyond the matching entries.
                 self.next_index = self.match_index + 1;
                 self.state = State::Streaming { in_flight: VecDeque::new(), bytes: 0 };
             }
         }
     }
 
-    /// It does not hold the entry before those sent; the logs may agree at `try_index`.
+    /// Handles a report that the follower lacks the entry before those sent. The logs may agree at
+    /// `try_index`.
     pub(super) fn mismatched(&mut self, previous_index: u64, try_index: u64) {
-        // An answer to something older than what was confirmed since tells nothing new.
+        // A reply to a message from before the latest confirmation contains nothing new.
         if previous_index > self.match_index && previous_index < self.next_index {
             self.next_index = (try_index + 1).min(previous_index).max(self.match_index + 1);
             self.state = State::Probing { paused: false };
         }
     }
 
-    /// Its shard was away: what was under way may be lost.
-    pub(super) fn probe_anew(&mut self) {
+    /// Starts to probe again, because the peer's shard was unreachable and messages in flight may
+    /// be lost.
+    pub(super) fn restart_probing(&mut self) {
         if !self.is_lagging() {
             self.next_index = self.next_index.max(self.match_index + 1);
             self.state = State::Probing { paused: false };
         }
     }
 
-    /// What to send next, after which index: an empty batch only if `even_empty`.
+    /// Returns the entries to send next, after the index of the entry before them. Returns `None`
+    /// if there is nothing to send, and an empty batch only if `even_empty` is true.
     pub(super) fn next_entries(
         &mut self,
         log: &EntryLog,
@@ -127,8 +132,8 @@ impl Progress {
             return None;
         }
         match &mut self.state {
-            // The next message waits for an answer or the next heartbeat; should the answer be
-            // lost, `next_index` has not moved and the heartbeat asks again.
+            // The next message waits for a reply or for the next heartbeat. `next_index` has not
+            // moved, so if the reply is lost, the heartbeat sends the same entries again.
             State::Probing { paused } => *paused = true,
             State::Streaming { in_flight, bytes } => {
                 if let Some(last) = entries.last() {
@@ -143,7 +148,7 @@ impl Progress {
         Some((previous_index, entries))
     }
 
-    /// A heartbeat is due: a probe whose answer was lost may be sent again.
+    /// Allows another probe with the next heartbeat, because the reply to the last one may be lost.
     pub(super) fn unpause(&mut self) {
         if let State::Probing { paused } = &mut self.state {
             *paused = false;

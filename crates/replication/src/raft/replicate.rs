@@ -1,4 +1,4 @@
-//! Replicating entries (thesis §3.5), and what that commits (§3.6).
+//! Replicating entries (thesis §3.5) and committing them (§3.6).
 
 use palisade_wire::PeerAddress;
 
@@ -15,17 +15,17 @@ pub(super) struct Incoming {
     pub(super) entries: Vec<Entry>,
 }
 
-/// Whom a leader sends messages without entries as well.
+/// The followers that are sent a message even if it holds no entries.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum EvenEmpty {
-    Nobody,
-    /// Those who lack something, or have not said that they have it.
+    No,
+    /// Followers that lack entries or have not confirmed them (`is_at_rest` is false).
     Unsettled,
     Everybody,
 }
 
 impl Raft {
-    /// Follower: takes in what the leader sent, and answers.
+    /// Follower: appends the entries that the leader sent, and replies.
     pub(super) fn accept(
         &mut self,
         incoming: Incoming,
@@ -36,7 +36,7 @@ impl Raft {
         let (mut previous_index, previous_term) = previous;
         let (base_index, _) = self.log.base();
         if previous_index < base_index {
-            // What a snapshot holds here is committed, and so the leader has the same.
+            // Entries up to the base are committed, so the leader holds the same ones.
             entries.retain(|entry| entry.index > base_index);
             previous_index = base_index;
         } else if self.log.term_at(previous_index) != Some(previous_term) {
@@ -52,7 +52,7 @@ impl Raft {
             let readable = entry.kind != EntryKind::Members
                 || Members::from_bytes(entry.payload.clone()).is_ok();
             if entry.index != matched + 1 || !terms.contains(&entry.term) || !readable {
-                // No leader sends such entries: these bytes are not to be trusted.
+                // No correct leader sends such entries: the message is corrupt.
                 return;
             }
             matched = entry.index;
@@ -66,7 +66,7 @@ impl Raft {
         }
         self.commit_to(commit_index.min(matched).max(self.commit_index), effects);
         let (index, after) = if heartbeat && self.log.is_durable(self.state_append) {
-            // Nothing new was sent: what is durable can be confirmed without waiting for a sync.
+            // A heartbeat confirms only durable entries, so the reply need not wait for a sync.
             (matched.min(self.log.durable_index()), After::Nothing)
         } else if self.has_fault(ProtocolFault::UnsyncedConfirmation) {
             (matched, After::Nothing)
@@ -87,8 +87,9 @@ impl Raft {
         self.configurations.truncate(index);
     }
 
-    /// The highest index before `previous_index` at which this log may agree with that of a leader
-    /// whose entry there has `previous_term`: skips a whole term at a time (thesis §3.5, end).
+    /// Returns the highest index below `previous_index` at which this log may agree with a leader's
+    /// log whose entry at `previous_index` has `previous_term`. Skips all entries of later terms at
+    /// once (thesis §3.5, end).
     fn last_possible_agreement(&self, previous_index: u64, previous_term: u64) -> u64 {
         let mut index = self.log.last_index().min(previous_index.saturating_sub(1));
         let (base_index, _) = self.log.base();
@@ -98,7 +99,7 @@ impl Raft {
         index
     }
 
-    /// Leader: a follower confirmed entries.
+    /// Leader: handles a follower's confirmation of its entries up to `index`.
     pub(super) fn matched(
         &mut self,
         from: PeerAddress,
@@ -122,7 +123,7 @@ impl Raft {
         self.advance_transfer(cx, effects);
     }
 
-    /// Leader: a follower does not hold the entry before those sent.
+    /// Leader: handles a follower's report that it lacks the entry before those sent.
     pub(super) fn mismatched(
         &mut self,
         from: PeerAddress,
@@ -140,7 +141,8 @@ impl Raft {
         self.release_reads(effects);
     }
 
-    /// Leader: a member has installed a snapshot up to `index`, durably.
+    /// Leader: records that the member `at` has installed a snapshot up to `index`, durably.
+    /// Ignored if `index` is above the commit index.
     pub fn snapshot_installed(
         &mut self,
         at: PeerAddress,
@@ -156,7 +158,7 @@ impl Raft {
         }
     }
 
-    /// Leader: commits what a majority holds durably, if it is of this term.
+    /// Leader: commits the entries that a majority holds durably, if the last is of this term.
     pub(super) fn advance_commit(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
         let RoleState::Leader(leader) = &self.role else { return };
         let index = self.reached(|voter| {
@@ -165,7 +167,7 @@ impl Raft {
             }
             leader.progress.get(&voter).map_or(0, |progress| progress.match_index)
         });
-        // Counting replicas says nothing of an entry of an earlier term (thesis, figure 3.7).
+        // Counting replicas does not commit an entry of an earlier term (thesis, figure 3.7).
         let of_this_term = self.log.term_at(index) == Some(self.term)
             || self.has_fault(ProtocolFault::CommitByCounting);
         if index > self.commit_index && of_this_term {
@@ -175,7 +177,7 @@ impl Raft {
         self.release_reads(effects);
     }
 
-    /// Leader: what time asks of it.
+    /// Leader: runs the checks that depend on time, and sends the heartbeats that are due.
     pub(super) fn tick_leader(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
         self.step_down_if_lost(cx, effects);
         self.settle_members(cx, effects);
@@ -193,14 +195,14 @@ impl Raft {
         }
     }
 
-    /// Leader: asks everybody whether it still leads.
+    /// Leader: starts a round, which asks all followers to confirm that it still leads.
     pub(super) fn send_round(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
         self.send_to_all(EvenEmpty::Everybody, cx, effects);
     }
 
-    /// Leader: sends the followers what they lack.
+    /// Leader: sends the followers the entries that they lack.
     pub(super) fn send_entries(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
-        self.send_to_all(EvenEmpty::Nobody, cx, effects);
+        self.send_to_all(EvenEmpty::No, cx, effects);
     }
 
     fn send_to_all(&mut self, whom: EvenEmpty, cx: Context<'_>, effects: &mut Effects<Message>) {
@@ -211,13 +213,14 @@ impl Raft {
         let RoleState::Leader(leader) = &mut self.role else { return };
         let Leader { progress, round, .. } = &mut **leader;
         for (peer, progress) in progress.iter_mut() {
-            // Whoever is away gets everything once it is back; what was on the way then is lost.
+            // Sends nothing to a peer whose heartbeats do not arrive. Messages in flight may be
+            // lost, so its log is probed again once they do.
             if !cx.peers.is_heard(*peer) {
-                progress.probe_anew();
+                progress.restart_probing();
                 continue;
             }
             let mut even_empty = match whom {
-                EvenEmpty::Nobody => false,
+                EvenEmpty::No => false,
                 EvenEmpty::Unsettled => {
                     !Self::is_at_rest(*peer, progress, last_index, commit_index, cx)
                 }

@@ -1,21 +1,21 @@
-//! The random adversary, and the healing after it.
+//! The random adversary, and the recovery after it.
 
 use palisade_replication::Membership;
 
 use crate::group::{Group, Subject};
 
-/// Messages kept for later; beyond that the oldest are lost.
+/// Maximum number of messages in flight; beyond it the oldest are lost.
 const MAX_NETWORK: usize = 400;
 
-/// What the adversary may do beyond losing and reordering messages.
+/// The faults that the adversary may inject beyond losing and reordering messages.
 #[derive(Clone, Copy)]
 pub(crate) struct Powers {
     pub(crate) crashes: bool,
-    /// Remove members that are down, epoch by epoch.
+    /// Removes members that are down, epoch by epoch.
     pub(crate) removals: bool,
 }
 
-/// Torments a group, heals it, and requires progress. Returns how many reads were served.
+/// Injects faults into a group, heals it, and requires progress. Returns the reads served.
 pub(crate) fn run<P: Subject>(size: u16, powers: Powers, seed: u64) -> u64
 where
     P::Message: Clone,
@@ -23,10 +23,10 @@ where
     let mut group = Group::<P>::new(size, seed);
     let mut operator = Operator::new(size);
     let steps = group.random.usize(200..2_000);
-    // Where elections matter time must pass; where pipelines matter it must not.
+    // Elections need long pauses. Full pipelines need short ones.
     let max_pause_us = [10_000, 100_000, 1_000_000][group.random.usize(0..3)];
     let loss_percent = group.random.u32(0..30);
-    // Some runs let the group come up first, so that the deeper states are reached as well.
+    // Half of the runs let the group come up first, so that deeper states are reached as well.
     if group.random.bool() {
         group.settle(100_000);
     }
@@ -80,8 +80,8 @@ where
     }
 }
 
-/// Everybody who still belongs comes back, nothing is lost any more, and a new entry must be
-/// committed at every member.
+/// Restarts every replica and ends all faults. A new entry must then be committed at every
+/// remaining member.
 fn heal<P: Subject>(group: &mut Group<P>, operator: &mut Operator)
 where
     P::Message: Clone,
@@ -100,7 +100,7 @@ where
             .find_map(|replica| replica.filter(|replica| !replica.is_ready()))
             .map(|replica| format!("{replica:?}"))
     };
-    // An election on disks that were slow takes its time.
+    // An election on slow disks takes longer.
     for _ in 0..15 {
         group.settle(1_000_000);
         if left_alone(group).is_none() {
@@ -127,13 +127,13 @@ where
     assert!(group.reads_served > 0, "a healed group serves no read");
 }
 
-/// Removes members that are down, and keeps them down until the rest is in the new epoch.
+/// Removes members that are down, and keeps them down until the others are in the new epoch.
 struct Operator {
     epoch: u64,
     members: Vec<usize>,
-    /// Who has yet to enter the present epoch.
+    /// Members that have yet to enter the current epoch.
     pending: Vec<usize>,
-    /// Down, and to be kept down until nobody is pending.
+    /// Members that must stay down until no member is pending.
     fenced: Vec<usize>,
 }
 
@@ -180,11 +180,11 @@ impl Operator {
     where
         P::Message: Clone,
     {
-        let at = *self.pending.last().expect("somebody is pending");
+        let at = *self.pending.last().expect("an operation is pending");
         if group.members[at].running.is_some() {
             let membership = self.membership(group);
             group.install(at, membership);
-            // It counts once it is durable there.
+            // The epoch counts once it is durable at the member.
             group.sync_all(at);
             self.pending.pop();
         }

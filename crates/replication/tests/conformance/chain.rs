@@ -38,7 +38,7 @@ impl Subject for Chain {
     }
 
     fn revoked(&mut self, _: PeerAddress, _: Revocation, _: Context<'_>, _: &mut Effects<Message>) {
-        unreachable!("nobody counts on peers in a chain");
+        unreachable!("chains have no leases");
     }
 
     fn is_ready(&self) -> bool {
@@ -46,7 +46,7 @@ impl Subject for Chain {
     }
 }
 
-fn torment(size: u16, powers: Powers, count: u64) {
+fn run_adversary(size: u16, powers: Powers, count: u64) {
     for seed in seeds(count) {
         println!("seed {seed}, {size} members");
         run::<Chain>(size, powers, seed);
@@ -55,25 +55,25 @@ fn torment(size: u16, powers: Powers, count: u64) {
 
 #[test]
 fn a_chain_of_one_commits_only_what_it_synced() {
-    torment(1, Powers { crashes: true, removals: false }, 100);
+    run_adversary(1, Powers { crashes: true, removals: false }, 100);
 }
 
 #[test]
 fn three_members_agree_over_a_bad_network() {
-    torment(3, Powers { crashes: false, removals: false }, 150);
+    run_adversary(3, Powers { crashes: false, removals: false }, 150);
 }
 
 #[test]
 fn three_members_agree_over_crashes() {
-    torment(3, Powers { crashes: true, removals: false }, 300);
+    run_adversary(3, Powers { crashes: true, removals: false }, 300);
 }
 
 #[test]
 fn three_members_agree_over_crashes_and_removals() {
-    torment(3, Powers { crashes: true, removals: true }, 400);
+    run_adversary(3, Powers { crashes: true, removals: true }, 400);
 }
 
 #[test]
 fn five_members_agree_over_crashes_and_removals() {
-    torment(5, Powers { crashes: true, removals: true }, 150);
+    run_adversary(5, Powers { crashes: true, removals: true }, 150);
 }

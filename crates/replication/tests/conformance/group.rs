@@ -1,4 +1,4 @@
-//! A group of replicas with their disks and a network, and what must always hold of it.
+//! A group of replicas with their disks and a network, and its invariants.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use palisade_replication::{
 };
 use palisade_wire::{NodeId, PeerAddress, ShardId};
 
-/// A protocol, with what the suite needs beyond the contract.
+/// A protocol, with the operations that the suite needs beyond the contract.
 pub(crate) trait Subject: Protocol + Sized + std::fmt::Debug {
     fn start(
         me: PeerAddress,
@@ -19,16 +19,16 @@ pub(crate) trait Subject: Protocol + Sized + std::fmt::Debug {
         now_us: u64,
     ) -> Self;
     fn members(&self) -> Vec<PeerAddress>;
-    /// How many members must hold an entry durably before it may count as committed.
+    /// Returns how many members must hold an entry durably before it may be committed.
     fn needed_copies(members: usize) -> usize;
-    /// Enters a new epoch, in the mode that has them.
+    /// Enters a new epoch. Only chains have epochs.
     fn install(
         &mut self,
         membership: Membership,
         cx: Context<'_>,
         effects: &mut Effects<Self::Message>,
     );
-    /// A peer's shard has revoked what this replica may count on, in the mode that counts on peers.
+    /// Handles the revocation of a peer's shard. Only Raft counts on peers.
     fn revoked(
         &mut self,
         from: PeerAddress,
@@ -36,18 +36,18 @@ pub(crate) trait Subject: Protocol + Sized + std::fmt::Debug {
         cx: Context<'_>,
         effects: &mut Effects<Self::Message>,
     );
-    /// Whether the replica can do its part: it knows its leader, or its links are up.
+    /// Returns true if the replica knows its leader (Raft), or if its links are up (chain).
     fn is_ready(&self) -> bool;
 }
 
-/// What passes between members.
+/// The content of a packet between members.
 #[derive(Clone)]
 pub(crate) enum Packet<M> {
     Group(M),
     Heartbeat(Heartbeat),
 }
 
-/// A packet under way, with the session of its sender.
+/// A packet in flight, with the session of its sender.
 #[derive(Clone)]
 pub(crate) struct UnderWay<M> {
     from: PeerAddress,
@@ -60,7 +60,7 @@ pub(crate) fn address(node: u16) -> PeerAddress {
     PeerAddress { node: NodeId(node), shard: ShardId(0) }
 }
 
-/// A member's disk: writes in order, of which a beginning is durable.
+/// A member's disk: writes in order, the first `durable` of them durable.
 #[derive(Default)]
 struct Disk {
     writes: Vec<Append>,
@@ -79,7 +79,7 @@ impl Disk {
                 Append::State { term, payload } => {
                     recovered.state = Some((*term, payload.clone()));
                 }
-                Append::Snapshot { .. } => unreachable!("nobody here takes snapshots"),
+                Append::Snapshot { .. } => unreachable!("this test takes no snapshots"),
             }
         }
         recovered
@@ -103,12 +103,12 @@ pub(crate) struct Member<P: Subject> {
     pub(crate) running: Option<P>,
     peers: Peers,
     disk: Disk,
-    /// Writes on the disk when the member started: the protocol counts from there.
+    /// Writes on the disk when the member started. The protocol counts from there.
     writes_at_start: usize,
-    /// Messages that wait for the first so many writes.
+    /// Messages, each with the number of writes that must be durable first.
     held: Vec<(usize, PeerAddress, P::Message)>,
     applied: u64,
-    /// Reads under way, and what was acknowledged when they began.
+    /// Pending reads by token, each with the group's commit index when it began.
     reads: BTreeMap<u64, u64>,
 }
 
@@ -116,10 +116,10 @@ pub(crate) struct Group<P: Subject> {
     pub(crate) random: fastrand::Rng,
     pub(crate) now_us: u64,
     pub(crate) members: Vec<Member<P>>,
-    /// These reach each other, and the rest reach each other, but nothing passes between.
+    /// One side of a network partition. No packet passes between it and the other members.
     pub(crate) isolated: Vec<PeerAddress>,
     pub(crate) network: Vec<UnderWay<P::Message>>,
-    /// What was handed out as committed, by index.
+    /// The entries that were handed out as committed, by index.
     committed: Vec<Entry>,
     next_token: u64,
     next_payload: u64,
@@ -168,7 +168,7 @@ where
         self.members[at].applied as usize
     }
 
-    /// Runs one call on a member, then one turn's end, and carries out the effects.
+    /// Runs one call on a member, then the end of the turn, and carries out the effects.
     fn step(
         &mut self,
         at: usize,
@@ -263,7 +263,7 @@ where
         }
     }
 
-    /// Delivers one message of the network.
+    /// Delivers one message of the network, or loses it at a partition.
     pub(crate) fn deliver(&mut self, message: usize) {
         let under_way = self.network.swap_remove(message);
         let (from, to) = (under_way.from, under_way.to);
@@ -293,14 +293,14 @@ where
         }
     }
 
-    /// Parts the group in two.
+    /// Partitions the group at random.
     pub(crate) fn isolate_some(&mut self) {
         let random = &mut self.random;
         let addresses = self.members.iter().map(|member| member.address);
         self.isolated = addresses.filter(|_| random.bool()).collect();
     }
 
-    /// Syncs the first `writes` writes of a member, and lets go what waited for them.
+    /// Syncs the first `writes` writes of a member, and releases the messages that waited for them.
     pub(crate) fn sync(&mut self, at: usize, writes: usize) {
         let member = &mut self.members[at];
         if member.running.is_none() || writes <= member.disk.durable {
@@ -342,7 +342,7 @@ where
     }
 
     pub(crate) fn read(&mut self, at: usize) {
-        // Whatever any replica knows to be committed may have been acknowledged.
+        // Any entry that a replica has handed out as committed may have been acknowledged.
         let acknowledged = self.committed.len() as u64;
         self.next_token += 1;
         let token = self.next_token;
@@ -355,7 +355,7 @@ where
         self.step(at, |_, _, _| {});
     }
 
-    /// Stops a member; of what it had not synced, a beginning may have reached the disk.
+    /// Crashes a member. A random prefix of its unsynced writes survives.
     pub(crate) fn crash(&mut self, at: usize) {
         let member = &mut self.members[at];
         member.running = None;
@@ -384,7 +384,7 @@ where
         self.step(at, |replica, cx, effects| replica.install(membership, cx, effects));
     }
 
-    /// Lets everybody run undisturbed for a while.
+    /// Runs all members without faults for a while.
     pub(crate) fn settle(&mut self, duration_us: u64) {
         let end_us = self.now_us + duration_us;
         while self.now_us < end_us {

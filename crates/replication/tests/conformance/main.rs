@@ -1,9 +1,9 @@
-//! The conformance suite that both protocols pass: whole groups under a random adversary that
-//! loses, repeats, delays and reorders messages, and crashes members, which then forget whatever
-//! they had not synced. Afterwards the group is healed and must make progress.
+//! The conformance suite of both protocols. Groups run under a random adversary that loses,
+//! repeats, delays and reorders messages, and crashes members, which may then lose unsynced writes.
+//! Afterwards the group is healed and must make progress.
 //!
 //! `PALISADE_SEED=7 cargo test -p palisade-replication` runs one seed alone;
-//! `PALISADE_SEEDS=100000` runs so many.
+//! `PALISADE_SEEDS=100000` runs that many seeds.
 
 #![allow(clippy::print_stdout, reason = "a failing test shows its seed")]
 
@@ -14,7 +14,7 @@ mod raft;
 
 use std::{env, ops::Range};
 
-/// The seeds to run: as many as a test asks for, unless the environment says otherwise.
+/// Returns the seeds to run: one or a number of them from the environment, or `default_count`.
 fn seeds(default_count: u64) -> Range<u64> {
     let number = |name| env::var(name).ok().map(|value| value.parse::<u64>().expect(name));
     match (number("PALISADE_SEED"), number("PALISADE_SEEDS")) {

@@ -58,7 +58,7 @@ impl Subject for Raft {
     }
 }
 
-fn torment(size: u16, crashes: bool, count: u64) {
+fn run_adversary(size: u16, crashes: bool, count: u64) {
     for seed in seeds(count) {
         println!("seed {seed}, {size} replicas");
         run::<Raft>(size, Powers { crashes, removals: false }, seed);
@@ -67,20 +67,20 @@ fn torment(size: u16, crashes: bool, count: u64) {
 
 #[test]
 fn one_replica_commits_only_what_it_synced() {
-    torment(1, true, 100);
+    run_adversary(1, true, 100);
 }
 
 #[test]
 fn three_replicas_agree_over_a_bad_network() {
-    torment(3, false, 150);
+    run_adversary(3, false, 150);
 }
 
 #[test]
 fn three_replicas_agree_over_crashes() {
-    torment(3, true, 300);
+    run_adversary(3, true, 300);
 }
 
 #[test]
 fn five_replicas_agree_over_crashes() {
-    torment(5, true, 150);
+    run_adversary(5, true, 150);
 }

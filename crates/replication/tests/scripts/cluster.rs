@@ -1,4 +1,4 @@
-//! A Raft group that does only what it is told.
+//! A Raft group that acts only on the commands of a script.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use palisade_replication::{
 };
 use palisade_wire::{NodeId, PeerAddress, RangeId, ShardId};
 
-/// One replica, its disk, and what it knows of the others.
+/// One replica, its disk, and its view of the others.
 struct Node {
     raft: Option<Raft>,
     peers: Peers,
@@ -41,7 +41,7 @@ pub(crate) struct Cluster {
     network: Vec<InFlight>,
     told: Vec<String>,
     next_read: u64,
-    /// Nothing reaches it or comes from it while time passes for all.
+    /// `wait` drops every packet to or from this node.
     cut: Option<u16>,
 }
 
@@ -54,7 +54,7 @@ fn numbers(list: &str) -> Vec<u16> {
 }
 
 impl Cluster {
-    /// Carries out a command; returns what is to be told of it.
+    /// Runs a command and returns the lines to record after it.
     pub(crate) fn run(&mut self, command: &str) -> Vec<String> {
         let words: Vec<_> = command.split_whitespace().collect();
         let node = |place: usize| words[place].parse::<u16>().expect("the number of a node");
@@ -164,7 +164,7 @@ impl Cluster {
         this.writes.truncate(this.durable);
     }
 
-    /// Time passes for one node alone, until it stands for election.
+    /// Advances time for one node alone, until it stands for election.
     fn stand(&mut self, node: u16) {
         self.now_us += 3_000_000;
         for _ in 0..100 {
@@ -182,7 +182,7 @@ impl Cluster {
         }
     }
 
-    /// Time passes for all; everything is delivered and synced at once.
+    /// Advances time for all nodes. Everything is delivered and synced at once.
     fn wait(&mut self, duration_ms: u64) {
         for _ in 0..duration_ms / 10 {
             self.now_us += 10_000;
@@ -282,7 +282,8 @@ impl Cluster {
         });
     }
 
-    /// Delivers what is in flight now: all of it, or on one way (`1->2`); twice if asked.
+    /// Delivers the packets that are in flight now: all of them, or those on one way (`1->2`).
+    /// Delivers messages twice if `twice` is given.
     fn deliver(&mut self, way: Option<&str>, twice: Option<&str>) {
         let in_flight = std::mem::take(&mut self.network);
         let (now, later): (Vec<_>, Vec<_>) = in_flight.into_iter().partition(|p| p.is_of(way));
@@ -314,7 +315,7 @@ impl Cluster {
         }
     }
 
-    /// Delivers heartbeats alone: what is older stays in flight.
+    /// Delivers heartbeats alone. Other messages stay in flight.
     fn hear(&mut self) {
         let (heartbeats, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.network)
             .into_iter()
@@ -342,7 +343,7 @@ impl Cluster {
             let entries = (raft.first_index()..=raft.last_index())
                 .filter_map(|index| raft.entry(index))
                 .map(|entry| format!("{}@{}", entry.index, entry.term));
-            let leader = raft.leader().map_or("nobody".to_owned(), |l| l.node.0.to_string());
+            let leader = raft.leader().map_or("none".to_owned(), |l| l.node.0.to_string());
             self.told.push(format!(
                 "{node} {:?} of term {}, led by {leader}, committed {}, log {}",
                 raft.role(),

@@ -1,11 +1,12 @@
-//! Golden scripts: what Raft does, step by step, in files that people read and review.
+//! Golden scripts: what Raft does, step by step, in files for people to read and review.
 //!
-//! A script is a file of commands, each after `> `, and what follows from them. A test runs the
-//! commands and compares; `PALISADE_REWRITE=1 cargo test -p palisade-replication --test scripts`
-//! writes the files anew, to be reviewed as a diff.
+//! A script is a file of commands, each after `> ` and followed by its results. A test runs the
+//! commands and compares the results.
+//! `PALISADE_REWRITE=1 cargo test -p palisade-replication --test scripts` rewrites the files, for
+//! review as a diff.
 //!
-//! Messages lie in flight until they are delivered, writes are in memory until they are synced, and
-//! time passes only when told.
+//! Messages stay in flight until they are delivered, writes stay in memory until they are synced,
+//! and time passes only on command.
 
 #![allow(clippy::disallowed_methods, reason = "reads and writes its files")]
 
@@ -15,7 +16,7 @@ use std::{env, fs, path::Path};
 
 use cluster::Cluster;
 
-/// Runs one file's commands and returns it with what follows from them now.
+/// Runs a script's commands and returns the script with their current results.
 fn replay(text: &str) -> String {
     let mut cluster = Cluster::default();
     let mut out = String::new();

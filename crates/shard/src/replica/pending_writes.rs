@@ -1,23 +1,23 @@
-//! The writes that a replica has ordered and not applied yet, by key.
+//! Tracks the writes that a replica has ordered but not applied yet, by key.
 //!
-//! A key is known by a hash of 32 bits. Two keys with the same hash make a read wait for a write
-//! that it does not need, which costs time and never an answer.
+//! A key is represented by a 32-bit hash. If two keys collide, a read may wait for a write that it
+//! does not need. That costs time but never gives a wrong answer.
 
 use std::collections::VecDeque;
 
 use hashbrown::{HashTable, hash_table::Entry};
 
-/// Ordered writes that are not applied yet.
+/// Writes that are ordered but not applied yet.
 #[derive(Debug, Default)]
 pub(super) struct PendingWrites {
-    /// Index of the entry and hash of the key, in the order of the log.
+    /// Entry index and key hash of each pending write, in log order.
     queue: VecDeque<(u64, u32)>,
-    /// Hash of a key, and the index of the last entry that writes it.
+    /// Key hash, and index of the last pending entry that writes the key.
     last: HashTable<(u32, u64)>,
 }
 
 impl PendingWrites {
-    /// An entry that writes a key was ordered. Indexes never fall.
+    /// Adds a write of a key by the entry at `index`. Indexes never decrease.
     pub(super) fn push(&mut self, index: u64, key: &[u8]) {
         let hash = crc32fast::hash(key);
         let entry = self.last.entry(spread(hash), |(other, _)| *other == hash, |(h, _)| spread(*h));
@@ -28,7 +28,7 @@ impl PendingWrites {
         self.queue.push_back((index, hash));
     }
 
-    /// Everything up to an entry is applied.
+    /// Removes the writes of all entries up to `applied_index`.
     pub(super) fn applied(&mut self, applied_index: u64) {
         while let Some((index, hash)) =
             self.queue.pop_front_if(|(index, _)| *index <= applied_index)
@@ -40,7 +40,7 @@ impl PendingWrites {
         }
     }
 
-    /// Index of the last pending entry that writes a key, or 0.
+    /// Returns the index of the last pending entry that writes a key, or 0.
     pub(super) fn last_of_key(&self, key: &[u8]) -> u64 {
         if self.queue.is_empty() {
             return 0;
@@ -49,18 +49,18 @@ impl PendingWrites {
         self.last.find(spread(hash), |(other, _)| *other == hash).map_or(0, |(_, index)| *index)
     }
 
-    /// Index of the last pending entry, or 0.
+    /// Returns the index of the last pending entry, or 0.
     pub(super) fn last(&self) -> u64 {
         self.queue.back().map_or(0, |(index, _)| *index)
     }
 
-    /// Forgets all of them.
+    /// Removes all pending writes.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
 }
 
-/// A table takes its place from the low bits and a tag from the high ones.
+/// Spreads the hash over 64 bits: the table's buckets use the low bits, its tags the high bits.
 fn spread(hash: u32) -> u64 {
     u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }

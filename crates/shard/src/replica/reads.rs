@@ -1,8 +1,8 @@
-//! Reads of the latest state, and everything that waits for leadership to be confirmed.
+//! Reads of the latest state, and the requests that wait until leadership is confirmed.
 //!
-//! The problem: a write is ordered at its timestamp long before it is applied. A read that answers
-//! the state before it, while a later write of another range is already acknowledged, makes a cycle
-//! with a snapshot between the two:
+//! The problem: a write is ordered at its timestamp long before it is applied. If a read returns
+//! the state before that write although a later write of another range is acknowledged, a snapshot
+//! at a timestamp between the two writes closes a cycle:
 //!
 //! ```text
 //! put x  |------------------------|      ordered at 10, applied late
@@ -10,16 +10,16 @@
 //! get x                |-----|           must not answer the state before 10
 //! ```
 //!
-//! So the replica that sequences the writes answers, because only it knows what it has ordered. A
-//! read of a key waits for the pending writes of that key; a scan waits for all pending writes.
-//! Then it fits a timestamp that is not below true time at its arrival: what is ordered later gets
-//! a timestamp above that (see `commit_wait`).
+//! So the read is served by the replica that sequences the writes, because only this replica knows
+//! what it has ordered. A read of a key waits for the pending writes of that key; a scan waits for
+//! all pending writes. The answer is then valid at a timestamp that is not below true time at the
+//! read's arrival, because every commit ordered later gets a higher timestamp (see `commit_wait`).
 //!
-//! The replica must still have led when the read arrived. Raft confirms that by its lease or by a
-//! round; in a chain, the epochs do.
+//! The replica must also prove that it led when the read arrived: in Raft by its lease or a round
+//! to the followers, in a chain by the epochs.
 //!
-//! A read of one key that is linearizable for that key alone ([`ReadKind::LatestOfKey`]) waits for
-//! nothing, and is answered by a chain's tail.
+//! A read that is linearizable for its key alone ([`ReadKind::LatestOfKey`]) does not wait for
+//! pending writes. In a chain, it is served by the tail.
 //!
 //! [`ReadKind::LatestOfKey`]: palisade_wire::ReadKind::LatestOfKey
 
@@ -35,14 +35,13 @@ use palisade_wire::{
 use super::{Asker, MAX_WAITING, Replica, refused};
 use crate::TestFault;
 
-/// What is read.
 #[derive(Debug)]
 pub(crate) enum Read {
     Key(Bytes),
     Span(Box<ScanRequest>),
 }
 
-/// A read that waits.
+/// A read that waits for a confirmation, an entry, a lock or a timestamp.
 #[derive(Debug)]
 pub(super) struct PendingRead {
     pub(super) asker: Asker,
@@ -50,14 +49,14 @@ pub(super) struct PendingRead {
     pub(super) level: Level,
 }
 
-/// At which level a read is answered.
+/// The state that a read returns.
 #[derive(Debug)]
 pub(super) enum Level {
     /// The latest state.
     Latest,
     /// The state at a timestamp.
     AsOf(Timestamp),
-    /// The latest state, for a transaction that has it locked.
+    /// The latest state, under the locks of a transaction.
     Locked(Box<Locked>),
 }
 
@@ -66,41 +65,41 @@ pub(super) enum Level {
 pub(super) struct Locked {
     pub(super) owner: TxnId,
     pub(super) grant: LockGrant,
-    /// Where a scan goes on after the span that is locked.
+    /// Key at which the scan continues after the locked span.
     pub(super) resume: Option<Bytes>,
 }
 
-/// What leadership is confirmed for.
+/// A request that waits until leadership is confirmed.
 #[derive(Debug)]
 pub(super) enum Confirmation {
-    /// A read that may run once an entry is applied.
+    /// A read, to be answered once the entry `after` is applied.
     Read { after: u64, read: PendingRead },
-    /// The answer to a transaction whose locks are lost.
+    /// The answer to a commit whose locks are lost.
     Abort { asker: Asker, lost: Attempt },
-    /// An answer to another replica: see `timestamp_reads`.
+    /// The answer to a follower that asks for the safe time: see `timestamp_reads`.
     SafeTime { to: PeerAddress, index: u64, closed_ts: Timestamp },
 }
 
-/// What waits for leadership to be confirmed, and reads that then wait for an entry.
+/// Requests that wait for a confirmation, and reads that then wait for an entry.
 #[derive(Debug, Default)]
 pub(super) struct PendingReads {
     confirming: Confirming,
     next_number: u64,
-    /// By the index of the entry and their number.
+    /// Confirmed reads, by the index of the entry that they wait for and by a unique number.
     applying: BTreeMap<(u64, u64), PendingRead>,
 }
 
-/// What waits for leadership to be confirmed, by the token that the protocol confirms. Tokens are
-/// given in order, and confirmed nearly in order.
+/// Requests that wait for a confirmation, by token. Tokens are assigned in order and confirmed
+/// nearly in order.
 #[derive(Debug, Default)]
 struct Confirming {
-    /// The token of the first.
+    /// Token of the first slot in `waiting`.
     first: u64,
     waiting: VecDeque<Option<Confirmation>>,
 }
 
 impl Confirming {
-    /// The token of what is pushed next.
+    /// Returns the token of the next request to be pushed.
     fn next_token(&self) -> u64 {
         self.first + self.waiting.len() as u64
     }
@@ -121,17 +120,17 @@ impl Confirming {
 }
 
 impl PendingReads {
-    /// Whether no request waits.
+    /// Returns true if no request waits.
     pub(super) fn is_empty(&self) -> bool {
         self.confirming.waiting.is_empty() && self.applying.is_empty()
     }
 
-    /// How many requests wait, at most.
+    /// Returns an upper bound of the number of requests that wait.
     pub(super) fn len(&self) -> usize {
         self.confirming.waiting.len() + self.applying.len()
     }
 
-    /// A number that no other read of this replica has.
+    /// Returns a number that is unique among the reads of this replica.
     pub(super) fn number(&mut self) -> u64 {
         self.next_number += 1;
         self.next_number
@@ -139,19 +138,19 @@ impl PendingReads {
 }
 
 impl Replica {
-    /// Begins a read of the latest value of a key, or says at once why not.
+    /// Starts a read of the latest value of a key, or returns a refusal as `Err`.
     pub(crate) fn get(&mut self, asker: Asker, key: &[u8]) -> Result<(), Outcome> {
         let read = self.read_of_key(key)?;
         self.read_latest(asker, read)
     }
 
-    /// Begins a scan of the latest state, or says at once why not.
+    /// Starts a scan of the latest state, or returns a refusal as `Err`.
     pub(crate) fn scan(&mut self, asker: Asker, scan: ScanRequest) -> Result<(), Outcome> {
         let read = Read::Span(Box::new(self.check_scan(scan)?));
         self.read_latest(asker, read)
     }
 
-    /// Begins a read of a key that is linearizable for that key alone, or says at once why not.
+    /// Starts a read that is linearizable for its key alone, or returns a refusal as `Err`.
     pub(crate) fn get_of_key(&mut self, asker: Asker, key: &[u8]) -> Result<(), Outcome> {
         let read = self.read_of_key(key)?;
         self.check_room()?;
@@ -172,7 +171,7 @@ impl Replica {
         self.confirm(Confirmation::Read { after, read })
     }
 
-    /// Makes sure that another read may wait.
+    /// Returns `Overloaded` if the queue of reads is full.
     pub(super) fn check_room(&self) -> Result<(), Outcome> {
         if self.reads.len() >= MAX_WAITING {
             return Err(Outcome::Rejected(Rejection::Overloaded));
@@ -180,8 +179,8 @@ impl Replica {
         Ok(())
     }
 
-    /// Makes sure that a key lies in this range, and copies it: it shares the memory of everything
-    /// that arrived with it.
+    /// Checks that a key lies in this range, and copies it: the original keeps the receive buffer
+    /// alive.
     pub(super) fn read_of_key(&self, key: &[u8]) -> Result<Read, Outcome> {
         check_key(key).map_err(Outcome::Rejected)?;
         if !self.descriptor.holds(key) {
@@ -190,8 +189,8 @@ impl Replica {
         Ok(Read::Key(Bytes::copy_from_slice(key)))
     }
 
-    /// Makes sure that a scan begins in this range, and copies its bounds: they share the memory of
-    /// everything that arrived with them.
+    /// Checks that a scan begins in this range, and copies its bounds: the originals keep the
+    /// receive buffer alive.
     pub(super) fn check_scan(&self, mut scan: ScanRequest) -> Result<ScanRequest, Outcome> {
         let (start, end) = (&self.descriptor.start, &self.descriptor.end);
         let ours = match (&scan.end, end) {
@@ -209,7 +208,7 @@ impl Replica {
         Ok(scan)
     }
 
-    /// Has the protocol confirm that this replica sequences the writes, from now on.
+    /// Queues a request until the protocol confirms that this replica still sequences the writes.
     pub(super) fn confirm(&mut self, confirmation: Confirmation) -> Result<(), Outcome> {
         let token = self.reads.confirming.next_token();
         self.group.read_where_ordered(token).map_err(refused)?;
@@ -217,7 +216,7 @@ impl Replica {
         Ok(())
     }
 
-    /// This replica has led since it asked for a confirmation.
+    /// Continues a request whose check has succeeded: this replica still led when it was queued.
     pub(super) fn confirmed(&mut self, token: u64) {
         match self.reads.confirming.take(token) {
             Confirmation::Read { after, read } => self.read_once_applied(after, read),
@@ -228,7 +227,7 @@ impl Replica {
         }
     }
 
-    /// Answers a read, now or once an entry is applied.
+    /// Answers a read, now or once the entry `after` is applied.
     pub(super) fn read_once_applied(&mut self, after: u64, read: PendingRead) {
         if after <= self.applied_index {
             self.answer_read(read);
@@ -238,19 +237,20 @@ impl Replica {
         }
     }
 
-    /// This replica leads no more, and it is not known since when.
+    /// Rejects a request: this replica no longer leads, and it is unknown since when.
     pub(super) fn not_confirmed(&mut self, token: u64) {
         match self.reads.confirming.take(token) {
             Confirmation::Read { read: PendingRead { asker, .. }, .. }
             | Confirmation::Abort { asker, .. } => {
                 self.answers.push((asker, Outcome::Rejected(Rejection::NotServing { hint: None })));
             }
-            // The other replica asks again.
+            // The follower asks again.
             Confirmation::SafeTime { .. } => {}
         }
     }
 
-    /// Answers the reads for which enough is applied; or refuses all, if it may never be.
+    /// Answers the reads whose entries are applied. Rejects all others if this replica no longer
+    /// holds proposals, because their entries may never be applied.
     pub(super) fn answer_reads(&mut self) {
         let may_apply = self.group.holds_proposals();
         while let Some(first) = self.reads.applying.first_entry()
@@ -279,7 +279,7 @@ impl Replica {
     fn read_locked_span(&self, read: &Read, locked: Locked) -> Outcome {
         let Locked { owner, grant, resume } = locked;
         if !self.transactions.has_locks(owner, grant.token) {
-            // What was read before may have changed since.
+            // The locks were lost meanwhile, so what the transaction read before may have changed.
             return Outcome::Rejected(Rejection::Aborted);
         }
         let mut found = self.read_newest(read);

@@ -1,24 +1,25 @@
 //! Reads at a timestamp, without locks.
 //!
-//! The problem: the state at a timestamp must never change once it was read, at any replica.
-//! Looking at the newest versions up to the timestamp misses pending commits with lower timestamps.
+//! The problem: once the state at a timestamp has been read, it must not change, at any replica.
+//! The newest applied versions up to the timestamp are not enough: commits with lower timestamps
+//! may be pending.
 //!
-//! Commits have rising timestamps in the order of the log. So every replica knows everything up to
-//! the timestamp of the last commit that it has applied: its safe time (Spanner, OSDI'12 §4.1.3, so
-//! far without prepared transactions).
+//! Commits have increasing timestamps in log order. So every replica knows the state up to the
+//! timestamp of the last commit that it has applied: its safe time (Spanner, OSDI'12 §4.1.3, so far
+//! without prepared transactions).
 //!
-//! Above that, only the replica that sequences the writes can tell. Once a timestamp has passed, no
-//! commit is ordered below it, because a commit's timestamp is not below true time (see
-//! `commit_wait`). So that replica confirms that it leads, waits until everything that it has
-//! ordered is applied, and reads.
+//! Above its safe time, a replica needs the one that sequences the writes. Once a timestamp has
+//! passed, no commit is ordered below it, because a commit's timestamp is not below true time (see
+//! `commit_wait`). So that replica confirms that it leads, waits until all entries that it has
+//! ordered are applied, and reads.
 //!
-//! A follower asks it, and receives an index and a timestamp: once the entries up to the index are
-//! applied, everything up to the timestamp is known. This stays true if leadership changes: entries
-//! that replace those were ordered after the timestamp had passed. So the answer raises the
-//! follower's safe time for good. An idle range sends nothing. (CockroachDB's RFC 20191108 closes
-//! timestamps ahead of time with every entry instead.)
+//! A follower asks that replica for an index and a timestamp: with the entries up to the index
+//! applied, the state up to the timestamp is complete. This stays true after a change of
+//! leadership, because entries that replace those were ordered after the timestamp had passed. So
+//! the answer raises the follower's safe time permanently. An idle range sends nothing.
+//! (CockroachDB's RFC 20191108 instead closes timestamps ahead of time with every entry.)
 //!
-//! A read protects what it saw from collection for a while: see `protections`.
+//! A read protects the versions that it saw from garbage collection for a while: see `protections`.
 
 use std::collections::BTreeMap;
 
@@ -32,31 +33,31 @@ use super::{
 };
 use crate::{PeerBody, SafeTimeMessage, TestFault};
 
-/// How long a read at a follower waits for the leader's answer before its client is sent there.
+/// How long a read at a follower waits for the leader's answer, before it is redirected there.
 const ASKING_US: u64 = 200_000;
 
-/// After this long without an answer, the follower asks again.
+/// Interval after which a follower asks again if it has no answer.
 const ASK_AGAIN_US: u64 = 30_000;
 
-/// How old a stale read that asks the leader is at most, beside what clocks may differ by.
+/// Maximum age of a stale read that needs the leader's answer, beyond the clock's error.
 const ASKED_STALENESS_US: u64 = 500_000;
 
-/// Answers that wait until enough is applied.
+/// Answers of the leader that may wait until their entries are applied. More are dropped.
 const MAX_CLOSING: usize = 64;
 
-/// Reads at timestamps that wait for another replica's answer, and what protects what they see.
+/// Reads at a follower that wait for the leader's answer, and the safe time learned from it.
 #[derive(Debug, Default)]
 pub(super) struct TimestampReads {
-    /// The lowest timestamp that was read at in this turn.
+    /// The lowest timestamp read at in this turn.
     pub(super) read_ts: Option<Timestamp>,
-    /// Everything up to this is applied, even if no commit says so.
+    /// Safe time learned from the leader; may be above the last applied commit.
     learned_ts: Timestamp,
-    /// Reads at a follower that wait until their timestamp is safe, by that and their number; and
-    /// until when they wait.
+    /// Reads above the safe time, by timestamp and unique number, each with its deadline on the
+    /// monotonic clock in microseconds.
     unsafe_yet: BTreeMap<(Timestamp, u64), (PendingRead, u64)>,
-    /// When that was asked for last, if there is no answer yet.
+    /// When the leader was last asked, while its answer is pending.
     asked_us: Option<u64>,
-    /// Timestamps that are safe once an entry is applied, by its index.
+    /// Answers of the leader: the timestamp is safe once the entry at the index is applied.
     closing: BTreeMap<u64, Timestamp>,
 }
 
@@ -71,7 +72,7 @@ impl TimestampReads {
 }
 
 impl Replica {
-    /// Begins a read of a key at a timestamp that has passed, or says at once what is there.
+    /// Starts a read at a timestamp that has passed, or returns an immediate outcome as `Err`.
     pub(crate) fn get_past(
         &mut self,
         asker: Asker,
@@ -83,7 +84,7 @@ impl Replica {
         self.read_past(asker, read, kind, now)
     }
 
-    /// Begins a scan at a timestamp that has passed, or says at once what is there.
+    /// Starts a scan at a timestamp that has passed, or returns an immediate outcome as `Err`.
     pub(crate) fn scan_past(
         &mut self,
         asker: Asker,
@@ -107,12 +108,12 @@ impl Replica {
             ReadKind::AsOf(at_ts) => at_ts,
             ReadKind::Stale { max_us, at_least } => {
                 let latest_ts = Timestamp::from_physical_us(now.wall.latest_us);
-                // What is applied may be of a timestamp that has not passed yet.
+                // An applied commit's timestamp may not have passed yet.
                 let known_ts = safe_ts.min(passed_ts(now));
                 if known_ts >= latest_ts.saturating_sub_us(max_us).max(at_least) {
                     known_ts
                 } else {
-                    // The leader is asked anyway. A later timestamp is more likely to be still
+                    // The leader must be asked anyway. A later timestamp is more likely to be still
                     // readable in the other ranges of a snapshot.
                     let asked_ts = latest_ts.saturating_sub_us(max_us.min(ASKED_STALENESS_US));
                     asked_ts.min(passed_ts(now)).max(at_least)
@@ -131,7 +132,7 @@ impl Replica {
         if self.reads.len() + self.timestamp_reads.unsafe_yet.len() >= MAX_WAITING {
             return Err(Outcome::Rejected(Rejection::Overloaded));
         }
-        // What it sees is kept from now on, not only once it is answered.
+        // Protect the versions now, not only when the read is answered.
         self.protect(at_ts);
         let read = PendingRead { asker, read, level: Level::AsOf(at_ts) };
         if self.group.orders_writes() {
@@ -151,7 +152,7 @@ impl Replica {
         Ok(())
     }
 
-    /// Everything up to this is known here.
+    /// Returns the safe time: all commits up to it are applied here.
     fn safe_ts(&self) -> Timestamp {
         self.state.last_ts().max(self.timestamp_reads.learned_ts)
     }
@@ -168,7 +169,7 @@ impl Replica {
         self.other_sends.push(Send { to, message, after: After::Nothing });
     }
 
-    /// Another replica asks up to when everything is ordered, or answers.
+    /// Handles a follower's request for the safe time, or the leader's answer.
     pub(crate) fn receive_safe_time(
         &mut self,
         from: PeerAddress,
@@ -177,7 +178,7 @@ impl Replica {
     ) {
         match message {
             SafeTimeMessage::Ask => {
-                // A replica that can't answer is silent: the other has a deadline.
+                // Send nothing if this replica can't answer: the follower's reads have a deadline.
                 if self.reads.len() < MAX_WAITING && self.group.orders_writes() {
                     let closed_ts = passed_ts(now);
                     let index = self.group.last_index();
@@ -196,12 +197,13 @@ impl Replica {
         }
     }
 
-    /// This replica led when another one asked: what it had ordered until then is all there is.
+    /// Sends the safe time to a follower. This replica led when it was asked, so no commit up to
+    /// `closed_ts` can be ordered beyond those up to `index`.
     pub(super) fn answer_safe_time(&mut self, to: PeerAddress, index: u64, closed_ts: Timestamp) {
         self.send_safe_time(to, SafeTimeMessage::Answer { index, closed_ts });
     }
 
-    /// Time has passed: reads that waited for too long are sent to the leader.
+    /// Redirects reads that waited too long to the leader, and asks it again if its answer is late.
     pub(super) fn tick_timestamp_reads(&mut self, now: Now) {
         let hint = self.group.leader();
         let late = |_: &_, (_, until_us): &mut (_, u64)| *until_us <= now.monotonic_us;
@@ -261,7 +263,7 @@ impl Replica {
     }
 }
 
-/// The last timestamp that has certainly passed.
+/// Returns the last timestamp that has certainly passed.
 fn passed_ts(now: Now) -> Timestamp {
     let first_ts = Timestamp::from_physical_us(now.wall.earliest_us);
     Timestamp::from_bits(first_ts.to_bits().saturating_sub(1))

@@ -1,23 +1,24 @@
-//! Transactions at the replica that orders the range's writes: its locks, and what waits for them.
+//! Transactions at the replica that sequences the writes: its locks, and the requests that wait for
+//! them.
 //!
-//! The problem: a transaction reads at the leader, thinks, and commits later; what it read must
-//! still be so where its commit stands in the log. The naive way, to hold its locks until the
-//! commit is replicated, makes everybody wait for a disk.
+//! The problem: a transaction reads at the leader, computes, and commits later. What it read must
+//! still be true at its commit's position in the log. If its locks were held until the commit is
+//! replicated, every conflicting transaction would wait for a disk.
 //!
-//! Here the log is the order. Whatever writes a key is put into the log only when nobody else has a
-//! lock on that key; once it stands there, whatever is ordered after it stands after it, so its
-//! locks are let go at once. Only a locked read may not look at the state before what was ordered
-//! earlier is applied: it waits for the pending writes of its key.
+//! So the log defines the order. An entry that writes a key is appended only while no other
+//! transaction has a lock on that key. Every later entry comes after it in the log, so the
+//! transaction's locks are released as soon as the entry is appended. Only a locked read must see
+//! the entries ordered before it: it waits until the pending writes of its key are applied.
 //!
-//! A commit of a leader that does not lead any more is never committed. What it read could still
-//! reach its caller, as an error that the transaction's body derives from it. So locked reads are
-//! answered only under a confirmed leadership.
+//! A transaction at a deposed leader never commits. But its reads could still reach the caller, as
+//! an error that the transaction's body derives from them. So locked reads are answered only once
+//! leadership is confirmed.
 //!
-//! A leader that has just begun waits until everything before its own term is applied. Locks of
-//! earlier leaders are gone, and their tokens name another term: a transaction that shows one is
-//! aborted, unless its commit is among what was applied.
+//! In a new term, reads wait and aborts are refused until all entries of earlier terms are applied.
+//! Locks of earlier leaders are lost, and their tokens name another term. A transaction that shows
+//! such a token is aborted, unless its commit is among the applied entries.
 //!
-//! The same for both modes: a Raft leader by its term, a chain's head by its epoch.
+//! Both modes work alike: a Raft leader uses its term, a chain's head its epoch.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -41,47 +42,47 @@ use super::{
 };
 use crate::{TestFault, state_machine::settled};
 
-/// How long a request may wait for locks.
+/// How long a request may wait for locks, in microseconds.
 const MAX_LOCK_WAIT_US: u64 = 4_000_000;
 
-/// Bytes of commits that may wait for locks.
+/// Bytes of commits that may wait for locks at one replica.
 const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
 
-/// What a replica knows of transactions while it orders the writes of its range.
+/// State of a replica while it sequences the writes of its range.
 #[derive(Debug)]
 pub(super) struct Transactions {
-    /// The term or epoch in which it does; `None` while it does not.
+    /// The term or epoch in which this replica sequences the writes, or `None`.
     term: Option<u64>,
-    /// Entries up to this one may be of earlier terms.
+    /// Entries up to this index may be of earlier terms.
     begun_at: u64,
-    /// The last timestamp that was given to a commit here.
+    /// The last timestamp assigned to a commit here.
     issued_ts: Timestamp,
     locks: LockTable,
     next_ticket: u64,
-    /// Who waits for locks, by ticket.
+    /// Requests that wait for locks, by ticket.
     waiting: BTreeMap<u64, Step>,
     waiting_bytes: usize,
     pending_writes: PendingWrites,
-    /// Commits with locks that are not applied yet.
+    /// Commits with locks that are ordered but not applied, by entry index.
     ordered: VecDeque<(u64, TxnId)>,
 }
 
-/// What is done once its locks are there.
+/// A request that continues once it has its locks.
 #[derive(Debug)]
 enum Step {
     Read(PendingRead),
     Commit { asker: Asker, request: CommitRequest, owner: Option<TxnId> },
 }
 
-/// What a leader knows of the locks that a commit relies on.
+/// State of the locks that a commit relies on.
 enum Claimed {
-    /// They are held. `start_ts` is when the transaction's first try began.
+    /// The locks are held. `start_ts` is when the transaction's first try began.
     Held { start_ts: Timestamp },
-    /// The commit is ordered already: its locks have done their part.
+    /// A copy of the commit is ordered already, and has released the locks.
     Ordered,
-    /// They are not held.
+    /// The locks are not held.
     Lost,
-    /// They are not held, and the commit is ordered all the same: a planted fault.
+    /// The locks are not held, but the commit is ordered anyway: an injected fault.
     Unlocked,
 }
 
@@ -104,7 +105,7 @@ impl Transactions {
         !self.locks.is_empty()
     }
 
-    /// Whether nobody waits for an answer.
+    /// Returns true if no request waits for locks.
     pub(super) fn is_idle(&self) -> bool {
         self.waiting.is_empty()
     }
@@ -126,13 +127,13 @@ impl Transactions {
         self.ordered.iter().any(|(_, ordered)| *ordered == txn)
     }
 
-    /// Whether a transaction has all the locks that it was granted.
+    /// Returns true if a transaction still has all the locks that it was granted.
     pub(super) fn has_locks(&self, owner: TxnId, token: LockToken) -> bool {
         self.locks.is_held(owner, token)
     }
 
-    /// The last entry that a read of the latest state must see: one of an earlier term, or a
-    /// pending write of what is read.
+    /// Returns the index of the last entry that a read of the latest state must see: a pending
+    /// write of what is read, or the last entry of an earlier term.
     pub(super) fn ordered_before(&self, read: &Read) -> u64 {
         let pending = match read {
             Read::Key(key) => self.pending_writes.last_of_key(key),
@@ -143,7 +144,7 @@ impl Transactions {
 }
 
 impl Replica {
-    /// Orders a commit, now or once it has its locks, or says at once why not.
+    /// Orders a commit, now or once it has its locks, or returns an immediate outcome as `Err`.
     pub(crate) fn commit(
         &mut self,
         asker: Asker,
@@ -153,7 +154,7 @@ impl Replica {
         now: Now,
         cx: Context<'_>,
     ) -> Result<(), Outcome> {
-        // A transaction that only read has nothing to write, and its locks to show.
+        // A read-only transaction writes nothing; its commit checks that its locks are held.
         if claim.is_none() || !request.commit.is_empty() {
             request.commit.check().map_err(Outcome::Rejected)?;
         }
@@ -178,8 +179,8 @@ impl Replica {
             None => Priority { start_ts: fresh_ts, txn: request.txn },
             Some(claim) => match self.check_claim(claim, request.txn, now) {
                 Claimed::Held { start_ts } => Priority { start_ts, txn: claim.owner },
-                // Its locks are gone: only the copy that was ordered may run. A retry meets what
-                // became of it.
+                // The first copy of this commit is ordered and has released the locks, so this copy
+                // must not run. A retry returns the outcome of the first copy.
                 Claimed::Ordered => return Err(Outcome::Rejected(Rejection::Unknown)),
                 Claimed::Lost => return self.confirm_abort(asker, attempt),
                 Claimed::Unlocked => return self.order(asker, request, None, hlc, now, cx),
@@ -205,7 +206,7 @@ impl Replica {
         let result = if self.lock(locks)? {
             self.order(asker, request, owner, hlc, now, cx)
         } else {
-            // What waits must not keep the memory of everything that arrived with it.
+            // Copy the commit: while it waits, it must not keep its receive buffer alive.
             let request = CommitRequest { commit: request.commit.detached(), ..request };
             self.transactions.waiting_bytes += bytes;
             self.transactions.waiting.insert(ticket, Step::Commit { asker, request, owner });
@@ -215,7 +216,7 @@ impl Replica {
         result
     }
 
-    /// Whether a transaction that commits still has its locks.
+    /// Returns the state of the locks that a commit relies on.
     fn check_claim(&mut self, claim: LockClaim, txn: TxnId, now: Now) -> Claimed {
         let fresh_ts = claim.start_ts.unwrap_or_default();
         let entered = match claim.token {
@@ -230,12 +231,12 @@ impl Replica {
         }
     }
 
-    /// Answers a transaction whose locks are lost, once that is certain.
+    /// Aborts a transaction whose locks are lost, once its commit certainly took no effect.
     ///
-    /// Its commit may have been ordered in an earlier term, or be committed by a later leader that
-    /// this one has not heard of. So it is aborted for good only if everything of earlier terms is
-    /// applied, and if this replica still leads. A commit that is not among what is applied then
-    /// never will be: its claim holds in its own term alone.
+    /// Its commit may have been ordered in an earlier term, or committed by a later leader that
+    /// this replica does not know yet. So the abort is final only if all entries of earlier terms
+    /// are applied and this replica still leads. A commit that is not applied by then never will
+    /// be, because its claim is valid in its own term alone.
     fn confirm_abort(&mut self, asker: Asker, lost: Attempt) -> Result<(), Outcome> {
         if self.applied_index < self.transactions.begun_at {
             return Err(Outcome::Rejected(Rejection::NotServing { hint: None }));
@@ -247,7 +248,8 @@ impl Replica {
         self.confirm(Confirmation::Abort { asker, lost })
     }
 
-    /// This replica has led since a transaction whose locks are lost asked to commit.
+    /// Answers a commit whose locks are lost, under a confirmed leadership: with the outcome of an
+    /// earlier copy, or as aborted.
     pub(super) fn answer_aborted(&mut self, asker: Asker, lost: &Attempt) {
         let aborted = Outcome::Rejected(Rejection::Aborted);
         let outcome = match self.state.look_up(lost, self.state.last_ts()) {
@@ -257,7 +259,7 @@ impl Replica {
         self.answers.push((asker, outcome));
     }
 
-    /// Begins a read of a key for a transaction, which then has it locked.
+    /// Starts a read of a key for a transaction, and locks the key.
     pub(crate) fn locked_get(
         &mut self,
         asker: Asker,
@@ -271,7 +273,7 @@ impl Replica {
         self.locked_read(asker, locking, Some(Span::key(key)), read, None, hlc, now, cx)
     }
 
-    /// Begins a scan for a transaction, which then has the page locked.
+    /// Starts a scan for a transaction, and locks the span of the page.
     pub(crate) fn locked_scan(
         &mut self,
         asker: Asker,
@@ -282,7 +284,7 @@ impl Replica {
         cx: Context<'_>,
     ) -> Result<(), Outcome> {
         let mut scan = self.check_scan(scan)?;
-        // As far as the page goes now: that much is locked, and then read.
+        // Find where the page ends now. Only that span is locked, and then read under the lock.
         let Outcome::Page { page, .. } = self.state.scan(&scan, None, &self.descriptor) else {
             return Err(Outcome::Rejected(Rejection::WrongRange));
         };
@@ -346,7 +348,7 @@ impl Replica {
         Ok(())
     }
 
-    /// Ends a transaction that commits nothing.
+    /// Releases the locks of a transaction that commits nothing.
     pub(crate) fn rollback(
         &mut self,
         claim: LockClaim,
@@ -354,7 +356,7 @@ impl Replica {
         now: Now,
         cx: Context<'_>,
     ) -> Outcome {
-        // Who has no token yet may not know that it has locks.
+        // A client without a token may own locks: the reply with the token may not have arrived.
         let locks = &mut self.transactions.locks;
         if claim.token.is_none_or(|token| locks.is_held(claim.owner, token)) {
             locks.release(claim.owner);
@@ -363,7 +365,7 @@ impl Replica {
         Outcome::RolledBack
     }
 
-    /// Time has passed: whoever waited or did nothing for too long is told, or forgotten.
+    /// Rejects requests that have waited too long, and releases the locks of idle transactions.
     pub(super) fn expire_locks(&mut self, hlc: &mut Hlc, now: Now, cx: Context<'_>) {
         if self.transactions.wants_ticks() {
             self.transactions.locks.expire(now.monotonic_us);
@@ -371,7 +373,7 @@ impl Replica {
         }
     }
 
-    /// Makes sure that this replica orders the writes, and notices a new beginning.
+    /// Checks that this replica sequences the writes. Resets the lock table if the term is new.
     pub(super) fn lead(&mut self) -> Result<(), Outcome> {
         if !self.group.orders_writes() {
             let hint = self.group.leader();
@@ -387,7 +389,7 @@ impl Replica {
         Ok(())
     }
 
-    /// If leadership has ended, so have all locks.
+    /// Drops all locks and rejects all waiting requests if leadership has ended.
     pub(super) fn check_leadership(&mut self) {
         let is_same = self.transactions.term == Some(self.group.term());
         if self.transactions.term.is_some() && !(is_same && self.group.holds_proposals()) {
@@ -420,10 +422,11 @@ impl Replica {
         self.transactions.locks.request(request).map_err(lock_error)
     }
 
-    /// Does what those waited for who have their locks now, and tells those who won't get them.
+    /// Continues the requests that have their locks now, and rejects those that will not get them.
     fn act_on_locks(&mut self, hlc: &mut Hlc, now: Now, cx: Context<'_>) {
         while let Some((ticket, event)) = self.transactions.locks.next_event() {
-            let step = self.transactions.take(ticket).expect("whoever waits for locks is known");
+            let step =
+                self.transactions.take(ticket).expect("a request that waits for locks is known");
             let refused = match (event, step) {
                 (LockEvent::Granted, Step::Read(read)) => {
                     self.read_locked(read);
@@ -432,7 +435,7 @@ impl Replica {
                 (LockEvent::Granted, Step::Commit { asker, request, owner }) => self
                     .order(asker, request, owner, hlc, now, cx)
                     .map_err(|outcome| (asker, outcome)),
-                // Its locks are gone because its first copy is ordered.
+                // The locks were released when the first copy was ordered.
                 (LockEvent::Wounded, Step::Commit { asker, request, .. })
                     if self.transactions.is_ordered(request.txn) =>
                 {
@@ -451,7 +454,7 @@ impl Replica {
         }
     }
 
-    /// Puts a commit into the log. The locks of its owner have done their part then.
+    /// Appends a commit to the log, and releases its owner's locks: the log now defines the order.
     fn order(
         &mut self,
         asker: Asker,
@@ -465,7 +468,7 @@ impl Replica {
             return Err(Outcome::Rejected(Rejection::Overloaded));
         }
         let txn = request.txn;
-        // Above what true time may be now, not when it was asked for: it may have waited.
+        // The commit may have waited. Its timestamp must not be below true time now.
         let issued_ts = self.transactions.issued_ts.max(self.state.last_ts());
         let proposed_ts = hlc
             .commit_ts(now.wall, issued_ts)
@@ -484,9 +487,9 @@ impl Replica {
         Ok(())
     }
 
-    /// Reads what is locked, once everything that was ordered before is applied, and if this
-    /// replica still leads: what a transaction concludes from its reads must hold even if it never
-    /// commits.
+    /// Answers a locked read once all writes ordered before it are applied and leadership is
+    /// confirmed. What it reads must be true even if the transaction never commits: its caller may
+    /// act on it.
     fn read_locked(&mut self, read: PendingRead) {
         let mut after = self.transactions.ordered_before(&read.read);
         if self.fault == Some(TestFault::EarlyLockedReads) {
@@ -500,7 +503,7 @@ impl Replica {
         self.answers.extend(begun.err().map(|outcome| (asker, outcome)));
     }
 
-    /// Entries were applied: reads need not wait for them any more.
+    /// Removes applied entries: reads no longer wait for them.
     pub(super) fn forget_applied_writes(&mut self) {
         let applied = self.applied_index;
         let it = &mut self.transactions;

@@ -1,4 +1,4 @@
-//! Messages of peers, and which replica they are for.
+//! Passes messages of peers to the replicas that they are for.
 
 use palisade_clock::Now;
 use palisade_control::RangeDescriptor;
@@ -24,7 +24,7 @@ impl Shard {
         if let PeerBody::Hello(hello) = &body
             && !self.admission.receive(from, hello.incarnation, hello.registered)
         {
-            // Another log at the address of one that was lost.
+            // The sender has another log than the one that this shard registered for its address.
             return;
         }
         let Some(restarted) = self.peers.observe(from, session) else { return };
@@ -34,12 +34,12 @@ impl Shard {
         match body {
             PeerBody::Hello(hello) => self.hear(from, &hello, now),
             PeerBody::Ranges(descriptors) => {
-                // For every shard of this node, this one included.
+                // For every shard of this node, including this one.
                 let changed = RangeDescriptor::from_bytes(&descriptors).unwrap_or_default();
                 self.effects.installs.extend(changed);
             }
             _ if !self.admission.is_admitted() => {}
-            // As if it were lost on the way: it is sent again, when there may be room.
+            // Drop it like a lost message. The peer sends it again, and there may be room then.
             body if body.is_to_be_written() && self.log.left_bytes < PEER_RESERVE_BYTES => {}
             PeerBody::Raft { range, message } => {
                 self.add_replica_if_asked(range, &message.body, now);
@@ -81,7 +81,8 @@ impl Shard {
         }
     }
 
-    /// A leader that sends entries to a replica which is not here has added it to its group.
+    /// Creates the replica if a Raft leader sends entries for a range that has none here: the
+    /// leader has added this shard to the group.
     fn add_replica_if_asked(&mut self, range: RangeId, body: &raft::Body, now: Now) {
         let asked = matches!(body, raft::Body::Append { .. });
         if !asked || self.replicas.contains_key(&range) {

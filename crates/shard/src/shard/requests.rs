@@ -1,4 +1,4 @@
-//! Requests of clients, and which replica they are for.
+//! Passes clients' requests to the replicas that they are for.
 
 use palisade_clock::{Now, Timestamp};
 use palisade_control::{Change, Topology};
@@ -14,7 +14,7 @@ impl Shard {
         }
     }
 
-    /// Carries out a request, or says at once what becomes of it.
+    /// Starts a request, or returns its outcome as `Err` if that is known immediately.
     fn serve(&mut self, asker: Asker, operation: Operation, now: Now) -> Result<(), Outcome> {
         match operation {
             Operation::Status => return Err(Outcome::Status(self.status(now).to_bytes())),
@@ -76,7 +76,7 @@ impl Shard {
             }
             Operation::Scan { scan, kind } => {
                 self.with_replica(scan.range, now, |replica, hlc, cx| match kind {
-                    // A scan is of more than one key.
+                    // A scan covers more than one key, so both kinds mean the same.
                     ReadKind::Latest | ReadKind::LatestOfKey => replica.scan(asker, scan),
                     ReadKind::Locking(locking) => {
                         replica.locked_scan(asker, scan, locking, hlc, now, cx)
@@ -106,7 +106,7 @@ impl Shard {
         served.unwrap_or(Err(Outcome::Rejected(Rejection::NotHere)))
     }
 
-    /// The time for a client to begin with; none while this node's clock is too unsure.
+    /// Returns the clock's reading for a client's start, or `None` while it is too uncertain.
     fn now_ts(&self, now: Now) -> Option<Timestamp> {
         let is_sure = !self.is_fenced(now);
         is_sure.then(|| Timestamp::from_physical_us(now.wall.reading_us()))

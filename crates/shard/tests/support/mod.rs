@@ -1,11 +1,11 @@
-//! What tests and benchmarks of one shard have in common.
+//! Shared by the tests and benchmarks of a single shard.
 
 use palisade_clock::Now;
 use palisade_control::Bootstrap;
 use palisade_shard::{Recovered, SNAPSHOT_PART_BYTES, Shard, ShardConfig};
 use palisade_wire::{Mode, NodeId, PeerAddress, ShardId};
 
-/// A new shard that is a cluster by itself, with all of its ranges in one mode.
+/// Creates a cluster of one new shard, with all of its ranges in one mode.
 pub(crate) fn shard_alone(mode: Mode, checkpoint_bytes: u64, now: Now) -> Shard {
     let bootstrap =
         Bootstrap { nodes: vec![NodeId(0)], shards: 1, ranges_per_mode: 1, only: Some(mode) };

@@ -1,5 +1,6 @@
-//! A log is written and damaged as the input says, and recovered: that neither panics nor brings
-//! back what was never written, and what was known to be durable is there, or refused.
+//! Writes and damages a log as the input directs, then recovers it. Recovery must not panic or
+//! return a record that was not written. It must return the records known to be durable, or refuse
+//! the log.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -41,7 +42,7 @@ fn recover(remains: Remains, segment_bytes: u64) -> Option<(Image, Vec<Written>)
     Some((image, found))
 }
 
-/// The sequence of records that `found` is, as a place in `written`.
+/// Returns true if `found` is a contiguous run of `written`.
 fn is_run_of(found: &[Written], written: &[Written]) -> bool {
     found.is_empty() || written.windows(found.len()).any(|run| run == found)
 }
@@ -64,11 +65,11 @@ fuzz_target!(|data: &[u8]| {
                 written.push((kind, group, term, index, part, payload));
             }
             200..240 => image.synced(image.end()),
-            // The rest is damage.
+            // The rest of the input is damage.
             _ => break,
         }
     }
-    let vouched = image.vouched();
+    let known_durable = image.known_durable();
     let mut remains = image.remains().clone();
     let (mut flips, mut others) = (0, 0);
     while let (Some(what), Some(at), Some(with)) = (input.byte(), input.number(), input.number()) {
@@ -85,7 +86,7 @@ fuzz_target!(|data: &[u8]| {
                 let end = (at + with % 600).min(len);
                 remains.bytes[at..end].fill(0);
             }
-            // A write that went to the wrong place.
+            // A misdirected write.
             _ => {
                 let bytes = (with % 600).min(len - at).min(len - with);
                 remains.bytes.copy_within(with..with + bytes, at);
@@ -99,13 +100,14 @@ fuzz_target!(|data: &[u8]| {
     };
     assert!(is_run_of(&found, &written), "records come back that were not written so");
     if flips <= 1 && others == 0 {
-        // More damage may hit what vouches, too: then it looks like a torn tail.
-        assert!(recovered.end() >= vouched, "what was vouched for was cut");
+        // More damage may also hit the records that show durability; the log then ends in what
+        // looks like a torn tail.
+        assert!(recovered.end() >= known_durable, "durable records were truncated");
     }
     if flips + others == 0 {
         assert!(found.last() == written.last());
     }
-    // It goes on from there.
+    // The recovered log accepts another record.
     let next =
         Record { kind: RecordKind::Entry, group: 9, term: 9, index: 9, part: 0, payload: b"on" };
     recovered.append(&next);

@@ -1,4 +1,4 @@
-//! Lines over time.
+//! Charts of lines over time.
 
 use super::scale::Scale;
 use super::svg::{self, Anchor, Stroke};
@@ -6,9 +6,9 @@ use super::svg::{self, Anchor, Stroke};
 /// A chart of lines over the seconds of a run.
 pub(super) struct LineChart {
     pub(super) title: String,
-    /// Whether the values' axis is logarithmic.
+    /// True if the axis of the values is logarithmic.
     pub(super) log: bool,
-    /// Writes a value at a tick, with its unit.
+    /// Formats the value at a tick, with its unit.
     pub(super) tick: fn(f64) -> String,
     pub(super) lines: Vec<Line>,
     pub(super) marks: Vec<Mark>,
@@ -19,11 +19,11 @@ pub(super) struct Line {
     pub(super) label: String,
     pub(super) mode: usize,
     pub(super) stroke: Stroke,
-    /// Seconds and values. Where a value has no place on the axis, the line is interrupted.
+    /// Seconds and values. The line is interrupted at a value that the axis cannot show.
     pub(super) points: Vec<(f64, f64)>,
 }
 
-/// A moment worth a vertical line.
+/// A moment that is marked with a vertical line.
 pub(super) struct Mark {
     pub(super) at_s: f64,
     pub(super) label: String,
@@ -36,11 +36,11 @@ const RIGHT: f64 = 704.0;
 const TOP: f64 = 36.0;
 const BOTTOM: f64 = 258.0;
 
-/// Markers along a line: enough to tell it from others, few enough to see it.
+/// Number of markers along a line: enough to identify it, few enough not to cover it.
 const MARKERS: usize = 10;
 
 impl LineChart {
-    /// The chart as an SVG element.
+    /// Renders the chart as an SVG element.
     pub(super) fn svg(&self) -> String {
         let points = || self.lines.iter().flat_map(|line| &line.points);
         let times = points().map(|point| point.0).chain(self.marks.iter().map(|mark| mark.at_s));
@@ -50,7 +50,7 @@ impl LineChart {
 
         let mut body = self.axes(&x, &y);
         let mut drawn = String::new();
-        // Later elements cover earlier ones: the lines that matter come last.
+        // Later elements cover earlier ones, so faint lines come first.
         for faint in [true, false] {
             for line in self.lines.iter().filter(|line| (line.stroke == Stroke::Faint) == faint) {
                 drawn.push_str(&line.svg(&x, &y));
@@ -101,7 +101,8 @@ impl Line {
             .map(|&(time, value)| Some((across(x.at(time)?), down(y.at(value)?))))
             .collect();
         let every = (placed.len() / MARKERS).max(1);
-        // Modes start at different points, so that the markers of close lines do not coincide.
+        // Modes have their markers at different points, so that those of close lines do not
+        // coincide.
         let start = self.mode * every / 2 % every;
         let mut body = String::new();
         let mut index = 0;
@@ -111,7 +112,7 @@ impl Line {
                 body.push_str(&svg::polyline(self.mode, self.stroke, points()));
             }
             for (offset, point) in points().enumerate() {
-                // A point on its own would be no line at all, so it always gets a marker.
+                // A single point draws no line, so it always gets a marker.
                 let regular = (index + offset) % every == start && self.stroke != Stroke::Faint;
                 if regular || piece.len() == 1 {
                     body.push_str(&svg::marker(self.mode, point));
@@ -124,7 +125,7 @@ impl Line {
 }
 
 impl Mark {
-    /// The mark; each row's label is a line of text below the one before.
+    /// Renders the mark. The label of each row is one line of text below that of the row before.
     fn svg(&self, x: &Scale, row: usize) -> String {
         let Some(fraction) = x.at(self.at_s) else { return String::new() };
         let at = across(fraction);
@@ -145,13 +146,13 @@ fn down(fraction: f64) -> f64 {
     BOTTOM - fraction * (BOTTOM - TOP)
 }
 
-/// A tick's value without a unit or needless zeros.
+/// Formats the value of a tick without a unit or trailing zeros.
 pub(super) fn plain(value: f64) -> String {
     let text = crate::table::decimal(value, 3);
     text.trim_end_matches('0').trim_end_matches('.').to_string()
 }
 
-/// A tick's microseconds in the largest unit that is not a fraction.
+/// Formats the microseconds of a tick in the largest unit in which the value is at least 1.
 pub(super) fn plain_micros(us: f64) -> String {
     if us < 999.5 {
         format!("{} µs", plain(us))
@@ -200,7 +201,7 @@ mod tests {
     #[test]
     fn a_value_without_a_place_interrupts_the_line() {
         let points = [(0.0, 1.0), (1.0, 2.0), (2.0, 0.0), (3.0, 1.0), (4.0, 2.0)];
-        // One polyline more than drawn points of the run: the legend's sample.
+        // One polyline more than the pieces of the line: the legend's sample.
         assert_eq!(chart(true, &points).matches("<polyline").count(), 3);
         assert_eq!(chart(false, &points).matches("<polyline").count(), 2);
     }

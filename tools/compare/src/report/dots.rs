@@ -1,4 +1,4 @@
-//! One row per percentile, one dot per mode: how far apart the modes are.
+//! A chart with one row per percentile and one dot per mode, to show how far the modes differ.
 
 use super::chart::plain_micros;
 use super::scale::Scale;
@@ -16,7 +16,7 @@ pub(super) struct DotChart {
 /// The dots of one percentile.
 pub(super) struct DotRow {
     pub(super) label: String,
-    /// Mode and microseconds.
+    /// Number of the mode, and microseconds.
     pub(super) dots: Vec<(usize, f64)>,
 }
 
@@ -27,7 +27,7 @@ const TOP: f64 = 36.0;
 const ROW: f64 = 58.0;
 
 impl DotChart {
-    /// The chart as an SVG element.
+    /// Renders the chart as an SVG element.
     pub(super) fn svg(&self) -> String {
         let bottom = TOP + ROW * self.rows.len() as f64;
         let x = Scale::decades(self.rows.iter().flat_map(|row| &row.dots).map(|dot| dot.1));
@@ -64,7 +64,7 @@ impl DotRow {
         }
         for (mode, us, at) in placed {
             body.push_str(&svg::marker(mode, (at, y)));
-            // Labels of close dots would cover each other on one side of the row.
+            // Alternate the side of the row, because labels of close dots would cover each other.
             let beside = if mode.is_multiple_of(2) { y - 10.0 } else { y + 19.0 };
             body.push_str(&svg::text("ink", Anchor::Middle, (at, beside), &micros(us)));
         }

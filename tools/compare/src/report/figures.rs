@@ -5,10 +5,11 @@ use super::dots::{DotChart, DotRow};
 use super::svg::Stroke;
 use crate::results::{Bucket, Phase, Results, Run, Summary};
 
-/// Kills closer than this are drawn as one, in seconds: they were meant to be at the same time.
+/// Kills closer than this, in seconds, are drawn as one: they were scheduled for the same time.
 const SAME_MOMENT: f64 = 0.25;
 
-/// Operations per second over time; repeated runs stand faintly behind the typical one.
+/// Returns the chart of operations per second over time, with repeated runs faintly behind the
+/// typical run.
 pub(super) fn throughput(results: &Results, phase: Phase) -> LineChart {
     let typical = typical_runs(results, phase);
     let mut lines = Vec::new();
@@ -23,7 +24,7 @@ pub(super) fn throughput(results: &Results, phase: Phase) -> LineChart {
     LineChart { title, log: false, tick: plain, lines, marks: kills(&typical) }
 }
 
-/// Median and 99th percentile of latency over time, of each mode's typical run.
+/// Returns the chart of median and 99th percentile latency over time, of each mode's typical run.
 pub(super) fn latency(results: &Results, phase: Phase) -> LineChart {
     let typical = typical_runs(results, phase);
     let mut lines = Vec::new();
@@ -38,7 +39,7 @@ pub(super) fn latency(results: &Results, phase: Phase) -> LineChart {
     LineChart { title, log: true, tick: plain_micros, lines, marks: kills(&typical) }
 }
 
-/// The percentiles of a whole run, medians over repeated runs.
+/// Returns the chart of the percentiles of whole runs, as medians over repeated runs.
 pub(super) fn percentiles(results: &Results, phase: Phase) -> DotChart {
     let mut summaries = results.summaries();
     summaries.retain(|summary| summary.phase == phase);
@@ -60,7 +61,7 @@ pub(super) fn percentiles(results: &Results, phase: Phase) -> DotChart {
     }
 }
 
-/// Of each mode the run whose throughput is the median one, with the mode's number.
+/// Returns, for each mode, its number and the run with the median throughput.
 pub(super) fn typical_runs(results: &Results, phase: Phase) -> Vec<(usize, &Run)> {
     let mut typical = Vec::new();
     for mode in results.modes() {
@@ -73,7 +74,8 @@ pub(super) fn typical_runs(results: &Results, phase: Phase) -> Vec<(usize, &Run)
     typical
 }
 
-/// The number of a mode's colour and marker. The known modes keep theirs in every report.
+/// Returns the number of a mode's colour and marker. `raft` and `chain` have the same in every
+/// report.
 fn mode_number(results: &Results, mode: &str) -> usize {
     match mode {
         "raft" => 0,
@@ -86,7 +88,7 @@ fn points(run: &Run, value: fn(&Bucket) -> f64) -> Vec<(f64, f64)> {
     run.series.iter().map(|bucket| (bucket.at_s, value(bucket))).collect()
 }
 
-/// One mark where all runs lost the same node at the same moment, else one for each mode.
+/// Returns one mark if all runs lost the same node at the same moment, otherwise one for each mode.
 fn kills(runs: &[(usize, &Run)]) -> Vec<Mark> {
     let kills: Vec<_> =
         runs.iter().filter_map(|(_, run)| Some((run.mode.as_str(), run.killed?))).collect();

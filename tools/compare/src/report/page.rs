@@ -1,8 +1,8 @@
-//! The page around the charts: a document that needs nothing but itself.
+//! The page around the charts: a self-contained HTML document.
 
 use std::ops::Range;
 
-/// A whole HTML document. `body` is HTML already.
+/// Renders a whole HTML document. `body` is HTML and is not escaped.
 pub(super) fn document(title: &str, body: &str) -> String {
     let title = escape(title);
     format!(
@@ -25,7 +25,7 @@ pub(super) fn document(title: &str, body: &str) -> String {
     )
 }
 
-/// A text as it may stand in an element or a quoted attribute.
+/// Escapes a text for use in an element or a quoted attribute.
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -41,18 +41,18 @@ pub(super) fn escape(text: &str) -> String {
     escaped
 }
 
-/// A paragraph of text.
+/// Renders a paragraph. `text` is escaped.
 pub(super) fn paragraph(class: &str, text: &str) -> String {
     format!("<p class=\"{class}\">{}</p>\n", escape(text))
 }
 
-/// A chart under its caption. `svg` is markup already.
+/// Renders a chart under its caption. `svg` is markup and is not escaped.
 pub(super) fn figure(caption: &str, svg: &str) -> String {
     let caption = escape(caption);
     format!("<figure><figcaption>{caption}</figcaption>{svg}</figure>\n")
 }
 
-/// Names and what they stand for.
+/// Renders a list of names with their definitions.
 pub(super) fn definitions(entries: &[(&str, String)]) -> String {
     let mut html = String::from("<dl>\n");
     for (name, value) in entries {
@@ -62,7 +62,7 @@ pub(super) fn definitions(entries: &[(&str, String)]) -> String {
     html
 }
 
-/// A table. The columns in `numbers` are set flush right.
+/// Renders a table. The columns in `numbers` are right-aligned.
 pub(super) fn table(headings: &[&str], numbers: &Range<usize>, rows: &[Vec<String>]) -> String {
     let class = |column: usize| if numbers.contains(&column) { " class=\"number\"" } else { "" };
     let mut html = String::from("<div class=\"wide\"><table>\n<thead><tr>");
@@ -83,8 +83,8 @@ pub(super) fn table(headings: &[&str], numbers: &Range<usize>, rows: &[Vec<Strin
     html
 }
 
-/// Modes 0 and 1 have the two colours that stay apart for every common kind of colour blindness;
-/// a dark background gets lighter tints of the same two.
+/// Modes 0 and 1 have two colours that are distinct for every common kind of colour blindness. On a
+/// dark background they have lighter tints of the same two.
 const STYLE: &str = "
 :root { --back: #fff; --ink: #1b1f24; --muted: #57606a; --grid: #e3e6ea; --rule: #8c959f;
   --alert: #a40e26; --m0: #0072B2; --m1: #D55E00; --m2: #009E73; --m3: #A8508A; }

@@ -1,4 +1,4 @@
-//! Axes: where a value goes, and which values get a tick.
+//! Axes: the position of a value, and the values that get a tick.
 
 /// Maps values onto 0..=1 along an axis.
 pub(super) struct Scale {
@@ -8,11 +8,11 @@ pub(super) struct Scale {
     ticks: Vec<f64>,
 }
 
-/// Keeps rounding errors of a logarithm or a division from adding or losing a tick.
+/// Tolerance, so that rounding errors of a logarithm or a division do not add or lose a tick.
 const SLACK: f64 = 1e-9;
 
 impl Scale {
-    /// From zero to the first tick at or above all values.
+    /// Returns a scale from zero to the first tick at or above all values.
     pub(super) fn from_zero(values: impl Iterator<Item = f64>) -> Scale {
         let most = largest(values);
         let step = nice_step(most, 5);
@@ -20,13 +20,13 @@ impl Scale {
         Scale { log: false, low: 0.0, high, ticks: linear_ticks(0.0, high, 5) }
     }
 
-    /// From zero to the largest value exactly: time ends where the run did.
+    /// Returns a scale from zero to exactly the largest value, for time, which ends with the run.
     pub(super) fn up_to(values: impl Iterator<Item = f64>) -> Scale {
         let high = largest(values);
         Scale { log: false, low: 0.0, high, ticks: linear_ticks(0.0, high, 8) }
     }
 
-    /// The whole decades around all values above zero.
+    /// Returns a logarithmic scale of whole decades around all values above zero.
     pub(super) fn decades(values: impl Iterator<Item = f64>) -> Scale {
         let (mut least, mut most) = (f64::INFINITY, 0.0_f64);
         for value in values.filter(|value| value.is_finite() && *value > 0.0) {
@@ -42,8 +42,8 @@ impl Scale {
         Scale { log: true, low: f64::from(first), high: f64::from(last), ticks }
     }
 
-    /// How far along the axis a value is; none if the axis has no place for it, such as zero on a
-    /// logarithmic one. Values beyond an end are at that end.
+    /// Returns the position of a value, from 0 to 1, or `None` if the axis cannot show it, such as
+    /// zero on a logarithmic axis. A value beyond an end is placed at that end.
     pub(super) fn at(&self, value: f64) -> Option<f64> {
         if !value.is_finite() || (self.log && value <= 0.0) {
             return None;
@@ -52,19 +52,20 @@ impl Scale {
         Some(((value - self.low) / (self.high - self.low)).clamp(0.0, 1.0))
     }
 
-    /// The values to mark, in rising order.
+    /// Returns the values of the ticks, in rising order.
     pub(super) fn ticks(&self) -> &[f64] {
         &self.ticks
     }
 }
 
-/// The largest of the values, or 1 where nothing is above zero.
+/// Returns the largest finite value, or 1 if none is above zero.
 fn largest(values: impl Iterator<Item = f64>) -> f64 {
     let most = values.filter(|value| value.is_finite()).fold(0.0, f64::max);
     if most > 0.0 { most } else { 1.0 }
 }
 
-/// The smallest of 1, 2, 5, 10, … that cuts `span` into at most `parts`.
+/// Returns the smallest of 1, 2, 5, 10, … (times a power of ten) that divides `span` into at most
+/// `parts`.
 fn nice_step(span: f64, parts: u32) -> f64 {
     let least = span / f64::from(parts);
     let decade = 10_f64.powf(least.log10().floor());
@@ -72,7 +73,7 @@ fn nice_step(span: f64, parts: u32) -> f64 {
     nice.unwrap_or(10.0) * decade
 }
 
-/// The multiples of a nice step within a range: at most `parts` + 1 of them.
+/// Returns the multiples of a nice step within a range: at most `parts` + 1 of them.
 fn linear_ticks(low: f64, high: f64, parts: u32) -> Vec<f64> {
     let span = high - low;
     if !span.is_finite() || span <= 0.0 {
@@ -84,7 +85,7 @@ fn linear_ticks(low: f64, high: f64, parts: u32) -> Vec<f64> {
     (first..=last).map(|multiple| multiple as f64 * step).collect()
 }
 
-/// Every power of ten; over a few decades also twice and five times each.
+/// Returns every power of ten, and over at most two decades also twice and five times each.
 fn log_ticks(first: i32, last: i32) -> Vec<f64> {
     let factors: &[f64] = if last - first <= 2 { &[1.0, 2.0, 5.0] } else { &[1.0] };
     let mut ticks: Vec<f64> = (first..last)

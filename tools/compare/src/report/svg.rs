@@ -1,9 +1,9 @@
-//! The few SVG elements the charts are drawn with. Colours are the style sheet's: a shape only
-//! says which mode it belongs to, so that the page can follow the reader's light or dark setting.
+//! The SVG elements of the charts. The style sheet sets the colours, and a shape names only its
+//! mode, so that the page can follow the reader's light or dark setting.
 
 use super::page::escape;
 
-/// Which end of a text is at its position.
+/// The part of a text that is at its position.
 #[derive(Clone, Copy)]
 pub(super) enum Anchor {
     Start,
@@ -21,12 +21,12 @@ impl Anchor {
     }
 }
 
-/// How a line is drawn.
+/// The style of a line.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stroke {
     Solid,
     Dashed,
-    /// In the background, without markers or a place in the legend.
+    /// In the background, without regular markers and not in the legend.
     Faint,
 }
 
@@ -40,7 +40,7 @@ impl Stroke {
     }
 }
 
-/// A whole picture that a screen reader announces by its title.
+/// Renders a whole picture, with a title for screen readers.
 pub(super) fn picture(width: f64, height: f64, title: &str, body: &str) -> String {
     let title = escape(title);
     format!(
@@ -48,12 +48,12 @@ pub(super) fn picture(width: f64, height: f64, title: &str, body: &str) -> Strin
     )
 }
 
-/// A straight line.
+/// Renders a straight line.
 pub(super) fn line(class: &str, (x1, y1): (f64, f64), (x2, y2): (f64, f64)) -> String {
     format!(r#"<line class="{class}" x1="{x1:.1}" y1="{y1:.1}" x2="{x2:.1}" y2="{y2:.1}"/>"#)
 }
 
-/// A line through points, in a mode's colour.
+/// Renders a line through points, in the colour of a mode.
 pub(super) fn polyline(
     mode: usize,
     stroke: Stroke,
@@ -64,7 +64,7 @@ pub(super) fn polyline(
     format!(r#"<polyline class="m{mode} {class}" points="{points}"/>"#)
 }
 
-/// A text; `content` is escaped here.
+/// Renders a text. `content` is escaped.
 pub(super) fn text(class: &str, anchor: Anchor, (x, y): (f64, f64), content: &str) -> String {
     let (anchor, content) = (anchor.name(), escape(content));
     format!(
@@ -72,7 +72,7 @@ pub(super) fn text(class: &str, anchor: Anchor, (x, y): (f64, f64), content: &st
     )
 }
 
-/// A mode's marker: modes differ by shape as well as by colour.
+/// Renders the marker of a mode. Modes differ in shape as well as in colour.
 pub(super) fn marker(mode: usize, (x, y): (f64, f64)) -> String {
     const SIZE: f64 = 4.0;
     let corners: &[(f64, f64)] = match mode {
@@ -88,12 +88,12 @@ pub(super) fn marker(mode: usize, (x, y): (f64, f64)) -> String {
     format!(r#"<polygon class="m{mode} marker" points="{}"/>"#, corners.join(" "))
 }
 
-/// What each stroke and marker stands for, from left to right.
+/// Renders the legend, which names each stroke and marker, from left to right.
 pub(super) fn legend<'a>(
     (x, y): (f64, f64),
     entries: impl Iterator<Item = (usize, Stroke, &'a str)>,
 ) -> String {
-    // Text cannot be measured here; this is wide enough for the page's font.
+    // The width of a text is not known here. This is wide enough for the page's font.
     const CHARACTER: f64 = 7.0;
     const SAMPLE: f64 = 32.0;
     let mut body = String::new();

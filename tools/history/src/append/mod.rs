@@ -1,38 +1,44 @@
-//! Is there an order of the transactions that explains every answer?
+//! Decides whether a history of transactions over lists is strictly serializable.
 //!
 //! # The problem
 //!
-//! A history of transactions over many keys is strictly serializable if they can be put in one order,
-//! in which each returns what it did return, and which agrees with real time: what ended before
-//! another started comes before it.
+//! A history of transactions over many keys is strictly serializable if the transactions have a
+//! total order in which each returns what it returned, and which agrees with real time: a
+//! transaction that ended before another started comes first.
 //!
 //! # The naive way
 //!
-//! Trying orders. For registers, whose values hide what was there before, nothing essentially better is
-//! known (Papadimitriou 1979: the problem is NP-complete), and a range of accounts whose total is right
-//! says little.
+//! Try all orders. For registers, whose values do not show the values that they replaced, nothing
+//! essentially better is known: the problem is NP-complete (Papadimitriou 1979). Checking an
+//! invariant instead, such as the total of a range of accounts, shows little.
 //!
 //! # The algorithm
 //!
-//! As in Elle (Kingsbury & Alvaro, VLDB 2020, §4): each key holds a list, a write appends to it, and no
-//! element is appended twice. So a read tells not just who wrote what it saw, but all who wrote before
-//! and in what order: the longest list that was read of a key is the order of its versions, and every
-//! other one must begin it. From that it follows who must come before whom:
+//! As in Elle (Kingsbury & Alvaro, VLDB 2020, §4), each key holds a list, a write appends to it,
+//! and no element is appended to a key twice. So a read shows every append before it, in order. The
+//! longest list read of a key is the order of its versions, and every other list read must be a
+//! prefix of it. This gives a graph, whose edges lead from a transaction to one that must come
+//! after it:
 //!
-//! * `ww`: who appended an element, before who appended the next one;
-//! * `wr`: who appended the last element of a list, before who read the list;
-//! * `rw`: who read a list, before who appended the first element that is not in it;
-//! * `rt`: who ended before another started, before that one. A chain of moments, one for each end,
-//!   stands for all these pairs, so that they are as many as the transactions.
+//! * `ww`: from the transaction that appended an element to the one that appended the next element.
+//! * `wr`: from the transaction that appended the last element of a list to one that read the list.
+//! * `rw`: from a transaction that read a list to the one that appended the first element not in
+//!   it.
+//! * `rt`: from a transaction that ended before another started to that one. A chain of moments,
+//!   one per end, represents all these pairs, so these edges are linear in the number of
+//!   transactions.
 //!
-//! An order exists exactly if these have no cycle; a short cycle is the report. Beside that, a transaction must see its own appends, nobody those of one that
-//! failed, and of several to one key by the same transaction nobody sees but the last.
+//! An order exists exactly if the graph has no cycle; a short cycle is reported. In addition:
 //!
-//! # What is not plainly ok
+//! * A transaction sees its own appends.
+//! * No transaction sees an append of a failed transaction.
+//! * No transaction sees only some of another transaction's appends to one key.
 //!
-//! One of unknown outcome has happened if somebody saw any of it, and at any time after its start;
-//! otherwise it is as if it had not. Appends that nobody read come after all that were, and among
-//! themselves in any order.
+//! # Unknown outcomes
+//!
+//! A transaction of unknown outcome took effect, at any time after its start, if one of its
+//! elements was read. Otherwise it is ignored. Appends that were not read come after all appends
+//! that were, and in any order among themselves.
 
 mod graph;
 mod versions;
@@ -46,21 +52,21 @@ use crate::Outcome;
 use graph::Graph;
 use versions::Versions;
 
-/// What a transaction did to a key.
+/// One step of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step {
-    /// Added an element at the end of the key's list.
+    /// Appended an element to the key's list.
     Append {
-        /// Which key.
+        /// The index of the key.
         key: u32,
-        /// Added to this key by nobody else, and nowhere else in the transaction.
+        /// The element. No other step of the history appends it to this key.
         element: u64,
     },
-    /// Read the key's list, its own appends before this step included.
+    /// Read the key's list, including the transaction's own appends before this step.
     Read {
-        /// Which key.
+        /// The index of the key.
         key: u32,
-        /// What was there.
+        /// The list that was read.
         list: Vec<u64>,
     },
 }
@@ -68,15 +74,15 @@ pub enum Step {
 /// One recorded transaction over lists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Transaction {
-    /// The client that issued it.
+    /// The client that issued the transaction.
     pub process: u32,
-    /// When it began.
+    /// When it began, in nanoseconds.
     pub start_ns: u64,
-    /// When the client had the answer, or stopped waiting for it.
+    /// When the client received the response or stopped waiting for it, in nanoseconds.
     pub end_ns: u64,
-    /// What it did, in order. Of one that did not certainly take effect, reads say nothing.
+    /// Its steps, in order. Reads are ignored unless the outcome is [`Outcome::Ok`].
     pub steps: Vec<Step>,
-    /// What the client knows of its end.
+    /// The outcome, as far as the client knows.
     pub outcome: Outcome,
 }
 
@@ -89,7 +95,7 @@ impl Transaction {
     }
 
     fn reads(&self) -> impl Iterator<Item = (usize, u32, &[u64])> {
-        // What was answered to a transaction that did not end well may have been on the way to that.
+        // A transaction that is not known to have committed may have aborted because of its reads.
         let counts = self.outcome == Outcome::Ok;
         self.steps.iter().enumerate().filter(move |_| counts).filter_map(|(at, step)| match step {
             Step::Append { .. } => None,
@@ -118,13 +124,13 @@ impl fmt::Display for Transaction {
 /// Why one transaction must come before another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// It appended the element before the other's, to this key.
+    /// It appended the element before the other's to this key (`ww`).
     Appended(u32),
-    /// It appended the last that the other read of this key.
+    /// It appended the last element that the other read of this key (`wr`).
     Read(u32),
-    /// It read this key as it was before the other's append.
+    /// It read this key without the other's append (`rw`).
     Unseen(u32),
-    /// It ended before the other started.
+    /// It ended before the other started (`rt`).
     RealTime,
 }
 
@@ -138,55 +144,55 @@ pub enum AppendViolation {
         key: u32,
         /// The element.
         element: u64,
-        /// One who did.
+        /// One transaction that appended it.
         first: Box<Transaction>,
-        /// The other.
+        /// The other transaction.
         second: Box<Transaction>,
     },
-    /// A read returned an element that nobody appended, or one that was there already.
-    #[error("k{key} holds {element}, which nobody appended, or holds it twice: {reader}")]
+    /// A read returned an element that no transaction appended, or one element twice.
+    #[error("k{key} holds {element}, which was never appended, or holds it twice: {reader}")]
     Unexplained {
         /// The key.
         key: u32,
         /// The element.
         element: u64,
-        /// Who read it.
+        /// The transaction that read it.
         reader: Box<Transaction>,
     },
-    /// A read returned what a failed transaction appended.
+    /// A read returned an element that a failed transaction appended.
     #[error("what failed was seen: {reader}, of {writer}, in k{key}")]
     FailedSeen {
         /// The key.
         key: u32,
-        /// Who read it.
+        /// The transaction that read it.
         reader: Box<Transaction>,
-        /// Who failed.
+        /// The failed transaction.
         writer: Box<Transaction>,
     },
-    /// Of two lists of one key neither begins the other: an append is lost.
+    /// Two lists were read of one key, and neither is a prefix of the other: an append was lost.
     #[error("k{key} was read as two lists of which neither begins the other: {one}, and {other}")]
     Diverged {
         /// The key.
         key: u32,
-        /// Who read the longest.
+        /// The transaction that read the longest list.
         one: Box<Transaction>,
-        /// Who read another.
+        /// The transaction that read the other list.
         other: Box<Transaction>,
     },
-    /// A transaction did not see what it had appended itself, or saw it elsewhere than at the end.
+    /// A list that was read does not end with exactly the elements that its reader had appended.
     #[error("a transaction does not see its own appends to k{key}: {0}", key = .1)]
     OwnUnseen(Box<Transaction>, u32),
-    /// A read shows a part of what a transaction appended to one key.
+    /// A read returned only some of another transaction's appends to one key.
     #[error("k{key} is seen in the middle of a transaction: {reader}, in {writer}")]
     HalfSeen {
         /// The key.
         key: u32,
-        /// Who read it.
+        /// The transaction that read the list.
         reader: Box<Transaction>,
-        /// Who was not through.
+        /// The transaction of which only some appends were read.
         writer: Box<Transaction>,
     },
-    /// Each of these must come before the next, and the last before the first.
+    /// A cycle: each transaction must come before the next, and the last before the first.
     #[error("no order explains these:{}", shown(.0))]
     Cycle(Vec<(Transaction, Order)>),
 }
@@ -204,7 +210,13 @@ fn shown(cycle: &[(Transaction, Order)]) -> String {
     cycle.iter().map(line).collect::<String>() + "\n  the first"
 }
 
-/// Checks that a history is strictly serializable. Returns how many transactions are in the order.
+/// Checks that a history is strictly serializable. Returns the number of transactions that took
+/// effect.
+///
+/// # Errors
+///
+/// Returns the first contradiction found. [`AppendViolation::Cycle`] is returned only if the
+/// history has no other.
 pub fn check_appends(history: &[Transaction]) -> Result<usize, AppendViolation> {
     let versions = Versions::of(history)?;
     let mut graph = Graph::new(history, |at| versions.happened(at));

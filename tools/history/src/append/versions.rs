@@ -1,23 +1,23 @@
-//! The versions of each key, as the reads tell them.
+//! The versions of each key, as the reads show them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{AppendViolation, Order, Step, Transaction};
 use crate::Outcome;
 
-/// Who appended what, who read what, and which list of each key begins with all others.
+/// The writer of each element, and the longest list that was read of each key.
 pub(super) struct Versions<'a> {
     history: &'a [Transaction],
-    /// Who appended an element to a key.
+    /// Maps key and element to the index of the transaction that appended it.
     writers: BTreeMap<(u32, u64), usize>,
-    /// The longest list that was read of a key, and by whom.
+    /// The longest list that was read of each key, and the index of its reader.
     longest: BTreeMap<u32, (&'a [u64], usize)>,
-    /// Whether a transaction took effect.
+    /// For each transaction, whether it took effect.
     happened: Vec<bool>,
 }
 
 impl<'a> Versions<'a> {
-    /// Finds them, and whatever contradicts that there are any.
+    /// Gathers the versions, and checks that every read agrees with them.
     pub(super) fn of(history: &'a [Transaction]) -> Result<Self, AppendViolation> {
         let boxed = |at: usize| Box::new(history[at].clone());
         let mut writers = BTreeMap::new();
@@ -61,7 +61,7 @@ impl<'a> Versions<'a> {
         Ok(versions)
     }
 
-    /// Whether a transaction certainly took effect.
+    /// Returns true if the transaction certainly took effect.
     pub(super) fn happened(&self, at: usize) -> bool {
         self.happened[at]
     }
@@ -92,7 +92,7 @@ impl<'a> Versions<'a> {
         Ok(())
     }
 
-    /// What a transaction had appended to a key before one of its steps.
+    /// Returns the elements that a transaction had appended to `key` before its step `step`.
     fn own_before(&self, at: usize, step: usize, key: u32) -> Vec<u64> {
         let before = self.history[at].steps[..step].iter();
         let own = before.filter_map(|step| match step {
@@ -102,7 +102,8 @@ impl<'a> Versions<'a> {
         own.collect()
     }
 
-    /// Tells who must come before whom, and why.
+    /// Calls `add` for each `ww`, `wr` and `rw` edge: the first transaction must precede the
+    /// second.
     pub(super) fn visit(&self, mut add: impl FnMut(usize, usize, Order)) {
         let lists = self.longest.iter();
         let read: BTreeSet<_> = lists
@@ -114,13 +115,13 @@ impl<'a> Versions<'a> {
                 unread.entry(of.0).or_default().push(*writer);
             }
         }
-        let nobody = Vec::new();
+        let none = Vec::new();
         for (key, (list, _)) in &self.longest {
             let writer = |element: u64| self.writers[&(*key, element)];
             for pair in list.windows(2) {
                 add(writer(pair[0]), writer(pair[1]), Order::Appended(*key));
             }
-            for later in unread.get(key).unwrap_or(&nobody) {
+            for later in unread.get(key).unwrap_or(&none) {
                 if let Some(last) = list.last() {
                     add(writer(*last), *later, Order::Appended(*key));
                 }
@@ -136,7 +137,7 @@ impl<'a> Versions<'a> {
                 match longest.get(list.len()) {
                     Some(next) => add(at, self.writers[&(key, *next)], Order::Unseen(key)),
                     None => {
-                        for later in unread.get(&key).unwrap_or(&nobody) {
+                        for later in unread.get(&key).unwrap_or(&none) {
                             add(at, *later, Order::Unseen(key));
                         }
                     }

@@ -1,34 +1,36 @@
-//! Does every operation fit one timestamp, in an order that agrees with real time?
+//! Decides whether every operation fits one timestamp, in an order that agrees with real time.
 //!
 //! # The problem
 //!
-//! A store that orders its transactions by commit timestamps claims more than "some order exists":
-//! each operation takes effect at one timestamp, and operations that follow each other in real time
-//! have rising timestamps, over all keys. A check of one key at a time does not see a violation
+//! A store that orders its transactions by commit timestamps claims more than that some order
+//! exists. Each operation takes effect at one timestamp, and operations that follow each other in
+//! real time have rising timestamps, over all keys. A check of one key at a time misses a violation
 //! over two:
 //!
 //! ```text
 //! put x=1   |--------------------------|          committed at 10
 //! put y=1        |------|                         committed at 20
-//! get x                    |----|                 answers the old value
+//! get x                    |----|                 returns the old value
 //! ```
 //!
-//! Each key alone is linearizable. But `get x` began after `put y` was acknowledged, so it belongs
-//! above 20, where x=1 since 10.
+//! Each key alone is linearizable. But `get x` began after `put y` was acknowledged, so its
+//! timestamp must be at least 20, where x has been 1 since 10.
 //!
 //! # The algorithm
 //!
-//! The answers carry timestamps of versions, so no search is needed. The first pass gathers the
-//! versions of every key. The second pass walks through the starts and ends of the operations in
-//! real time, and gives each operation the lowest timestamp that fits what it saw and that is not
-//! below any timestamp given to an operation that had ended when it started. The lowest choice
-//! constrains later operations least, so if it fails, every choice fails. O(n log n).
+//! The responses carry the timestamps of versions, so no search is needed. The first pass gathers
+//! the versions of every key. The second pass visits the starts and ends of the operations in real
+//! time. If the response carries the operation's own timestamp, the operation must fit that one.
+//! Otherwise it gets the lowest timestamp that fits its reads and that is not below the timestamp
+//! of any operation that ended before it started. A lower timestamp constrains later operations
+//! less, so if the lowest one fails, every choice fails. The check takes O(n log n).
 //!
 //! # No false alarm
 //!
-//! A write of unknown outcome may take effect at any time after its start, or never. Its version is
-//! known only once an operation has read it. While such a delete of a key exists, an absent key is
-//! accepted anywhere; while such a write exists, so is a failed condition.
+//! A write of unknown outcome may take effect at any time after its start, or never, and its
+//! version is known only if an operation has read it. So a read of an absent key is accepted at any
+//! timestamp if a delete of unknown outcome started before the read ended. In the same way, a
+//! failed condition is accepted if any write of unknown outcome did.
 
 mod versions;
 
@@ -38,61 +40,60 @@ use thiserror::Error;
 
 use versions::Versions;
 
-/// What an operation read of one key.
+/// The result of reading one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Saw {
-    /// A value, written at this timestamp.
+    /// A value.
     Value {
-        /// When it was written.
+        /// The timestamp at which it was written.
         ts: u64,
         /// The value. No value is written twice to one key.
         value: u64,
     },
     /// No value.
     Absent,
-    /// Another version than the one of this timestamp: a condition on it failed.
+    /// Any version but the one at this timestamp: a condition on that version failed.
     NotVersion {
-        /// The version that was expected.
+        /// The timestamp of the version that the condition expected.
         ts: u64,
     },
 }
 
-/// At which timestamp an operation took effect.
+/// How an operation is placed in the order of timestamps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// A commit at this timestamp. Its reads held just below it. Above everything that had been
-    /// acknowledged when it started.
+    /// A commit at this timestamp, which is above everything acknowledged before it started. Its
+    /// reads hold just below the timestamp.
     Commit(u64),
-    /// A read of the latest state: not below anything that had been acknowledged when it started.
+    /// A read of the latest state, not below anything acknowledged before it started.
     Latest,
-    /// A read of the latest state of one key: not below anything that had been acknowledged *on its
-    /// keys* when it started.
+    /// A read of the latest state of one key, not below anything acknowledged *on its keys* before
+    /// it started.
     LatestOfKey,
-    /// A read at this timestamp, which is not below anything that had been acknowledged when it
-    /// started.
+    /// A read at this timestamp, which is not below anything acknowledged before it started.
     Fresh(u64),
-    /// A read at this timestamp, however old.
+    /// A read at this timestamp, which may be arbitrarily old.
     AsOf(u64),
-    /// The outcome is unknown: it may take effect after its start, or never.
+    /// The outcome is unknown: the operation may take effect at any time after its start, or never.
     Unknown,
-    /// It took no effect and never will.
+    /// The operation took no effect and never will.
     Failed,
 }
 
 /// One operation on any number of keys, as its client saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimestampedOperation {
-    /// The client that issued it.
+    /// The client that issued the operation.
     pub process: u32,
-    /// When the client sent the request.
+    /// When the client sent the request, in nanoseconds.
     pub start_ns: u64,
-    /// When the client had the answer, or stopped waiting for it.
+    /// When the client received the response or stopped waiting for it, in nanoseconds.
     pub end_ns: u64,
-    /// Where it took effect.
+    /// How it is placed in the order of timestamps.
     pub order: Order,
-    /// What it read: key and what was there.
+    /// What it read: each key, with the result.
     pub reads: Vec<(u32, Saw)>,
-    /// What it wrote: key and value, or `None` for a delete.
+    /// What it wrote: each key, with the value, or `None` for a delete.
     pub writes: Vec<(u32, Option<u64>)>,
 }
 
@@ -106,11 +107,11 @@ pub enum TimestampViolation {
         key: u32,
         /// The timestamp.
         ts: u64,
-        /// One version.
+        /// The value of the first version; `None` is a delete.
         first: Option<u64>,
-        /// The other.
+        /// The value of the other version.
         second: Option<u64>,
-        /// The operation that saw or wrote the second.
+        /// The operation that read or wrote the other version.
         operation: Box<TimestampedOperation>,
     },
     /// One write took effect at two timestamps: it ran twice.
@@ -120,9 +121,9 @@ pub enum TimestampViolation {
         key: u32,
         /// The value.
         value: u64,
-        /// One timestamp.
+        /// The first timestamp found.
         first: u64,
-        /// The other.
+        /// The other timestamp.
         second: u64,
     },
     /// A value was read that no operation wrote.
@@ -145,7 +146,7 @@ pub enum TimestampViolation {
         /// The operation that wrote it.
         writer: Box<TimestampedOperation>,
     },
-    /// An operation took effect below what had been acknowledged before it started.
+    /// An operation took effect below a timestamp that was acknowledged before it started.
     #[error(
         "{operation} took effect at {ts}, and {acknowledged} was acknowledged before it started: {by}"
     )]
@@ -154,12 +155,12 @@ pub enum TimestampViolation {
         operation: Box<TimestampedOperation>,
         /// Its timestamp.
         ts: u64,
-        /// What had been acknowledged before.
+        /// The highest timestamp that was acknowledged before the operation started.
         acknowledged: u64,
         /// The operation that has that timestamp.
         by: Box<TimestampedOperation>,
     },
-    /// What an operation read was not so at any timestamp at which it may have taken effect.
+    /// The reads of an operation do not hold at any timestamp at which it may have taken effect.
     #[error(
         "{operation} fits no timestamp: at or after {from} k{key} was never again as it was read"
     )]
@@ -173,10 +174,10 @@ pub enum TimestampViolation {
     },
 }
 
-/// What a history was found to hold.
+/// The contents of a history that passed the check, as counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CheckedTimestamps {
-    /// Operations that were given a timestamp.
+    /// Operations that took effect for certain, and so got a timestamp.
     pub placed: usize,
     /// Versions of all keys.
     pub versions: usize,
@@ -186,13 +187,13 @@ pub struct CheckedTimestamps {
 ///
 /// # Errors
 ///
-/// The first contradiction.
+/// Returns the first contradiction found.
 pub fn check_timestamps(
     history: &[TimestampedOperation],
 ) -> Result<CheckedTimestamps, TimestampViolation> {
     let versions = Versions::gather(history)?;
     let mut sweep = Sweep::new(history, &versions);
-    // Starts come before ends of the same instant: operations that merely touch are concurrent.
+    // At one instant, starts sort before ends: operations that touch are concurrent.
     let mut events: Vec<(u64, bool, usize)> = Vec::with_capacity(2 * history.len());
     for (at, operation) in history.iter().enumerate() {
         events.push((operation.start_ns, false, at));
@@ -216,15 +217,16 @@ pub fn check_timestamps(
 struct Sweep<'a> {
     history: &'a [TimestampedOperation],
     versions: &'a Versions,
-    /// What had been acknowledged when each operation started: of all keys, or of its own.
+    /// For each operation, the highest timestamp acknowledged before it started, over all keys or
+    /// over its own.
     floors: Vec<Floor>,
-    /// The highest timestamp of an operation that has ended.
+    /// The highest timestamp of any operation that has ended.
     acknowledged: Floor,
-    /// The same by key.
+    /// For each key, the highest timestamp of an operation on it that has ended.
     acknowledged_of: Vec<Floor>,
 }
 
-/// A timestamp, and the place in the history of the operation that has it.
+/// A timestamp, and the index in the history of the operation that has it.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Floor {
     ts: u64,
@@ -254,7 +256,7 @@ impl<'a> Sweep<'a> {
             _ => self.acknowledged,
         };
         if operation.order == Order::Unknown {
-            // If it took effect, it did so after its start.
+            // If the operation took effect, it did so after its start.
             let seen = operation
                 .writes
                 .iter()
@@ -281,7 +283,7 @@ impl<'a> Sweep<'a> {
         let ts = match operation.order {
             Order::Commit(ts) => {
                 self.above(at, ts)?;
-                // Its own writes replace what it read.
+                // Reads hold just below the commit, because its own writes replace what it read.
                 self.exactly(operation, ts - 1)?;
                 ts
             }
@@ -317,7 +319,7 @@ impl<'a> Sweep<'a> {
         Ok(())
     }
 
-    /// The lowest timestamp from `floor` on at which everything was as it was read.
+    /// Returns the lowest timestamp from `floor` on at which all reads of the operation hold.
     fn lowest(
         &self,
         operation: &TimestampedOperation,
@@ -343,7 +345,7 @@ fn no_fit(operation: &TimestampedOperation, key: u32, from: u64) -> TimestampVio
 }
 
 impl TimestampedOperation {
-    /// The keys that it read or wrote, repeated ones too.
+    /// Returns the keys that the operation read or wrote. A key may repeat.
     fn keys(&self) -> impl Iterator<Item = u32> + '_ {
         let reads = self.reads.iter().map(|(key, _)| *key);
         reads.chain(self.writes.iter().map(|(key, _)| *key))

@@ -12,17 +12,18 @@ pub(super) struct Versions {
 
 #[derive(Debug, Default)]
 struct Key {
-    /// What the key became at each timestamp: a value, or nothing.
+    /// The versions by timestamp: a value, or `None` for a delete.
     at: BTreeMap<u64, Option<u64>>,
-    /// When each value was written.
+    /// The timestamp at which each value was written.
     written_at: BTreeMap<u64, u64>,
-    /// The earliest start of a write of unknown outcome, and of such a delete.
+    /// The earliest start of a write of unknown outcome, deletes included.
     unknown_write_ns: Option<u64>,
+    /// The earliest start of a delete of unknown outcome.
     unknown_delete_ns: Option<u64>,
 }
 
 impl Versions {
-    /// The versions that a history shows.
+    /// Gathers the versions of a history, and checks that every value read was written.
     pub(super) fn gather(history: &[TimestampedOperation]) -> Result<Self, TimestampViolation> {
         let mut versions = Self::default();
         for operation in history {
@@ -76,7 +77,7 @@ impl Versions {
         }
     }
 
-    /// Every value that was seen was written, by an operation that did not fail.
+    /// Checks that every value read was written by an operation that did not fail.
     fn check_writers(&self, history: &[TimestampedOperation]) -> Result<(), TimestampViolation> {
         let mut writers = BTreeMap::new();
         for operation in history {
@@ -105,12 +106,12 @@ impl Versions {
         Ok(())
     }
 
-    /// When a value was written, if it is known to have been.
+    /// Returns the timestamp at which a value was written, or `None` if no version of it is known.
     pub(super) fn written_at(&self, key: u32, value: u64) -> Option<u64> {
         self.keys.get(&key)?.written_at.get(&value).copied()
     }
 
-    /// The lowest timestamp from `from` on at which a key was as it was read.
+    /// Returns the lowest timestamp from `from` on at which a read of a key holds, if there is one.
     pub(super) fn first_fit(
         &self,
         operation: &TimestampedOperation,
@@ -147,7 +148,7 @@ impl Versions {
         }
     }
 
-    /// How many versions there are.
+    /// Returns the number of versions of all keys.
     pub(super) fn len(&self) -> usize {
         self.keys.values().map(|key| key.at.len()).sum()
     }

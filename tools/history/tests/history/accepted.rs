@@ -1,4 +1,4 @@
-//! Histories with nothing wrong in them, many of which look as if there were.
+//! Linearizable histories that must be accepted, many of which look like violations.
 
 use palisade_history::{Checked, Operation, check};
 
@@ -98,6 +98,6 @@ fn summary_counts_every_kind() {
 
 #[test]
 fn operation_stays_small() {
-    // A run of an hour records tens of millions.
+    // A run of one hour records tens of millions of operations.
     assert!(size_of::<Operation>() <= 48);
 }

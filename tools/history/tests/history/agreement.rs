@@ -17,8 +17,8 @@ fn outcome(random: &mut Rng) -> Outcome {
     }
 }
 
-/// Nothing is ruled out: few instants, so that many ends and starts coincide, and reads of absence,
-/// of any written value and of values whose write failed.
+/// Generates unrestricted histories: few instants, so that many ends and starts coincide, and reads
+/// of absence, of any written value and of values whose write failed.
 fn anything(random: &mut Rng) -> Vec<Operation> {
     let reads = random.usize(0..=LONGEST);
     let writes = random.usize(usize::from(reads == 0)..=LONGEST - reads);
@@ -39,8 +39,8 @@ fn anything(random: &mut Rng) -> Vec<Operation> {
     history
 }
 
-/// Early writes that do not fail and later reads of their values, so that only the order of the
-/// values decides: left to chance, most anomalies would be the plain ones.
+/// Generates early writes that do not fail and later reads of their values, so that only the order
+/// of the values decides. In unrestricted histories most anomalies are of the simpler kinds.
 fn contended(random: &mut Rng) -> Vec<Operation> {
     let writes = random.usize(2..=3);
     let mut history = Vec::new();

@@ -1,10 +1,10 @@
-//! Planted anomalies: each is refused, and for its own reason.
+//! Planted anomalies: each is refused with the matching violation.
 
 use palisade_history::{Operation, Violation, check};
 
 use crate::script::{KEY, absent, fail, info, read, write};
 
-/// The verdict must not depend on the order in which the operations were recorded.
+/// Checks that the history is refused, with one verdict in any order of recording.
 #[track_caller]
 fn refuse(history: &[Operation]) -> Violation {
     let violation = check(history).expect_err("an anomaly was accepted");

@@ -1,4 +1,4 @@
-//! The stored form: it reads back what it wrote, and says what is wrong with anything else.
+//! The stored form: it reads back what it wrote, and reports errors in any other input.
 
 use palisade_history::{Action, HistoryError, Operation, Outcome, read_history, write_history};
 use proptest::prelude::*;
@@ -13,7 +13,7 @@ fn stored(history: &[Operation]) -> Vec<u8> {
     text
 }
 
-/// The line and the reason, for a history that must not be readable.
+/// Returns the line and the reason reported for a history that must be refused.
 #[track_caller]
 fn malformed(text: &[u8]) -> (u64, String) {
     match read_history(text) {
@@ -130,7 +130,7 @@ proptest! {
             let at = at.index(text.len());
             text[at] = byte;
         }
-        // Damage to a digit leaves a well-formed line, so either result is right.
+        // Damage to a digit leaves a well-formed line, so both results are valid.
         let _either = read_history(text.as_slice());
     }
 

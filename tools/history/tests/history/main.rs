@@ -1,4 +1,4 @@
-//! The check against histories of known standing, and the stored form against itself.
+//! Tests of the checks on histories with a known verdict, and of the stored form.
 
 mod accepted;
 mod agreement;

@@ -1,4 +1,4 @@
-//! Operations on one key in few words, for histories written out by hand.
+//! Short constructors of operations on one key, for hand-written histories.
 
 use palisade_history::{Action, Operation, Outcome};
 

@@ -1,8 +1,9 @@
-//! The naive check, by the definition: try all orders (Wing & Gong 1993). One key, few operations.
+//! The naive check by definition (Wing & Gong 1993): tries all orders. For one key and few
+//! operations.
 
 use palisade_history::{Action, Operation, Outcome};
 
-/// Whether some order of the operations explains every answer.
+/// Returns true if some order of the operations explains every response.
 pub(crate) fn is_linearizable(history: &[Operation]) -> bool {
     let mut pending: Vec<Operation> = history
         .iter()
@@ -16,7 +17,7 @@ pub(crate) fn is_linearizable(history: &[Operation]) -> bool {
     extend(&mut pending, None)
 }
 
-/// Whether the pending operations can follow a register that holds `state`.
+/// Returns true if the pending operations have a valid order on a register that holds `state`.
 fn extend(pending: &mut Vec<Operation>, state: Option<u64>) -> bool {
     // An operation may come next if no other pending one ended before it started.
     let Some(horizon) = pending
@@ -25,7 +26,7 @@ fn extend(pending: &mut Vec<Operation>, state: Option<u64>) -> bool {
         .map(|operation| operation.end_ns)
         .min()
     else {
-        // What is left is of unknown outcome, and need never happen.
+        // The remaining operations are of unknown outcome, and need not take effect.
         return true;
     };
     for at in 0..pending.len() {

@@ -1,4 +1,4 @@
-//! Long histories of an atomic register are accepted, and each is refused once a read is falsified.
+//! Long histories of an atomic register are accepted, and refused once one read is falsified.
 
 use fastrand::Rng;
 use palisade_history::{Action, Operation, Outcome, Violation, check};
@@ -6,7 +6,8 @@ use palisade_history::{Action, Operation, Outcome, Violation, check};
 const KEYS: u32 = 5;
 const OPERATIONS: u64 = 2000;
 
-/// Performs the operations one after another and hides the instants in random intervals.
+/// Performs the operations one after another, and records each with a random interval around its
+/// instant.
 fn simulate(seed: u64) -> Vec<Operation> {
     let mut random = Rng::with_seed(seed);
     let mut registers = [None::<u64>; KEYS as usize];
@@ -31,7 +32,7 @@ fn simulate(seed: u64) -> Vec<Operation> {
             _ => (Action::Write(value), Outcome::Fail),
         };
         let start_ns = instant - random.u64(0..100);
-        // A client that stops waiting at once: the effect is seen after the recorded end.
+        // The client stops waiting at once, so the effect comes after the recorded end.
         let end_ns = if outcome == Outcome::Info { start_ns } else { instant + random.u64(0..100) };
         let process = random.u32(0..32);
         history.push(Operation { process, start_ns, end_ns, key, action, outcome });
@@ -47,7 +48,7 @@ fn acknowledged_write(operation: &Operation) -> Option<u64> {
     }
 }
 
-/// Of the acknowledged writes that ended before the operation started, the one that started last.
+/// Returns the write that started last of those acknowledged before the operation started.
 fn latest_before<'a>(history: &'a [Operation], than: &Operation) -> Option<&'a Operation> {
     history
         .iter()
@@ -56,8 +57,8 @@ fn latest_before<'a>(history: &'a [Operation], than: &Operation) -> Option<&'a O
         .max_by_key(|write| write.start_ns)
 }
 
-/// A value that was certainly replaced before the read began: its write ended before another one
-/// started, which ended before the read.
+/// Returns a value that was certainly replaced before the read started: its write ended before the
+/// start of another write, which ended before the start of the read.
 fn replaced_before(history: &[Operation], read: &Operation) -> Option<u64> {
     let replacing = latest_before(history, read)?;
     let replaced = latest_before(history, replacing)?;

@@ -1,4 +1,4 @@
-//! Histories of timestamped operations: good ones, and one planted violation each.
+//! Histories of timestamped operations: valid ones, and one planted violation each.
 
 use palisade_history::{
     TimestampViolation, TimestampedOperation, check_timestamps,
@@ -37,7 +37,7 @@ fn refused(history: &[TimestampedOperation]) -> TimestampViolation {
     check_timestamps(history).expect_err("the history is refused")
 }
 
-/// The cycle over two ranges: `put x` is slow, `put y` is acknowledged, then `get x` is stale.
+/// A cycle over two keys: `put x` is slow, `put y` is acknowledged, then `get x` is stale.
 fn stale_over_two_keys(order: Order) -> Vec<TimestampedOperation> {
     vec![
         put((0, 1), 5, X, 1),
@@ -52,7 +52,7 @@ fn stale_over_two_keys(order: Order) -> Vec<TimestampedOperation> {
 fn a_latest_read_below_another_keys_acknowledged_write_is_refused() {
     let violation = refused(&stale_over_two_keys(Order::Latest));
     assert!(matches!(violation, TimestampViolation::NoTimestampFits { key: X, from: 20, .. }));
-    // Each key alone is linearizable, and a read of that level may do so.
+    // Each key alone is linearizable, which is all that a read at this level requires.
     let checked = check_timestamps(&stale_over_two_keys(Order::LatestOfKey)).unwrap();
     assert_eq!(checked, CheckedTimestamps { placed: 5, versions: 3 });
 }
@@ -60,7 +60,7 @@ fn a_latest_read_below_another_keys_acknowledged_write_is_refused() {
 #[test]
 fn concurrent_operations_are_in_any_order() {
     let mut history = stale_over_two_keys(Order::Latest);
-    // It starts in the instant in which the other put ends.
+    // The read now starts at the instant at which `put y` ends.
     history[3].start_ns = 30;
     check_timestamps(&history).unwrap();
 }
@@ -89,7 +89,7 @@ fn a_snapshot_of_two_moments_is_refused() {
     let mut history = stale_over_two_keys(Order::LatestOfKey);
     history.push(read((40, 110), Order::AsOf(25), &reads));
     assert!(matches!(refused(&history), TimestampViolation::NoTimestampFits { key: X, .. }));
-    // The same as a read of the latest state: x had changed before y did.
+    // The same reads of the latest state are refused too: x changed before y did.
     history.pop();
     history.push(read((15, 110), Order::Latest, &reads));
     assert!(matches!(refused(&history), TimestampViolation::NoTimestampFits { key: X, .. }));
@@ -153,7 +153,7 @@ fn deletes_count_and_unknown_ones_excuse_an_absent_key() {
 fn a_failed_condition_is_a_read_of_another_version() {
     let failed = |start_ns| read((start_ns, 50), Order::Latest, &[(X, Saw::NotVersion { ts: 5 })]);
     check_timestamps(&[put((0, 10), 5, X, 1), put((20, 30), 25, X, 2), failed(22)]).unwrap();
-    // A write that was never seen may have replaced the version.
+    // A write of unknown outcome that was not read may have replaced the version.
     let unknown = TimestampedOperation { order: Order::Unknown, ..put((20, 30), 0, X, 2) };
     check_timestamps(&[put((0, 10), 5, X, 1), unknown, failed(22)]).unwrap();
     let violation = refused(&[put((0, 10), 5, X, 1), failed(22)]);

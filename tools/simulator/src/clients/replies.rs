@@ -1,4 +1,4 @@
-//! What clients make of the answers that they get.
+//! How clients handle answers: they check them, record them, and choose the next step.
 
 use palisade_clock::Timestamp;
 use palisade_history::{Action, Outcome as Known, timestamps::Order};
@@ -30,7 +30,7 @@ impl Clients {
         let client = &mut self.clients[at];
         let Some(current) = &client.current else { return Ok(()) };
         if request_id < current.first_request || request_id >= client.next_request {
-            // Of an earlier operation.
+            // It answers an earlier operation.
             return Ok(());
         }
         let checked = self.timestamps.check(&outcome, current.known_ts);
@@ -62,7 +62,7 @@ impl Clients {
                 self.record_pair(at, now_us, &outcome);
                 self.end(at, now_us);
             }
-            // It came late, or its timestamp was an old one.
+            // The read was late or at an old timestamp, and its versions were collected.
             (Outcome::Rejected(Rejection::Collected), Task::Snapshot { .. }) => {
                 self.end(at, now_us);
             }
@@ -85,7 +85,7 @@ impl Clients {
                 let checked = self.step_done(at, now_us, &outcome);
                 named(Transactions::NAME, checked)?;
             }
-            // Whether an earlier attempt ran is unknown.
+            // It is unknown if an earlier attempt took effect.
             (Outcome::Rejected(Rejection::Expired), _) => self.give_up(at, now_us),
             (Outcome::Rejected(Rejection::NotServing { hint: Some(hint) }), _) => {
                 self.ranges[place].leader = Some(hint);
@@ -103,7 +103,8 @@ impl Clients {
         Ok(())
     }
 
-    /// A step of a transaction was answered: the next one follows, soon or after some thought.
+    /// Checks the answer to a step of a transaction. The next step follows at once, or after a
+    /// think time.
     fn step_done(&mut self, at: usize, now_us: u64, outcome: &Outcome) -> Result<(), String> {
         let client = &mut self.clients[at];
         let transaction = client.transaction.as_mut().expect("its step was answered");
@@ -132,7 +133,7 @@ impl Clients {
         Ok(())
     }
 
-    /// One of the reads at a timestamp was answered.
+    /// Checks the answer to one of the reads at a timestamp, and prepares the next read.
     fn snapshot_read(&mut self, at: usize, now_us: u64, outcome: &Outcome) -> Result<(), String> {
         let client = &mut self.clients[at];
         let current = client.current.as_mut().expect("it has an operation");
@@ -160,7 +161,7 @@ impl Clients {
         Ok(())
     }
 
-    /// A transaction has failed for certain: it is tried again.
+    /// Handles a transaction that has certainly failed: records that, and tries it again.
     fn aborted(&mut self, at: usize, now_us: u64) -> Result<(), String> {
         let may_have_run = self.clients[at].current.as_ref().is_some_and(|c| c.may_have_run);
         if may_have_run {

@@ -1,4 +1,4 @@
-//! The history of all operations over all ranges, by the timestamps that their answers carried.
+//! Records the history of all operations over all ranges, with the timestamps of their answers.
 
 use palisade_clock::Timestamp;
 use palisade_history::{
@@ -10,10 +10,10 @@ use palisade_wire::{Outcome, Page};
 use super::{Clients, PairAction, Task, unique};
 use crate::invariants::Seen;
 
-/// Numbers of the keys that come in pairs, two for each range, begin here.
+/// The first number of the keys in pairs, two for each range.
 const FIRST_PAIR: u32 = 10_000;
 
-/// Numbers of the cells, eight for each range, begin here.
+/// The first number of the cells, eight for each range.
 const FIRST_CELL: u32 = 20_000;
 
 fn pair_number(place: usize, second: bool) -> u32 {
@@ -28,18 +28,18 @@ fn number(place: usize) -> u32 {
     u32::try_from(place).expect("keys and ranges are few")
 }
 
-/// What a read of a key saw.
+/// Converts what a read of a key returned.
 fn saw(ts: Timestamp, value: Option<u64>) -> Saw {
     value.map_or(Saw::Absent, |value| Saw::Value { ts: ts.to_bits(), value })
 }
 
-/// What a transaction or snapshot saw of the cells of a range.
+/// Converts what a transaction or snapshot read from the cells of a range.
 fn saw_cells(place: usize, seen: &[Seen]) -> Vec<(u32, Saw)> {
     seen.iter().map(|seen| (cell_number(place, seen.cell), saw(seen.ts, seen.value))).collect()
 }
 
 impl Clients {
-    /// Records an operation that has ended now.
+    /// Records an operation that ends now.
     pub(super) fn record(
         &mut self,
         at: usize,
@@ -53,7 +53,7 @@ impl Clients {
         self.timestamped.push(TimestampedOperation {
             process: client.process,
             start_ns: current.try_us * 1_000,
-            // Events of one microsecond are concurrent.
+            // Events in the same microsecond count as concurrent.
             end_ns: now_us * 1_000 + 1,
             order,
             reads,
@@ -61,7 +61,7 @@ impl Clients {
         });
     }
 
-    /// What the present operation of a client writes, if it is one that writes.
+    /// Returns what the current operation of a client writes: empty for reads.
     fn writes_of(&self, at: usize) -> Vec<(u32, Option<u64>)> {
         let client = &self.clients[at];
         let current = client.current.as_ref().expect("there was an operation");
@@ -79,7 +79,7 @@ impl Clients {
         }
     }
 
-    /// The present operation of a client ended without effect, or its outcome is unknown.
+    /// Records the writes of an operation that had no effect, or whose outcome is unknown.
     pub(super) fn record_without_effect(&mut self, at: usize, now_us: u64, order: Order) {
         let writes = self.writes_of(at);
         if !writes.is_empty() {
@@ -87,7 +87,7 @@ impl Clients {
         }
     }
 
-    /// A put or get of a register was answered.
+    /// Records an answered put or get of a register.
     pub(super) fn record_register(&mut self, at: usize, now_us: u64, outcome: &Outcome) {
         let current = self.clients[at].current.as_ref().expect("there was an operation");
         let Task::Register { key, of_key, .. } = current.task else { return };
@@ -105,7 +105,7 @@ impl Clients {
         }
     }
 
-    /// An operation on a pair was answered.
+    /// Records an answered operation on a pair.
     pub(super) fn record_pair(&mut self, at: usize, now_us: u64, outcome: &Outcome) {
         let current = self.clients[at].current.as_ref().expect("there was an operation");
         let Task::Pair { place, action, .. } = current.task else { return };
@@ -147,7 +147,7 @@ impl Clients {
         }
     }
 
-    /// A transaction has committed.
+    /// Records a committed transaction.
     pub(super) fn record_transaction(&mut self, at: usize, now_us: u64, commit_ts: Timestamp) {
         let transaction = self.clients[at].transaction.as_ref().expect("it is the operation");
         let reads = saw_cells(transaction.place, &transaction.seen);
@@ -155,8 +155,8 @@ impl Clients {
         self.record(at, now_us, Order::Commit(commit_ts.to_bits()), reads, writes);
     }
 
-    /// A transaction has ended without a commit. What it read held when it read last: it had all of
-    /// it locked then.
+    /// Records the reads of a transaction that ended without a commit. All of them held at the time
+    /// of the last read, because the transaction then held all of its locks.
     pub(super) fn record_locked_reads(&mut self, at: usize, now_us: u64) {
         let transaction = self.clients[at].transaction.as_ref().expect("it is the operation");
         let reads = saw_cells(transaction.place, &transaction.seen);
@@ -165,7 +165,7 @@ impl Clients {
         }
     }
 
-    /// A part of a snapshot was read.
+    /// Records one read of a snapshot.
     pub(super) fn record_snapshot(
         &mut self,
         at: usize,

@@ -1,9 +1,9 @@
 //! A chain member's log is a prefix of its predecessor's (van Renesse and Schneider §4.1: the
 //! Update Propagation Invariant).
 //!
-//! No false alarm: it is asked of two members that both have their links up in one epoch and run.
-//! A member that has restarted may have lost what it had forwarded; it does not call itself ready
-//! before it has fetched that back from its successor.
+//! No false alarm: two members are compared only if both run and have their links up in the same
+//! epoch. A member that has restarted may have lost entries that it had forwarded. It is not ready
+//! before it has fetched them back from its successor.
 
 use palisade_wire::{Mode, PeerAddress};
 
@@ -15,7 +15,7 @@ pub(crate) struct ChainPrefix;
 impl ChainPrefix {
     pub(crate) const NAME: &'static str = "chain prefix";
 
-    /// `others` tells what was last seen of the other members.
+    /// Compares a member with its neighbours. `others` returns the last observation of a member.
     pub(crate) fn check<'a>(
         &self,
         seen: &'a Observation,
@@ -49,7 +49,7 @@ fn compare(predecessor: &Observation, successor: &Observation) -> Result<(), Str
     let last = successor.log.last();
     let same = match (predecessor.log.mark(last), successor.log.mark(last)) {
         (Some(one), Some(other)) => agree(one, other),
-        // What a member has forgotten is committed, and compared there.
+        // Entries dropped from memory are committed: `state_machine_safety` compares those.
         _ => last <= predecessor.log.last(),
     };
     if same {

@@ -1,12 +1,15 @@
-//! What is committed is durable: at a majority of the voters in Raft mode (thesis §3.6), at every
-//! member of a chain (van Renesse and Schneider §3). Nothing is acknowledged that is not committed,
-//! so this is the durability of acknowledged writes as well.
+//! Committed entries are durable: at a majority of the voters in Raft mode (thesis §3.6), at every
+//! member of a chain (van Renesse and Schneider §3). Only committed writes are acknowledged, so
+//! acknowledged writes are durable as well.
 //!
-//! No false alarm: a replica says that it holds an entry only after it has seen its own sync, and
-//! that is what is counted here; for a replica that is down, what it had seen synced; and a replica
-//! whose log was lost may have held anything. While the voters of a group change, a majority of each
-//! half is asked for. A turn may commit first and change the voters then: both the voters before
-//! the turn and those after it will do.
+//! No false alarm:
+//!
+//! - A replica confirms an entry only after its own sync has returned, and only such entries are
+//!   counted. For a replica that is down, those that were synced before the crash are counted.
+//! - A replica whose log was lost may have held any entry, so it counts as a holder of each.
+//! - While the voters of a group change, a majority of each half is needed.
+//! - A turn may commit first and then change the voters. So a majority of the voters before the
+//!   turn or of those after it is enough.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +23,8 @@ pub(crate) struct Durability;
 impl Durability {
     pub(crate) const NAME: &'static str = "durability of what is committed";
 
-    /// `others` tells what was last seen of the other replicas of the range.
+    /// Checks the entry at a replica's commit index. `others` returns the last observation of
+    /// another replica of the range.
     pub(crate) fn check<'a>(
         &self,
         before: Option<&Observation>,
@@ -32,7 +36,7 @@ impl Durability {
         let Observation { at, range, commit_index, log, .. } = seen;
         let Some(mark) = log.mark(*commit_index) else { return Ok(()) };
         if committed.contains_key(commit_index) {
-            // It was looked at when it was first committed.
+            // It was checked when it was first committed.
             return Ok(());
         }
         let holds = |replica: &Observation| {

@@ -1,7 +1,7 @@
 //! A Raft term has at most one leader (thesis, figure 3.2: Election Safety).
 //!
-//! No false alarm: a replica calls itself leader of a term only after a majority's votes in it, and
-//! a leader of one term that steps down and is seen again in it would be the same replica.
+//! No false alarm: a replica becomes leader of a term only with a majority's votes in that term. If
+//! a leader steps down and is later seen to lead the same term again, it is the same replica.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +29,7 @@ impl ElectionSafety {
         Err(format!("{range} has two leaders in term {term}: {leader} and {at}"))
     }
 
-    /// Leaderships so far.
+    /// Returns the number of terms that have had a leader, over all ranges.
     pub(crate) fn elections(&self) -> u64 {
         self.leaders.len() as u64
     }

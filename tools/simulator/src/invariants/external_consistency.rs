@@ -1,9 +1,11 @@
-//! Whoever starts after having learned of a commit commits later: in true time, over all keys and
-//! ranges (Spanner, OSDI'12 §1, "external consistency"). A reader learns of what it reads.
+//! A commit that starts after another commit became known gets a later timestamp: in true time,
+//! over all keys and ranges (Spanner, OSDI'12 §1, "external consistency"). A commit becomes known
+//! when it is acknowledged or when a read returns it.
 //!
-//! The check of histories looks at one key at a time, and would not notice.
+//! The linearizability check of histories covers one key at a time, and would not detect this.
 //!
-//! No false alarm: learned is counted when an answer has arrived, and start when nothing was sent.
+//! No false alarm: a commit counts as known when the answer has arrived. An operation counts as
+//! started before its first request is sent.
 
 use palisade_clock::Timestamp;
 use palisade_wire::Outcome;
@@ -16,12 +18,12 @@ pub(crate) struct ExternalConsistency {
 impl ExternalConsistency {
     pub(crate) const NAME: &'static str = "commits are ordered as the world saw them";
 
-    /// The largest timestamp that anybody knows of.
+    /// Returns the largest timestamp that any client knows.
     pub(crate) fn known_ts(&self) -> Timestamp {
         self.known_ts
     }
 
-    /// An answer has come to an operation that began when `known_ts` was known.
+    /// Checks the answer to an operation that began when `known_ts` was known.
     pub(crate) fn check(&mut self, outcome: &Outcome, known_ts: Timestamp) -> Result<(), String> {
         if let Outcome::Committed { commit_ts, .. } = outcome
             && *commit_ts <= known_ts
@@ -55,7 +57,7 @@ mod tests {
         let mut invariant = ExternalConsistency::default();
         let before = invariant.known_ts();
         invariant.check(&committed(10), before).unwrap();
-        // It had begun before that was known.
+        // It began before the commit at 10 was known.
         invariant.check(&committed(9), before).unwrap();
         invariant.check(&committed(9), invariant.known_ts()).unwrap_err();
         invariant

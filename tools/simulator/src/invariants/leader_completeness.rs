@@ -1,9 +1,9 @@
 //! A leader holds every entry that was committed in an earlier term (thesis, figure 3.2: Leader
-//! Completeness).
+//! Completeness). Checked when a replica is first seen as the leader of its term.
 //!
-//! No false alarm: late votes may elect the leader of a term when a later one has committed already;
-//! so the term counts in which a commit was seen. Looked at when the replica is first seen as the leader of its term; what its
-//! snapshot holds is below its log's base, and compared by digest elsewhere.
+//! No false alarm: late votes may elect the leader of a term after a later term has committed
+//! entries. So a leader must hold only entries whose commit was first seen in an earlier term.
+//! Entries in its snapshot are below its log's base: `state_machine_safety` compares their digest.
 
 use palisade_wire::Role;
 

@@ -1,8 +1,8 @@
-//! A leader that reads under a lease is the latest: while the lease lasts, no later term has a leader
-//! (thesis §6.4.1). Whatever a later leader commits, the earlier one would not see.
+//! While a leader has a lease, no later term has a leader (thesis §6.4.1). A read under the lease
+//! would miss the commits of a later leader.
 //!
-//! No false alarm: a lease ends before the promises that it rests on, however the clocks drift within
-//! their bounds, and a leader that hands over gives its lease up first.
+//! No false alarm: a lease ends before the promises that it depends on, as long as clocks drift
+//! within their bounds. A leader that transfers leadership gives up its lease first.
 
 use std::collections::BTreeMap;
 
@@ -12,14 +12,14 @@ use super::observation::Observation;
 
 #[derive(Debug, Default)]
 pub(crate) struct LeaseExclusivity {
-    /// The latest term that had a leader, and which.
+    /// The latest term that had a leader, and that leader.
     latest: BTreeMap<RangeId, (u64, PeerAddress)>,
 }
 
 impl LeaseExclusivity {
     pub(crate) const NAME: &'static str = "a lease excludes later leaders";
 
-    /// Takes note of who leads.
+    /// Records the replica if it leads.
     pub(crate) fn note(&mut self, seen: &Observation) {
         if seen.role == Role::Leader {
             let latest = self.latest.entry(seen.range).or_insert((seen.term, seen.at));
@@ -27,7 +27,7 @@ impl LeaseExclusivity {
         }
     }
 
-    /// A leader of a term has a lease at present.
+    /// Checks a leader that has a lease in a term at present.
     pub(crate) fn check(&self, range: RangeId, at: PeerAddress, term: u64) -> Result<(), String> {
         match self.latest.get(&range) {
             Some((latest, leader)) if *latest > term => Err(format!(

@@ -1,11 +1,10 @@
-//! If two logs hold an entry of the same index and term, they are the same up to there (thesis,
+//! If two logs hold an entry with the same index and term, they are equal up to that entry (thesis,
 //! figure 3.2: Log Matching).
 //!
-//! Also of chains: a member orders only in its own epoch, and one epoch has one head.
-//!
-//! No false alarm: marks are compared only where everything before them was seen. In a chain an
-//! index may be ordered anew in the same epoch after every member lost it; so chains are compared
-//! by what is committed (`state_machine_safety`) and by neighbours (`chain_prefix`) instead.
+//! No false alarm: marks are compared only if all entries before them were seen. Chains are not
+//! checked here, although a member orders only in its own epoch and an epoch has one head: an index
+//! may be ordered twice in one epoch, after every member lost the first entry. Chains are compared
+//! by committed entries (`state_machine_safety`) and between neighbours (`chain_prefix`) instead.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What must hold, checked after every turn of every shard: one invariant a file.
+//! The invariants, checked after every turn of every shard: one per file.
 
 mod chain_prefix;
 mod durability;
@@ -39,15 +39,15 @@ pub(crate) use pairs::Pairs;
 use state_machine_safety::StateMachineSafety;
 pub(crate) use transactions::{Seen, Transactions};
 
-/// All operations of all kinds, over all ranges.
+/// Covers operations of all kinds, over all ranges.
 const FIT_TIMESTAMPS: &str = "every operation fits one timestamp, in real time";
 
-/// Something that must hold did not.
+/// An invariant that was violated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// What must hold.
+    /// The name of the invariant.
     pub invariant: &'static str,
-    /// What was seen instead.
+    /// The observation that contradicts it.
     pub detail: String,
 }
 
@@ -75,7 +75,7 @@ impl Invariants {
         }
     }
 
-    /// A shard's turn has ended.
+    /// Checks every replica of a shard after a turn.
     pub(crate) fn after_turn(
         &mut self,
         at: PeerAddress,
@@ -92,7 +92,7 @@ impl Invariants {
         Ok(())
     }
 
-    /// A shard has started: what its log held is where it goes on from.
+    /// Records that a shard has started: later changes are compared with the log that it replayed.
     pub(crate) fn after_start(&mut self, at: PeerAddress, shard: &Shard) {
         for view in shard.views() {
             let range = view.range();
@@ -107,7 +107,7 @@ impl Invariants {
         }
     }
 
-    /// A node has died: what it had seen synced is still there.
+    /// Records that a node has crashed: its replicas keep the entries known to be durable.
     pub(crate) fn after_crash(&mut self, node: NodeId) {
         for replicas in self.seen.values_mut() {
             for (_, seen) in replicas.iter_mut().filter(|(at, _)| at.node == node) {
@@ -117,7 +117,8 @@ impl Invariants {
         }
     }
 
-    /// The logs of a node were lost: nothing is there any more, and what it held is taken on trust.
+    /// Records that a node has lost its logs: its observations are dropped, and [`Durability`]
+    /// counts it as a holder of every entry.
     pub(crate) fn after_loss(&mut self, node: NodeId) {
         self.lost.insert(node);
         for replicas in self.seen.values_mut() {
@@ -170,7 +171,7 @@ impl Invariants {
         Ok(())
     }
 
-    /// The run is over: what the clients saw must make sense.
+    /// Checks the histories of the clients, when the run is over.
     pub(crate) fn at_end(
         &self,
         registers: &[Operation],

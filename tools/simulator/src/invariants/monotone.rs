@@ -1,8 +1,8 @@
-//! A replica's term and commit index never go back while it runs, and its term not over a restart
-//! further than to what it had made durable (thesis §3.3, §3.8).
+//! A replica's term and commit index never decrease while it runs. Over a restart, its term does
+//! not fall below the last durable one (thesis §3.3, §3.8).
 //!
-//! No false alarm: over a restart only terms are compared in which the replica was seen to lead; it
-//! asks for votes only after its own is durable.
+//! No false alarm: over a restart, the term is compared only if the replica led in it before the
+//! crash. A candidate asks for votes only after its own vote is durable.
 
 use palisade_wire::Role;
 

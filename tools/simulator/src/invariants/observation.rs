@@ -1,27 +1,28 @@
-//! What the invariants see of a replica: plain data, so that tests can make it up.
+//! What the invariants see of a replica: plain data, so that tests can construct it.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use palisade_shard::ReplicaView;
 use palisade_wire::{Mode, PeerAddress, RangeId, Role};
 
-/// An entry as the invariants compare it: its term, and a checksum over it and all before it, if
-/// those were seen.
+/// An entry as the invariants compare it: its term, and a checksum over it and all entries before
+/// it, if all of those were seen.
 pub(crate) type Mark = (u64, Option<u32>);
 
-/// What is known to be committed in a range, by index, and in which term it was seen first.
+/// The committed entries of a range by index, each with the term in which its commit was first
+/// seen.
 pub(crate) type Committed = BTreeMap<u64, (Mark, u64)>;
 
 /// A replica's log, entry by entry.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Log {
-    /// Index of the last entry that was forgotten, and its checksum.
+    /// Index of the last entry before the log, with its checksum in `base_sum`.
     base: u64,
     base_sum: Option<u32>,
     marks: VecDeque<Mark>,
 }
 
-/// A replica that has changed.
+/// The state of a replica after a turn that changed it.
 #[derive(Clone, Debug)]
 pub(crate) struct Observation {
     pub(crate) at: PeerAddress,
@@ -34,17 +35,18 @@ pub(crate) struct Observation {
     pub(crate) commit_index: u64,
     pub(crate) durable_index: u64,
     pub(crate) digest: u32,
-    /// The sets of which a majority each is needed, or the whole chain, as this replica knows.
+    /// The sets of voters that each need a majority, or the members of the chain, as this replica
+    /// knows them.
     pub(crate) electorates: Vec<Vec<PeerAddress>>,
     pub(crate) log: Log,
-    /// Indexes of the entries that are new in the log: from, and up to.
+    /// Indexes of the first and last entry that are new in the log. Empty if the first is larger.
     pub(crate) fresh: (u64, u64),
-    /// Whether the replica runs.
+    /// True if the replica runs.
     pub(crate) is_running: bool,
 }
 
 impl Log {
-    /// A log that begins at index 1.
+    /// Returns an empty log that begins at index 1.
     pub(crate) fn new() -> Self {
         Self { base_sum: Some(0), ..Self::default() }
     }
@@ -62,7 +64,7 @@ impl Log {
         self.marks.get(slot).copied()
     }
 
-    /// Only the entries up to an index are left.
+    /// Removes the entries above an index.
     pub(crate) fn truncate(&mut self, last: u64) {
         let keep = usize::try_from(last.saturating_sub(self.base)).unwrap_or(usize::MAX);
         self.marks.truncate(keep);
@@ -74,16 +76,16 @@ impl Log {
         Self { base: 0, base_sum: Some(0), marks }
     }
 
-    /// Takes over what a replica's log holds now; returns which indexes are new.
+    /// Updates this log to what a replica's log holds now. Returns the first and last new index.
     pub(crate) fn refresh(&mut self, view: &ReplicaView<'_>, committed: &Committed) -> (u64, u64) {
         let (first, last) = (view.first_index(), view.last_index());
         if first > self.last() + 1 || first <= self.base {
-            // A snapshot took the place of the log, or a restart brought back more of it.
+            // A snapshot replaced the log, or a restart brought back older entries.
             *self = Self { base: first - 1, base_sum: None, marks: VecDeque::new() };
         }
         let forgotten = usize::try_from(first - 1 - self.base).expect("it is in memory");
         self.marks.drain(..forgotten);
-        // What is forgotten is committed; a snapshot may have replaced what was here.
+        // Dropped entries are committed. A snapshot may have replaced the entries that were here.
         self.base = first - 1;
         self.base_sum = match committed.get(&self.base) {
             _ if self.base == 0 => Some(0),
@@ -111,7 +113,7 @@ impl Log {
     }
 }
 
-/// Whether two marks can be of the same entry.
+/// Returns true if two marks can belong to the same entry.
 pub(crate) fn agree(one: Mark, other: Mark) -> bool {
     one.0 == other.0 && (one.1.is_none() || other.1.is_none() || one.1 == other.1)
 }

@@ -1,9 +1,9 @@
-//! A leader counts copies of entries of its own term only: what it moves its commit index to is one
-//! (thesis §3.6.2, figure 3.7). An entry of an earlier term may be on a majority and be replaced all
-//! the same.
+//! A leader commits by counting copies of entries of its own term only, so it advances its commit
+//! index to an entry of that term (thesis §3.6.2, figure 3.7). An entry of an earlier term may be
+//! on a majority and still be replaced.
 //!
-//! No false alarm: asked only of a replica that led the same term before the turn, so that nobody
-//! else can have told it what is committed.
+//! No false alarm: only a replica that already led the same term before the turn is checked. Such a
+//! replica does not take a commit index from another one.
 
 use palisade_wire::Role;
 

@@ -1,46 +1,46 @@
-//! Commits of several keys: two keys of a range that are always written and deleted together, some
-//! of the time on a condition. By the timestamps that answers carry, in true time:
+//! Commits of several keys are atomic: two keys of a range are always written and deleted together,
+//! sometimes on a condition. In terms of the timestamps that answers carry:
 //!
-//! - one commit has one timestamp, and what is read at it is what was written;
-//! - a read sees what was committed before it began, or later: of either key;
-//! - between what a condition was of and what was written on it, nothing was committed;
-//! - what was refused for its condition is never seen.
+//! - one commit has one timestamp, and a version read with that timestamp has the value written;
+//! - a read of either key sees the last commit known when it began, or a later one;
+//! - between the version that a condition names and the commit on it, nothing was committed;
+//! - a value that was refused for its condition is never seen.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use palisade_clock::Timestamp;
 
-/// What is known of one pair.
+/// What is known about one pair.
 #[derive(Debug, Default)]
 pub(crate) struct Pairs {
-    /// What was committed when: a value, or a delete.
+    /// Commits by timestamp: a value, or `None` for a delete.
     committed: BTreeMap<Timestamp, Option<u64>>,
-    /// Timestamps of what conditions were of, by those of what was written on them.
+    /// The version that each conditional commit expected, by the commit's timestamp.
     conditional: BTreeMap<Timestamp, Timestamp>,
     refused: BTreeSet<u64>,
-    /// The last commit that somebody knows of.
+    /// The timestamp of the last commit that a client knows of.
     known_ts: Timestamp,
 }
 
 impl Pairs {
     pub(crate) const NAME: &'static str = "commits of several keys are atomic";
 
-    /// The last commit that anybody knows of.
+    /// Returns the timestamp of the last commit that any client knows of, or zero.
     pub(crate) fn known_ts(&self) -> Timestamp {
         self.known_ts
     }
 
-    /// A value that can be read at `known_ts`, if that was no delete.
+    /// Returns `known_ts` if that commit wrote a value.
     pub(crate) fn known_version(&self) -> Option<Timestamp> {
         self.committed.get(&self.known_ts).copied().flatten().map(|_| self.known_ts)
     }
 
-    /// The value that was committed at a timestamp, if that is known.
+    /// Returns the value that was committed at a timestamp, if it is known.
     pub(crate) fn value_at(&self, ts: Timestamp) -> Option<u64> {
         self.committed.get(&ts).copied().flatten()
     }
 
-    /// A commit was acknowledged.
+    /// Checks and records an acknowledged commit.
     pub(crate) fn committed(
         &mut self,
         ts: Timestamp,
@@ -61,15 +61,15 @@ impl Pairs {
         Ok(())
     }
 
-    /// A commit was refused because its condition did not hold.
+    /// Checks and records a commit that was refused because its condition did not hold.
     pub(crate) fn refused(&mut self, value: Option<u64>) -> Result<(), String> {
         self.refused.extend(value);
         let seen = self.committed.values().flatten().any(|seen| Some(*seen) == value);
         if seen { Err(format!("{value:?} was refused, and is seen")) } else { Ok(()) }
     }
 
-    /// A read of one of the keys, which began when `known_ts` was known, saw a version, or nothing
-    /// at a time.
+    /// Checks a read of one key, which began when `known_ts` was known. It saw a version with the
+    /// timestamp `ts`, or no value.
     pub(crate) fn read(
         &mut self,
         ts: Timestamp,
@@ -79,7 +79,7 @@ impl Pairs {
         if value.is_some() {
             self.note(ts, value)?;
         }
-        // Of a delete that is long past, the time is not known any more.
+        // After an old tombstone was collected, the timestamp of the delete is not known.
         let was_deleted = self.committed.get(&known_ts).is_none_or(Option::is_none);
         if ts < known_ts && !(value.is_none() && was_deleted) {
             return Err(format!("{value:?} of {ts} is read, where {known_ts} was known"));
@@ -121,7 +121,7 @@ mod tests {
         let mut pairs = Pairs::default();
         pairs.committed(ts(10), Some(1), None).unwrap();
         pairs.read(ts(10), Some(1), ts(10)).unwrap();
-        // Of a commit that nobody was told of yet.
+        // A commit that was not acknowledged yet.
         pairs.read(ts(12), Some(2), ts(10)).unwrap();
         pairs.committed(ts(20), Some(3), Some(ts(12))).unwrap();
         pairs.refused(Some(4)).unwrap();
@@ -139,12 +139,12 @@ mod tests {
             pairs.committed(ts(20), Some(2), None).unwrap();
             after(&mut pairs).unwrap_err();
         };
-        // Stale, of another value, lost, half of a commit.
+        // A stale read, another value, a lost commit, and two commits at one timestamp.
         noticed(|pairs| pairs.read(ts(10), Some(1), ts(20)));
         noticed(|pairs| pairs.read(ts(20), Some(1), ts(20)));
         noticed(|pairs| pairs.read(ts(5), None, ts(20)));
         noticed(|pairs| pairs.committed(ts(20), Some(3), None));
-        // A lost update, whichever is learned of first.
+        // A lost update, whichever commit is learned of first.
         noticed(|pairs| pairs.committed(ts(30), Some(3), Some(ts(10))));
         noticed(|pairs| {
             pairs.committed(ts(30), Some(3), Some(ts(20)))?;

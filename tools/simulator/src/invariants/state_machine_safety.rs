@@ -1,7 +1,7 @@
 //! No two replicas apply different entries at an index (thesis, figure 3.2: State Machine Safety),
-//! and replicas that have applied as much are in the same state.
+//! and replicas that have applied equally many entries are in the same state.
 //!
-//! No false alarm: digests are over every entry from the first on, and snapshots carry them.
+//! No false alarm: digests cover all entries from the first one, and snapshots carry the digest.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ pub(crate) struct StateMachineSafety {
 impl StateMachineSafety {
     pub(crate) const NAME: &'static str = "state machine safety";
 
-    /// Looks at what a replica has committed since `from`, and adds it to what is known.
+    /// Checks the entries that a replica has committed above `from`, and adds them to `committed`.
     pub(crate) fn check(
         &mut self,
         from: u64,
@@ -26,7 +26,7 @@ impl StateMachineSafety {
     ) -> Result<(), String> {
         let Observation { at, range, commit_index, digest, log, .. } = seen;
         for index in from + 1..=*commit_index {
-            // What a snapshot brought is compared by its digest.
+            // Entries that came with a snapshot are compared by the digest.
             let Some(mark) = log.mark(index) else { continue };
             let (known, _) = *committed.entry(index).or_insert((mark, seen.term));
             if !agree(known, mark) {

@@ -1,22 +1,23 @@
-//! Transactions that read, think and write are strictly serializable, in the order of their commit
-//! timestamps: what a transaction has read of the cells of a range was still so when it committed.
-//! By the timestamps that answers carry, in true time:
+//! Transactions that read, think and write are strictly serializable in the order of their commit
+//! timestamps: what a transaction read from the cells of a range still held when it committed.
+//! In terms of the timestamps that answers carry:
 //!
-//! - between what a committed transaction read of a cell and its commit, nothing else was committed
-//!   to that cell: no lost update, no write skew, no phantom;
-//! - what is read at a timestamp is what was written then;
-//! - what one transaction reads was so at one moment, even if it never commits;
-//! - what is read as of a timestamp was so then, and stays so, whoever is asked;
-//! - what was aborted is never seen.
+//! - between the version that a committed transaction read of a cell and its commit timestamp, no
+//!   other version of that cell was committed: no lost update, no write skew, no phantom;
+//! - a version read with a timestamp is the version written at that timestamp;
+//! - all reads of one transaction held at one timestamp, even if it never commits;
+//! - a snapshot read returns the state at its timestamp, and every replica returns the same state
+//!   at any later time;
+//! - writes of aborted transactions are never seen.
 //!
-//! That commits are in the order in which the world saw them is `external_consistency`'s to check.
+//! `external_consistency` checks the order of commits in real time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use palisade_clock::Timestamp;
 
-/// What a transaction saw of a cell: a value and when it was written; or none, and when there was
-/// none.
+/// What a transaction read from a cell: a value and its version's timestamp, or `None` and a
+/// timestamp at which the cell was absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) cell: usize,
@@ -24,30 +25,31 @@ pub(crate) struct Seen {
     pub(crate) value: Option<u64>,
 }
 
-/// What is known of the cells of a range.
+/// What is known about the cells of a range.
 #[derive(Debug, Default)]
 pub(crate) struct Transactions {
     cells: BTreeMap<usize, Cell>,
-    /// Values that were seen, or are known to be committed.
+    /// Values that were read, or are known to be committed.
     there: BTreeSet<u64>,
     aborted: BTreeSet<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Cell {
-    /// What was committed when: a value, or a delete.
+    /// Committed versions by timestamp: a value, or `None` for a delete.
     versions: BTreeMap<Timestamp, Option<u64>>,
-    /// Since when what a transaction read was so, by when that transaction committed; and whether
-    /// that was a value.
+    /// Reads, by the timestamp below which the version read must stay the newest: the commit
+    /// timestamp of the transaction, or just above the timestamp of the snapshot. Holds the
+    /// version's timestamp, and true if it is a value.
     reads: BTreeMap<Timestamp, (Timestamp, bool)>,
-    /// Deletes that may be committed, or become so, without anybody knowing.
+    /// Deletes in commits that were sent and whose outcome is unknown.
     deletes: u32,
 }
 
 impl Transactions {
     pub(crate) const NAME: &'static str = "transactions are strictly serializable";
 
-    /// A transaction begins to commit: what it deletes may be gone from now on.
+    /// Records that a transaction begins to commit: its deletes may take effect from now on.
     pub(crate) fn commits(&mut self, writes: &[(usize, Option<u64>)]) {
         self.count_deletes(writes, |deletes| deletes + 1);
     }
@@ -59,7 +61,7 @@ impl Transactions {
         }
     }
 
-    /// A transaction, committed or not, has seen something more.
+    /// Checks everything that a transaction has read so far. The transaction need not commit.
     pub(crate) fn read(&mut self, seen: &[Seen]) -> Result<(), String> {
         for Seen { cell, ts, value } in seen {
             if value.is_some() {
@@ -70,7 +72,7 @@ impl Transactions {
         seen.iter().try_for_each(|seen| self.unchanged(seen, moment.next()))
     }
 
-    /// Somebody has read at a timestamp, without locks: later reads at it must see the same.
+    /// Checks reads at a timestamp, without locks. Later reads at that timestamp must see the same.
     pub(crate) fn snapshot(&mut self, at_ts: Timestamp, seen: &[Seen]) -> Result<(), String> {
         for Seen { cell, ts, value } in seen {
             if *ts > at_ts {
@@ -83,7 +85,8 @@ impl Transactions {
         self.still_so(at_ts.next(), seen)
     }
 
-    /// What was seen is still so right before a moment, and nobody is to say otherwise later.
+    /// Checks that no read was overwritten below the timestamp `before`, and records the reads so
+    /// that versions which are learned of later are checked against them.
     fn still_so(&mut self, before: Timestamp, seen: &[Seen]) -> Result<(), String> {
         for seen in seen {
             self.unchanged(seen, before)?;
@@ -93,7 +96,7 @@ impl Transactions {
         Ok(())
     }
 
-    /// A transaction has committed.
+    /// Checks and records a committed transaction.
     pub(crate) fn committed(
         &mut self,
         ts: Timestamp,
@@ -105,7 +108,7 @@ impl Transactions {
         writes.iter().try_for_each(|(cell, value)| self.note(*cell, ts, *value))
     }
 
-    /// A transaction that began to commit is known to have failed.
+    /// Records that a transaction which began to commit has certainly failed.
     pub(crate) fn aborted(&mut self, writes: &[(usize, Option<u64>)]) -> Result<(), String> {
         self.count_deletes(writes, |deletes| deletes - 1);
         let values = || writes.iter().filter_map(|(_, value)| *value);
@@ -116,7 +119,8 @@ impl Transactions {
         }
     }
 
-    /// What was seen was so, and was still so right before a moment.
+    /// Checks that a read agrees with the known versions, and that none of them overwrote it below
+    /// the timestamp `before`.
     fn unchanged(&self, seen: &Seen, before: Timestamp) -> Result<(), String> {
         let Seen { cell, ts, value } = *seen;
         let Some(known) = self.cells.get(&cell) else { return Ok(()) };
@@ -127,7 +131,7 @@ impl Transactions {
             return Err(format!("cell {cell} was {was_there:?} at {ts}, and {value:?} was read"));
         }
         let mut later = known.versions.range(ts.next()..before.max(ts.next()));
-        // The delete of what is not there leaves nothing behind.
+        // Deleting an absent cell changes nothing.
         match later.find(|(_, other)| other.is_some() || value.is_some()) {
             Some((between, other)) => Err(format!(
                 "cell {cell} was read as {value:?} of {ts} by who came at {before}; at {between} it \
@@ -180,7 +184,7 @@ mod tests {
         let both = [seen(0, 10, Some(1)), seen(1, 10, Some(2))];
         all.read(&both).unwrap();
         all.committed(ts(20), &both, &[(0, Some(3))]).unwrap();
-        // Learned of late, and by somebody else.
+        // A version that another transaction wrote, and that is learned of late.
         all.read(&[seen(1, 30, Some(4)), seen(0, 20, Some(3))]).unwrap();
         all.commits(&[(1, None)]);
         all.read(&[seen(1, 45, None)]).unwrap();
@@ -213,13 +217,13 @@ mod tests {
             all.committed(ts(30), &[seen(7, 20, None)], &[])?;
             all.read(&[seen(7, 25, Some(6))])
         });
-        // A snapshot that misses something, and one below which something is written later.
+        // A snapshot that misses a version, and one at whose timestamp a version appears later.
         noticed(|all| all.snapshot(ts(30), &[seen(0, 10, Some(1))]));
         noticed(|all| {
             all.snapshot(ts(30), &[seen(0, 20, Some(3))])?;
             all.read(&[seen(0, 30, Some(8))])
         });
-        // A fractured read, an aborted one, one of what never was, one of what is gone.
+        // A fractured read; reads of aborted values, in either order; a read that misses a version.
         noticed(|all| all.read(&[seen(0, 10, Some(1)), seen(1, 20, Some(2))]));
         noticed(|all| {
             all.aborted(&[(0, Some(9))])?;

@@ -1,4 +1,4 @@
-//! What scripts have in common.
+//! Helpers for scripts.
 #![allow(dead_code, reason = "each test uses a part of this")]
 
 use palisade_clock::Timestamp;
@@ -16,12 +16,12 @@ pub(crate) fn at(node: u16) -> PeerAddress {
     PeerAddress { node: NodeId(node), shard: ShardId(0) }
 }
 
-/// A cluster with one range in Raft mode, which has had time to elect.
+/// Returns a cluster in Raft mode that has had two seconds to elect leaders.
 pub(crate) fn raft(nodes: u16) -> World {
     raft_with(nodes, None)
 }
 
-/// The same with a promise broken on purpose.
+/// Like [`raft`], with a rule broken on purpose.
 pub(crate) fn raft_with(nodes: u16, planted: Option<TestFault>) -> World {
     let quiet = Parameters::quiet(7, nodes, 1, 1, Some(Mode::Raft));
     let mut world = World::new(Parameters { planted, ..quiet }, Trace::Off);
@@ -29,7 +29,7 @@ pub(crate) fn raft_with(nodes: u16, planted: Option<TestFault>) -> World {
     world
 }
 
-/// Writes the script's key, and returns when.
+/// Writes the script's key, and returns the commit timestamp.
 pub(crate) fn put(world: &mut World, value: u8) -> Timestamp {
     let to = world.await_leader(RANGE);
     let operation = world.put_operation(RANGE, value);
@@ -39,8 +39,8 @@ pub(crate) fn put(world: &mut World, value: u8) -> Timestamp {
     }
 }
 
-/// Makes another node lead while the present leader stands still, and returns the old one. It is
-/// stopped for `pause_us`, and finds what was sent to it on waking.
+/// Pauses the leader for `pause_us`, waits until another node leads, and returns the old leader.
+/// When the old leader continues, it receives everything that was sent to it meanwhile.
 pub(crate) fn supersede(world: &mut World, pause_us: u64) -> PeerAddress {
     let old = world.await_leader(RANGE);
     world.pause(usize::from(old.node.0), pause_us);
@@ -67,7 +67,7 @@ pub(crate) fn claim(sequence: u64) -> LockClaim {
     LockClaim { owner, start_ts: None, token: None }
 }
 
-/// Takes the lock of the script's key for a transaction.
+/// Locks the script's key for a transaction, and returns its claim with the grant.
 pub(crate) fn lock(world: &mut World, claim: LockClaim) -> LockClaim {
     let leader = world.await_leader(RANGE);
     match world.ask(leader, locked_get(world, claim), SECOND_US) {
