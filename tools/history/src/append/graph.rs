@@ -61,8 +61,8 @@ impl Graph {
         }
     }
 
-    /// Returns a cycle, or `None` if there is none. Each transaction has the reason why it must come
-    /// before the next. The cycle is the shortest of those through the first `MAX_STARTS`
+    /// Returns a cycle, or `None` if there is none. Each transaction has the reason why it must
+    /// come before the next. The cycle is the shortest of those through the first `MAX_STARTS`
     /// transactions that `trim` keeps, if one of them is on a cycle.
     pub(super) fn cycle(&self) -> Option<Vec<(usize, Order)>> {
         let kept = self.trim();
