@@ -99,8 +99,8 @@ fn of_clock(node: NodeId, shard: &ShardStatus) -> String {
         BoundSource::ClockBound => "as ClockBound says",
         BoundSource::Unknown => {
             return format!(
-                "WARNING: no clock source knows the error of the clock of node {node}, which is assumed right to \
-                 within {bound_us} µs: run a time daemon there (chrony). Until then every commit \
+                "WARNING: no clock source knows the error of the clock of node {node}, which is \
+                 assumed right to within {bound_us} µs: run a time daemon there (chrony). Until then every commit \
                  waits for about twice that, or, where it is more than clock.max_offset_us, the node \
                  serves nothing"
             );

@@ -160,12 +160,12 @@ impl KernelClock {
                 let wall = Interval::around(wall_us, bound_us + leap_us);
                 return (Now { monotonic_us, wall }, by);
             }
-            self.ask_kernel(&kernel(), monotonic_us);
+            self.set_estimate(&kernel(), monotonic_us);
         }
     }
 
     /// Stores the kernel's estimate. `at_us` is a monotonic time before the kernel was read.
-    fn ask_kernel(&self, kernel: &KernelTime, at_us: u64) {
+    fn set_estimate(&self, kernel: &KernelTime, at_us: u64) {
         let estimate = match kernel.max_error_us() {
             Some(error_us) => {
                 let bound_us = error_us + DRIFT_PER_ESTIMATE_US;

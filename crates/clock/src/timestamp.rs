@@ -64,16 +64,19 @@ impl Timestamp {
     /// Adds a duration in microseconds. Returns [`Timestamp::MAX`] on overflow.
     #[must_use]
     pub fn saturating_add_us(self, duration_us: u64) -> Self {
-        let bits = duration_us.min(u64::MAX >> LOGICAL_BITS) << LOGICAL_BITS;
-        Self(self.0.saturating_add(bits))
+        Self(self.0.saturating_add(duration_bits(duration_us)))
     }
 
     /// Subtracts a duration in microseconds. Returns [`Timestamp::ZERO`] on underflow.
     #[must_use]
     pub fn saturating_sub_us(self, duration_us: u64) -> Self {
-        let bits = duration_us.min(u64::MAX >> LOGICAL_BITS) << LOGICAL_BITS;
-        Self(self.0.saturating_sub(bits))
+        Self(self.0.saturating_sub(duration_bits(duration_us)))
     }
+}
+
+/// Returns a duration as the difference of two bit patterns, at most the largest one.
+fn duration_bits(duration_us: u64) -> u64 {
+    duration_us.min(u64::MAX >> LOGICAL_BITS) << LOGICAL_BITS
 }
 
 impl fmt::Debug for Timestamp {

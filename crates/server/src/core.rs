@@ -214,8 +214,8 @@ impl Core {
                 tracing::info!("the clock is taken to be right to within {bound_us} us");
             }
             BoundSource::Unknown if shard.is_fenced(self.clock.now()) => tracing::error!(
-                "no clock source knows the error of this node's clock: it serves nothing until one does; check \
-                 the machine's time daemon"
+                "no clock source knows the error of this node's clock: it serves nothing until one \
+                 does; check the machine's time daemon"
             ),
             BoundSource::Unknown => tracing::warn!(
                 "the kernel calls its clock unsynchronised: clock.bound_us is trusted instead, \
