@@ -1,15 +1,25 @@
-//! Proof that the checks can fail: replicas with planted faults are caught.
+//! Faults planted in real nodes: the checks of histories catch those that break a promise, and a
+//! failed sync breaks none.
 #![allow(clippy::disallowed_methods, reason = "tests run on the real machine")]
 
+#[path = "support/appends.rs"]
+mod appends;
+#[path = "support/operations.rs"]
+mod operations;
 mod support;
 
 use std::time::{Duration, Instant};
 
+use appends::{Recorder, lists};
+use operations::record;
+use palisade_client::Mode;
 use palisade_cluster::{Cluster, FaultConfig};
 use palisade_compare::{Servers, Trial, check_histories, results::Phase, run_trial};
+use palisade_history::check_timestamps;
 use palisade_load::Workload;
 use support::{
-    BOTH_MODES, kill_all, load, load_while, options, read_all, run, start_all, start_with_fault,
+    BOTH_MODES, kill_all, load, load_while, options, pause, read_all, run, start_all,
+    start_with_fault,
 };
 
 #[test]
@@ -97,5 +107,68 @@ fn a_load_of_writes_alone_is_caught_when_they_are_read_wrong() {
         check_histories(&mut runs, std::slice::from_ref(&finished));
         assert!(!runs[0].check.passed(), "{:?}", runs[0].check);
         assert_eq!((runs[0].unsent, runs[0].unanswered), (0, 8));
+    });
+}
+
+#[test]
+fn nodes_that_ignore_pending_writes_are_caught() {
+    run(async {
+        let (mut cluster, _) = start_with_fault(FaultConfig::IgnorePendingWrites).await;
+        let caught = async {
+            for round in 0..20 {
+                let length = Duration::from_secs(3);
+                let history = record(&mut cluster, round, length, async |_| {}).await;
+                if check_timestamps(&history).is_err() {
+                    return true;
+                }
+            }
+            false
+        };
+        assert!(caught.await, "stale reads over ranges went unnoticed");
+    });
+}
+
+#[test]
+fn nodes_that_ignore_locks_are_caught() {
+    run(async {
+        let (_cluster, client) = start_with_fault(FaultConfig::IgnoreLocks).await;
+        for mode in BOTH_MODES {
+            let lists = lists(&client, mode).await;
+            let recorder = Recorder::new();
+            recorder.all(&client, &lists, 40).await;
+            let in_order = recorder.check();
+            assert!(in_order.is_err(), "{mode}: {in_order:?} and no lock");
+        }
+    });
+}
+
+/// Scenario 41: after a failed sync, the node acknowledges nothing more, reports the reason and
+/// stops. It restarts from what the disk holds.
+#[test]
+fn a_failed_sync_stops_the_node_and_loses_nothing() {
+    run(async {
+        let mut cluster = Cluster::start(options()).unwrap();
+        cluster.wait_until_serving().await.unwrap();
+        cluster.stop(1).unwrap();
+        cluster.set_fault(1, Some(FaultConfig::FailSyncAfter(150)));
+        cluster.start_node(1).unwrap();
+        let client = cluster.wait_until_serving().await.unwrap();
+        let start = Instant::now();
+        let options = load(Workload::Put, Duration::from_secs(3));
+        let mut history = load_while(&client, Mode::Raft, options, start, async {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while !cluster.last_words(1).contains("failed: ") {
+                assert!(Instant::now() < deadline, "no sync failed");
+                pause(Duration::from_millis(20)).await;
+            }
+            cluster.kill(1).unwrap();
+            cluster.set_fault(1, None);
+            cluster.start_node(1).unwrap();
+        })
+        .await;
+        let client = cluster.wait_until_serving().await.unwrap();
+        read_all(&client, Mode::Raft, start, &mut history).await;
+        let checked = palisade_history::check(&history);
+        assert!(checked.is_ok(), "{}", checked.unwrap_err());
     });
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use palisade_client::{Client, Mode};
-use palisade_cluster::{Cluster, ClusterOptions, FaultConfig, LogBackend, LogConfig};
+use palisade_cluster::{Cluster, ClusterOptions, LogBackend, LogConfig};
 use palisade_history::Operation;
 use palisade_load::{Keys, LoadOptions, Workload};
 
@@ -32,7 +32,8 @@ pub(crate) fn options() -> ClusterOptions {
 }
 
 /// Starts a cluster with a fault planted in every node. Returns the cluster and a client of it.
-pub(crate) async fn start_with_fault(fault: FaultConfig) -> (Cluster, Client) {
+#[cfg(feature = "planted-faults")]
+pub(crate) async fn start_with_fault(fault: palisade_cluster::FaultConfig) -> (Cluster, Client) {
     let mut cluster = Cluster::start(options()).unwrap();
     cluster.wait_until_serving().await.unwrap();
     for node in 0..3 {

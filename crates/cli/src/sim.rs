@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use palisade_simulator::{Failure, Parameters, Summary, Trace, explain, simulate};
 
 use crate::Failure as CommandFailure;
@@ -16,26 +16,55 @@ use crate::Failure as CommandFailure;
 const TRACE_LINES: usize = 200;
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("runs").required(true)))]
 pub(crate) struct Arguments {
     /// Run one seed and print its parameters
-    #[arg(long, value_name = "N", required_unless_present = "seeds", conflicts_with = "seeds")]
+    #[arg(long, value_name = "N", group = "runs")]
     seed: Option<u64>,
     /// Run N seeds on all cores
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", group = "runs")]
     seeds: Option<u64>,
     /// First of the seeds that `--seeds` runs
     #[arg(long, value_name = "S", default_value_t = 0, requires = "seeds")]
     first: u64,
+    /// Search the first seed that catches a planted fault, or each of them with `all`
+    #[cfg(feature = "planted-faults")]
+    #[arg(long, value_name = "FAULT", group = "runs")]
+    planted: Option<String>,
     /// Lines of the trace to print for a run that fails
     #[arg(long, value_name = "LINES", default_value_t = TRACE_LINES)]
     trace: usize,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), CommandFailure> {
+    #[cfg(feature = "planted-faults")]
+    if let Some(name) = &arguments.planted {
+        return search_planted(name);
+    }
     match arguments.seed {
         Some(seed) => run_one(seed, arguments.trace),
         None => run_many(arguments.first, arguments.seeds.unwrap_or(1), arguments.trace),
     }
+}
+
+/// Prints the first seed that catches each planted fault of this name.
+#[cfg(feature = "planted-faults")]
+fn search_planted(name: &str) -> Result<(), CommandFailure> {
+    let mut missed = Vec::new();
+    for fault in palisade_simulator::PLANTED_FAULTS {
+        if name != "all" && name != fault.name {
+            continue;
+        }
+        match fault.search() {
+            Some((seed, failure)) => println!("{}: seed {seed}: {}", fault.name, failure.violation),
+            None => missed.push(fault.name),
+        }
+    }
+    if missed.is_empty() {
+        return Ok(());
+    }
+    let seeds = palisade_simulator::MAX_SEEDS;
+    Err(CommandFailure::Failed(format!("not caught within {seeds} seeds: {}", missed.join(", "))))
 }
 
 fn run_one(seed: u64, lines: usize) -> Result<(), CommandFailure> {

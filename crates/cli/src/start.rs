@@ -30,7 +30,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
             process::exit(0);
         });
     }
-    if let Some(fault) = config.test_fault {
+    #[cfg(feature = "planted-faults")]
+    if let Some(fault) = config.planted_fault {
         tracing::warn!("this node breaks its promises on purpose: {fault:?}");
     }
     let (node, shards) = (config.node, config.shards);

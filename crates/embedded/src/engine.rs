@@ -11,7 +11,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bound
 use palisade_client::InProcess;
 use palisade_clock::Timestamp;
 use palisade_control::{NodeAddress, Topology, range_map_of_one};
-use palisade_replication::{Append, raft};
+use palisade_replication::{Append, Planted, raft};
 use palisade_shard::{
     ConnectionId, Input, LogCounters, Recovered, ReplayError, Replayed, SNAPSHOT_PART_BYTES, Shard,
     ShardConfig, ShardEffects, ShardError, record_of,
@@ -135,7 +135,7 @@ impl Engine {
             checkpoint_bytes: CHECKPOINT_BYTES,
             snapshot_part_bytes: SNAPSHOT_PART_BYTES,
             max_message_bytes: raft::DEFAULT_MESSAGE_BYTES,
-            fault: None,
+            planted: Planted::default(),
         };
         let mut clock = Clock::new();
         let shard = Shard::new(config, recovered, clock.now())?;
@@ -206,7 +206,7 @@ fn open(path: &Path, events: Sender<Event>) -> Result<(Recovered, Storage), Open
     };
     let mut replayed = Replayed::default();
     let log = Log::open(&lock.log_dir(0), options, &|_| {}, |record| replayed.visit(record))?;
-    let recovered = replayed.finish(None)?;
+    let recovered = replayed.finish()?;
     let start = log.end();
     let done = move |plan, synced| {
         // Fails only if the shard's thread has ended.

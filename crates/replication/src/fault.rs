@@ -1,6 +1,82 @@
-//! Deliberate faults, which prove that the tests' checks can fail.
+//! Faults planted on purpose, which prove that the checks of the tests can fail.
+//!
+//! Without the feature `planted-faults`, [`Planted`] is empty and [`Planted::get`] returns `None`,
+//! so the compiler removes every planted branch from the product.
 
-/// A protocol rule that a test breaks on purpose. Never set outside tests.
+use std::fmt;
+
+/// The rule that this replica breaks on purpose, if any.
+///
+/// # Examples
+///
+/// ```
+/// use palisade_replication::{Planted, ProtocolFault};
+///
+/// let planted = Planted::<ProtocolFault>::default();
+/// assert!(!planted.is(ProtocolFault::EagerTail));
+/// ```
+#[derive(Clone, Copy)]
+pub struct Planted<F> {
+    #[cfg(feature = "planted-faults")]
+    fault: Option<F>,
+    #[cfg(not(feature = "planted-faults"))]
+    none: std::marker::PhantomData<F>,
+}
+
+impl<F: Copy + PartialEq> Planted<F> {
+    /// Plants a fault.
+    #[cfg(feature = "planted-faults")]
+    pub const fn new(fault: F) -> Self {
+        Self { fault: Some(fault) }
+    }
+
+    /// Returns the planted fault.
+    #[cfg(feature = "planted-faults")]
+    pub fn get(self) -> Option<F> {
+        self.fault
+    }
+
+    /// Returns `None`: this build plants no faults.
+    #[cfg(not(feature = "planted-faults"))]
+    #[inline(always)]
+    pub fn get(self) -> Option<F> {
+        None
+    }
+
+    /// Returns true if this fault is planted.
+    #[inline(always)]
+    pub fn is(self, fault: F) -> bool {
+        self.get() == Some(fault)
+    }
+
+    /// Returns the part of the planted fault that concerns another layer.
+    pub fn and_then<G>(self, part: impl FnOnce(F) -> Option<G>) -> Planted<G> {
+        #[cfg(feature = "planted-faults")]
+        return Planted { fault: self.fault.and_then(part) };
+        #[cfg(not(feature = "planted-faults"))]
+        {
+            let _ = part;
+            Planted::default()
+        }
+    }
+}
+
+impl<F> Default for Planted<F> {
+    fn default() -> Self {
+        #[cfg(feature = "planted-faults")]
+        return Self { fault: None };
+        #[cfg(not(feature = "planted-faults"))]
+        Self { none: std::marker::PhantomData }
+    }
+}
+
+impl<F: Copy + PartialEq + fmt::Debug> fmt::Debug for Planted<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
+/// A rule of a protocol that a test breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProtocolFault {
     /// Learners count in elections and commits as if they were voters.

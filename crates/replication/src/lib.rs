@@ -29,6 +29,6 @@ pub use contract::{
     After, Append, Context, Effects, Entry, EntryKind, Membership, Protocol, RecoveredGroup,
     RecoveredSnapshot, Refusal, Send, SnapshotPart,
 };
-pub use fault::ProtocolFault;
+pub use fault::{Planted, ProtocolFault};
 pub use members::Members;
 pub use peers::{Heartbeat, PeerTiming, Peers, Revocation, Revoked};

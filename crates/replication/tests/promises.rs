@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use palisade_replication::{
-    Context, Effects, Heartbeat, Members, PeerTiming, Peers, Protocol, ProtocolFault,
+    Context, Effects, Heartbeat, Members, PeerTiming, Peers, Planted, Protocol, ProtocolFault,
     RecoveredGroup, Revocation, Revoked,
     raft::{Body, Message, Raft, Setup, Timing},
 };
@@ -39,10 +39,10 @@ struct Replica {
 }
 
 impl Replica {
-    fn new(node: u16, recovered: RecoveredGroup, fault: Option<ProtocolFault>) -> Self {
+    fn new(node: u16, recovered: RecoveredGroup, planted: Planted<ProtocolFault>) -> Self {
         let me = at(node);
         let members = Members::of((0..3).map(at).collect());
-        let setup = Setup { range: RANGE, me, members, recovered, random_seed: 1, fault };
+        let setup = Setup { range: RANGE, me, members, recovered, random_seed: 1, planted };
         let raft = Raft::new(setup, Timing::default(), START_US).unwrap();
         let others = (0..3).map(at).filter(|peer| *peer != me);
         let peers = Peers::new(PeerTiming::default(), 1, others, START_US);
@@ -50,8 +50,8 @@ impl Replica {
     }
 
     /// Returns a voter that follows the leader of term 1 and has just received its heartbeat.
-    fn voter(fault: Option<ProtocolFault>) -> Self {
-        let mut voter = Self::new(1, RecoveredGroup::default(), fault);
+    fn voter(planted: Planted<ProtocolFault>) -> Self {
+        let mut voter = Self::new(1, RecoveredGroup::default(), planted);
         voter.hear(LEADER, 1);
         voter.append(LEADER, 1);
         assert_eq!(voter.raft.leader(), Some(LEADER));
@@ -60,7 +60,7 @@ impl Replica {
 
     /// Returns the leader of term 1, before any follower has confirmed its leadership.
     fn leader() -> Self {
-        let mut leader = Self::new(0, RecoveredGroup::default(), None);
+        let mut leader = Self::new(0, RecoveredGroup::default(), Planted::default());
         for peer in [at(1), at(2)] {
             leader.peers.observe(peer, 1).unwrap();
         }
@@ -163,7 +163,7 @@ impl Replica {
 
 #[test]
 fn given_by_following_a_leader_and_ended_by_time() {
-    let mut voter = Replica::voter(None);
+    let mut voter = Replica::voter(Planted::default());
     assert!(!voter.would_vote_for(CANDIDATE) && !voter.votes_for(CANDIDATE, false));
     assert_eq!(voter.raft.term(), 1, "not even the term of the request counts");
     voter.now_us += promise_us() - 1;
@@ -183,18 +183,20 @@ fn given_by_a_leader_to_itself_while_it_leads() {
 fn given_before_a_restart_it_holds_after_it() {
     let state = Some((1, Bytes::from_static(&[0; 8])));
     let recovered = RecoveredGroup { state, ..RecoveredGroup::default() };
-    let mut voter = Replica::new(1, recovered, None);
+    let mut voter = Replica::new(1, recovered, Planted::default());
     voter.now_us += promise_us() - 1;
     assert!(!voter.would_vote_for(CANDIDATE));
     voter.now_us += 1;
     assert!(voter.would_vote_for(CANDIDATE));
     // A replica without a past has given no promise.
-    assert!(Replica::new(1, RecoveredGroup::default(), None).would_vote_for(CANDIDATE));
+    assert!(
+        Replica::new(1, RecoveredGroup::default(), Planted::default()).would_vote_for(CANDIDATE)
+    );
 }
 
 #[test]
 fn renewed_by_every_heartbeat_of_the_leaders_shard() {
-    let mut voter = Replica::voter(None);
+    let mut voter = Replica::voter(Planted::default());
     voter.now_us += promise_us() - 1;
     voter.hear(LEADER, 1);
     voter.now_us += promise_us() - 1;
@@ -205,8 +207,8 @@ fn renewed_by_every_heartbeat_of_the_leaders_shard() {
 
 /// A voter starts a pre-vote, then its leader's heartbeat arrives, then the answer. Returns true if
 /// the voter stands for election.
-fn stands_after_its_promise_was_renewed(fault: Option<ProtocolFault>) -> bool {
-    let mut voter = Replica::voter(fault);
+fn stands_after_its_promise_was_renewed(planted: Planted<ProtocolFault>) -> bool {
+    let mut voter = Replica::voter(planted);
     voter.now_us += 5_000_000;
     for _ in 0..20 {
         voter.tick();
@@ -220,20 +222,26 @@ fn stands_after_its_promise_was_renewed(fault: Option<ProtocolFault>) -> bool {
 
 #[test]
 fn renewed_it_keeps_a_pre_candidate_from_standing() {
-    assert!(!stands_after_its_promise_was_renewed(None));
-    assert!(stands_after_its_promise_was_renewed(Some(ProtocolFault::StandUnlooked)));
+    assert!(!stands_after_its_promise_was_renewed(Planted::default()));
+}
+
+#[cfg(feature = "planted-faults")]
+#[test]
+fn renewed_it_does_not_keep_a_faulty_pre_candidate_from_standing() {
+    let planted = Planted::new(ProtocolFault::StandUnlooked);
+    assert!(stands_after_its_promise_was_renewed(planted));
 }
 
 #[test]
 fn broken_by_a_vote_that_the_leader_asked_for() {
-    let mut voter = Replica::voter(None);
+    let mut voter = Replica::voter(Planted::default());
     assert!(voter.votes_for(CANDIDATE, true));
     assert_eq!(voter.raft.term(), 2);
 }
 
 #[test]
 fn ended_by_the_leaders_own_word() {
-    let mut voter = Replica::voter(None);
+    let mut voter = Replica::voter(Planted::default());
     voter.revoke(LEADER, 1, Revoked::Leadership);
     assert!(voter.would_vote_for(CANDIDATE));
     // An earlier message of that leader does not restore its leadership.
@@ -243,7 +251,7 @@ fn ended_by_the_leaders_own_word() {
 
 #[test]
 fn ended_by_the_former_leaders_word_again_if_a_follower_missed_it() {
-    let mut former = Replica::voter(None);
+    let mut former = Replica::voter(Planted::default());
     former.receive(CANDIDATE, 1, Body::Matched { index: 1, commit_index: 0, round: 0 });
     let over = Revocation { range: RANGE, term: 1, what: Revoked::Leadership };
     assert!(former.effects.revoked.contains(&(CANDIDATE, over)));
@@ -251,14 +259,14 @@ fn ended_by_the_former_leaders_word_again_if_a_follower_missed_it() {
 
 #[test]
 fn ended_by_a_restart_of_the_leaders_shard() {
-    let mut voter = Replica::voter(None);
+    let mut voter = Replica::voter(Planted::default());
     voter.hear(LEADER, 2);
     assert!(voter.would_vote_for(CANDIDATE));
 }
 
 #[test]
 fn outlives_the_term_of_its_leader_and_that_is_revoked() {
-    let mut voter = Replica::voter(None);
+    let mut voter = Replica::voter(Planted::default());
     voter.append(CANDIDATE, 2);
     let support = Revocation { range: RANGE, term: 2, what: Revoked::Support };
     assert!(voter.effects.revoked.contains(&(LEADER, support)));

@@ -7,7 +7,7 @@ use std::{
 
 use palisade_clock::ClockSource;
 use palisade_control::{Bootstrap, MAX_RANGES, NodeAddress};
-use palisade_shard::{LOG_RESERVE_BYTES, TestFault};
+use palisade_shard::LOG_RESERVE_BYTES;
 use palisade_wal::{Backend, LogOptions};
 use palisade_wire::{Mode, NodeId, PeerAddress, ShardId};
 use serde::{Deserialize, Serialize};
@@ -41,9 +41,10 @@ pub struct Config {
     /// Settings of the clock.
     #[serde(default)]
     pub clock: ClockConfig,
-    /// A fault to inject, in tests of the checks. Never set it where data matters.
+    /// A fault to plant, in tests of the checks.
+    #[cfg(feature = "planted-faults")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub test_fault: Option<FaultConfig>,
+    pub planted_fault: Option<crate::FaultConfig>,
     /// All nodes of the cluster, in the same order on each node.
     pub nodes: Vec<NodeConfig>,
 }
@@ -167,22 +168,6 @@ impl Default for ClockConfig {
     fn default() -> Self {
         Self { source: ClockSourceConfig::default(), bound_us: 250_000, max_offset_us: 500_000 }
     }
-}
-
-/// A fault to inject.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum FaultConfig {
-    /// Reads return the version before the newest.
-    StaleReads,
-    /// A restart forgets this many of the last entries of every group.
-    ForgetOnRestart(usize),
-    /// Every lock request is granted, even if other transactions hold the lock.
-    IgnoreLocks,
-    /// Current reads do not wait for pending writes.
-    IgnorePendingWrites,
-    /// Every sync of a shard's log after this many fails.
-    FailSyncAfter(u64),
 }
 
 /// Why a configuration cannot be used. Not retryable: the message names the value to change.
@@ -316,16 +301,6 @@ impl Config {
         let node = self.nodes.iter().find(|node| node.node == at.node)?;
         Some(SocketAddr::new(node.host, node.peer_port.checked_add(at.shard.0)?))
     }
-
-    pub(crate) fn fault(&self) -> Option<TestFault> {
-        match self.test_fault? {
-            FaultConfig::StaleReads => Some(TestFault::StaleReads),
-            FaultConfig::ForgetOnRestart(entries) => Some(TestFault::ForgetOnRestart { entries }),
-            FaultConfig::IgnoreLocks => Some(TestFault::IgnoreLocks),
-            FaultConfig::IgnorePendingWrites => Some(TestFault::IgnorePendingWrites),
-            FaultConfig::FailSyncAfter(_) => None,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -359,6 +334,12 @@ mod tests {
             ("node = 0\n        data_dir", "node = 4\n        data_dir", "node 4 exactly once"),
             ("shards = 2", "shards = 0", "shards must be between"),
             ("shards = 2", "shards = 2\n        shrads = 2", "shrads"),
+            #[cfg(not(feature = "planted-faults"))]
+            (
+                "shards = 2",
+                "shards = 2\n        planted_fault = \"stale-reads\"",
+                "unknown field `planted_fault`",
+            ),
             ("client_port = 7000", "client_port = 65535", "leaves no ports"),
             ("shards = 2", "shards = 2\n        ranges_per_mode = 0", "ranges_per_mode"),
             ("shards = 2", "shards = 2\n        log = { segment_bytes = 100 }", "4 KiB"),

@@ -21,11 +21,14 @@ mod log_sync;
 mod node;
 mod outbound;
 mod peers;
+mod planted;
 mod signal;
 
 pub use config::{
-    ClockConfig, ClockSourceConfig, Config, ConfigError, FaultConfig, LogBackend, LogConfig,
-    ModeConfig, NodeConfig,
+    ClockConfig, ClockSourceConfig, Config, ConfigError, LogBackend, LogConfig, ModeConfig,
+    NodeConfig,
 };
 pub use log_file::LogFile;
 pub use node::{StartError, probe_executor, run};
+#[cfg(feature = "planted-faults")]
+pub use planted::FaultConfig;

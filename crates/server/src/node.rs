@@ -25,7 +25,7 @@ use signal_hook::{consts::TERM_SIGNALS, iterator::Signals};
 use thiserror::Error;
 
 use crate::{
-    Config, FaultConfig,
+    Config,
     clients::{accept, serve_client},
     core::{Core, ShardCommand},
     log_progress::LogProgress,
@@ -319,7 +319,7 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
         Log::open(&log_dir, config.log_options(shard), &|done| progress.tell(done), |record| {
             replayed.visit(record);
         })?;
-    let groups = replayed.finish(config.fault())?;
+    let groups = replayed.finish()?;
     let now = clock.now();
     let shard_config = ShardConfig {
         at,
@@ -332,7 +332,7 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
         checkpoint_bytes: config.log.checkpoint_bytes,
         snapshot_part_bytes: SNAPSHOT_PART_BYTES,
         max_message_bytes: palisade_replication::raft::DEFAULT_MESSAGE_BYTES,
-        fault: config.fault(),
+        planted: config.planted(),
     };
     let peers: BTreeMap<PeerAddress, Rc<Outbound>> = config
         .nodes
@@ -383,11 +383,8 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
         let address = config.peer_address(to).expect("peers were made from the config");
         spawn(Box::pin(dial_peer(core.clone(), cluster_id, to, address, outbound))).detach();
     }
-    let fail_after = match config.test_fault {
-        Some(FaultConfig::FailSyncAfter(syncs)) => Some(syncs),
-        _ => None,
-    };
-    spawn(Box::pin(sync_log(core.clone(), config.log.backend.into(), fail_after))).detach();
+    spawn(Box::pin(sync_log(core.clone(), config.log.backend.into(), config.fail_sync_after())))
+        .detach();
     let ticking = core.clone();
     spawn(Box::pin(async move {
         loop {

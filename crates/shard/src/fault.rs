@@ -1,8 +1,9 @@
-//! Faults to inject, so that tests can prove that their checks fail.
+//! Faults of the shard that tests plant to prove that their checks can fail.
 
 use palisade_replication::ProtocolFault;
 
-/// A guarantee that the shard breaks on purpose. Never set outside tests.
+/// A guarantee that the shard breaks on purpose. Planted only in builds with the feature
+/// `planted-faults`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TestFault {
     /// A read of the newest value returns the version before it, if there is one.
@@ -49,9 +50,10 @@ pub enum TestFault {
 }
 
 impl TestFault {
-    pub(crate) fn of_protocol(fault: Option<Self>) -> Option<ProtocolFault> {
-        match fault {
-            Some(Self::Protocol(fault)) => Some(fault),
+    /// Returns the rule of a replication protocol that is broken.
+    pub(crate) fn of_protocol(self) -> Option<ProtocolFault> {
+        match self {
+            Self::Protocol(fault) => Some(fault),
             _ => None,
         }
     }

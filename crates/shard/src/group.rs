@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use palisade_control::RangeDescriptor;
 use palisade_replication::{
-    Context, Effects, Entry, Members, Membership, Protocol, ProtocolFault, RecoveredGroup, Refusal,
-    Revocation, Send, SnapshotPart,
+    Context, Effects, Entry, Members, Membership, Planted, Protocol, ProtocolFault, RecoveredGroup,
+    Refusal, Revocation, Send, SnapshotPart,
     chain::{self, Chain},
     raft::{self, Raft},
 };
@@ -44,7 +44,7 @@ impl Group {
         random_seed: u64,
         now_us: u64,
         max_message_bytes: usize,
-        fault: Option<ProtocolFault>,
+        planted: Planted<ProtocolFault>,
     ) -> Result<Self, WireError> {
         let (range, membership) = (descriptor.range, descriptor.membership());
         Ok(match descriptor.mode {
@@ -53,7 +53,7 @@ impl Group {
                 let initial = membership.members.contains(&me);
                 let members =
                     if initial { Members::of(membership.members) } else { Members::default() };
-                let setup = raft::Setup { range, me, members, recovered, random_seed, fault };
+                let setup = raft::Setup { range, me, members, recovered, random_seed, planted };
                 let protocol = {
                     let timing = raft::Timing { max_message_bytes, ..raft::Timing::default() };
                     Raft::new(setup, timing, now_us)?
@@ -63,7 +63,7 @@ impl Group {
             Mode::Chain => {
                 let timing = chain::Timing::default();
                 let protocol =
-                    Chain::new(range, me, membership, recovered, timing, random_seed, fault)?;
+                    Chain::new(range, me, membership, recovered, timing, random_seed, planted)?;
                 Self::Chain(Running { protocol, effects: Effects::default() })
             }
         })

@@ -2,7 +2,7 @@
 
 use palisade_clock::Timestamp;
 use palisade_control::{RangeDescriptor, RangeMap};
-use palisade_replication::{EntryKind, RecoveredGroup};
+use palisade_replication::{EntryKind, Planted, RecoveredGroup};
 use palisade_txn::CommitCommand;
 use palisade_wire::{PeerAddress, RangeId, WireError};
 
@@ -22,7 +22,7 @@ pub(crate) struct Surroundings {
     pub(crate) checkpoint_bytes: u64,
     pub(crate) part_bytes: usize,
     pub(crate) max_message_bytes: usize,
-    pub(crate) fault: Option<TestFault>,
+    pub(crate) planted: Planted<TestFault>,
 }
 
 impl Surroundings {
@@ -62,7 +62,7 @@ impl Surroundings {
             random.u64(..),
             self.now_us,
             self.max_message_bytes,
-            TestFault::of_protocol(self.fault),
+            self.planted.and_then(TestFault::of_protocol),
         )?;
         Ok(Replica::new(Start {
             descriptor: descriptor.clone(),
@@ -77,7 +77,7 @@ impl Surroundings {
             first_stream: random.u64(..),
             first_token: random.u64(..),
             logged_ts,
-            fault: self.fault,
+            planted: self.planted,
         }))
     }
 }

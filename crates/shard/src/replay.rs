@@ -120,7 +120,7 @@ impl Replayed {
     /// # Errors
     ///
     /// [`ReplayError::Gap`] if entries of a group are missing. Not retryable.
-    pub fn finish(self, fault: Option<TestFault>) -> Result<Recovered, ReplayError> {
+    pub fn finish(self) -> Result<Recovered, ReplayError> {
         let mut recovered = Recovered::default();
         for (range, group) in self.groups {
             if let Some(Missing { expected, first: index }) = group.missing {
@@ -129,9 +129,6 @@ impl Replayed {
             recovered.groups.insert(range, group.recovered);
         }
         recovered.shard = recovered.groups.remove(&SHARD_RECORD).and_then(|group| group.state);
-        if let Some(fault) = fault {
-            recovered.break_promises(fault);
-        }
         Ok(recovered)
     }
 }
@@ -202,7 +199,8 @@ impl Group {
 }
 
 impl Recovered {
-    fn break_promises(&mut self, fault: TestFault) {
+    /// Forgets what a planted fault forgets at a restart.
+    pub(crate) fn break_promises(&mut self, fault: TestFault) {
         for (_, group) in self.groups.iter_mut().filter(|(range, _)| **range != RangeId::CONTROL) {
             match fault {
                 TestFault::ForgetOnRestart { entries } => {
@@ -245,7 +243,7 @@ mod tests {
         for append in appends {
             replayed.visit(record_of(RangeId(1), append));
         }
-        let mut recovered = replayed.finish(None).expect("there are no gaps");
+        let mut recovered = replayed.finish().expect("there are no gaps");
         recovered.groups.remove(&RangeId(1)).expect("there were records")
     }
 
@@ -294,7 +292,7 @@ mod tests {
     fn a_gap_is_refused_unless_a_snapshot_holds_it() {
         let mut replayed = Replayed::default();
         replayed.visit(record_of(RangeId(1), &entry(2, 1)));
-        assert!(matches!(replayed.finish(None), Err(ReplayError::Gap { expected: 1, .. })));
+        assert!(matches!(replayed.finish(), Err(ReplayError::Gap { expected: 1, .. })));
         let cut = [
             part(2, 1, 3, true),
             entry(4, 1),
@@ -314,7 +312,7 @@ mod tests {
         let log = [part(2, 1, 0, false), part(2, 1, 1, true), entry(9, 2)];
         let mut replayed = Replayed::default();
         log.iter().for_each(|append| replayed.visit(record_of(RangeId(1), append)));
-        assert!(matches!(replayed.finish(None), Err(ReplayError::Gap { expected: 3, .. })));
+        assert!(matches!(replayed.finish(), Err(ReplayError::Gap { expected: 3, .. })));
         let more = [part(9, 2, 0, false), part(9, 2, 1, true), entry(10, 2)];
         let group = recover(&[&log[..], &more].concat());
         assert_eq!(indexes(&group), [(10, 2)]);

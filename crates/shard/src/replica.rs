@@ -11,7 +11,8 @@ use bytes::Bytes;
 use palisade_clock::{Hlc, Now, Timestamp};
 use palisade_control::RangeDescriptor;
 use palisade_replication::{
-    After, Append, Context, Effects, Entry, EntryKind, Refusal, Revocation, Send, SnapshotPart,
+    After, Append, Context, Effects, Entry, EntryKind, Planted, Refusal, Revocation, Send,
+    SnapshotPart,
 };
 use palisade_wire::{Outcome, PeerAddress, Rejection, ReplicaChange, Response};
 
@@ -62,7 +63,7 @@ pub(crate) struct Replica {
     timestamp_reads: TimestampReads,
     /// Outcomes of pending requests, to be sent at the end of this turn.
     answers: Vec<(Asker, Outcome)>,
-    fault: Option<TestFault>,
+    planted: Planted<TestFault>,
     /// Batches of this group's writes that are not durable: the shard's write count after the
     /// batch, and the group's write count after it.
     pending: VecDeque<(u64, u64)>,
@@ -99,7 +100,7 @@ pub(crate) struct Start {
     pub(crate) first_stream: u64,
     pub(crate) first_token: u64,
     pub(crate) logged_ts: Timestamp,
-    pub(crate) fault: Option<TestFault>,
+    pub(crate) planted: Planted<TestFault>,
 }
 
 /// A replica's effects of a turn, for the shard to carry out.
@@ -126,7 +127,7 @@ impl Replica {
             first_stream,
             first_token,
             logged_ts,
-            fault,
+            planted,
             ..
         } = start;
         Self {
@@ -140,7 +141,7 @@ impl Replica {
             transactions: Transactions::new(first_token),
             timestamp_reads: TimestampReads::default(),
             answers: Vec::new(),
-            fault,
+            planted,
             pending: VecDeque::new(),
             appends: 0,
             changed_ranges,
@@ -266,7 +267,7 @@ impl Replica {
 
     fn begin_snapshot(&self) -> (SnapshotPart, Taking) {
         let head = self.group.snapshot_head();
-        let forget_outcomes = self.fault == Some(TestFault::ForgetOutcomes);
+        let forget_outcomes = self.planted.is(TestFault::ForgetOutcomes);
         let reader = StateReader::new(&self.state, self.digest, self.part_bytes, forget_outcomes);
         let taking = Taking::new(&head, reader);
         (head, taking)
@@ -446,7 +447,7 @@ impl Replica {
             None
         } else {
             let oldest_ts = self.oldest_ts(oldest_ts);
-            let (outcome, changed) = self.state.apply(payload, oldest_ts, self.fault);
+            let (outcome, changed) = self.state.apply(payload, oldest_ts, self.planted);
             out.installs.extend(changed);
             Some(outcome)
         };

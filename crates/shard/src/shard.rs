@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use palisade_clock::{BoundSource, Hlc, Interval, Now, Timestamp};
 use palisade_control::{Bootstrap, NodeAddress, RangeDescriptor, RangeMap, ShapeChanged};
-use palisade_replication::{After, Append, Context, PeerTiming, Peers};
+use palisade_replication::{After, Append, Context, PeerTiming, Peers, Planted};
 use palisade_wire::{
     Admission as Admitted, Mode, PeerAddress, RangeId, Request, Response, ShardStatus, WireError,
 };
@@ -72,8 +72,8 @@ pub struct ShardConfig {
     pub snapshot_part_bytes: usize,
     /// Payload in one Raft message beyond the message's first entry, in bytes.
     pub max_message_bytes: usize,
-    /// A fault to inject, in tests only.
-    pub fault: Option<TestFault>,
+    /// A rule to break, in tests.
+    pub planted: Planted<TestFault>,
 }
 
 /// Why a shard cannot start from its recovered log. Not retryable.
@@ -196,14 +196,21 @@ impl Shard {
     ///
     /// [`ShardError::Command`] if the recovered state cannot be decoded.
     /// [`ShardError::ShapeChanged`] if the log has another cluster shape. Neither is retryable.
-    pub fn new(config: ShardConfig, recovered: Recovered, now: Now) -> Result<Self, ShardError> {
+    pub fn new(
+        config: ShardConfig,
+        mut recovered: Recovered,
+        now: Now,
+    ) -> Result<Self, ShardError> {
+        if let Some(fault) = config.planted.get() {
+            recovered.break_promises(fault);
+        }
         let Recovered { mut groups, shard } = recovered;
         let hlc = Hlc::new(config.max_offset_us);
         let mut random = fastrand::Rng::with_seed(config.random_seed);
         let others = config.nodes.iter().map(|node| node.node).filter(|n| *n != config.at.node);
         let others: Vec<_> =
             others.map(|node| PeerAddress { node, shard: config.at.shard }).collect();
-        let trust_empty_log = config.fault == Some(TestFault::TrustEmptyLog);
+        let trust_empty_log = config.planted.is(TestFault::TrustEmptyLog);
         let shape = config.shape.as_ref().map_or(Bytes::new(), Bootstrap::to_bytes);
         let admission =
             Admission::new(shard, shape, random.u64(..), others.len(), trust_empty_log)?;
@@ -385,7 +392,7 @@ impl Shard {
         self.protections.expire(now);
         let changed = self.peers.tick(now.monotonic_us);
         self.ticked = true;
-        if self.config.fault == Some(TestFault::EarlyHeartbeats) {
+        if self.config.planted.is(TestFault::EarlyHeartbeats) {
             self.send_heartbeats(now);
         }
         if !self.admission.is_admitted() {
@@ -481,7 +488,7 @@ impl Shard {
             let message = |(to, body)| (to, PeerMessage { session, sent_ts, body });
             out.sends.extend(sends.into_iter().map(message));
         }
-        if self.config.fault != Some(TestFault::NoCommitWait) {
+        if !self.config.planted.is(TestFault::NoCommitWait) {
             let now = self.commit_wait_now(now);
             self.commit_wait.pass(&mut out.replies, now);
             out.wake_after_us = self.commit_wait.next_us(now);
@@ -493,7 +500,7 @@ impl Shard {
 
     /// Returns the time for the commit wait: `now`, unless `HalfCommitWait` is injected.
     fn commit_wait_now(&self, now: Now) -> Now {
-        if self.config.fault != Some(TestFault::HalfCommitWait) {
+        if !self.config.planted.is(TestFault::HalfCommitWait) {
             return now;
         }
         let wall = Interval { earliest_us: now.wall.reading_us(), ..now.wall };
@@ -588,6 +595,6 @@ fn surroundings(config: &ShardConfig, now: Now) -> Surroundings {
         checkpoint_bytes: config.checkpoint_bytes,
         part_bytes: config.snapshot_part_bytes,
         max_message_bytes: config.max_message_bytes,
-        fault: config.fault,
+        planted: config.planted,
     }
 }

@@ -192,6 +192,7 @@ impl StateBuilder {
 
 #[cfg(test)]
 mod tests {
+    use palisade_replication::Planted;
     use palisade_txn::CommitCommand;
     use palisade_wire::{Commit, CommitRequest, Outcome, SessionId, TxnId};
 
@@ -212,7 +213,11 @@ mod tests {
             commit,
         };
         let proposed_ts = Timestamp::from_physical_us(sequence * 100_000);
-        state.apply(CommitCommand { proposed_ts, request }.to_payload(), protected_ts, None);
+        state.apply(
+            CommitCommand { proposed_ts, request }.to_payload(),
+            protected_ts,
+            Planted::default(),
+        );
     }
 
     fn values(state: &StateMachine) -> Vec<Option<Bytes>> {

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use palisade_clock::Timestamp;
 use palisade_control::{Change, RangeDescriptor, RangeMap};
+use palisade_replication::Planted;
 use palisade_storage::{Store, Version};
 use palisade_txn::{Attempt, CommitCommand, OutcomeTable, Settled, Verdict};
 use palisade_wire::{
@@ -38,16 +39,16 @@ impl StateMachine {
         &mut self,
         payload: Bytes,
         oldest_ts: Timestamp,
-        fault: Option<TestFault>,
+        planted: Planted<TestFault>,
     ) -> (Outcome, Option<RangeDescriptor>) {
         match self {
             Self::Keys { store, outcomes } => {
                 let command = CommitCommand::from_payload(payload);
                 let mut command = command.expect("only whole commands are proposed");
-                if fault == Some(TestFault::IgnoreConditions) {
+                if planted.is(TestFault::IgnoreConditions) {
                     command.request.commit.conditions.clear();
                 }
-                if fault == Some(TestFault::RunExpired) {
+                if planted.is(TestFault::RunExpired) {
                     command.request.expires_ts =
                         command.request.expires_ts.max(command.proposed_ts);
                 }

@@ -115,7 +115,7 @@ fn entry(index: u64, term: u64) -> Append {
 fn replay(records: &[(RangeId, Append)]) -> String {
     let mut replayed = Replayed::default();
     records.iter().for_each(|(range, append)| replayed.visit(record_of(*range, append)));
-    format!("{:?}", replayed.finish(None).expect("nothing was cut"))
+    format!("{:?}", replayed.finish().expect("nothing was cut"))
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn a_cut_log_replays_to_the_same() {
         let visit = &mut |record: palisade_wal::Record<'_>| replayed.visit(record);
         let recovered = Image::recover(OWNER, segment_bytes, remains, false, visit).unwrap();
         let kept = ends.iter().filter(|end| **end <= recovered.end()).count();
-        let found = replayed.finish(None).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let found = replayed.finish().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         assert_eq!(format!("{found:?}"), replay(&written[..kept]), "seed {seed}");
     }
     assert!(cuts > 1_000, "only {cuts} logs were cut");

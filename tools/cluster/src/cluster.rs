@@ -10,9 +10,7 @@ use std::{
 };
 
 use palisade_client::{Client, ClientError, ClientOptions, Mode, NodeId, RangeStatus, Role};
-use palisade_server::{
-    ClockConfig, ClockSourceConfig, Config, FaultConfig, LogConfig, ModeConfig, NodeConfig,
-};
+use palisade_server::{ClockConfig, ClockSourceConfig, Config, LogConfig, ModeConfig, NodeConfig};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use thiserror::Error;
@@ -144,7 +142,8 @@ impl Cluster {
             mode: options.mode,
             log: options.log,
             clock: options.clock,
-            test_fault: None,
+            #[cfg(feature = "planted-faults")]
+            planted_fault: None,
             nodes: nodes.clone(),
         };
         let configs = (0..options.nodes).map(config).collect();
@@ -316,10 +315,11 @@ impl Cluster {
         Ok(false)
     }
 
-    /// Sets the fault that a node injects from its next start on, to test that the checks detect
-    /// it.
-    pub fn set_fault(&mut self, node: u16, fault: Option<FaultConfig>) {
-        self.configs[usize::from(node)].test_fault = fault;
+    /// Sets the fault that is planted in a node from its next start on, to test that the checks
+    /// detect it.
+    #[cfg(feature = "planted-faults")]
+    pub fn set_fault(&mut self, node: u16, fault: Option<palisade_server::FaultConfig>) {
+        self.configs[usize::from(node)].planted_fault = fault;
     }
 
     /// Changes the config of a node from its next start on.

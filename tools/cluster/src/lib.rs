@@ -14,7 +14,7 @@ mod ports;
 pub use cluster::{Cluster, ClusterError, ClusterOptions};
 pub use cpu::{CpuMeter, own_cpu_us};
 pub use floor::{Floor, median_sync_us};
-pub use palisade_server::{
-    ClockConfig, ClockSourceConfig, FaultConfig, LogBackend, LogConfig, ModeConfig,
-};
+#[cfg(feature = "planted-faults")]
+pub use palisade_server::FaultConfig;
+pub use palisade_server::{ClockConfig, ClockSourceConfig, LogBackend, LogConfig, ModeConfig};
 pub use ports::free_ports;

@@ -25,6 +25,8 @@ mod network;
 mod node;
 mod operator;
 mod parameters;
+#[cfg(feature = "planted-faults")]
+mod planted;
 mod run;
 mod script;
 mod snapshot_reads;
@@ -33,6 +35,8 @@ mod world;
 
 pub use invariants::Violation;
 pub use parameters::{ALL_FAULTS, FaultKind, Parameters};
+#[cfg(feature = "planted-faults")]
+pub use planted::{MAX_SEEDS, PLANTED_FAULTS, PlantedFault};
 pub use run::{Failure, Summary, explain, simulate};
 pub use trace::Trace;
 pub use world::World;

@@ -143,8 +143,7 @@ impl Node {
             slot.disk
                 .recover(left, parameters.trust_damage, &mut |record| replayed.visit(record))
                 .map_err(|damage| damage.to_string())?;
-            let recovered =
-                replayed.finish(parameters.planted).map_err(|error| error.to_string())?;
+            let recovered = replayed.finish().map_err(|error| error.to_string())?;
             let config = shard_config(slot.at, parameters, shape, self.life);
             let shard = Shard::new(config, recovered, now).map_err(|error| error.to_string())?;
             shards.push(shard);
@@ -203,6 +202,6 @@ fn shard_config(
         checkpoint_bytes: parameters.checkpoint_bytes,
         snapshot_part_bytes: parameters.snapshot_part_bytes,
         max_message_bytes: parameters.max_message_bytes,
-        fault: parameters.planted,
+        planted: parameters.planted,
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use palisade_control::Bootstrap;
+use palisade_replication::Planted;
 use palisade_shard::TestFault;
 use palisade_wal::LengthRule;
 use palisade_wire::{Mode, NodeId};
@@ -165,7 +166,7 @@ pub struct Parameters {
     /// survive.
     pub suspends: bool,
     /// A rule that the production code breaks on purpose.
-    pub planted: Option<TestFault>,
+    pub planted: Planted<TestFault>,
     /// Fault: recovery truncates a log at the first damage instead of refusing it.
     pub trust_damage: bool,
     /// Fault: the oldest segments of a long log are released even if they are needed.
@@ -234,7 +235,7 @@ impl Parameters {
             stopped_turns: 4_096,
             snapshot_part_bytes: 1 << random.u32(6..18),
             suspends: false,
-            planted: None,
+            planted: Planted::default(),
             trust_damage: false,
             cut_early: false,
             monotonic_first: false,
@@ -354,6 +355,7 @@ impl fmt::Display for Parameters {
             self.timeout_us / 1_000
         )?;
         let Self { planted, trust_damage, cut_early, clock_lie_us, monotonic_first, .. } = self;
+        let planted = planted.get();
         if planted.is_some() || *trust_damage || *cut_early || *clock_lie_us > 0 || *monotonic_first
         {
             write!(

@@ -3,6 +3,7 @@
 
 mod support;
 
+use palisade_replication::Planted;
 use palisade_shard::TestFault;
 use palisade_simulator::{Parameters, Trace, World};
 use palisade_wire::{Mode, Operation, Outcome, RangeId, ReadKind, Rejection, ReplicaChange};
@@ -30,7 +31,7 @@ fn write(world: &mut World, range: RangeId, value: u8) {
 /// Starts a latest read while a write of its key is pending, after a write of another range was
 /// acknowledged. Returns its answer before the pending write may commit, and its answer after that.
 /// `None` is no answer.
-fn read_beside_a_pending_write(mode: Mode, planted: Option<TestFault>) -> [Option<u8>; 2] {
+fn read_beside_a_pending_write(mode: Mode, planted: Planted<TestFault>) -> [Option<u8>; 2] {
     let quiet = Parameters::quiet(7, 3, 2, 1, Some(mode));
     // Without clients, which would detect the planted fault too.
     let mut world = World::new(Parameters { clients: 0, planted, ..quiet }, Trace::Off);
@@ -62,14 +63,22 @@ fn read_beside_a_pending_write(mode: Mode, planted: Option<TestFault>) -> [Optio
 #[test]
 fn scenario_49_a_latest_read_waits_for_pending_writes_of_its_key() {
     for mode in [Mode::Raft, Mode::Chain] {
-        assert_eq!(read_beside_a_pending_write(mode, None), [None, Some(2)], "{mode}");
-        let ignored = read_beside_a_pending_write(mode, Some(TestFault::IgnorePendingWrites));
-        assert_eq!(ignored, [Some(1), None], "{mode}");
+        let answers = read_beside_a_pending_write(mode, Planted::default());
+        assert_eq!(answers, [None, Some(2)], "{mode}");
+    }
+}
+
+#[cfg(feature = "planted-faults")]
+#[test]
+fn scenario_49_sees_a_read_that_does_not_wait() {
+    for mode in [Mode::Raft, Mode::Chain] {
+        let planted = Planted::new(TestFault::IgnorePendingWrites);
+        assert_eq!(read_beside_a_pending_write(mode, planted), [Some(1), None], "{mode}");
     }
 }
 
 /// Returns the answers of a superseded leader to copies of a commit that its successor committed.
-fn answers_of_a_superseded_leader(planted: Option<TestFault>) -> Vec<Option<Outcome>> {
+fn answers_of_a_superseded_leader(planted: Planted<TestFault>) -> Vec<Option<Outcome>> {
     let mut world = raft_with(3, planted);
     put(&mut world, 1);
     let old = supersede(&mut world, 2 * SECOND_US);
@@ -86,14 +95,19 @@ fn answers_of_a_superseded_leader(planted: Option<TestFault>) -> Vec<Option<Outc
 
 #[test]
 fn scenario_60_a_superseded_leader_does_not_call_a_committed_transaction_aborted() {
-    let aborted = Some(Outcome::Rejected(Rejection::Aborted));
-    assert!(!answers_of_a_superseded_leader(None).contains(&aborted));
-    let unconfirmed = answers_of_a_superseded_leader(Some(TestFault::UnconfirmedAborts));
-    assert!(unconfirmed.contains(&aborted), "the script does not see the fault");
+    let answers = answers_of_a_superseded_leader(Planted::default());
+    assert!(!answers.contains(&Some(Outcome::Rejected(Rejection::Aborted))), "{answers:?}");
+}
+
+#[cfg(feature = "planted-faults")]
+#[test]
+fn scenario_60_sees_an_abort_that_is_not_confirmed() {
+    let answers = answers_of_a_superseded_leader(Planted::new(TestFault::UnconfirmedAborts));
+    assert!(answers.contains(&Some(Outcome::Rejected(Rejection::Aborted))), "{answers:?}");
 }
 
 /// Returns the answers of a superseded leader to locked reads of a key that its successor wrote.
-fn locked_reads_at_a_superseded_leader(planted: Option<TestFault>) -> Vec<Option<Outcome>> {
+fn locked_reads_at_a_superseded_leader(planted: Planted<TestFault>) -> Vec<Option<Outcome>> {
     let mut world = raft_with(3, planted);
     put(&mut world, 1);
     let old = supersede(&mut world, 2 * SECOND_US);
@@ -109,13 +123,18 @@ fn locked_reads_at_a_superseded_leader(planted: Option<TestFault>) -> Vec<Option
 
 #[test]
 fn scenario_61_a_superseded_leader_answers_no_locked_read() {
-    for answer in locked_reads_at_a_superseded_leader(None) {
+    for answer in locked_reads_at_a_superseded_leader(Planted::default()) {
         let refused =
             matches!(answer, Some(Outcome::Rejected(Rejection::NotServing { .. })) | None);
         assert!(refused || value_of(answer.clone()) == Some(2), "{answer:?}");
     }
-    let fault = Some(TestFault::UnconfirmedLockedReads);
-    let answers = locked_reads_at_a_superseded_leader(fault);
+}
+
+#[cfg(feature = "planted-faults")]
+#[test]
+fn scenario_61_sees_a_locked_read_that_is_not_confirmed() {
+    let planted = Planted::new(TestFault::UnconfirmedLockedReads);
+    let answers = locked_reads_at_a_superseded_leader(planted);
     let stale = answers.into_iter().any(|answer| value_of(answer) == Some(1));
     assert!(stale, "the script does not see the fault");
 }

@@ -219,7 +219,9 @@ mod tests {
     use palisade_wire::{NodeId, PeerAddress, RangeId, ShardId};
 
     use super::{super::Timing, *};
-    use crate::{Context, Membership, PeerTiming, Peers, Protocol, RecoveredGroup, SnapshotPart};
+    use crate::{
+        Context, Membership, PeerTiming, Peers, Planted, Protocol, RecoveredGroup, SnapshotPart,
+    };
 
     fn at(node: u16) -> PeerAddress {
         PeerAddress { node: NodeId(node), shard: ShardId(0) }
@@ -232,7 +234,8 @@ mod tests {
         let recovered = RecoveredGroup::default();
         let timing = Timing::default();
         let mut head =
-            Chain::new(RangeId(1), at(0), membership, recovered, timing, 1, None).unwrap();
+            Chain::new(RangeId(1), at(0), membership, recovered, timing, 1, Planted::default())
+                .unwrap();
         let peers = Peers::new(PeerTiming::default(), 1, [at(1)], 1);
         let cx = Context { now_us: 1, peers: &peers };
         let effects = &mut Effects::default();

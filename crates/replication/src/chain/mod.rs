@@ -41,8 +41,8 @@ use palisade_wire::{PeerAddress, RangeId, Role, WireError};
 pub use message::{Body, Message};
 
 use crate::{
-    Context, Effects, Entry, EntryKind, Membership, Protocol, ProtocolFault, RecoveredGroup,
-    Refusal, SnapshotPart,
+    Context, Effects, Entry, EntryKind, Membership, Planted, Protocol, ProtocolFault,
+    RecoveredGroup, Refusal, SnapshotPart,
     codec::{decode_members, encode_members},
     contract::Name,
     entry_log::EntryLog,
@@ -74,7 +74,7 @@ pub struct Chain {
     me: PeerAddress,
     timing: Timing,
     random: fastrand::Rng,
-    fault: Option<ProtocolFault>,
+    planted: Planted<ProtocolFault>,
     membership: Membership,
     log: EntryLog,
     commit_index: u64,
@@ -117,7 +117,7 @@ impl Chain {
         recovered: RecoveredGroup,
         timing: Timing,
         random_seed: u64,
-        fault: Option<ProtocolFault>,
+        planted: Planted<ProtocolFault>,
     ) -> Result<Self, WireError> {
         let name = Name { range, me };
         let membership = match recovered.state {
@@ -135,7 +135,7 @@ impl Chain {
             session: random.u64(..),
             random,
             link: None,
-            fault,
+            planted,
             membership,
             log: EntryLog::new(name, base, recovered.entries),
             commit_index: base.0,
@@ -264,7 +264,7 @@ impl Chain {
     /// as this member knows.
     fn stable_index(&self) -> u64 {
         let durable = self.log.durable_index();
-        let alone = self.is_tail() && self.fault == Some(ProtocolFault::EagerTail);
+        let alone = self.is_tail() && self.planted.is(ProtocolFault::EagerTail);
         if alone || self.is_head() {
             durable
         } else {

@@ -60,7 +60,7 @@ impl Raft {
         }
         let same_voters = target.voters.len() == current.voters.len()
             && target.voters.iter().all(|voter| current.voters.contains(voter));
-        if !same_voters && !self.has_fault(ProtocolFault::NoJointConsensus) {
+        if !same_voters && !self.planted.is(ProtocolFault::NoJointConsensus) {
             target.outgoing.clone_from(&current.voters);
         }
         Ok(self.append_members(&target, cx, effects))

@@ -70,7 +70,7 @@ impl Raft {
         let inherited_us = if self.has_past { cx.peers.inherited_promises_until_us() } else { 0 };
         let until_us = to_leader_us.max(self.promised_until_us).max(inherited_us);
         matches!(self.role, RoleState::Leader(_))
-            || (until_us > cx.now_us && !self.has_fault(ProtocolFault::BreakPromises))
+            || (until_us > cx.now_us && !self.planted.is(ProtocolFault::BreakPromises))
     }
 
     /// Moves to a later term with the given vote, and requests the write of both. Revokes the
@@ -202,7 +202,7 @@ impl Raft {
         }
         // A heartbeat may have renewed the promise since the pre-vote began. A vote for itself
         // would break it, as any other vote would.
-        let unlooked = self.has_fault(ProtocolFault::StandUnlooked);
+        let unlooked = self.planted.is(ProtocolFault::StandUnlooked);
         if self.has_promised(self.me, cx) && !unlooked {
             self.role = RoleState::Follower;
             return;
@@ -247,14 +247,14 @@ impl Raft {
     }
 
     fn after_vote(&self) -> After {
-        if self.has_fault(ProtocolFault::UnsyncedVote) { After::Nothing } else { After::Appends }
+        if self.planted.is(ProtocolFault::UnsyncedVote) { After::Nothing } else { After::Appends }
     }
 
     /// Returns true if a log whose last entry has this term and index holds every entry that this
     /// replica may have committed.
     fn is_complete(&self, last: (u64, u64)) -> bool {
         last >= (self.log.last_term(), self.log.last_index())
-            || self.has_fault(ProtocolFault::IncompleteLeader)
+            || self.planted.is(ProtocolFault::IncompleteLeader)
     }
 
     /// Votes, once a term, for a candidate whose log is at least as complete as this one.

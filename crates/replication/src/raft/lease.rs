@@ -26,7 +26,7 @@ impl Raft {
 
     fn has_lease(&self, leader: &Leader, cx: Context<'_>) -> bool {
         let until_us = self.leased_until_us(leader, cx);
-        if self.has_fault(ProtocolFault::EndlessLease) {
+        if self.planted.is(ProtocolFault::EndlessLease) {
             return until_us > 0;
         }
         !leader.gave_up_lease && until_us > cx.now_us
@@ -38,7 +38,7 @@ impl Raft {
     }
 
     fn may_read(&self, index: u64) -> bool {
-        self.commit_index >= index || self.has_fault(ProtocolFault::EarlyReads)
+        self.commit_index >= index || self.planted.is(ProtocolFault::EarlyReads)
     }
 
     /// Leader: releases the gathered reads under a lease, or begins a round for them.

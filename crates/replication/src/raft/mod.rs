@@ -43,8 +43,8 @@ use palisade_wire::{Decode, Encode, PeerAddress, RangeId, Reader, Role, WireErro
 pub use message::{Body, Message};
 
 use crate::{
-    Context, Effects, Entry, EntryKind, Members, Protocol, ProtocolFault, RecoveredGroup, Refusal,
-    Revocation, Revoked, SnapshotPart, contract::Name, entry_log::EntryLog,
+    Context, Effects, Entry, EntryKind, Members, Planted, Protocol, ProtocolFault, RecoveredGroup,
+    Refusal, Revocation, Revoked, SnapshotPart, contract::Name, entry_log::EntryLog,
     members::Configurations, raft::progress::Progress,
 };
 
@@ -102,7 +102,7 @@ pub struct Raft {
     me: PeerAddress,
     timing: Timing,
     random: fastrand::Rng,
-    fault: Option<ProtocolFault>,
+    planted: Planted<ProtocolFault>,
 
     term: u64,
     vote: Option<PeerAddress>,
@@ -197,7 +197,7 @@ pub struct Setup {
     /// Seed of the random delays before elections.
     pub random_seed: u64,
     /// A rule to break, in tests.
-    pub fault: Option<ProtocolFault>,
+    pub planted: Planted<ProtocolFault>,
 }
 
 impl Raft {
@@ -215,7 +215,7 @@ impl Raft {
     ///
     /// If the recovered entries have a gap.
     pub fn new(setup: Setup, timing: Timing, now_us: u64) -> Result<Self, WireError> {
-        let Setup { range, me, members, recovered, random_seed, fault } = setup;
+        let Setup { range, me, members, recovered, random_seed, planted } = setup;
         let name = Name { range, me };
         let has_past = !recovered.is_empty();
         let (term, (vote, committed)) = match recovered.state {
@@ -242,7 +242,7 @@ impl Raft {
             me,
             timing,
             random: fastrand::Rng::with_seed(random_seed),
-            fault,
+            planted,
             // A snapshot may have a later term than the last one that this replica has persisted.
             term: term.max(log.last_term()),
             vote: vote.filter(|_| term >= log.last_term()),
@@ -327,10 +327,6 @@ impl Raft {
         self.is_voter() || self.configurations.at(self.commit_index).is_voter(self.me)
     }
 
-    fn has_fault(&self, fault: ProtocolFault) -> bool {
-        self.fault == Some(fault)
-    }
-
     fn peers(&self) -> Vec<PeerAddress> {
         self.members().all().into_iter().filter(|member| *member != self.me).collect()
     }
@@ -338,7 +334,7 @@ impl Raft {
     /// Returns the largest value that a majority of the voters has reached.
     fn reached(&self, value_of: impl Fn(PeerAddress) -> u64) -> u64 {
         let members = self.members();
-        if self.has_fault(ProtocolFault::CountLearners) {
+        if self.planted.is(ProtocolFault::CountLearners) {
             return Members::of(members.all()).reached(value_of);
         }
         members.reached(value_of)

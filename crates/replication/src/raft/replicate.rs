@@ -68,7 +68,7 @@ impl Raft {
         let (index, after) = if heartbeat && self.log.is_durable(self.state_append) {
             // A heartbeat confirms only durable entries, so the reply need not wait for a sync.
             (matched.min(self.log.durable_index()), After::Nothing)
-        } else if self.has_fault(ProtocolFault::UnsyncedConfirmation) {
+        } else if self.planted.is(ProtocolFault::UnsyncedConfirmation) {
             (matched, After::Nothing)
         } else {
             (matched, After::Appends)
@@ -169,7 +169,7 @@ impl Raft {
         });
         // Counting replicas does not commit an entry of an earlier term (thesis, figure 3.7).
         let of_this_term = self.log.term_at(index) == Some(self.term)
-            || self.has_fault(ProtocolFault::CommitByCounting);
+            || self.planted.is(ProtocolFault::CommitByCounting);
         if index > self.commit_index && of_this_term {
             self.commit_to(index, effects);
             self.settle_members(cx, effects);

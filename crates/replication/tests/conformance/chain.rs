@@ -1,7 +1,7 @@
 //! Chain replication under the adversary.
 
 use palisade_replication::{
-    Context, Effects, Membership, RecoveredGroup, Revocation,
+    Context, Effects, Membership, Planted, RecoveredGroup, Revocation,
     chain::{Chain, Message, Timing},
 };
 use palisade_wire::{PeerAddress, RangeId};
@@ -21,7 +21,8 @@ impl Subject for Chain {
         _now_us: u64,
     ) -> Self {
         let membership = Membership { epoch: 1, members: members.to_vec() };
-        Self::new(RangeId(1), me, membership, recovered, Timing::default(), random_seed, None)
+        let planted = Planted::default();
+        Self::new(RangeId(1), me, membership, recovered, Timing::default(), random_seed, planted)
             .expect("what was written can be read")
     }
 

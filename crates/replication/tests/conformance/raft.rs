@@ -1,7 +1,7 @@
 //! Raft under the adversary.
 
 use palisade_replication::{
-    Context, Effects, Members, Membership, RecoveredGroup, Revocation,
+    Context, Effects, Members, Membership, Planted, RecoveredGroup, Revocation,
     raft::{Message, Raft, Setup, Timing},
 };
 use palisade_wire::{PeerAddress, RangeId};
@@ -26,7 +26,7 @@ impl Subject for Raft {
             members: Members::of(members.to_vec()),
             recovered,
             random_seed,
-            fault: None,
+            planted: Planted::default(),
         };
         Self::new(setup, Timing::default(), now_us).expect("what was written can be read")
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use palisade_replication::{
     After, Append, Context, Effects, Entry, EntryKind, Heartbeat, Members, PeerTiming, Peers,
-    Protocol, RecoveredGroup,
+    Planted, Protocol, RecoveredGroup,
     raft::{Body, Message, Raft, Setup, Timing},
 };
 use palisade_wire::{NodeId, PeerAddress, RangeId, ShardId};
@@ -151,7 +151,8 @@ impl Cluster {
         this.peers = Peers::new(PeerTiming::default(), this.peers.session() + 1, others, now_us);
         this.at_start = this.writes.len();
         let (range, me) = (RangeId(1), at(node));
-        let setup = Setup { range, me, members, recovered, random_seed: 1, fault: None };
+        let setup =
+            Setup { range, me, members, recovered, random_seed: 1, planted: Planted::default() };
         let raft = Raft::new(setup, Timing::default(), now_us).expect("it wrote this itself");
         this.raft = Some(raft);
     }

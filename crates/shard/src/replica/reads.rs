@@ -164,7 +164,7 @@ impl Replica {
         self.lead()?;
         self.check_room()?;
         let mut after = self.transactions.ordered_before(&read);
-        if self.fault == Some(TestFault::IgnorePendingWrites) {
+        if self.planted.is(TestFault::IgnorePendingWrites) {
             after = 0;
         }
         let read = PendingRead { asker, read, level: Level::Latest };
@@ -294,7 +294,7 @@ impl Replica {
 
     fn read_newest(&self, read: &Read) -> Outcome {
         match read {
-            Read::Key(key) => self.state.get(key, self.fault == Some(TestFault::StaleReads)),
+            Read::Key(key) => self.state.get(key, self.planted.is(TestFault::StaleReads)),
             Read::Span(scan) => self.state.scan(scan, None, &self.descriptor),
         }
     }

@@ -136,7 +136,7 @@ impl Replica {
         self.protect(at_ts);
         let read = PendingRead { asker, read, level: Level::AsOf(at_ts) };
         if self.group.orders_writes() {
-            let hasty = self.fault == Some(TestFault::HastySnapshots);
+            let hasty = self.planted.is(TestFault::HastySnapshots);
             let after = if hasty { 0 } else { self.group.last_index() };
             return self.confirm(Confirmation::Read { after, read });
         }
@@ -187,7 +187,7 @@ impl Replica {
             }
             SafeTimeMessage::Answer { index, closed_ts } => {
                 self.timestamp_reads.asked_us = None;
-                let eager = self.fault == Some(TestFault::EagerSafeTime);
+                let eager = self.planted.is(TestFault::EagerSafeTime);
                 let index = if eager { 0 } else { index };
                 if self.timestamp_reads.closing.len() < MAX_CLOSING {
                     let known = self.timestamp_reads.closing.entry(index).or_default();

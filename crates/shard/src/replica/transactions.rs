@@ -82,8 +82,6 @@ enum Claimed {
     Ordered,
     /// The locks are not held.
     Lost,
-    /// The locks are not held, but the commit is ordered anyway: an injected fault.
-    Unlocked,
 }
 
 impl Transactions {
@@ -164,7 +162,7 @@ impl Replica {
         self.lead()?;
         let fresh_ts = hlc.tick(now.wall);
         let mut attempt = Attempt::new(&request);
-        if self.fault == Some(TestFault::RunExpired) {
+        if self.planted.is(TestFault::RunExpired) {
             attempt.expires_ts = Timestamp::MAX;
         } else if now.wall.beyond_us(attempt.expires_ts) > MAX_LIFETIME_US {
             return Err(Outcome::Rejected(Rejection::LifetimeTooLong));
@@ -182,8 +180,10 @@ impl Replica {
                 // The first copy of this commit is ordered and has released the locks, so this copy
                 // must not run. A retry returns the outcome of the first copy.
                 Claimed::Ordered => return Err(Outcome::Rejected(Rejection::Unknown)),
+                Claimed::Lost if self.planted.is(TestFault::TrustLostLocks) => {
+                    return self.order(asker, request, None, hlc, now, cx);
+                }
                 Claimed::Lost => return self.confirm_abort(asker, attempt),
-                Claimed::Unlocked => return self.order(asker, request, None, hlc, now, cx),
             },
         };
         let mut keys: Vec<_> = request.commit.writes.iter().map(|write| &write.key).collect();
@@ -226,7 +226,6 @@ impl Replica {
         match entered {
             Ok(grant) => Claimed::Held { start_ts: grant.start_ts },
             Err(_) if self.transactions.is_ordered(txn) => Claimed::Ordered,
-            Err(_) if self.fault == Some(TestFault::TrustLostLocks) => Claimed::Unlocked,
             Err(_) => Claimed::Lost,
         }
     }
@@ -241,7 +240,7 @@ impl Replica {
         if self.applied_index < self.transactions.begun_at {
             return Err(Outcome::Rejected(Rejection::NotServing { hint: None }));
         }
-        if self.fault == Some(TestFault::UnconfirmedAborts) {
+        if self.planted.is(TestFault::UnconfirmedAborts) {
             return Err(Outcome::Rejected(Rejection::Aborted));
         }
         self.check_room()?;
@@ -416,7 +415,7 @@ impl Replica {
     }
 
     fn lock(&mut self, request: LockRequest) -> Result<bool, Outcome> {
-        if self.fault == Some(TestFault::IgnoreLocks) {
+        if self.planted.is(TestFault::IgnoreLocks) {
             return Ok(true);
         }
         self.transactions.locks.request(request).map_err(lock_error)
@@ -492,10 +491,10 @@ impl Replica {
     /// act on it.
     fn read_locked(&mut self, read: PendingRead) {
         let mut after = self.transactions.ordered_before(&read.read);
-        if self.fault == Some(TestFault::EarlyLockedReads) {
+        if self.planted.is(TestFault::EarlyLockedReads) {
             after = 0;
         }
-        if self.fault == Some(TestFault::UnconfirmedLockedReads) {
+        if self.planted.is(TestFault::UnconfirmedLockedReads) {
             return self.read_once_applied(after, read);
         }
         let asker = read.asker;

@@ -54,7 +54,7 @@ impl Shard {
         if self.commit_wait.is_full() {
             return Err(Outcome::Rejected(Rejection::Overloaded));
         }
-        let hasty = self.config.fault == Some(TestFault::HastySnapshots);
+        let hasty = self.config.planted.is(TestFault::HastySnapshots);
         let Some(operation) = self.early_reads.pass(asker, operation, hasty, now)? else {
             return Ok(());
         };

@@ -2,6 +2,7 @@
 
 use palisade_clock::Now;
 use palisade_control::Bootstrap;
+use palisade_replication::Planted;
 use palisade_shard::{Recovered, SNAPSHOT_PART_BYTES, Shard, ShardConfig};
 use palisade_wire::{Mode, NodeId, PeerAddress, ShardId};
 
@@ -20,7 +21,7 @@ pub(crate) fn shard_alone(mode: Mode, checkpoint_bytes: u64, now: Now) -> Shard 
         checkpoint_bytes,
         snapshot_part_bytes: SNAPSHOT_PART_BYTES,
         max_message_bytes: 1 << 20,
-        fault: None,
+        planted: Planted::default(),
     };
     Shard::new(config, Recovered::default(), now).expect("nothing to recover")
 }

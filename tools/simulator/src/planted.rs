@@ -1,0 +1,169 @@
+//! The faults that the checks of a run must catch, each with a seed that does.
+//!
+//! The tests replay each seed. A change of the simulator or of the shard may turn a seed into
+//! another run: `palisade sim --planted all`, of a build with the feature `planted-faults`,
+//! searches the seeds again.
+
+use palisade_replication::{Planted, ProtocolFault};
+use palisade_shard::TestFault;
+use palisade_wire::Mode;
+
+use crate::{Failure, FaultKind, Parameters, Trace, simulate};
+
+/// Every planted fault must be caught within this many seeds.
+pub const MAX_SEEDS: u64 = 2_000;
+
+/// A fault that is planted in a run, to prove that a check can fail.
+#[derive(Clone, Copy, Debug)]
+pub struct PlantedFault {
+    /// Names the fault.
+    pub name: &'static str,
+    /// Part of the name of the invariant that must be violated; empty for any.
+    pub invariant: &'static str,
+    /// A seed whose run violates the invariant.
+    pub seed: u64,
+    plant: fn(&mut Parameters),
+}
+
+impl PlantedFault {
+    /// Runs a seed with the fault. Returns the failure, or `None` if the run passes all checks.
+    pub fn run(&self, seed: u64) -> Option<Box<Failure>> {
+        let mut parameters = Parameters::draw(seed);
+        (self.plant)(&mut parameters);
+        simulate(&parameters, Trace::Off).err()
+    }
+
+    /// Returns the first seed that catches the fault, with its failure, or `None` if none of
+    /// [`MAX_SEEDS`] does.
+    pub fn search(&self) -> Option<(u64, Box<Failure>)> {
+        (0..MAX_SEEDS).find_map(|seed| Some((seed, self.run(seed)?)))
+    }
+}
+
+/// Part of the name of the invariant `external_consistency`.
+const ORDER: &str = "commits are ordered";
+
+const LEASES: &str = "a lease excludes later leaders";
+const TRANSACTIONS: &str = "transactions are strictly";
+
+fn protocol(parameters: &mut Parameters, fault: ProtocolFault) {
+    plant(parameters, TestFault::Protocol(fault));
+}
+
+fn plant(parameters: &mut Parameters, fault: TestFault) {
+    parameters.planted = Planted::new(fault);
+}
+
+const fn fault(
+    name: &'static str,
+    invariant: &'static str,
+    seed: u64,
+    plant: fn(&mut Parameters),
+) -> PlantedFault {
+    PlantedFault { name, invariant, seed, plant }
+}
+
+/// All faults that the checks must catch.
+pub const PLANTED_FAULTS: &[PlantedFault] = &[
+    fault("count-learners", "", 0, |p| protocol(p, ProtocolFault::CountLearners)),
+    fault("unsynced-vote", "", 364, |p| protocol(p, ProtocolFault::UnsyncedVote)),
+    fault("unsynced-confirmation", "", 0, |p| protocol(p, ProtocolFault::UnsyncedConfirmation)),
+    fault("commit-by-counting", "", 1, |p| protocol(p, ProtocolFault::CommitByCounting)),
+    fault("endless-lease", "", 0, |p| protocol(p, ProtocolFault::EndlessLease)),
+    fault("break-promises", "", 12, |p| protocol(p, ProtocolFault::BreakPromises)),
+    fault("early-reads", "", 55, |p| protocol(p, ProtocolFault::EarlyReads)),
+    fault("no-joint-consensus", "", 16, |p| protocol(p, ProtocolFault::NoJointConsensus)),
+    fault("incomplete-leader", "", 6, |p| protocol(p, ProtocolFault::IncompleteLeader)),
+    fault("eager-tail", "", 0, |p| protocol(p, ProtocolFault::EagerTail)),
+    // Nodes are silenced for about as long as a promise lasts, with long delays and turns. In other
+    // runs, a promise that is broken by a few milliseconds is rarely seen.
+    fault("stand-unlooked", LEASES, 97, |p| {
+        protocol(p, ProtocolFault::StandUnlooked);
+        p.nodes = 3;
+        p.only = Some(Mode::Raft);
+        p.faults = vec![FaultKind::Silence];
+        p.fault_interval_us = 700_000;
+        p.delay_us = 25_000;
+        p.turn_us = 40_000;
+    }),
+    // A turn must receive a vote request, a heartbeat of the old leader and a tick. Nodes are
+    // paused for about as long as a promise lasts, and threads are stopped often, so that turns are
+    // long.
+    fault("early-heartbeats", LEASES, 74, |p| {
+        plant(p, TestFault::EarlyHeartbeats);
+        p.nodes = 3;
+        p.only = Some(Mode::Raft);
+        p.ranges_per_mode = 3;
+        p.clients = 1;
+        p.faults = vec![FaultKind::Pause];
+        p.fault_us = 180_000_000;
+        p.fault_interval_us = 400_000;
+        p.fault_length_us = 300_000;
+        p.stopped_turns = 1_024;
+        p.turn_us = 40_000;
+    }),
+    fault("forget-votes", "", 67, |p| plant(p, TestFault::ForgetVotes)),
+    fault("forget-outcomes", "", 14, |p| plant(p, TestFault::ForgetOutcomes)),
+    fault("trust-empty-log", "", 163, |p| plant(p, TestFault::TrustEmptyLog)),
+    fault("stale-reads", "", 0, |p| plant(p, TestFault::StaleReads)),
+    fault("forget-on-restart", "", 0, |p| plant(p, TestFault::ForgetOnRestart { entries: 1 })),
+    // Snapshot reads detect a short commit wait too, under the name of another invariant.
+    fault("no-commit-wait", ORDER, 11, |p| {
+        plant(p, TestFault::NoCommitWait);
+        p.snapshot_percent = 0;
+    }),
+    // Half of the wait would be enough only if clocks were right to within half of their bound.
+    fault("half-commit-wait", ORDER, 19, |p| {
+        plant(p, TestFault::HalfCommitWait);
+        p.snapshot_percent = 0;
+    }),
+    fault("ignore-conditions", "commits of several keys", 5, |p| {
+        plant(p, TestFault::IgnoreConditions);
+    }),
+    fault("ignore-locks", TRANSACTIONS, 0, |p| plant(p, TestFault::IgnoreLocks)),
+    fault("trust-lost-locks", TRANSACTIONS, 0, |p| plant(p, TestFault::TrustLostLocks)),
+    fault("early-locked-reads", TRANSACTIONS, 0, |p| plant(p, TestFault::EarlyLockedReads)),
+    fault("hasty-snapshots", TRANSACTIONS, 1, |p| plant(p, TestFault::HastySnapshots)),
+    fault("eager-safe-time", TRANSACTIONS, 0, |p| plant(p, TestFault::EagerSafeTime)),
+    fault("ignore-pending-writes-raft", "", 14, |p| {
+        plant(p, TestFault::IgnorePendingWrites);
+        p.only = Some(Mode::Raft);
+    }),
+    fault("ignore-pending-writes-chain", "", 1, |p| {
+        plant(p, TestFault::IgnorePendingWrites);
+        p.only = Some(Mode::Chain);
+    }),
+    fault("run-expired", "", 0, |p| plant(p, TestFault::RunExpired)),
+    // Nodes pause often, and clients retry at another replica soon.
+    fault("unconfirmed-aborts", "", 16, |p| {
+        plant(p, TestFault::UnconfirmedAborts);
+        p.nodes = 3;
+        p.only = Some(Mode::Raft);
+        p.faults = vec![FaultKind::Pause, FaultKind::Silence];
+        p.fault_interval_us = 800_000;
+        p.fault_length_us = 500_000;
+        p.attempt_us = 30_000;
+        p.transaction_percent = 80;
+    }),
+    fault("clock-beyond-its-bound", ORDER, 0, |p| {
+        p.clock_lie_us = 50_000;
+        p.snapshot_percent = 0;
+    }),
+    // If the thread is stopped between the monotonic and the wall clock, the turn has an old
+    // monotonic reading, and a lease that has ended seems to hold.
+    fault("monotonic-clock-first", "", 0, |p| {
+        p.monotonic_first = true;
+        p.nodes = 3;
+        p.only = Some(Mode::Raft);
+        p.faults = vec![FaultKind::Pause];
+        p.stopped_turns = 256;
+        p.snapshot_percent = 30;
+    }),
+    fault("trust-damage", "", 1, |p| p.trust_damage = true),
+    fault("cut-early", "", 1, |p| p.cut_early = true),
+    // `docs/assumptions.md` excludes this case. The simulator shows which invariant breaks.
+    fault("suspended-clocks", "", 0, |p| {
+        p.suspends = true;
+        p.faults = vec![FaultKind::Pause];
+    }),
+];
