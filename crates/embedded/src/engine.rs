@@ -128,7 +128,6 @@ impl Engine {
             at,
             cluster_id: CLUSTER_ID,
             nodes: nodes.clone(),
-            ranges: ranges.clone(),
             shape: None,
             max_offset_us: 1,
             random_seed: fastrand::u64(..),
@@ -138,7 +137,7 @@ impl Engine {
             planted: Planted::default(),
         };
         let mut clock = Clock::new();
-        let shard = Shard::new(config, recovered, clock.now())?;
+        let shard = Shard::new(config, ranges.clone(), recovered, clock.now())?;
         clock.move_beyond(shard.logged_ts());
         let now_ts = Some(Timestamp::from_physical_us(clock.now().wall.reading_us()));
         let running = Running {

@@ -92,7 +92,7 @@ pub enum After {
 
 /// A message to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Send<M> {
+pub struct Outgoing<M> {
     /// The receiver.
     pub to: PeerAddress,
     /// The message.
@@ -107,7 +107,7 @@ pub struct Effects<M> {
     /// Durable writes, to be carried out in this order.
     pub appends: Vec<Append>,
     /// Messages. Those of one step are independent of each other.
-    pub sends: Vec<Send<M>>,
+    pub sends: Vec<Outgoing<M>>,
     /// Entries that became committed, in index order. The driver must apply them before it runs any
     /// of `reads`.
     pub committed: Vec<Entry>,
@@ -138,7 +138,7 @@ impl<M> Default for Effects<M> {
 
 impl<M> Effects<M> {
     pub(crate) fn send(&mut self, to: PeerAddress, message: M, after: After) {
-        self.sends.push(Send { to, message, after });
+        self.sends.push(Outgoing { to, message, after });
     }
 }
 

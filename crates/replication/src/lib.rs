@@ -26,8 +26,8 @@ mod quorum;
 pub mod raft;
 
 pub use contract::{
-    After, Append, Context, Effects, Entry, EntryKind, Membership, Protocol, RecoveredGroup,
-    RecoveredSnapshot, Refusal, Send, SnapshotPart,
+    After, Append, Context, Effects, Entry, EntryKind, Membership, Outgoing, Protocol,
+    RecoveredGroup, RecoveredSnapshot, Refusal, SnapshotPart,
 };
 pub use fault::{Planted, ProtocolFault};
 pub use members::Members;

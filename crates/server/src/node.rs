@@ -325,7 +325,6 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
         at,
         cluster_id: config.cluster_id,
         nodes: config.client_addresses(),
-        ranges: config.bootstrap().range_map(),
         shape: Some(config.bootstrap()),
         max_offset_us: config.clock.max_offset_us,
         random_seed: now.wall.latest_us ^ (u64::from(at.node.0) << 32) ^ (u64::from(shard.0) << 48),
@@ -340,7 +339,7 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
         .filter(|node| node.node != config.node)
         .map(|node| (PeerAddress { node: node.node, shard }, Outbound::unconnected()))
         .collect();
-    let own_shard = Shard::new(shard_config, groups, now)?;
+    let own_shard = Shard::new(shard_config, config.bootstrap().range_map(), groups, now)?;
     check_clock(now.wall, own_shard.logged_ts(), config.clock.max_offset_us)?;
     let [client_address, peer_address] = listen_addresses(&config, shard);
     let listen = |address| {

@@ -20,7 +20,7 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 use palisade_clock::{Now, Timestamp};
 use palisade_wire::{Outcome, Response};
 
-use crate::ConnectionId;
+use crate::turn::ConnectionId;
 
 /// Waiting replies at which a shard rejects further requests.
 const MAX_WAITING: usize = 64 * 1024;

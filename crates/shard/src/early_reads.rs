@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use palisade_clock::{Now, Timestamp};
-use palisade_wire::{Operation, Outcome, ReadKind, Rejection};
+use palisade_wire::{Operation, ReadKind, Rejection};
 
-use crate::replica::Asker;
+use crate::turn::RequestOrigin;
 
 /// Reads that may wait at one shard.
 const MAX_EARLY: usize = 16 * 1024;
@@ -17,7 +17,7 @@ const MAX_EARLY: usize = 16 * 1024;
 #[derive(Debug)]
 pub(crate) struct EarlyReads {
     /// Reads by timestamp, then in order of arrival.
-    waiting: BTreeMap<(Timestamp, u64), (Asker, Operation)>,
+    waiting: BTreeMap<(Timestamp, u64), (RequestOrigin, Operation)>,
     next_number: u64,
     /// How far ahead a timestamp may lie, in microseconds. No clock is further ahead.
     max_ahead_us: u64,
@@ -35,11 +35,11 @@ impl EarlyReads {
     /// any acknowledged commit, because that has passed in true time.
     pub(crate) fn pass(
         &mut self,
-        asker: Asker,
+        origin: RequestOrigin,
         mut operation: Operation,
         hasty: bool,
         now: Now,
-    ) -> Result<Option<Operation>, Outcome> {
+    ) -> Result<Option<Operation>, Rejection> {
         let (Operation::Get { kind, .. } | Operation::Scan { kind, .. }) = &mut operation else {
             return Ok(Some(operation));
         };
@@ -57,18 +57,18 @@ impl EarlyReads {
             return Ok(Some(operation));
         }
         if now.wall.until_passed_us(at_ts) > self.max_ahead_us {
-            return Err(Outcome::Rejected(Rejection::NotYet));
+            return Err(Rejection::NotYet);
         }
         if self.waiting.len() >= MAX_EARLY {
-            return Err(Outcome::Rejected(Rejection::Overloaded));
+            return Err(Rejection::Overloaded);
         }
         self.next_number += 1;
-        self.waiting.insert((at_ts, self.next_number), (asker, detached(operation)));
+        self.waiting.insert((at_ts, self.next_number), (origin, detached(operation)));
         Ok(None)
     }
 
     /// Removes and returns a read whose timestamp has passed.
-    pub(crate) fn next(&mut self, now: Now) -> Option<(Asker, Operation)> {
+    pub(crate) fn next(&mut self, now: Now) -> Option<(RequestOrigin, Operation)> {
         let first = self.waiting.first_entry()?;
         now.wall.has_passed(first.key().0).then(|| first.remove())
     }

@@ -3,20 +3,29 @@
 use bytes::Bytes;
 use palisade_control::RangeDescriptor;
 use palisade_replication::{
-    Context, Effects, Entry, Members, Membership, Planted, Protocol, ProtocolFault, RecoveredGroup,
-    Refusal, Revocation, Send, SnapshotPart,
+    Context, Effects, Entry, Members, Membership, Outgoing, Protocol, RecoveredGroup, Refusal,
+    Revocation, SnapshotPart,
     chain::{self, Chain},
     raft::{self, Raft},
 };
 use palisade_wire::{Mode, PeerAddress, RangeId, RangeStatus, ReplicaChange, Role, WireError};
 
-use crate::PeerBody;
+use crate::{TestFault, config::ReplicaConfig, messages::PeerBody};
 
 /// A protocol, with the effects that it has requested in this turn.
 #[derive(Debug)]
 pub(crate) struct Running<P: Protocol> {
     protocol: P,
     effects: Effects<P::Message>,
+}
+
+/// A group whose replica is to be created.
+#[derive(Debug)]
+pub(crate) struct GroupSetup<'a> {
+    pub(crate) descriptor: &'a RangeDescriptor,
+    pub(crate) recovered: RecoveredGroup,
+    pub(crate) random_seed: u64,
+    pub(crate) now_us: u64,
 }
 
 /// A replica of a group, by replication mode.
@@ -37,15 +46,15 @@ macro_rules! either {
 }
 
 impl Group {
-    pub(crate) fn new(
-        me: PeerAddress,
-        descriptor: &RangeDescriptor,
-        recovered: RecoveredGroup,
-        random_seed: u64,
-        now_us: u64,
-        max_message_bytes: usize,
-        planted: Planted<ProtocolFault>,
-    ) -> Result<Self, WireError> {
+    /// Creates the replica of a group.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError`] if the recovered state cannot be decoded.
+    pub(crate) fn new(setup: GroupSetup<'_>, config: ReplicaConfig) -> Result<Self, WireError> {
+        let GroupSetup { descriptor, recovered, random_seed, now_us } = setup;
+        let ReplicaConfig { me, max_message_bytes, .. } = config;
+        let planted = config.planted.and_then(TestFault::of_protocol);
         let (range, membership) = (descriptor.range, descriptor.membership());
         Ok(match descriptor.mode {
             Mode::Raft => {
@@ -61,9 +70,8 @@ impl Group {
                 Self::Raft(Running { protocol, effects: Effects::default() })
             }
             Mode::Chain => {
-                let timing = chain::Timing::default();
-                let protocol =
-                    Chain::new(range, me, membership, recovered, timing, random_seed, planted)?;
+                let setup = chain::Setup { range, me, membership, recovered, random_seed, planted };
+                let protocol = Chain::new(setup, chain::Timing::default())?;
                 Self::Chain(Running { protocol, effects: Effects::default() })
             }
         })
@@ -126,7 +134,7 @@ impl Group {
 
     /// Requests a read at the replica that sequences writes: Raft's leader after a leadership
     /// check, or the chain's head. The chain's epochs must exclude earlier heads.
-    pub(crate) fn read_where_ordered(&mut self, token: u64) -> Result<(), Refusal> {
+    pub(crate) fn read_at_sequencer(&mut self, token: u64) -> Result<(), Refusal> {
         match self {
             Self::Raft(running) => running.protocol.read(token, &mut running.effects),
             Self::Chain(running) if running.protocol.orders_writes() => {
@@ -315,7 +323,7 @@ impl<P: Protocol> Running<P> {
     ) -> Effects<PeerBody> {
         self.protocol.flush(cx, &mut self.effects);
         let effects = std::mem::take(&mut self.effects);
-        let wrap = |send: Send<P::Message>| Send {
+        let wrap = |send: Outgoing<P::Message>| Outgoing {
             to: send.to,
             message: wrap(send.message),
             after: send.after,

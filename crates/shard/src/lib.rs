@@ -13,10 +13,11 @@
 
 mod admission;
 mod commit_wait;
+mod config;
 mod early_reads;
 mod fault;
 mod group;
-mod peer;
+mod messages;
 mod protections;
 mod recovery;
 mod replay;
@@ -25,14 +26,14 @@ mod shard;
 mod snapshot_state;
 mod snapshots;
 mod state_machine;
+mod turn;
 mod view;
 
+pub use config::{LogCounters, ShardConfig, ShardError};
 pub use fault::TestFault;
-pub use peer::{Hello, PeerBody, PeerMessage, SafeTimeMessage, SnapshotMessage};
+pub use messages::{Hello, PeerBody, PeerMessage, SafeTimeMessage, SnapshotMessage};
 pub use replay::{Recovered, ReplayError, Replayed, record_of};
-pub use shard::{
-    ConnectionId, Input, LOG_RESERVE_BYTES, LogCounters, Shard, ShardConfig, ShardEffects,
-    ShardError,
-};
+pub use shard::{LOG_RESERVE_BYTES, Shard};
 pub use snapshot_state::SNAPSHOT_PART_BYTES;
+pub use turn::{ConnectionId, Input, ShardEffects};
 pub use view::ReplicaView;

@@ -2,43 +2,46 @@
 
 use palisade_clock::Timestamp;
 use palisade_control::{RangeDescriptor, RangeMap};
-use palisade_replication::{EntryKind, Planted, RecoveredGroup};
+use palisade_replication::{EntryKind, RecoveredGroup};
 use palisade_txn::CommitCommand;
-use palisade_wire::{PeerAddress, RangeId, WireError};
+use palisade_wire::{RangeId, WireError};
 
 use crate::{
-    TestFault,
-    group::Group,
-    replica::{Replica, Start},
+    config::ReplicaConfig,
+    group::{Group, GroupSetup},
+    replica::{Applied, CheckpointSchedule, Replica, Start},
     snapshot_state::StateBuilder,
     state_machine::StateMachine,
 };
 
-/// Settings that all replicas of a shard share.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Surroundings {
-    pub(crate) me: PeerAddress,
-    pub(crate) now_us: u64,
-    pub(crate) checkpoint_bytes: u64,
-    pub(crate) part_bytes: usize,
-    pub(crate) max_message_bytes: usize,
-    pub(crate) planted: Planted<TestFault>,
+/// A replica that is to be created.
+#[derive(Debug)]
+pub(crate) struct Recovery<'a> {
+    pub(crate) descriptor: &'a RangeDescriptor,
+    /// The first range map: the initial state of the control plane's own range.
+    pub(crate) ranges: &'a RangeMap,
+    /// What the log held of the group.
+    pub(crate) recovered: RecoveredGroup,
 }
 
-impl Surroundings {
-    /// Creates a replica from its recovered group. `ranges` is the first range map; it is the
-    /// initial state of the control plane's own range.
+impl Recovery<'_> {
+    /// Creates the replica.
+    ///
+    /// # Errors
+    ///
+    /// [`WireError`] if the recovered state cannot be decoded.
     pub(crate) fn replica(
-        &self,
-        descriptor: &RangeDescriptor,
-        ranges: &RangeMap,
-        mut recovered: RecoveredGroup,
+        self,
+        config: ReplicaConfig,
         random: &mut fastrand::Rng,
-    ) -> Result<Replica, WireError> {
+        now_us: u64,
+    ) -> Result<Box<Replica>, WireError> {
+        let Self { descriptor, ranges, mut recovered } = self;
         let is_control = descriptor.range == RangeId::CONTROL;
-        let mut state =
+        let state =
             if is_control { StateMachine::Control(ranges.clone()) } else { StateMachine::keys() };
-        let (mut applied_index, mut digest, mut last_checkpoint_bytes) = (0, 0, 0);
+        let mut applied = Applied { state, index: 0, digest: 0 };
+        let mut snapshot_bytes = 0;
         let mut logged_ts = Timestamp::ZERO;
         if let Some(snapshot) = &mut recovered.snapshot {
             let mut builder = StateBuilder::new();
@@ -47,38 +50,25 @@ impl Surroundings {
                 builder.push(part)?;
             }
             let built = builder.finish();
-            (state, digest, last_checkpoint_bytes) = (built.state, built.digest, built.bytes);
-            applied_index = snapshot.index;
-            logged_ts = built.last_ts;
+            (logged_ts, snapshot_bytes) = (built.last_ts, built.bytes);
+            applied = Applied::from_snapshot(built, snapshot.index);
         }
         if !is_control {
             logged_ts = logged_ts.max(last_proposed_ts(&recovered)?);
         }
         let log_bytes = recovered.entries.iter().map(|entry| entry.payload.len() as u64).sum();
-        let group = Group::new(
-            self.me,
-            descriptor,
-            recovered,
-            random.u64(..),
-            self.now_us,
-            self.max_message_bytes,
-            self.planted.and_then(TestFault::of_protocol),
-        )?;
-        Ok(Replica::new(Start {
+        let schedule = CheckpointSchedule::new(config.checkpoint_bytes, log_bytes, snapshot_bytes);
+        let setup = GroupSetup { descriptor, recovered, random_seed: random.u64(..), now_us };
+        let start = Start {
             descriptor: descriptor.clone(),
-            group,
-            state,
-            applied_index,
-            digest,
-            log_bytes,
-            checkpoint_bytes: self.checkpoint_bytes,
-            part_bytes: self.part_bytes,
-            last_checkpoint_bytes,
+            group: Group::new(setup, config)?,
+            applied,
+            schedule,
             first_stream: random.u64(..),
             first_token: random.u64(..),
             logged_ts,
-            planted: self.planted,
-        }))
+        };
+        Ok(Box::new(Replica::new(start, config)))
     }
 }
 

@@ -16,7 +16,7 @@ use palisade_replication::SnapshotPart;
 use palisade_wire::{PeerAddress, WireError};
 
 use crate::{
-    SnapshotMessage,
+    messages::SnapshotMessage,
     snapshot_state::{StateBuilder, StateReader},
     state_machine::StateMachine,
 };
@@ -34,18 +34,21 @@ const RECEIVE_US: u64 = RESEND_US * (MAX_RESENDS as u64 + 1);
 /// Resends without progress after which a transfer is abandoned.
 const MAX_RESENDS: u32 = 10;
 
+/// The other replica of a transfer, and the number of its stream.
+type Transfer = (PeerAddress, u64);
+
 /// Transfers and the checkpoint that are in progress. Usually none, so the type is kept small.
 #[derive(Debug)]
 pub(crate) struct Snapshots {
-    outgoing: BTreeMap<PeerAddress, Outgoing>,
-    incoming: Option<Box<Incoming>>,
-    checkpoint: Option<Box<Taking>>,
+    outgoing: BTreeMap<PeerAddress, Sending>,
+    incoming: Option<Box<Receiving>>,
+    checkpoint: Option<Box<SnapshotInProgress>>,
     next_stream: u64,
 }
 
 /// A snapshot that is being read from the state.
 #[derive(Debug)]
-pub(crate) struct Taking {
+pub(crate) struct SnapshotInProgress {
     index: u64,
     term: u64,
     next_part: u32,
@@ -54,17 +57,17 @@ pub(crate) struct Taking {
 }
 
 #[derive(Debug)]
-struct Outgoing {
+struct Sending {
     stream: u64,
-    taking: Taking,
+    snapshot: SnapshotInProgress,
     /// Parts that are sent and not acknowledged.
-    under_way: VecDeque<SnapshotPart>,
+    in_flight: VecDeque<SnapshotPart>,
     resend_due_us: u64,
     resends: u32,
 }
 
 #[derive(Debug)]
-struct Incoming {
+struct Receiving {
     from: PeerAddress,
     stream: u64,
     next_part: u32,
@@ -83,7 +86,7 @@ pub(crate) enum Arrived {
     Next(SnapshotMessage, Option<Box<StateBuilder>>),
 }
 
-impl Taking {
+impl SnapshotInProgress {
     /// Starts reading a snapshot. `head` is its part 0, the protocol's own.
     pub(crate) fn new(head: &SnapshotPart, reader: StateReader) -> Self {
         let SnapshotPart { index, term, .. } = *head;
@@ -129,9 +132,9 @@ impl Snapshots {
     /// Returns the lowest timestamp that a snapshot is read at: versions visible there must be
     /// kept. [`Timestamp::MAX`] if no snapshot is being read.
     pub(crate) fn protected_ts(&self) -> Timestamp {
-        let outgoing = self.outgoing.values().map(|outgoing| &outgoing.taking);
+        let outgoing = self.outgoing.values().map(|outgoing| &outgoing.snapshot);
         let all = outgoing.chain(self.checkpoint.as_deref());
-        let all = all.map(|taking| taking.reader.protected_ts());
+        let all = all.map(|snapshot| snapshot.reader.protected_ts());
         all.min().unwrap_or(Timestamp::MAX)
     }
 
@@ -140,15 +143,15 @@ impl Snapshots {
     /// # Panics
     ///
     /// If a snapshot is being received: the log holds the parts of one snapshot at a time.
-    pub(crate) fn begin_checkpoint(&mut self, taking: Taking) {
+    pub(crate) fn begin_checkpoint(&mut self, snapshot: SnapshotInProgress) {
         assert!(self.incoming.is_none(), "a checkpoint begins while a snapshot arrives");
-        self.checkpoint = Some(Box::new(taking));
+        self.checkpoint = Some(Box::new(snapshot));
     }
 
     /// Returns the next part of the checkpoint, or `None` if none is being taken.
     pub(crate) fn next_of_checkpoint(&mut self, state: &StateMachine) -> Option<SnapshotPart> {
-        let taking = self.checkpoint.as_mut()?;
-        let part = taking.next(state);
+        let snapshot = self.checkpoint.as_mut()?;
+        let part = snapshot.next(state);
         if part.last {
             self.checkpoint = None;
         }
@@ -165,58 +168,54 @@ impl Snapshots {
         &mut self,
         to: PeerAddress,
         head: SnapshotPart,
-        taking: Taking,
+        snapshot: SnapshotInProgress,
         now_us: u64,
     ) -> SnapshotMessage {
         self.next_stream = self.next_stream.wrapping_add(1);
         let stream = self.next_stream;
-        let under_way = VecDeque::from([head.clone()]);
+        let in_flight = VecDeque::from([head.clone()]);
         let resend_due_us = now_us + RESEND_US;
-        let outgoing = Outgoing { stream, taking, under_way, resend_due_us, resends: 0 };
+        let outgoing = Sending { stream, snapshot, in_flight, resend_due_us, resends: 0 };
         self.outgoing.insert(to, outgoing);
         SnapshotMessage::Part { stream, part: head }
-    }
-
-    /// Returns the index up to which a transfer's snapshot reaches; `None` for an unknown transfer.
-    pub(crate) fn index_of(&self, to: PeerAddress, stream: u64) -> Option<u64> {
-        let outgoing = self.outgoing.get(&to).filter(|outgoing| outgoing.stream == stream)?;
-        Some(outgoing.taking.index)
     }
 
     /// Handles the acknowledgement of the first `parts` parts. Returns the next parts to send.
     pub(crate) fn confirmed(
         &mut self,
-        from: PeerAddress,
-        stream: u64,
+        transfer: Transfer,
         parts: u32,
-        done: bool,
         state: &StateMachine,
         now_us: u64,
     ) -> Vec<SnapshotMessage> {
         let mut next = Vec::new();
-        let outgoing = self.outgoing.get_mut(&from).filter(|o| o.stream == stream);
+        let (to, stream) = transfer;
+        let outgoing = self.outgoing.get_mut(&to).filter(|outgoing| outgoing.stream == stream);
         let Some(outgoing) = outgoing else { return next };
-        if done {
-            self.outgoing.remove(&from);
-            return next;
-        }
-        while outgoing.under_way.front().is_some_and(|part| part.part < parts) {
-            outgoing.under_way.pop_front();
+        while outgoing.in_flight.pop_front_if(|part| part.part < parts).is_some() {
             outgoing.resends = 0;
             outgoing.resend_due_us = now_us + RESEND_US;
         }
-        while outgoing.under_way.len() < WINDOW_PARTS && !outgoing.taking.finished {
-            let part = outgoing.taking.next(state);
-            outgoing.under_way.push_back(part.clone());
+        while outgoing.in_flight.len() < WINDOW_PARTS && !outgoing.snapshot.finished {
+            let part = outgoing.snapshot.next(state);
+            outgoing.in_flight.push_back(part.clone());
             next.push(SnapshotMessage::Part { stream, part });
         }
         next
     }
 
+    /// Ends a transfer that its receiver has installed, or does not need. Returns the index up to
+    /// which the snapshot reaches; `None` for an unknown transfer.
+    pub(crate) fn installed(&mut self, transfer: Transfer) -> Option<u64> {
+        let (to, stream) = transfer;
+        self.outgoing.get(&to).filter(|outgoing| outgoing.stream == stream)?;
+        Some(self.outgoing.remove(&to)?.snapshot.index)
+    }
+
     /// Returns parts to resend, and drops transfers that made no progress for too long.
     pub(crate) fn tick(&mut self, now_us: u64) -> Vec<(PeerAddress, SnapshotMessage)> {
         let mut again = Vec::new();
-        let is_late = |incoming: &Incoming| incoming.last_us + RECEIVE_US <= now_us;
+        let is_late = |incoming: &Receiving| incoming.last_us + RECEIVE_US <= now_us;
         if self.incoming.as_deref().is_some_and(is_late) {
             self.incoming = None;
         }
@@ -227,7 +226,7 @@ impl Snapshots {
             outgoing.resend_due_us = now_us + RESEND_US;
             outgoing.resends += 1;
             let stream = outgoing.stream;
-            let parts = outgoing.under_way.iter().cloned();
+            let parts = outgoing.in_flight.iter().cloned();
             again.extend(parts.map(|part| (*to, SnapshotMessage::Part { stream, part })));
             outgoing.resends < MAX_RESENDS
         });
@@ -237,12 +236,12 @@ impl Snapshots {
     /// Handles a received part, at a replica that has committed all entries up to `commit_index`.
     pub(crate) fn arrived(
         &mut self,
-        from: PeerAddress,
-        stream: u64,
+        transfer: Transfer,
         part: &SnapshotPart,
         commit_index: u64,
         now_us: u64,
     ) -> Result<Arrived, WireError> {
+        let (from, stream) = transfer;
         let received = |parts, done| SnapshotMessage::Received { stream, parts, done };
         if part.index <= commit_index {
             return Ok(Arrived::Known(received(0, true)));
@@ -255,7 +254,7 @@ impl Snapshots {
             let builder = StateBuilder::new();
             self.checkpoint = None;
             self.incoming =
-                Some(Box::new(Incoming { from, stream, next_part: 0, builder, last_us: now_us }));
+                Some(Box::new(Receiving { from, stream, next_part: 0, builder, last_us: now_us }));
         }
         let incoming = self.incoming.as_mut().expect("it is there, or was made just now");
         if part.part < incoming.next_part {

@@ -145,7 +145,8 @@ impl Node {
                 .map_err(|damage| damage.to_string())?;
             let recovered = replayed.finish().map_err(|error| error.to_string())?;
             let config = shard_config(slot.at, parameters, shape, self.life);
-            let shard = Shard::new(config, recovered, now).map_err(|error| error.to_string())?;
+            let shard = Shard::new(config, shape.range_map(), recovered, now)
+                .map_err(|error| error.to_string())?;
             shards.push(shard);
         }
         for (slot, shard) in self.shards.iter_mut().zip(shards) {
@@ -194,7 +195,6 @@ fn shard_config(
         at,
         cluster_id: 1,
         nodes: (0..parameters.nodes).map(address).collect(),
-        ranges: shape.range_map(),
         shape: Some(shape.clone()),
         // In runs with `clock_lie_us`, a clock that is wrong beyond its bound must be accepted.
         max_offset_us: parameters.max_offset_us + 2 * parameters.clock_lie_us,

@@ -218,7 +218,10 @@ impl Chain {
 mod tests {
     use palisade_wire::{NodeId, PeerAddress, RangeId, ShardId};
 
-    use super::{super::Timing, *};
+    use super::{
+        super::{Setup, Timing},
+        *,
+    };
     use crate::{
         Context, Membership, PeerTiming, Peers, Planted, Protocol, RecoveredGroup, SnapshotPart,
     };
@@ -231,11 +234,15 @@ mod tests {
     #[test]
     fn a_late_attachment_from_before_what_was_forgotten_changes_nothing() {
         let membership = Membership { epoch: 1, members: vec![at(0), at(1)] };
-        let recovered = RecoveredGroup::default();
-        let timing = Timing::default();
-        let mut head =
-            Chain::new(RangeId(1), at(0), membership, recovered, timing, 1, Planted::default())
-                .unwrap();
+        let setup = Setup {
+            range: RangeId(1),
+            me: at(0),
+            membership,
+            recovered: RecoveredGroup::default(),
+            random_seed: 1,
+            planted: Planted::default(),
+        };
+        let mut head = Chain::new(setup, Timing::default()).unwrap();
         let peers = Peers::new(PeerTiming::default(), 1, [at(1)], 1);
         let cx = Context { now_us: 1, peers: &peers };
         let effects = &mut Effects::default();

@@ -67,6 +67,23 @@ impl Default for Timing {
 /// Payload that may be uncommitted before proposals are refused, in bytes.
 const MAX_UNCOMMITTED_BYTES: usize = 32 * 1024 * 1024;
 
+/// What a member of a chain is created from.
+#[derive(Debug)]
+pub struct Setup {
+    /// The range that the chain replicates.
+    pub range: RangeId,
+    /// The address of the member.
+    pub me: PeerAddress,
+    /// The members. Those of a later epoch in the log supersede them.
+    pub membership: Membership,
+    /// The state that recovery found in the log.
+    pub recovered: RecoveredGroup,
+    /// Seed of the random sessions and links.
+    pub random_seed: u64,
+    /// A rule to break, in tests.
+    pub planted: Planted<ProtocolFault>,
+}
+
 /// A member of a chain.
 #[derive(Debug)]
 pub struct Chain {
@@ -100,8 +117,7 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Creates a member from the state that recovery found in the log. `membership` applies if its
-    /// epoch is later than the one in the log.
+    /// Creates a member from the state that recovery found in the log.
     ///
     /// # Errors
     ///
@@ -110,15 +126,8 @@ impl Chain {
     /// # Panics
     ///
     /// If the recovered entries have a gap.
-    pub fn new(
-        range: RangeId,
-        me: PeerAddress,
-        membership: Membership,
-        recovered: RecoveredGroup,
-        timing: Timing,
-        random_seed: u64,
-        planted: Planted<ProtocolFault>,
-    ) -> Result<Self, WireError> {
+    pub fn new(setup: Setup, timing: Timing) -> Result<Self, WireError> {
+        let Setup { range, me, membership, recovered, random_seed, planted } = setup;
         let name = Name { range, me };
         let membership = match recovered.state {
             Some((epoch, payload)) if epoch >= membership.epoch => {

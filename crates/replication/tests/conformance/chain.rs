@@ -2,7 +2,7 @@
 
 use palisade_replication::{
     Context, Effects, Membership, Planted, RecoveredGroup, Revocation,
-    chain::{Chain, Message, Timing},
+    chain::{Chain, Message, Setup, Timing},
 };
 use palisade_wire::{PeerAddress, RangeId};
 
@@ -21,9 +21,9 @@ impl Subject for Chain {
         _now_us: u64,
     ) -> Self {
         let membership = Membership { epoch: 1, members: members.to_vec() };
-        let planted = Planted::default();
-        Self::new(RangeId(1), me, membership, recovered, Timing::default(), random_seed, planted)
-            .expect("what was written can be read")
+        let (range, planted) = (RangeId(1), Planted::default());
+        let setup = Setup { range, me, membership, recovered, random_seed, planted };
+        Self::new(setup, Timing::default()).expect("what was written can be read")
     }
 
     fn members(&self) -> Vec<PeerAddress> {

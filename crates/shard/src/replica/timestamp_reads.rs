@@ -21,152 +21,100 @@
 //!
 //! A read protects the versions that it saw from garbage collection for a while: see `protections`.
 
-use std::collections::BTreeMap;
-
 use palisade_clock::{Now, Timestamp};
-use palisade_replication::{After, Send};
-use palisade_wire::{Outcome, PeerAddress, ReadKind, Rejection, ScanRequest};
+use palisade_replication::After;
+use palisade_wire::{Outcome, PeerAddress, ReadKind, Rejection};
 
 use super::{
-    Asker, MAX_WAITING, Replica,
-    reads::{Confirmation, Level, PendingRead, Read},
+    Replica,
+    pending_reads::{Barrier, Confirmation, Level, PendingRead, Read},
 };
-use crate::{PeerBody, SafeTimeMessage, TestFault};
+use crate::{
+    TestFault,
+    messages::{PeerBody, SafeTimeMessage},
+    turn::{RequestOrigin, Served, Turn},
+};
 
 /// How long a read at a follower waits for the leader's answer, before it is redirected there.
 const ASKING_US: u64 = 200_000;
 
-/// Interval after which a follower asks again if it has no answer.
-const ASK_AGAIN_US: u64 = 30_000;
-
 /// Maximum age of a stale read that needs the leader's answer, beyond the clock's error.
 const ASKED_STALENESS_US: u64 = 500_000;
 
-/// Answers of the leader that may wait until their entries are applied. More are dropped.
-const MAX_CLOSING: usize = 64;
-
-/// Reads at a follower that wait for the leader's answer, and the safe time learned from it.
-#[derive(Debug, Default)]
-pub(super) struct TimestampReads {
-    /// The lowest timestamp read at in this turn.
-    pub(super) read_ts: Option<Timestamp>,
-    /// Safe time learned from the leader; may be above the last applied commit.
-    learned_ts: Timestamp,
-    /// Reads above the safe time, by timestamp and unique number, each with its deadline on the
-    /// monotonic clock in microseconds.
-    unsafe_yet: BTreeMap<(Timestamp, u64), (PendingRead, u64)>,
-    /// When the leader was last asked, while its answer is pending.
-    asked_us: Option<u64>,
-    /// Answers of the leader: the timestamp is safe once the entry at the index is applied.
-    closing: BTreeMap<u64, Timestamp>,
-}
-
-impl TimestampReads {
-    pub(super) fn is_idle(&self) -> bool {
-        self.unsafe_yet.is_empty()
-    }
-
-    pub(super) fn wants_ticks(&self) -> bool {
-        !self.unsafe_yet.is_empty()
-    }
-}
-
 impl Replica {
-    /// Starts a read at a timestamp that has passed, or returns an immediate outcome as `Err`.
-    pub(crate) fn get_past(
+    /// Starts a read at a timestamp that has passed.
+    pub(super) fn read_at_timestamp(
         &mut self,
-        asker: Asker,
-        key: &[u8],
-        kind: ReadKind,
-        now: Now,
-    ) -> Result<(), Outcome> {
-        let read = self.read_of_key(key)?;
-        self.read_past(asker, read, kind, now)
-    }
-
-    /// Starts a scan at a timestamp that has passed, or returns an immediate outcome as `Err`.
-    pub(crate) fn scan_past(
-        &mut self,
-        asker: Asker,
-        scan: ScanRequest,
-        kind: ReadKind,
-        now: Now,
-    ) -> Result<(), Outcome> {
-        let scan = self.check_scan(scan)?;
-        self.read_past(asker, Read::Span(Box::new(scan)), kind, now)
-    }
-
-    fn read_past(
-        &mut self,
-        asker: Asker,
+        origin: RequestOrigin,
         read: Read,
         kind: ReadKind,
-        now: Now,
-    ) -> Result<(), Outcome> {
-        let safe_ts = self.safe_ts();
-        let at_ts = match kind {
-            ReadKind::AsOf(at_ts) => at_ts,
-            ReadKind::Stale { max_us, at_least } => {
-                let latest_ts = Timestamp::from_physical_us(now.wall.latest_us);
-                // An applied commit's timestamp may not have passed yet.
-                let known_ts = safe_ts.min(passed_ts(now));
-                if known_ts >= latest_ts.saturating_sub_us(max_us).max(at_least) {
-                    known_ts
-                } else {
-                    // The leader must be asked anyway. A later timestamp is more likely to be still
-                    // readable in the other ranges of a snapshot.
-                    let asked_ts = latest_ts.saturating_sub_us(max_us.min(ASKED_STALENESS_US));
-                    asked_ts.min(passed_ts(now)).max(at_least)
-                }
-            }
-            ReadKind::Latest
-            | ReadKind::LatestOfKey
-            | ReadKind::Snapshot
-            | ReadKind::Locking(_) => {
-                unreachable!("{kind:?} is of no timestamp yet")
-            }
-        };
-        if at_ts <= safe_ts {
-            return Err(self.read_as_of(&read, at_ts));
+        turn: &mut Turn<'_>,
+    ) -> Result<Served, Rejection> {
+        let now = turn.now;
+        let at_ts = self.timestamp_of(kind, now);
+        if at_ts <= self.safe_ts() {
+            return match self.read_as_of(&read, at_ts) {
+                Outcome::Rejected(rejection) => Err(rejection),
+                outcome => Ok(Served::Done(outcome)),
+            };
         }
-        if self.reads.len() + self.timestamp_reads.unsafe_yet.len() >= MAX_WAITING {
-            return Err(Outcome::Rejected(Rejection::Overloaded));
-        }
+        self.check_room()?;
         // Protect the versions now, not only when the read is answered.
         self.protect(at_ts);
-        let read = PendingRead { asker, read, level: Level::AsOf(at_ts) };
+        let read = PendingRead { origin, read, level: Level::AsOf(at_ts) };
         if self.group.orders_writes() {
-            let hasty = self.planted.is(TestFault::HastySnapshots);
+            let hasty = self.config.planted.is(TestFault::HastySnapshots);
             let after = if hasty { 0 } else { self.group.last_index() };
             return self.confirm(Confirmation::Read { after, read });
         }
         if self.group.leader().is_none() {
-            return Err(Outcome::Rejected(Rejection::NotServing { hint: None }));
+            return Err(Rejection::NotServing { hint: None });
         }
-        let number = self.reads.number();
-        let until_us = now.monotonic_us + ASKING_US;
-        self.timestamp_reads.unsafe_yet.insert((at_ts, number), (read, until_us));
-        if self.timestamp_reads.asked_us.is_none() {
+        self.reads.wait(Barrier::Safe(at_ts), read, now.monotonic_us + ASKING_US);
+        if !self.safe_time.is_asked() {
             self.ask_for_safe_time(now);
         }
-        Ok(())
+        Ok(Served::Pending)
+    }
+
+    /// Returns the timestamp that a read is served at.
+    fn timestamp_of(&self, kind: ReadKind, now: Now) -> Timestamp {
+        match kind {
+            ReadKind::AsOf(at_ts) => at_ts,
+            ReadKind::Stale { max_us, at_least } => {
+                let latest_ts = Timestamp::from_physical_us(now.wall.latest_us);
+                // An applied commit's timestamp may not have passed yet.
+                let known_ts = self.safe_ts().min(passed_ts(now));
+                if known_ts >= latest_ts.saturating_sub_us(max_us).max(at_least) {
+                    return known_ts;
+                }
+                // The leader must be asked anyway. A later timestamp is more likely to be still
+                // readable in the other ranges of a snapshot.
+                let asked_ts = latest_ts.saturating_sub_us(max_us.min(ASKED_STALENESS_US));
+                asked_ts.min(passed_ts(now)).max(at_least)
+            }
+            ReadKind::Latest
+            | ReadKind::LatestOfKey
+            | ReadKind::Snapshot
+            | ReadKind::Locking(_) => unreachable!("{kind:?} has no timestamp yet"),
+        }
     }
 
     /// Returns the safe time: all commits up to it are applied here.
     fn safe_ts(&self) -> Timestamp {
-        self.state.last_ts().max(self.timestamp_reads.learned_ts)
+        self.applied.state.last_ts().max(self.safe_time.learned_ts())
     }
 
     fn ask_for_safe_time(&mut self, now: Now) {
         if let Some(leader) = self.group.leader() {
-            self.timestamp_reads.asked_us = Some(now.monotonic_us);
+            self.safe_time.asked(now.monotonic_us);
             self.send_safe_time(leader, SafeTimeMessage::Ask);
         }
     }
 
     fn send_safe_time(&mut self, to: PeerAddress, message: SafeTimeMessage) {
-        let message = PeerBody::SafeTime { range: self.descriptor.range, message };
-        self.other_sends.push(Send { to, message, after: After::Nothing });
+        let range = self.descriptor.range;
+        self.send(to, PeerBody::SafeTime { range, message }, After::Nothing);
     }
 
     /// Handles a follower's request for the safe time, or the leader's answer.
@@ -174,25 +122,20 @@ impl Replica {
         &mut self,
         from: PeerAddress,
         message: SafeTimeMessage,
-        now: Now,
+        turn: &Turn<'_>,
     ) {
         match message {
             SafeTimeMessage::Ask => {
                 // Send nothing if this replica can't answer: the follower's reads have a deadline.
-                if self.reads.len() < MAX_WAITING && self.group.orders_writes() {
-                    let closed_ts = passed_ts(now);
+                if self.check_room().is_ok() && self.group.orders_writes() {
+                    let closed_ts = passed_ts(turn.now);
                     let index = self.group.last_index();
                     let _ = self.confirm(Confirmation::SafeTime { to: from, index, closed_ts });
                 }
             }
             SafeTimeMessage::Answer { index, closed_ts } => {
-                self.timestamp_reads.asked_us = None;
-                let eager = self.planted.is(TestFault::EagerSafeTime);
-                let index = if eager { 0 } else { index };
-                if self.timestamp_reads.closing.len() < MAX_CLOSING {
-                    let known = self.timestamp_reads.closing.entry(index).or_default();
-                    *known = (*known).max(closed_ts);
-                }
+                let is_eager = self.config.planted.is(TestFault::EagerSafeTime);
+                self.safe_time.answered(if is_eager { 0 } else { index }, closed_ts);
             }
         }
     }
@@ -206,50 +149,34 @@ impl Replica {
     /// Redirects reads that waited too long to the leader, and asks it again if its answer is late.
     pub(super) fn tick_timestamp_reads(&mut self, now: Now) {
         let hint = self.group.leader();
-        let late = |_: &_, (_, until_us): &mut (_, u64)| *until_us <= now.monotonic_us;
-        for (_, (PendingRead { asker, .. }, _)) in
-            self.timestamp_reads.unsafe_yet.extract_if(.., late)
-        {
-            self.answers.push((asker, Outcome::Rejected(Rejection::NotServing { hint })));
+        for PendingRead { origin, .. } in self.reads.expire(now.monotonic_us) {
+            self.answers.push((origin, Outcome::Rejected(Rejection::NotServing { hint })));
         }
-        let lost = |asked_us: u64| asked_us + ASK_AGAIN_US <= now.monotonic_us;
-        if self.timestamp_reads.unsafe_yet.is_empty() {
-            self.timestamp_reads.asked_us = None;
-        } else if self.timestamp_reads.asked_us.is_none_or(lost) {
+        if !self.reads.wait_for_safe_time() {
+            self.safe_time.forget_question();
+        } else if self.safe_time.is_question_due(now.monotonic_us) {
             self.ask_for_safe_time(now);
         }
     }
 
     /// Answers reads at a follower whose timestamp has become safe.
     pub(super) fn answer_safe_reads(&mut self, now: Now) {
-        let before_ts = self.timestamp_reads.learned_ts;
-        while let Some(first) = self.timestamp_reads.closing.first_entry()
-            && *first.key() <= self.applied_index
-        {
-            self.timestamp_reads.learned_ts = self.timestamp_reads.learned_ts.max(first.remove());
-        }
+        let has_learned = self.safe_time.applied(self.applied.index);
         let safe_ts = self.safe_ts();
-        while let Some(first) = self.timestamp_reads.unsafe_yet.first_entry()
-            && first.key().0 <= safe_ts
-        {
-            let ((at_ts, _), (PendingRead { asker, read, .. }, _)) = first.remove_entry();
-            let outcome = self.read_as_of(&read, at_ts);
-            self.answers.push((asker, outcome));
+        while let Some(read) = self.reads.next_safe(safe_ts) {
+            self.answer_read(read);
         }
         // This answer predates the remaining reads, so ask again.
-        let learned = self.timestamp_reads.learned_ts > before_ts;
-        if learned
-            && !self.timestamp_reads.unsafe_yet.is_empty()
-            && self.timestamp_reads.asked_us.is_none()
-        {
+        if has_learned && self.reads.wait_for_safe_time() && !self.safe_time.is_asked() {
             self.ask_for_safe_time(now);
         }
     }
 
     pub(super) fn read_as_of(&mut self, read: &Read, at_ts: Timestamp) -> Outcome {
+        let state = &self.applied.state;
         let outcome = match read {
-            Read::Key(key) => self.state.get_as_of(key, at_ts),
-            Read::Span(scan) => self.state.scan(scan, Some(at_ts), &self.descriptor),
+            Read::Key(key) => state.get_as_of(key, at_ts),
+            Read::Span(scan) => state.scan(scan, Some(at_ts), &self.descriptor),
         };
         if !matches!(outcome, Outcome::Rejected(_)) {
             self.protect(at_ts);
@@ -258,8 +185,7 @@ impl Replica {
     }
 
     fn protect(&mut self, at_ts: Timestamp) {
-        let lowest_ts = self.timestamp_reads.read_ts.map_or(at_ts, |ts| ts.min(at_ts));
-        self.timestamp_reads.read_ts = Some(lowest_ts);
+        self.read_ts = Some(self.read_ts.map_or(at_ts, |lowest_ts| lowest_ts.min(at_ts)));
     }
 }
 

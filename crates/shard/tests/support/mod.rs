@@ -10,11 +10,11 @@ use palisade_wire::{Mode, NodeId, PeerAddress, ShardId};
 pub(crate) fn shard_alone(mode: Mode, checkpoint_bytes: u64, now: Now) -> Shard {
     let bootstrap =
         Bootstrap { nodes: vec![NodeId(0)], shards: 1, ranges_per_mode: 1, only: Some(mode) };
+    let ranges = bootstrap.range_map();
     let config = ShardConfig {
         at: PeerAddress { node: NodeId(0), shard: ShardId(0) },
         cluster_id: 1,
         nodes: Vec::new(),
-        ranges: bootstrap.range_map(),
         shape: Some(bootstrap),
         max_offset_us: 1_000,
         random_seed: 1,
@@ -23,5 +23,5 @@ pub(crate) fn shard_alone(mode: Mode, checkpoint_bytes: u64, now: Now) -> Shard 
         max_message_bytes: 1 << 20,
         planted: Planted::default(),
     };
-    Shard::new(config, Recovered::default(), now).expect("nothing to recover")
+    Shard::new(config, ranges, Recovered::default(), now).expect("nothing to recover")
 }

@@ -5,8 +5,11 @@ use palisade_control::RangeDescriptor;
 use palisade_replication::{RecoveredGroup, raft};
 use palisade_wire::{Mode, PeerAddress, RangeId};
 
-use super::{PEER_RESERVE_BYTES, Shard, surroundings};
-use crate::{Hello, PeerBody, PeerMessage};
+use super::{PEER_RESERVE_BYTES, Shard};
+use crate::{
+    messages::{Hello, PeerBody, PeerMessage},
+    recovery::Recovery,
+};
 
 impl Shard {
     pub(super) fn receive(&mut self, from: PeerAddress, message: PeerMessage, now: Now) {
@@ -43,23 +46,23 @@ impl Shard {
             body if body.is_to_be_written() && self.log.left_bytes < PEER_RESERVE_BYTES => {}
             PeerBody::Raft { range, message } => {
                 self.add_replica_if_asked(range, &message.body, now);
-                self.with_replica(range, now, |replica, _, cx| {
-                    replica.group.receive_raft(from, message, cx);
+                self.with_replica(range, now, |replica, turn| {
+                    replica.group.receive_raft(from, message, turn.context());
                 });
             }
             PeerBody::Chain { range, message } => {
-                self.with_replica(range, now, |replica, _, cx| {
-                    replica.group.receive_chain(from, message, cx);
+                self.with_replica(range, now, |replica, turn| {
+                    replica.group.receive_chain(from, message, turn.context());
                 });
             }
             PeerBody::Snapshot { range, message } => {
-                self.with_replica(range, now, |replica, _, cx| {
-                    replica.receive_snapshot(from, message, cx);
+                self.with_replica(range, now, |replica, turn| {
+                    replica.receive_snapshot(from, message, turn);
                 });
             }
             PeerBody::SafeTime { range, message } => {
-                self.with_replica(range, now, |replica, _, _| {
-                    replica.receive_safe_time(from, message, now);
+                self.with_replica(range, now, |replica, turn| {
+                    replica.receive_safe_time(from, message, turn);
                 });
             }
         }
@@ -67,16 +70,16 @@ impl Shard {
 
     fn hear(&mut self, from: PeerAddress, hello: &Hello, now: Now) {
         let revocations = self.peers.receive(from, &hello.heartbeat, now.monotonic_us);
-        if hello.ranges_version < self.ranges_version {
-            let changed = RangeDescriptor::to_bytes(self.config.ranges.changed());
+        if hello.ranges_version < self.ranges.version() {
+            let changed = RangeDescriptor::to_bytes(self.ranges.changed());
             self.hellos.push((from, PeerBody::Ranges(changed)));
         }
         if !self.admission.is_admitted() {
             return;
         }
         for revocation in revocations {
-            self.with_replica(revocation.range, now, |replica, _, cx| {
-                replica.group.revoked(from, revocation, cx);
+            self.with_replica(revocation.range, now, |replica, turn| {
+                replica.group.revoked(from, revocation, turn.context());
             });
         }
     }
@@ -88,14 +91,14 @@ impl Shard {
         if !asked || self.replicas.contains_key(&range) {
             return;
         }
-        let Some(descriptor) = self.config.ranges.get(range) else { return };
+        let Some(descriptor) = self.ranges.get(range) else { return };
         if descriptor.mode == Mode::Raft {
-            let surroundings = surroundings(&self.config, now);
-            let recovered = RecoveredGroup::default();
-            let random = &mut self.random;
-            let made = surroundings.replica(descriptor, &self.config.ranges, recovered, random);
-            let made = made.expect("nothing recovered, nothing to misread");
-            self.replicas.insert(range, Box::new(made));
+            let (ranges, recovered) = (&self.ranges, RecoveredGroup::default());
+            let config = self.config.of_replicas();
+            let replica = Recovery { descriptor, ranges, recovered }
+                .replica(config, &mut self.random, now.monotonic_us)
+                .expect("nothing recovered, nothing to misread");
+            self.replicas.insert(range, replica);
         }
     }
 }

@@ -1,31 +1,33 @@
 //! The shard: passes requests and messages to replicas, and their writes to one log.
 
-mod messages;
+mod receive;
 mod requests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    mem,
     ops::Bound,
 };
 
 use bytes::Bytes;
 use palisade_clock::{BoundSource, Hlc, Interval, Now, Timestamp};
-use palisade_control::{Bootstrap, NodeAddress, RangeDescriptor, RangeMap, ShapeChanged};
-use palisade_replication::{After, Append, Context, PeerTiming, Peers, Planted};
-use palisade_wire::{
-    Admission as Admitted, Mode, PeerAddress, RangeId, Request, Response, ShardStatus, WireError,
-};
-use thiserror::Error;
+use palisade_control::{Bootstrap, RangeMap};
+use palisade_replication::{After, Context, PeerTiming, Peers};
+use palisade_wire::{Admission as Admitted, Mode, PeerAddress, RangeId, Request, ShardStatus};
 
 use crate::{
-    Hello, PeerBody, PeerMessage, Recovered, ReplicaView, TestFault,
+    Recovered, TestFault,
     admission::Admission,
     commit_wait::CommitWait,
+    config::{LogCounters, ShardConfig, ShardError},
     early_reads::EarlyReads,
+    messages::{Hello, PeerBody, PeerMessage},
     protections::Protections,
-    recovery::Surroundings,
+    recovery::Recovery,
     replay::SHARD_RECORD,
-    replica::{Asker, Outbox, Replica},
+    replica::{Outbox, Replica},
+    turn::{Input, RequestOrigin, ShardEffects, Turn},
+    view::ReplicaView,
 };
 
 /// Below this much free log, in bytes, commits and changes of ranges are rejected with `LogFull`.
@@ -44,110 +46,13 @@ const MAX_IDLE_QUEUE: usize = 1024;
 /// Checkpoint bytes after which a turn writes no more checkpoint parts.
 const CHECKPOINT_BYTES_PER_TURN: usize = 512 * 1024;
 
-/// A client's connection to this shard. The driver chooses the number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ConnectionId(pub u64);
-
-/// Configuration of a shard, fixed at its start.
-#[derive(Clone, Debug)]
-pub struct ShardConfig {
-    /// This shard's address.
-    pub at: PeerAddress,
-    /// Identifies the cluster in the range map that clients receive.
-    pub cluster_id: u64,
-    /// The cluster's nodes and their client addresses, for the range map that clients receive.
-    pub nodes: Vec<NodeAddress>,
-    /// The cluster's first range map.
-    pub ranges: RangeMap,
-    /// The parameters that `ranges` was made from; `None` for an embedded database.
-    pub shape: Option<Bootstrap>,
-    /// How far ahead a remote clock may be before its messages are dropped, in microseconds. Client
-    /// requests are rejected while the error bound of this clock exceeds the same limit.
-    pub max_offset_us: u64,
-    /// Seeds random choices such as election timeouts, and the incarnation of a new log.
-    pub random_seed: u64,
-    /// Log growth in bytes after which a group's state is written as a checkpoint.
-    pub checkpoint_bytes: u64,
-    /// Target size of one part of a checkpoint or snapshot, in bytes.
-    pub snapshot_part_bytes: usize,
-    /// Payload in one Raft message beyond the message's first entry, in bytes.
-    pub max_message_bytes: usize,
-    /// A rule to break, in tests.
-    pub planted: Planted<TestFault>,
-}
-
-/// Why a shard cannot start from its recovered log. Not retryable.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum ShardError {
-    /// A recovered command, snapshot or shard record cannot be decoded by this build.
-    #[error("the log holds a command that this build cannot read: {0}")]
-    Command(#[from] WireError),
-    /// The cluster was created with another shape than the configured one.
-    #[error(transparent)]
-    ShapeChanged(#[from] ShapeChanged),
-}
-
-/// Counters of the log, set by the driver.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct LogCounters {
-    /// Syncs since the start.
-    pub syncs: u64,
-    /// Bytes appended since the start.
-    pub bytes: u64,
-    /// Bytes that can still be appended before the log is full.
-    pub left_bytes: u64,
-}
-
-/// An input of the shard.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// A client sent a request.
-    Request {
-        /// The connection to reply on.
-        connection: ConnectionId,
-        /// The request.
-        request: Request,
-    },
-    /// A peer sent a message.
-    Peer {
-        /// The sending shard.
-        from: PeerAddress,
-        /// The message.
-        message: PeerMessage,
-    },
-    /// The shard's first `appends` writes since its start are durable.
-    Durable {
-        /// Number of durable writes; never decreases.
-        appends: u64,
-    },
-    /// A range has a new set of replicas.
-    Install(RangeDescriptor),
-    /// Time has passed.
-    Tick,
-}
-
-/// Effects of a turn. The driver performs the writes first, in order, and the rest in any order.
-#[derive(Debug, Default)]
-pub struct ShardEffects {
-    /// Writes to the log, each for one group.
-    pub appends: Vec<(RangeId, Append)>,
-    /// Messages that may leave now.
-    pub sends: Vec<(PeerAddress, PeerMessage)>,
-    /// Replies to clients.
-    pub replies: Vec<(ConnectionId, Response)>,
-    /// Changed range descriptors, to be installed in every shard of this node, including this one.
-    pub installs: Vec<RangeDescriptor>,
-    /// Microseconds after which the next turn is due, unless an input causes one earlier.
-    pub wake_after_us: Option<u64>,
-}
-
 /// One core's share of a node: its replicas, its peers and its pending messages.
 #[derive(Debug)]
 pub struct Shard {
     config: ShardConfig,
+    /// The range map, with all changes that have arrived here.
+    ranges: RangeMap,
     hlc: Hlc,
-    /// Number of changes in the range map.
-    ranges_version: u64,
     random: fastrand::Rng,
     admission: Admission,
     peers: Peers,
@@ -190,7 +95,8 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Creates a shard from what was recovered from its log.
+    /// Creates a shard from what was recovered from its log. `ranges` is the cluster's first range
+    /// map.
     ///
     /// # Errors
     ///
@@ -198,6 +104,7 @@ impl Shard {
     /// [`ShardError::ShapeChanged`] if the log has another cluster shape. Neither is retryable.
     pub fn new(
         config: ShardConfig,
+        ranges: RangeMap,
         mut recovered: Recovered,
         now: Now,
     ) -> Result<Self, ShardError> {
@@ -205,7 +112,6 @@ impl Shard {
             recovered.break_promises(fault);
         }
         let Recovered { mut groups, shard } = recovered;
-        let hlc = Hlc::new(config.max_offset_us);
         let mut random = fastrand::Rng::with_seed(config.random_seed);
         let others = config.nodes.iter().map(|node| node.node).filter(|n| *n != config.at.node);
         let others: Vec<_> =
@@ -217,26 +123,28 @@ impl Shard {
         if let Some(configured) = &config.shape {
             configured.check_unchanged(&Bootstrap::from_bytes(admission.shape())?)?;
         }
-        let timing = PeerTiming::default();
-        let peers = Peers::new(timing, admission.session(), others, now.monotonic_us);
-        let surroundings = surroundings(&config, now);
+        let peers =
+            Peers::new(PeerTiming::default(), admission.session(), others, now.monotonic_us);
         let mut replicas = BTreeMap::new();
-        for descriptor in config.ranges.ranges() {
+        for descriptor in ranges.ranges() {
             let recovered = groups.remove(&descriptor.range);
             let added = recovered.is_some() && descriptor.mode == Mode::Raft;
             if descriptor.members.contains(&config.at) || added {
                 let recovered = recovered.unwrap_or_default();
-                let replica =
-                    surroundings.replica(descriptor, &config.ranges, recovered, &mut random)?;
-                replicas.insert(descriptor.range, Box::new(replica));
+                let replica = Recovery { descriptor, ranges: &ranges, recovered }.replica(
+                    config.of_replicas(),
+                    &mut random,
+                    now.monotonic_us,
+                )?;
+                replicas.insert(descriptor.range, replica);
             }
         }
         Ok(Self {
             early_reads: EarlyReads::new(config.max_offset_us),
             protections: Protections::new(config.max_offset_us),
+            hlc: Hlc::new(config.max_offset_us),
             config,
-            hlc,
-            ranges_version: 0,
+            ranges,
             random,
             admission,
             peers,
@@ -275,7 +183,7 @@ impl Shard {
 
     /// Returns the highest commit timestamp that the log held at the start.
     pub fn logged_ts(&self) -> Timestamp {
-        self.replicas.values().map(|replica| replica.logged_ts).max().unwrap_or_default()
+        self.replicas.values().map(|replica| replica.logged_ts()).max().unwrap_or_default()
     }
 
     /// Returns true if no request waits for an answer.
@@ -357,15 +265,14 @@ impl Shard {
             Input::Request { connection, request } => {
                 let Request { request_id, operation } = request;
                 self.requests += 1;
-                self.request(Asker { connection, request_id }, operation, now);
+                self.request(RequestOrigin { connection, request_id }, operation, now);
             }
             Input::Peer { from, message } => self.receive(from, message, now),
             Input::Durable { appends } => self.durable(appends, now),
             Input::Install(descriptor) => {
-                self.config.ranges.install(&descriptor);
-                self.ranges_version = self.config.ranges.version();
-                self.with_replica(descriptor.range, now, |replica, _, cx| {
-                    replica.install(&descriptor, cx);
+                self.ranges.install(&descriptor);
+                self.with_replica(descriptor.range, now, |replica, turn| {
+                    replica.install(&descriptor, turn);
                 });
             }
             Input::Tick => self.tick(now),
@@ -377,12 +284,12 @@ impl Shard {
         &mut self,
         range: RangeId,
         now: Now,
-        call: impl FnOnce(&mut Replica, &mut Hlc, Context<'_>) -> T,
+        call: impl FnOnce(&mut Replica, &mut Turn<'_>) -> T,
     ) -> Option<T> {
         let replica = self.replicas.get_mut(&range)?;
         self.touched.insert(range);
-        let cx = Context { now_us: now.monotonic_us, peers: &self.peers };
-        Some(call(replica, &mut self.hlc, cx))
+        let (hlc, peers, effects) = (&mut self.hlc, &self.peers, &mut self.effects);
+        Some(call(replica, &mut Turn { now, hlc, peers, effects }))
     }
 
     fn tick(&mut self, now: Now) {
@@ -407,19 +314,20 @@ impl Shard {
         }
         self.was_admitted = true;
         let oldest_ts = self.protections.oldest_ts(now);
-        let cx = Context { now_us: now.monotonic_us, peers: &self.peers };
+        let (hlc, peers, effects) = (&mut self.hlc, &self.peers, &mut self.effects);
+        let mut turn = Turn { now, hlc, peers, effects };
         for range in &self.touched {
             let replica = self.replicas.get_mut(range).expect("only replicas are touched");
-            replica.tick(&mut self.hlc, now, oldest_ts, cx);
+            replica.tick(oldest_ts, &mut turn);
         }
     }
 
     /// Builds the heartbeats that are due. They must carry the revocations of this turn, so every
     /// replica must have been flushed before.
     fn send_heartbeats(&mut self, now: Now) {
+        let ranges_version = self.ranges.version();
         for (to, heartbeat) in self.peers.heartbeats(now.monotonic_us) {
             let (incarnation, registered) = self.admission.introduction(to);
-            let ranges_version = self.ranges_version;
             let shape_checksum = self.admission.shape_checksum();
             let hello =
                 Hello { shape_checksum, incarnation, registered, ranges_version, heartbeat };
@@ -432,12 +340,13 @@ impl Shard {
     fn advance_checkpoints(&mut self, now: Now) {
         let after = (Bound::Excluded(self.last_checkpoint), Bound::Unbounded);
         let in_turn = self.touched.range(after).chain(&self.touched).take(self.touched.len());
-        let cx = Context { now_us: now.monotonic_us, peers: &self.peers };
+        let (hlc, peers, effects) = (&mut self.hlc, &self.peers, &mut self.effects);
+        let turn = Turn { now, hlc, peers, effects };
         let mut written_bytes = 0;
         for range in in_turn.copied() {
             let replica = self.replicas.get_mut(&range).expect("only replicas are touched");
             if replica.wants_checkpoint() {
-                written_bytes += replica.advance_checkpoint(cx);
+                written_bytes += replica.advance_checkpoint(&turn);
                 self.last_checkpoint = range;
             }
             if written_bytes >= CHECKPOINT_BYTES_PER_TURN {
@@ -448,24 +357,23 @@ impl Shard {
 
     /// Ends the turn and returns the effects of its inputs.
     pub fn end_turn(&mut self, now: Now) -> ShardEffects {
-        while let Some((asker, operation)) = self.early_reads.next(now) {
-            self.request(asker, operation, now);
+        while let Some((origin, operation)) = self.early_reads.next(now) {
+            self.request(origin, operation, now);
         }
         // A checkpoint frees more log than it takes, but only later. It must not fill the log.
         let has_room = self.log.left_bytes >= CHECKPOINT_RESERVE_BYTES;
-        let ticked = std::mem::take(&mut self.ticked);
+        let ticked = mem::take(&mut self.ticked);
         if ticked && has_room && self.admission.is_admitted() {
             self.advance_checkpoints(now);
         }
-        let mut out = std::mem::take(&mut self.effects);
         let mut sends = Vec::new();
         if let Some(record) = self.admission.record(self.appends) {
-            out.appends.push((SHARD_RECORD, record));
+            self.effects.appends.push((SHARD_RECORD, record));
             self.appends += 1;
             self.unsynced.push_back((self.appends, SHARD_RECORD));
         }
-        for range in std::mem::take(&mut self.touched) {
-            self.flush(range, now, &mut out, &mut sends);
+        for range in mem::take(&mut self.touched) {
+            self.flush(range, now, &mut sends);
         }
         if ticked {
             self.send_heartbeats(now);
@@ -482,6 +390,7 @@ impl Shard {
         if self.unsynced.is_empty() && self.unsynced.capacity() > MAX_IDLE_QUEUE {
             self.unsynced = VecDeque::new();
         }
+        let mut out = mem::take(&mut self.effects);
         if !sends.is_empty() {
             let sent_ts = self.hlc.tick(now.wall);
             let session = self.admission.session();
@@ -507,23 +416,18 @@ impl Shard {
         Now { wall, ..now }
     }
 
-    fn flush(
-        &mut self,
-        range: RangeId,
-        now: Now,
-        out: &mut ShardEffects,
-        sends: &mut Vec<(PeerAddress, PeerBody)>,
-    ) {
+    fn flush(&mut self, range: RangeId, now: Now, sends: &mut Vec<(PeerAddress, PeerBody)>) {
         let replica = self.replicas.get_mut(&range).expect("only replicas are touched");
-        let cx = Context { now_us: now.monotonic_us, peers: &self.peers };
         let oldest_ts = self.protections.oldest_ts(now);
+        let (hlc, peers, effects) = (&mut self.hlc, &self.peers, &mut self.effects);
+        let mut turn = Turn { now, hlc, peers, effects };
         let Outbox { appends, sends: of_replica, revoked, written, read_ts } =
-            replica.flush(cx, now, self.appends, oldest_ts, out);
+            replica.flush(self.appends, oldest_ts, &mut turn);
         if let Some(read_ts) = read_ts {
             // The client may read more at this timestamp.
             self.protections.protect(read_ts, now);
         }
-        if replica.wants_ticks(cx) {
+        if replica.wants_ticks(&turn) {
             self.active.insert(range);
         } else {
             self.active.remove(&range);
@@ -534,7 +438,7 @@ impl Shard {
         if !appends.is_empty() {
             self.appends += appends.len() as u64;
             self.unsynced.push_back((self.appends, range));
-            out.appends.extend(appends.into_iter().map(|append| (range, append)));
+            self.effects.appends.extend(appends.into_iter().map(|append| (range, append)));
         }
         for send in of_replica {
             match send.after {
@@ -583,18 +487,7 @@ impl Shard {
             && written <= appends
         {
             self.unsynced.pop_front();
-            self.with_replica(range, now, |replica, _, cx| replica.durable(appends, cx));
+            self.with_replica(range, now, |replica, turn| replica.durable(appends, turn));
         }
-    }
-}
-
-fn surroundings(config: &ShardConfig, now: Now) -> Surroundings {
-    Surroundings {
-        me: config.at,
-        now_us: now.monotonic_us,
-        checkpoint_bytes: config.checkpoint_bytes,
-        part_bytes: config.snapshot_part_bytes,
-        max_message_bytes: config.max_message_bytes,
-        planted: config.planted,
     }
 }

@@ -1,0 +1,119 @@
+//! Applies committed entries to the state, and answers their proposers.
+
+use std::collections::VecDeque;
+
+use palisade_clock::Timestamp;
+use palisade_control::RangeDescriptor;
+use palisade_replication::{Entry, EntryKind, Planted};
+use palisade_wire::{Outcome, RangeId, Rejection};
+
+use crate::{
+    TestFault,
+    snapshot_state::Built,
+    state_machine::StateMachine,
+    turn::{RequestOrigin, Turn},
+};
+
+/// The state of a range after the entries up to an index.
+#[derive(Debug)]
+pub(crate) struct Applied {
+    pub(crate) state: StateMachine,
+    /// Index of the last entry applied to the state.
+    pub(crate) index: u64,
+    /// Digest of every entry applied so far, in order.
+    pub(crate) digest: u32,
+}
+
+impl Applied {
+    /// Returns a state that was rebuilt from a snapshot up to `index`.
+    pub(crate) fn from_snapshot(built: Built, index: u64) -> Self {
+        Self { state: built.state, index, digest: built.digest }
+    }
+
+    /// Applies the next entry. Returns the outcome for its proposer, or `None` for an entry that
+    /// only marks the start of a term, and the range whose replicas changed, if any. Versions that
+    /// a read at `oldest_ts` or later sees are kept.
+    ///
+    /// # Panics
+    ///
+    /// If the entry does not follow the last one.
+    pub(super) fn apply(
+        &mut self,
+        range: RangeId,
+        entry: Entry,
+        oldest_ts: Timestamp,
+        planted: Planted<TestFault>,
+    ) -> (Option<Outcome>, Option<RangeDescriptor>) {
+        let Entry { index, term, kind, payload } = entry;
+        assert_eq!(index, self.index + 1, "{range}: applies out of order");
+        self.index = index;
+        self.digest = digest(self.digest, index, term, &payload);
+        if kind == EntryKind::Members {
+            return (Some(Outcome::ControlDone), None);
+        }
+        if payload.is_empty() {
+            return (None, None);
+        }
+        let (outcome, changed) = self.state.apply(payload, oldest_ts, planted);
+        (Some(outcome), changed)
+    }
+}
+
+/// Requests whose entries are ordered but not applied.
+#[derive(Debug, Default)]
+pub(super) struct Proposals {
+    /// In the order of their indexes.
+    pending: VecDeque<Proposal>,
+}
+
+#[derive(Debug)]
+struct Proposal {
+    index: u64,
+    term: u64,
+    origin: RequestOrigin,
+}
+
+impl Proposals {
+    pub(super) fn len(&self) -> usize {
+        self.pending.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Adds a request whose entry was ordered at an index and term.
+    pub(super) fn push(&mut self, (index, term): (u64, u64), origin: RequestOrigin) {
+        self.pending.push_back(Proposal { index, term, origin });
+    }
+
+    /// Answers the proposer of an applied entry. Proposals that were replaced by it, or by an
+    /// earlier entry, have an unknown outcome.
+    pub(super) fn applied(
+        &mut self,
+        (index, term): (u64, u64),
+        outcome: Option<&Outcome>,
+        turn: &mut Turn<'_>,
+    ) {
+        while let Some(proposal) = self.pending.pop_front_if(|proposal| proposal.index <= index) {
+            let is_own = proposal.index == index && proposal.term == term;
+            let outcome = outcome.filter(|_| is_own).cloned();
+            turn.reply(proposal.origin, outcome.unwrap_or(Outcome::Rejected(Rejection::Unknown)));
+        }
+    }
+
+    /// Answers all proposers: this replica can no longer commit their entries.
+    pub(super) fn lost(&mut self, turn: &mut Turn<'_>) {
+        for proposal in self.pending.drain(..) {
+            turn.reject(proposal.origin, Rejection::Unknown);
+        }
+    }
+}
+
+fn digest(before: u32, index: u64, term: u64, payload: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new_with_initial(before);
+    hasher.update(&index.to_le_bytes());
+    hasher.update(&term.to_le_bytes());
+    hasher.update(payload);
+    hasher.finalize()
+}

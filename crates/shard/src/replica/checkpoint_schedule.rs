@@ -1,0 +1,93 @@
+//! Decides when a replica's state is written to its log as a checkpoint.
+
+use palisade_replication::Append;
+
+/// Approximate bytes that a log record takes beside its payload.
+pub(super) const RECORD_OVERHEAD_BYTES: usize = 48;
+
+/// The growth of a replica's log since its last checkpoint.
+///
+/// A checkpoint is due once the log has grown by a configured size and by the size of the last
+/// checkpoint, so at most half of what is written is checkpoints.
+#[derive(Debug)]
+pub(crate) struct CheckpointSchedule {
+    /// Configured growth in bytes.
+    every_bytes: u64,
+    /// Bytes written since the last checkpoint.
+    log_bytes: u64,
+    /// Size of the last checkpoint in bytes, or of the part that is written.
+    checkpoint_bytes: u64,
+    /// True if a checkpoint was requested to free the head of the log, even if none is due.
+    is_requested: bool,
+}
+
+impl CheckpointSchedule {
+    /// Creates a schedule for a log of `log_bytes` bytes after a checkpoint of `checkpoint_bytes`.
+    pub(crate) fn new(every_bytes: u64, log_bytes: u64, checkpoint_bytes: u64) -> Self {
+        Self { every_bytes, log_bytes, checkpoint_bytes, is_requested: false }
+    }
+
+    /// Requests a checkpoint.
+    pub(super) fn request(&mut self) {
+        self.is_requested = true;
+    }
+
+    /// Returns true if a checkpoint was requested.
+    pub(super) fn is_requested(&self) -> bool {
+        self.is_requested
+    }
+
+    /// Returns true if the log has grown enough.
+    pub(super) fn has_grown(&self) -> bool {
+        self.log_bytes >= self.largest_bytes()
+    }
+
+    /// Records that a requested checkpoint begins, or is not possible yet.
+    pub(super) fn accept_request(&mut self) {
+        self.is_requested = false;
+    }
+
+    /// Records that a checkpoint begins.
+    pub(super) fn begin(&mut self) {
+        (self.log_bytes, self.checkpoint_bytes) = (0, 0);
+    }
+
+    /// Records that a part of the checkpoint was written.
+    pub(super) fn wrote_part(&mut self, bytes: usize) {
+        self.checkpoint_bytes += bytes as u64;
+    }
+
+    /// Records writes to the log. Parts of snapshots do not count.
+    pub(super) fn wrote(&mut self, appends: &[Append]) {
+        self.log_bytes += appends.iter().map(bytes_of).sum::<u64>();
+    }
+
+    /// Records that a received snapshot replaces the state.
+    pub(super) fn installed(&mut self, bytes: u64) {
+        (self.log_bytes, self.checkpoint_bytes) = (0, bytes);
+    }
+
+    /// Returns about how many bytes a checkpoint takes now: the last one, plus the log since then.
+    pub(super) fn state_bytes(&self) -> u64 {
+        self.checkpoint_bytes + self.log_bytes
+    }
+
+    /// Returns the bytes of entries to keep in memory after a checkpoint. A follower that lacks
+    /// only these catches up faster from entries than from a snapshot.
+    pub(super) fn keep_bytes(&self) -> usize {
+        usize::try_from(self.largest_bytes() / 2).unwrap_or(usize::MAX)
+    }
+
+    fn largest_bytes(&self) -> u64 {
+        self.every_bytes.max(self.checkpoint_bytes)
+    }
+}
+
+/// Returns about how many bytes a write takes in the log, or 0 for a snapshot part.
+fn bytes_of(append: &Append) -> u64 {
+    match append {
+        Append::Entry(entry) => (entry.payload.len() + RECORD_OVERHEAD_BYTES) as u64,
+        Append::State { .. } => RECORD_OVERHEAD_BYTES as u64,
+        Append::Snapshot { .. } => 0,
+    }
+}

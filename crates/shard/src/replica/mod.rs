@@ -1,0 +1,291 @@
+//! One replica of a range: its replication group, its state, and its pending requests.
+//!
+//! A call on the replica starts or continues requests; [`Replica::flush`] ends the turn. Requests
+//! that wait are in one place each:
+//!
+//! ```text
+//! commit ── locks (transactions) ── entry is applied (proposals) ── reply
+//! read   ── locks (transactions) ── leadership is confirmed, then
+//!                                   an entry or a timestamp (pending_reads) ── reply
+//! ```
+
+mod apply;
+mod checkpoint;
+mod checkpoint_schedule;
+mod commits;
+mod pending_reads;
+mod pending_writes;
+mod reads;
+mod safe_time;
+mod timestamp_reads;
+mod transactions;
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use palisade_clock::Timestamp;
+use palisade_control::RangeDescriptor;
+use palisade_replication::{After, Append, Effects, Entry, Outgoing, Refusal, Revocation};
+use palisade_wire::{Outcome, PeerAddress, Rejection, ReplicaChange};
+
+pub(crate) use apply::Applied;
+pub(crate) use checkpoint_schedule::CheckpointSchedule;
+
+use crate::{
+    config::ReplicaConfig,
+    group::Group,
+    messages::PeerBody,
+    snapshots::Snapshots,
+    turn::{RequestOrigin, Served, Turn},
+};
+use apply::Proposals;
+use pending_reads::PendingReads;
+use safe_time::SafeTime;
+use transactions::Transactions;
+
+/// Limit of each queue of pending requests at one replica.
+const MAX_WAITING: usize = 64 * 1024;
+
+/// A replica of a range.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    pub(crate) descriptor: RangeDescriptor,
+    pub(crate) group: Group,
+    config: ReplicaConfig,
+    applied: Applied,
+    proposals: Proposals,
+    reads: PendingReads,
+    transactions: Transactions,
+    safe_time: SafeTime,
+    snapshots: Snapshots,
+    schedule: CheckpointSchedule,
+    /// Outcomes of pending requests, to be sent at the end of this turn.
+    answers: Vec<(RequestOrigin, Outcome)>,
+    /// Messages of this turn that do not come from the group itself.
+    outgoing: Vec<Outgoing<PeerBody>>,
+    /// Range changes found in a recovered or received snapshot, to be installed.
+    changed_ranges: Vec<RangeDescriptor>,
+    /// The lowest timestamp read at in this turn.
+    read_ts: Option<Timestamp>,
+    /// Batches of this group's writes that are not durable: the shard's write count after the
+    /// batch, and the group's write count after it.
+    unsynced: VecDeque<(u64, u64)>,
+    appends: u64,
+    /// Highest commit timestamp that the log held when the replica was made.
+    logged_ts: Timestamp,
+}
+
+/// Initial values of a [`Replica`].
+pub(crate) struct Start {
+    pub(crate) descriptor: RangeDescriptor,
+    pub(crate) group: Group,
+    pub(crate) applied: Applied,
+    pub(crate) schedule: CheckpointSchedule,
+    pub(crate) first_stream: u64,
+    pub(crate) first_token: u64,
+    pub(crate) logged_ts: Timestamp,
+}
+
+/// A replica's effects of a turn, for the shard to carry out.
+pub(crate) struct Outbox {
+    pub(crate) appends: Vec<Append>,
+    pub(crate) sends: Vec<Outgoing<PeerBody>>,
+    /// Peers that must no longer rely on this replica.
+    pub(crate) revoked: Vec<(PeerAddress, Revocation)>,
+    /// Once this many writes of the shard are durable, all writes of the group are.
+    pub(crate) written: u64,
+    /// The lowest timestamp read at in this turn.
+    pub(crate) read_ts: Option<Timestamp>,
+}
+
+impl Replica {
+    pub(crate) fn new(start: Start, config: ReplicaConfig) -> Self {
+        let Start { descriptor, group, applied, schedule, .. } = start;
+        let Start { first_stream, first_token, logged_ts, .. } = start;
+        Self {
+            descriptor,
+            group,
+            config,
+            changed_ranges: applied.state.changed_ranges(),
+            applied,
+            proposals: Proposals::default(),
+            reads: PendingReads::default(),
+            transactions: Transactions::new(first_token, config.planted),
+            safe_time: SafeTime::default(),
+            snapshots: Snapshots::new(first_stream),
+            schedule,
+            answers: Vec::new(),
+            outgoing: Vec::new(),
+            read_ts: None,
+            unsynced: VecDeque::new(),
+            appends: 0,
+            logged_ts,
+        }
+    }
+
+    /// Returns a digest of all applied entries, in order.
+    pub(crate) fn digest(&self) -> u32 {
+        self.applied.digest
+    }
+
+    /// Returns the highest commit timestamp that the log held when the replica was made.
+    pub(crate) fn logged_ts(&self) -> Timestamp {
+        self.logged_ts
+    }
+
+    /// Proposes a payload.
+    pub(crate) fn propose(
+        &mut self,
+        origin: RequestOrigin,
+        payload: Bytes,
+        turn: &Turn<'_>,
+    ) -> Result<Served, Rejection> {
+        if self.proposals.len() >= MAX_WAITING {
+            return Err(Rejection::Overloaded);
+        }
+        let at = self.group.propose(payload, turn.context()).map_err(refused)?;
+        self.proposals.push(at, origin);
+        Ok(Served::Pending)
+    }
+
+    /// Starts a change of the leader or the members.
+    pub(crate) fn change(
+        &mut self,
+        origin: RequestOrigin,
+        change: ReplicaChange,
+        turn: &Turn<'_>,
+    ) -> Result<Served, Rejection> {
+        match self.group.change(change, turn.context()).map_err(refused)? {
+            None => Ok(Served::Done(Outcome::ControlDone)),
+            Some(at) => {
+                self.proposals.push(at, origin);
+                Ok(Served::Pending)
+            }
+        }
+    }
+
+    /// Runs periodic work: elections, timeouts, garbage collection, snapshot resends. `oldest_ts`
+    /// is the lowest timestamp whose versions the shard keeps.
+    pub(crate) fn tick(&mut self, oldest_ts: Timestamp, turn: &mut Turn<'_>) {
+        self.group.tick(turn.context());
+        self.expire_locks(turn);
+        self.tick_timestamp_reads(turn.now);
+        self.applied.state.collect(self.oldest_ts(oldest_ts));
+        for (to, message) in self.snapshots.tick(turn.now.monotonic_us) {
+            self.send_snapshot(to, message, After::Nothing);
+        }
+    }
+
+    /// Returns true if this replica needs ticks.
+    pub(crate) fn wants_ticks(&self, turn: &Turn<'_>) -> bool {
+        self.wants_checkpoint()
+            || self.snapshots.is_sending()
+            || self.snapshots.is_receiving()
+            || self.applied.state.has_garbage()
+            || self.transactions.wants_ticks()
+            || self.reads.wait_for_safe_time()
+            || self.group.wants_ticks(turn.context())
+    }
+
+    /// The shard's first `shard_appends` writes are durable.
+    pub(crate) fn durable(&mut self, shard_appends: u64, turn: &Turn<'_>) {
+        let mut durable = None;
+        while let Some((_, group)) =
+            self.unsynced.pop_front_if(|(shard, _)| *shard <= shard_appends)
+        {
+            durable = Some(group);
+        }
+        if let Some(appends) = durable {
+            self.group.durable(appends, turn.context());
+        }
+    }
+
+    /// Enters a later epoch of the range. Ignores earlier ones.
+    pub(crate) fn install(&mut self, descriptor: &RangeDescriptor, turn: &Turn<'_>) {
+        if descriptor.epoch > self.descriptor.epoch {
+            self.descriptor.clone_from(descriptor);
+            self.group.install(descriptor.membership(), turn.context());
+        }
+    }
+
+    /// Ends the turn: applies committed entries, answers requests, and returns the remaining
+    /// effects. Versions that a read at `oldest_ts` or later sees are kept.
+    pub(crate) fn flush(
+        &mut self,
+        shard_appends: u64,
+        oldest_ts: Timestamp,
+        turn: &mut Turn<'_>,
+    ) -> Outbox {
+        let Effects { appends, mut sends, committed, reads, refused_reads, lagging, revoked } =
+            self.group.flush(self.descriptor.range, turn.context());
+        // Do this before applying entries of a later leader, which ignored the locks held here.
+        self.check_leadership();
+        turn.effects.installs.append(&mut self.changed_ranges);
+        for entry in committed {
+            // A snapshot installed in this turn may already include this entry.
+            if entry.index > self.applied.index {
+                self.apply(entry, oldest_ts, turn);
+            }
+        }
+        self.transactions.applied(self.applied.index);
+        for token in reads {
+            self.confirmed(token);
+        }
+        self.answer_applied_reads();
+        self.answer_safe_reads(turn.now);
+        for token in refused_reads {
+            self.not_confirmed(token);
+        }
+        for (origin, outcome) in self.answers.drain(..) {
+            turn.reply(origin, outcome);
+        }
+        if !self.group.holds_proposals() {
+            self.proposals.lost(turn);
+        }
+        self.send_snapshots(lagging, turn);
+        sends.append(&mut self.outgoing);
+        if !appends.is_empty() {
+            self.schedule.wrote(&appends);
+            self.appends += appends.len() as u64;
+            self.unsynced.push_back((shard_appends + appends.len() as u64, self.appends));
+        }
+        let written = self.unsynced.back().map_or(0, |(shard_appends, _)| *shard_appends);
+        Outbox { appends, sends, revoked, written, read_ts: self.read_ts.take() }
+    }
+
+    /// Returns true if no request waits for an answer.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.proposals.is_empty() && self.reads.is_empty() && self.transactions.is_idle()
+    }
+
+    fn apply(&mut self, entry: Entry, oldest_ts: Timestamp, turn: &mut Turn<'_>) {
+        let at = (entry.index, entry.term);
+        let oldest_ts = self.oldest_ts(oldest_ts);
+        let range = self.descriptor.range;
+        let (outcome, changed) = self.applied.apply(range, entry, oldest_ts, self.config.planted);
+        turn.effects.installs.extend(changed);
+        self.proposals.applied(at, outcome.as_ref(), turn);
+    }
+
+    /// Returns the lowest timestamp whose versions this replica keeps. `oldest_ts` is the shard's.
+    fn oldest_ts(&self, oldest_ts: Timestamp) -> Timestamp {
+        let read_ts = self.read_ts.unwrap_or(Timestamp::MAX);
+        oldest_ts.min(read_ts).min(self.snapshots.protected_ts())
+    }
+
+    fn send(&mut self, to: PeerAddress, message: PeerBody, after: After) {
+        self.outgoing.push(Outgoing { to, message, after });
+    }
+
+    fn reject(&mut self, origin: RequestOrigin, rejection: Rejection) {
+        self.answers.push((origin, Outcome::Rejected(rejection)));
+    }
+}
+
+fn refused(refusal: Refusal) -> Rejection {
+    match refusal {
+        Refusal::NotServing { hint } => Rejection::NotServing { hint },
+        Refusal::Overloaded => Rejection::Overloaded,
+        Refusal::NotNow => Rejection::NotNow,
+    }
+}

@@ -1,0 +1,96 @@
+//! A turn of a shard: its inputs, what the shard lends to its replicas, and its effects.
+
+use palisade_clock::{Hlc, Now};
+use palisade_control::RangeDescriptor;
+use palisade_replication::{Append, Context, Peers};
+use palisade_wire::{Outcome, PeerAddress, RangeId, Rejection, Request, Response};
+
+use crate::messages::PeerMessage;
+
+/// A client's connection to this shard. The driver chooses the number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+/// An input of the shard.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A client sent a request.
+    Request {
+        /// The connection to reply on.
+        connection: ConnectionId,
+        /// The request.
+        request: Request,
+    },
+    /// A peer sent a message.
+    Peer {
+        /// The sending shard.
+        from: PeerAddress,
+        /// The message.
+        message: PeerMessage,
+    },
+    /// The shard's first `appends` writes since its start are durable.
+    Durable {
+        /// Number of durable writes; never decreases.
+        appends: u64,
+    },
+    /// A range has a new set of replicas.
+    Install(RangeDescriptor),
+    /// Time has passed.
+    Tick,
+}
+
+/// Effects of a turn. The driver performs the writes first, in order, and the rest in any order.
+#[derive(Debug, Default)]
+pub struct ShardEffects {
+    /// Writes to the log, each for one group.
+    pub appends: Vec<(RangeId, Append)>,
+    /// Messages that may leave now.
+    pub sends: Vec<(PeerAddress, PeerMessage)>,
+    /// Replies to clients.
+    pub replies: Vec<(ConnectionId, Response)>,
+    /// Changed range descriptors, to be installed in every shard of this node, including this one.
+    pub installs: Vec<RangeDescriptor>,
+    /// Microseconds after which the next turn is due, unless an input causes one earlier.
+    pub wake_after_us: Option<u64>,
+}
+
+/// Where a request came from, and where its reply goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RequestOrigin {
+    pub(crate) connection: ConnectionId,
+    pub(crate) request_id: u64,
+}
+
+/// How far a request has come. A rejected one is the `Err` of a `Result`.
+#[derive(Debug)]
+pub(crate) enum Served {
+    /// This is its outcome.
+    Done(Outcome),
+    /// It is answered later.
+    Pending,
+}
+
+/// What a shard lends to a replica for a call.
+#[derive(Debug)]
+pub(crate) struct Turn<'a> {
+    pub(crate) now: Now,
+    pub(crate) hlc: &'a mut Hlc,
+    pub(crate) peers: &'a Peers,
+    pub(crate) effects: &'a mut ShardEffects,
+}
+
+impl<'a> Turn<'a> {
+    /// Returns what a replication protocol needs of the turn.
+    pub(crate) fn context(&self) -> Context<'a> {
+        Context { now_us: self.now.monotonic_us, peers: self.peers }
+    }
+
+    pub(crate) fn reply(&mut self, origin: RequestOrigin, outcome: Outcome) {
+        let RequestOrigin { connection, request_id } = origin;
+        self.effects.replies.push((connection, Response { request_id, outcome }));
+    }
+
+    pub(crate) fn reject(&mut self, origin: RequestOrigin, rejection: Rejection) {
+        self.reply(origin, Outcome::Rejected(rejection));
+    }
+}
