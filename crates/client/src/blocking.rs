@@ -10,7 +10,11 @@ use palisade_wire::{Commit, Expected, Row};
 
 use crate::{Client, ClientError, ClientOptions, Committed, Snapshot, Transaction, Versioned};
 
-/// A [`Client`] whose calls block the calling thread. It must not be used inside an executor.
+/// A [`Client`] whose calls block the calling thread, at most for the time limit of
+/// [`ClientOptions::timeout`]. It must not be used inside an executor, whose thread it would block.
+/// With a client of [`Client::connect_local`], calls on the thread of its `LocalSet` never return.
+///
+/// Sizes and limits are those of [`Client`].
 #[derive(Clone, Debug)]
 pub struct BlockingClient {
     client: Client,
@@ -23,18 +27,52 @@ impl From<Client> for BlockingClient {
 }
 
 impl BlockingClient {
-    /// See [`Client::connect`].
+    /// Connects to a cluster, like [`Client::connect`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::connect`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; fn example() -> Result<(), ClientError> {
+    /// let nodes = [std::net::SocketAddr::from(([127, 0, 0, 1], 7000))];
+    /// let client = BlockingClient::connect(&nodes, ClientOptions::default())?;
+    /// # Ok(()) }
+    /// ```
     pub fn connect(addresses: &[SocketAddr], options: ClientOptions) -> Result<Self, ClientError> {
         Ok(Self { client: block_on(Client::connect(addresses, options))? })
     }
 
-    /// See [`Client::with_timeout`].
+    /// Returns the same client with another time limit for its calls; see
+    /// [`ClientOptions::timeout`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; fn example(client: BlockingClient) -> Result<(), ClientError> {
+    /// let impatient = client.with_timeout(std::time::Duration::from_millis(200));
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         Self { client: self.client.with_timeout(timeout) }
     }
 
-    /// See [`Client::put`].
+    /// Writes a key, like [`Client::put`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::put`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; fn example(client: BlockingClient) -> Result<(), ClientError> {
+    /// let committed = client.put("key", "value")?;
+    /// # Ok(()) }
+    /// ```
     pub fn put(
         &self,
         key: impl Into<Bytes>,
@@ -43,7 +81,19 @@ impl BlockingClient {
         block_on(self.client.put(key, value))
     }
 
-    /// See [`Client::insert`].
+    /// Writes a key that has no value yet, like [`Client::insert`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::insert`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; fn example(client: BlockingClient) -> Result<(), ClientError> {
+    /// client.insert("locks/printer", "ann")?;
+    /// # Ok(()) }
+    /// ```
     pub fn insert(
         &self,
         key: impl Into<Bytes>,
@@ -52,7 +102,19 @@ impl BlockingClient {
         block_on(self.client.insert(key, value))
     }
 
-    /// See [`Client::compare_and_set`].
+    /// Writes a key if it matches `expected`, like [`Client::compare_and_set`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::compare_and_set`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; fn example(client: BlockingClient) -> Result<(), ClientError> {
+    /// client.compare_and_set("state", Expected::Value("ready".into()), "running")?;
+    /// # Ok(()) }
+    /// ```
     pub fn compare_and_set(
         &self,
         key: impl Into<Bytes>,
@@ -62,17 +124,53 @@ impl BlockingClient {
         block_on(self.client.compare_and_set(key, expected, value))
     }
 
-    /// See [`Client::delete`].
+    /// Deletes a key, like [`Client::delete`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::delete`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; fn example(client: BlockingClient) -> Result<(), ClientError> {
+    /// client.delete("key")?;
+    /// # Ok(()) }
+    /// ```
     pub fn delete(&self, key: impl Into<Bytes>) -> Result<Committed, ClientError> {
         block_on(self.client.delete(key))
     }
 
-    /// See [`Client::commit`].
+    /// Commits several writes atomically, like [`Client::commit`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::commit`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; fn example(client: BlockingClient) -> Result<(), ClientError> {
+    /// client.commit(Commit::new().put("seats/2", "ann").delete("seats/1"))?;
+    /// # Ok(()) }
+    /// ```
     pub fn commit(&self, commit: Commit) -> Result<Committed, ClientError> {
         block_on(self.client.commit(commit))
     }
 
-    /// See [`Client::delete_span`].
+    /// Deletes the keys from `begin` to `end`, like [`Client::delete_span`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::delete_span`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; fn example(client: BlockingClient) -> Result<(), ClientError> {
+    /// let deleted = client.delete_span("users/a", Some("users/b".into()))?;
+    /// # Ok(()) }
+    /// ```
     pub fn delete_span(
         &self,
         begin: impl Into<Bytes>,
@@ -81,7 +179,19 @@ impl BlockingClient {
         block_on(self.client.delete_span(begin, end))
     }
 
-    /// Reads all rows of [`Client::scan`] into memory.
+    /// Reads all rows of [`Client::scan`] into memory. Their total size is not limited.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Scan::all`](crate::Scan::all).
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; fn example(client: BlockingClient) -> Result<(), ClientError> {
+    /// let rows = client.scan("users/a", Some("users/b".into()))?;
+    /// # Ok(()) }
+    /// ```
     pub fn scan(
         &self,
         begin: impl Into<Bytes>,
@@ -90,17 +200,53 @@ impl BlockingClient {
         block_on(self.client.scan(begin, end).all())
     }
 
-    /// Reads all rows of [`Client::scan_prefix`] into memory.
+    /// Reads all rows of [`Client::scan_prefix`] into memory. Their total size is not limited.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Scan::all`](crate::Scan::all).
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; fn example(client: BlockingClient) -> Result<(), ClientError> {
+    /// let rows = client.scan_prefix("users/")?;
+    /// # Ok(()) }
+    /// ```
     pub fn scan_prefix(&self, prefix: impl Into<Bytes>) -> Result<Vec<Row>, ClientError> {
         block_on(self.client.scan_prefix(prefix).all())
     }
 
-    /// See [`Client::get`].
+    /// Reads the latest value of a key, like [`Client::get`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::get`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; fn example(client: BlockingClient) -> Result<(), ClientError> {
+    /// let value = client.get("key")?.map(|read| read.value);
+    /// # Ok(()) }
+    /// ```
     pub fn get(&self, key: impl Into<Bytes>) -> Result<Option<Versioned>, ClientError> {
         block_on(self.client.get(key))
     }
 
-    /// See [`Client::get_linearizable_by_key`].
+    /// Reads the latest value of a key, like [`Client::get_linearizable_by_key`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::get`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; fn example(client: BlockingClient) -> Result<(), ClientError> {
+    /// let value = client.get_linearizable_by_key("key")?.map(|read| read.value);
+    /// # Ok(()) }
+    /// ```
     pub fn get_linearizable_by_key(
         &self,
         key: impl Into<Bytes>,
@@ -108,22 +254,62 @@ impl BlockingClient {
         block_on(self.client.get_linearizable_by_key(key))
     }
 
-    /// See [`Client::snapshot`].
+    /// Returns a snapshot of all ranges, like [`Client::snapshot`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; fn example(client: BlockingClient) -> Result<(), ClientError> {
+    /// let value = client.snapshot().get("key")?;
+    /// # Ok(()) }
+    /// ```
     pub fn snapshot(&self) -> BlockingSnapshot {
         BlockingSnapshot { snapshot: self.client.snapshot() }
     }
 
-    /// See [`Client::snapshot_at`].
+    /// Returns a snapshot at a given timestamp, like [`Client::snapshot_at`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; fn example(client: BlockingClient) -> Result<(), ClientError> {
+    /// let written = client.put("key", "value")?;
+    /// let value = client.snapshot_at(written.commit_ts).get("key")?;
+    /// # Ok(()) }
+    /// ```
     pub fn snapshot_at(&self, at_ts: Timestamp) -> BlockingSnapshot {
         BlockingSnapshot { snapshot: self.client.snapshot_at(at_ts) }
     }
 
-    /// See [`Client::stale_snapshot`].
+    /// Returns a snapshot of limited age, like [`Client::stale_snapshot`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; fn example(client: BlockingClient) -> Result<(), ClientError> {
+    /// let value = client.stale_snapshot(std::time::Duration::from_millis(500)).get("key")?;
+    /// # Ok(()) }
+    /// ```
     pub fn stale_snapshot(&self, max_staleness: Duration) -> BlockingSnapshot {
         BlockingSnapshot { snapshot: self.client.stale_snapshot(max_staleness) }
     }
 
-    /// See [`Client::run`].
+    /// Runs a transaction, like [`Client::run`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::run`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; fn example(client: BlockingClient) -> Result<(), ClientError> {
+    /// client.run(|tx: &mut BlockingTransaction| {
+    ///     let length = tx.get_for_update("key")?.map_or(0, |value| value.len());
+    ///     tx.put("key", vec![b'x'; length + 1])
+    /// })?;
+    /// # Ok(()) }
+    /// ```
     pub fn run<T, E: From<ClientError>>(
         &self,
         mut body: impl FnMut(&mut BlockingTransaction) -> Result<T, E>,
@@ -139,6 +325,14 @@ impl BlockingClient {
     }
 
     /// Returns the asynchronous client that this client uses.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; fn example(client: BlockingClient) -> Result<(), ClientError> {
+    /// println!("{} retries", client.inner().stats().retries);
+    /// # Ok(()) }
+    /// ```
     pub fn inner(&self) -> &Client {
         &self.client
     }
@@ -151,17 +345,50 @@ pub struct BlockingSnapshot {
 }
 
 impl BlockingSnapshot {
-    /// See [`Snapshot::at_ts`].
+    /// Returns the timestamp of the snapshot, or `None` before the first read.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; fn example(client: BlockingClient) -> Result<(), ClientError> {
+    /// assert_eq!(client.snapshot().at_ts(), None);
+    /// # Ok(()) }
+    /// ```
     pub fn at_ts(&self) -> Option<Timestamp> {
         self.snapshot.at_ts()
     }
 
-    /// See [`Snapshot::get`].
+    /// Reads a key, like [`Snapshot::get`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Snapshot::get`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; fn example(client: BlockingClient) -> Result<(), ClientError> {
+    /// let snapshot = client.snapshot();
+    /// let (one, other) = (snapshot.get("one")?, snapshot.get("other")?);
+    /// # Ok(()) }
+    /// ```
     pub fn get(&self, key: impl Into<Bytes>) -> Result<Option<Versioned>, ClientError> {
         block_on(self.snapshot.get(key))
     }
 
-    /// Reads all rows of [`Snapshot::scan`] into memory.
+    /// Reads all rows of [`Snapshot::scan`] into memory. Their total size is not limited.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Scan::all`](crate::Scan::all).
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; fn example(client: BlockingClient) -> Result<(), ClientError> {
+    /// let rows = client.snapshot().scan("users/a", Some("users/b".into()))?;
+    /// # Ok(()) }
+    /// ```
     pub fn scan(
         &self,
         begin: impl Into<Bytes>,
@@ -170,7 +397,19 @@ impl BlockingSnapshot {
         block_on(self.snapshot.scan(begin, end).all())
     }
 
-    /// Reads all rows of [`Snapshot::scan_prefix`] into memory.
+    /// Reads all rows of [`Snapshot::scan_prefix`] into memory. Their total size is not limited.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Scan::all`](crate::Scan::all).
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; fn example(client: BlockingClient) -> Result<(), ClientError> {
+    /// let rows = client.snapshot().scan_prefix("users/")?;
+    /// # Ok(()) }
+    /// ```
     pub fn scan_prefix(&self, prefix: impl Into<Bytes>) -> Result<Vec<Row>, ClientError> {
         block_on(self.snapshot.scan_prefix(prefix).all())
     }
@@ -183,17 +422,56 @@ pub struct BlockingTransaction {
 }
 
 impl BlockingTransaction {
-    /// See [`Transaction::get`].
+    /// Reads a key and locks it against writes, like [`Transaction::get`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Transaction::get`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*;
+    /// # fn example(tx: &mut BlockingTransaction) -> Result<(), ClientError> {
+    /// let value = tx.get("key")?;
+    /// # Ok(()) }
+    /// ```
     pub fn get(&mut self, key: impl Into<Bytes>) -> Result<Option<Bytes>, ClientError> {
         block_on(self.transaction.get(key))
     }
 
-    /// See [`Transaction::get_for_update`].
+    /// Reads a key that will be written, like [`Transaction::get_for_update`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Transaction::get`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*;
+    /// # fn example(tx: &mut BlockingTransaction) -> Result<(), ClientError> {
+    /// let length = tx.get_for_update("key")?.map_or(0, |value| value.len());
+    /// # Ok(()) }
+    /// ```
     pub fn get_for_update(&mut self, key: impl Into<Bytes>) -> Result<Option<Bytes>, ClientError> {
         block_on(self.transaction.get_for_update(key))
     }
 
-    /// See [`Transaction::put`].
+    /// Writes a key, like [`Transaction::put`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Transaction::put`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*;
+    /// # fn example(tx: &mut BlockingTransaction) -> Result<(), ClientError> {
+    /// tx.put("key", "value")?;
+    /// # Ok(()) }
+    /// ```
     pub fn put(
         &mut self,
         key: impl Into<Bytes>,
@@ -202,7 +480,20 @@ impl BlockingTransaction {
         self.transaction.put(key, value)
     }
 
-    /// See [`Transaction::insert`].
+    /// Writes a key that has no value yet, like [`Transaction::insert`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Transaction::insert`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*;
+    /// # fn example(tx: &mut BlockingTransaction) -> Result<(), ClientError> {
+    /// tx.insert("key", "value")?;
+    /// # Ok(()) }
+    /// ```
     pub fn insert(
         &mut self,
         key: impl Into<Bytes>,
@@ -211,7 +502,20 @@ impl BlockingTransaction {
         block_on(self.transaction.insert(key, value))
     }
 
-    /// See [`Transaction::compare_and_set`].
+    /// Writes a key if it matches `expected`, like [`Transaction::compare_and_set`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Transaction::compare_and_set`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*;
+    /// # fn example(tx: &mut BlockingTransaction) -> Result<(), ClientError> {
+    /// tx.compare_and_set("state", Expected::Value("ready".into()), "running")?;
+    /// # Ok(()) }
+    /// ```
     pub fn compare_and_set(
         &mut self,
         key: impl Into<Bytes>,
@@ -221,12 +525,38 @@ impl BlockingTransaction {
         block_on(self.transaction.compare_and_set(key, expected, value))
     }
 
-    /// See [`Transaction::delete`].
+    /// Deletes a key, like [`Transaction::delete`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Transaction::delete`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*;
+    /// # fn example(tx: &mut BlockingTransaction) -> Result<(), ClientError> {
+    /// tx.delete("key")?;
+    /// # Ok(()) }
+    /// ```
     pub fn delete(&mut self, key: impl Into<Bytes>) -> Result<(), ClientError> {
         self.transaction.delete(key)
     }
 
-    /// Reads all rows of [`Transaction::scan`] into memory.
+    /// Reads all rows of [`Transaction::scan`] into memory. Their total size is not limited.
+    ///
+    /// # Errors
+    ///
+    /// As for [`TransactionScan::all`](crate::TransactionScan::all).
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*;
+    /// # fn example(tx: &mut BlockingTransaction) -> Result<(), ClientError> {
+    /// let users = tx.scan("users/a", Some("users/b".into()))?;
+    /// # Ok(()) }
+    /// ```
     pub fn scan(
         &mut self,
         begin: impl Into<Bytes>,
@@ -235,7 +565,20 @@ impl BlockingTransaction {
         block_on(self.transaction.scan(begin, end).all())
     }
 
-    /// Reads all rows of [`Transaction::scan_prefix`] into memory.
+    /// Reads all rows of [`Transaction::scan_prefix`] into memory. Their total size is not limited.
+    ///
+    /// # Errors
+    ///
+    /// As for [`TransactionScan::all`](crate::TransactionScan::all).
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*;
+    /// # fn example(tx: &mut BlockingTransaction) -> Result<(), ClientError> {
+    /// let users = tx.scan_prefix("users/")?;
+    /// # Ok(()) }
+    /// ```
     pub fn scan_prefix(
         &mut self,
         prefix: impl Into<Bytes>,
@@ -243,7 +586,20 @@ impl BlockingTransaction {
         block_on(self.transaction.scan_prefix(prefix).all())
     }
 
-    /// See [`Transaction::delete_span`].
+    /// Deletes the keys from `begin` to `end`, like [`Transaction::delete_span`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Transaction::delete_span`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*;
+    /// # fn example(tx: &mut BlockingTransaction) -> Result<(), ClientError> {
+    /// let deleted = tx.delete_span("users/a", Some("users/b".into()))?;
+    /// # Ok(()) }
+    /// ```
     pub fn delete_span(
         &mut self,
         begin: impl Into<Bytes>,

@@ -19,10 +19,9 @@ use palisade_wire::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    ClientError, Scan, Snapshot, Transaction,
+    ClientError,
     driver::{Call, Cluster, Command, Driver, How, InProcess, fresh_session},
     open_snapshots::{OpenSnapshot, OpenSnapshots},
-    snapshot::First,
     transaction::Tries,
 };
 
@@ -32,10 +31,13 @@ const MAX_CALLS: usize = 32 * 1024;
 /// Options of a client.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientOptions {
-    /// Id of the cluster. Nodes of another cluster are ignored. `None` accepts any cluster.
+    /// Id of the cluster. Nodes of another cluster are ignored. `None`, the default, accepts any
+    /// cluster.
     pub cluster_id: Option<u64>,
-    /// Time limit of a call. Past it, the call ends with [`ClientError::Deadline`]. 10 seconds by
-    /// default.
+    /// Time limit of a call. Past it, by up to 10 ms, the call ends with [`ClientError::Deadline`].
+    /// 10 seconds by default. A commit whose outcome is unknown may still take effect until 5
+    /// seconds after its time limit, and 10 minutes after its start at the latest. Calls panic if
+    /// their deadline is beyond the range of an [`Instant`], as with [`Duration::MAX`].
     pub timeout: Duration,
 }
 
@@ -48,9 +50,9 @@ impl Default for ClientOptions {
 /// A value and the timestamp of its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Versioned {
-    /// The value.
+    /// The value, at most [`MAX_VALUE_BYTES`](crate::MAX_VALUE_BYTES) bytes.
     pub value: Bytes,
-    /// The commit timestamp of the write.
+    /// The commit timestamp of the write. [`Expected::Version`] accepts it.
     pub version_ts: Timestamp,
 }
 
@@ -73,6 +75,7 @@ pub struct Committed {
     /// client when the commit was requested.
     pub commit_ts: Timestamp,
     /// How long the acknowledgement waited for the timestamp to pass, after replication was done.
+    /// Whole microseconds. Zero if an earlier try had committed already.
     pub waited: Duration,
 }
 
@@ -95,24 +98,47 @@ pub(crate) struct Counters {
 }
 
 /// A client of a cluster. Clones share the connections and the session.
+///
+/// Sizes: a key has 1 to [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES) bytes, a value at most
+/// [`MAX_VALUE_BYTES`](crate::MAX_VALUE_BYTES) bytes and may be empty. A commit has at most
+/// [`MAX_COMMIT_PARTS`](crate::MAX_COMMIT_PARTS) conditions and writes, whose keys and values have
+/// at most [`MAX_COMMIT_BYTES`](crate::MAX_COMMIT_BYTES) bytes together.
+///
+/// Time: each call retries until the time limit of [`ClientOptions::timeout`]. A future that is
+/// dropped does not cancel its call: a commit that was sent may still take effect.
 #[derive(Clone, Debug)]
 pub struct Client {
     commands: mpsc::Sender<Command>,
-    counters: Arc<Counters>,
+    pub(crate) counters: Arc<Counters>,
     /// Session that names the transactions of all clones in the lock tables.
     lockers: SessionId,
     timeout: Duration,
 }
 
 impl Client {
-    /// Connects to a cluster. At least one of the addresses must answer. The connections run on a
-    /// thread of their own.
+    /// Connects to a cluster. Tries the addresses in turn, each for up to one second, until one
+    /// answers. That node names the other nodes. The connections run on a thread of their own.
     ///
     /// # Errors
     ///
-    /// [`ClientError::Unreachable`] (retryable) if no address answers within the timeout of
-    /// `options`; [`ClientError::NoEntropy`] and [`ClientError::Protocol`] if the client cannot
-    /// start (not retryable).
+    /// - [`ClientError::Unreachable`]: no address answers within the timeout of `options`.
+    ///   Retryable.
+    /// - [`ClientError::NoEntropy`] and [`ClientError::Protocol`]: the client cannot start. Not
+    ///   retryable.
+    ///
+    /// Nothing is changed in any case.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; async fn example() -> Result<(), ClientError> {
+    /// use std::{net::SocketAddr, time::Duration};
+    ///
+    /// let nodes = [SocketAddr::from(([127, 0, 0, 1], 7000))];
+    /// let options = ClientOptions { timeout: Duration::from_secs(3), ..ClientOptions::default() };
+    /// let client = Client::connect(&nodes, options).await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn connect(
         addresses: &[SocketAddr],
         options: ClientOptions,
@@ -122,16 +148,30 @@ impl Client {
 
     /// Connects like [`Client::connect`], but runs the connections in the caller's thread, as a
     /// task of the current [`LocalSet`](tokio::task::LocalSet). Calls then cross no threads, which
-    /// is faster for a single-threaded program. Calls progress only while the set is polled. Clones
-    /// may be used on other threads.
+    /// is faster for a single-threaded program. Calls progress, and end by their deadlines, only
+    /// while the set is polled. Clones may be used on other threads.
     ///
     /// # Errors
     ///
-    /// As for [`Client::connect`].
+    /// As for [`Client::connect`], and [`ClientError::Closed`] (not retryable) if the set was
+    /// dropped.
     ///
     /// # Panics
     ///
     /// Outside a `LocalSet`.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; async fn example() -> Result<(), ClientError> {
+    /// let nodes = [std::net::SocketAddr::from(([127, 0, 0, 1], 7000))];
+    /// let calls = async {
+    ///     let client = Client::connect_local(&nodes, ClientOptions::default()).await?;
+    ///     client.put("key", "value").await
+    /// };
+    /// tokio::task::LocalSet::new().run_until(calls).await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn connect_local(
         addresses: &[SocketAddr],
         options: ClientOptions,
@@ -143,12 +183,22 @@ impl Client {
         .await
     }
 
-    /// Returns a client of a shard in this process.
+    /// Returns a client of a shard in this process. Calls fail with [`ClientError::Closed`] once
+    /// the shard has stopped.
     ///
     /// # Errors
     ///
-    /// [`ClientError::NoEntropy`] and [`ClientError::Protocol`] if the client cannot start (not
-    /// retryable).
+    /// [`ClientError::NoEntropy`] and [`ClientError::Protocol`]: the client cannot start. Nothing
+    /// was changed. Not retryable.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; async fn example(shard: InProcess) -> Result<(), ClientError> {
+    /// let client = Client::in_process(shard, ClientOptions::default()).await?;
+    /// client.put("key", "value").await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn in_process(shard: InProcess, options: ClientOptions) -> Result<Self, ClientError> {
         Self::start(Cluster::InProcess(shard), options, Driver::spawn).await
     }
@@ -167,14 +217,36 @@ impl Client {
         Ok(Self { commands: sender, counters, lockers, timeout: options.timeout })
     }
 
-    /// Returns the same client with another time limit for its calls.
+    /// Returns the same client with another time limit for its calls; see
+    /// [`ClientOptions::timeout`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; async fn example(client: Client) -> Result<(), ClientError> {
+    /// let impatient = client.with_timeout(std::time::Duration::from_millis(200));
+    /// impatient.get("key").await?;
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         Self { timeout, ..self.clone() }
     }
 
-    /// Writes a key. The write is durable and replicated when this returns. Errors: as for
-    /// [`Client::commit`].
+    /// Writes a key. Waits as [`Client::commit`] does: the write is then durable and replicated.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::commit`], except for a failed condition and several ranges.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; async fn example(client: Client) -> Result<(), ClientError> {
+    /// let committed = client.put("key", "value").await?;
+    /// assert!(committed.commit_ts <= client.session_token());
+    /// # Ok(()) }
+    /// ```
     pub async fn put(
         &self,
         key: impl Into<Bytes>,
@@ -183,8 +255,23 @@ impl Client {
         self.commit(Commit::new().put(key, value)).await
     }
 
-    /// Writes a key that has no value yet, or fails with [`ClientError::ConditionFailed`]. Other
-    /// errors: as for [`Client::commit`].
+    /// Writes a key that has no value yet.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::commit`]. [`ClientError::ConditionFailed`] states that the key has a value.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; async fn example(client: Client) -> Result<(), ClientError> {
+    /// match client.insert("locks/printer", "ann").await {
+    ///     Ok(_) => println!("ann holds the lock"),
+    ///     Err(ClientError::ConditionFailed { .. }) => println!("the lock is held"),
+    ///     Err(error) => return Err(error),
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn insert(
         &self,
         key: impl Into<Bytes>,
@@ -194,8 +281,23 @@ impl Client {
         self.commit(Commit::new().expect(key.clone(), Expected::Absent).put(key, value)).await
     }
 
-    /// Writes a key if it matches `expected`, or fails with [`ClientError::ConditionFailed`]. Other
-    /// errors: as for [`Client::commit`].
+    /// Writes a key if it matches `expected`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::commit`]. [`ClientError::ConditionFailed`] states that the key does not
+    /// match.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; async fn example(client: Client) -> Result<(), ClientError> {
+    /// if let Some(read) = client.get("key").await? {
+    ///     let unchanged = Expected::Version(read.version_ts);
+    ///     client.compare_and_set("key", unchanged, "new value").await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn compare_and_set(
         &self,
         key: impl Into<Bytes>,
@@ -206,20 +308,55 @@ impl Client {
         self.commit(Commit::new().expect(key.clone(), expected).put(key, value)).await
     }
 
-    /// Deletes a key. Succeeds also if the key has no value. Errors: as for [`Client::commit`].
+    /// Deletes a key. Succeeds also if the key has no value. Waits as [`Client::commit`] does.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::put`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; async fn example(client: Client) -> Result<(), ClientError> {
+    /// client.delete("key").await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn delete(&self, key: impl Into<Bytes>) -> Result<Committed, ClientError> {
         self.commit(Commit::new().delete(key)).await
     }
 
-    /// Commits several writes atomically. All keys must lie in one range.
+    /// Commits several writes atomically, if all conditions hold. All keys must lie in one range.
+    /// If several writes have the same key, the last one takes effect.
+    ///
+    /// Waits for the syncs of a majority (Raft) or of all members (chain), and until the commit
+    /// timestamp has passed: about twice the error bound of the clock from the start.
     ///
     /// # Errors
     ///
-    /// - [`ClientError::ConditionFailed`], [`ClientError::SeveralRanges`], and
-    ///   [`ClientError::Rejected`] for a size over its limit. Nothing was changed. Not retryable.
-    /// - [`ClientError::Deadline`], [`ClientError::Closed`], [`ClientError::Protocol`] and other
-    ///   rejections: [`ClientError::is_outcome_unknown`] returns whether the commit may have taken
-    ///   effect.
+    /// Nothing was changed, and the same call is not retryable:
+    ///
+    /// - [`ClientError::ConditionFailed`]: a condition does not hold.
+    /// - [`ClientError::SeveralRanges`]: the keys lie in more than one range.
+    /// - [`ClientError::Rejected`] with [`Rejection::KeySize`], [`Rejection::ValueSize`] or
+    ///   [`Rejection::CommitSize`]: a size is over its limit, or the commit is empty.
+    /// - [`ClientError::Rejected`] with [`Rejection::IdReused`]: see there.
+    ///
+    /// The outcome may be unknown:
+    ///
+    /// - [`ClientError::Deadline`]: no answer in time. Retryable. Its field `outcome_unknown`
+    ///   states whether the commit may have taken effect.
+    /// - [`ClientError::Rejected`] with [`Rejection::Expired`]: the answers to earlier tries were
+    ///   lost, and the range no longer remembers the outcome. Unknown, and not retryable.
+    /// - [`ClientError::Closed`] and [`ClientError::Protocol`]. Unknown, and not retryable.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; async fn example(client: Client) -> Result<(), ClientError> {
+    /// let free = Commit::new().expect("seats/2", Expected::Absent);
+    /// client.commit(free.put("seats/2", "ann").delete("seats/1")).await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn commit(&self, commit: Commit) -> Result<Committed, ClientError> {
         commit.check().map_err(ClientError::Rejected)?;
         match self.call(Call::Commit { commit, locks: None }).await? {
@@ -234,59 +371,30 @@ impl Client {
         }
     }
 
-    /// Runs a transaction: reads, then writes, in one range, atomically and strictly serializable.
-    /// Other clients see its writes only after the commit, and cannot change what it has read.
+    /// Reads the latest value of a key. Strictly serializable with operations on all keys.
     ///
-    /// `body` is run again from its start if the transaction loses its locks, to an older
-    /// transaction or to a change of leader. So `body` should have no effects beside calls of the
-    /// transaction. A transaction loses its locks after 5 seconds without a call. If `body` returns
-    /// an error, the transaction is rolled back. All tries together end by the client's deadline.
+    /// Served by the replica that sequences the key's writes: Raft's leader or the chain's head.
+    /// Waits for pending writes of this key only, and for one round to the followers if Raft's
+    /// leader has no lease.
     ///
     /// # Errors
     ///
-    /// The errors of `body`, [`ClientError::SeveralRanges`] (not retryable), and those of
-    /// [`Client::commit`].
+    /// A read changes nothing, with any error.
+    ///
+    /// - [`ClientError::Deadline`]: no majority or no head answers in time. Retryable.
+    /// - [`ClientError::Rejected`] with [`Rejection::KeySize`]: the key is empty or longer than
+    ///   [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES). Not retryable.
+    /// - [`ClientError::Closed`] and [`ClientError::Protocol`]. Not retryable.
     ///
     /// # Examples
     ///
     /// ```no_run
-    /// # async fn example(
-    /// #     client: palisade_client::Client
-    /// # ) -> Result<(), palisade_client::ClientError> {
-    /// let counted = client
-    ///     .run(async |tx| {
-    ///         let before = tx.get_for_update("visits").await?;
-    ///         let visits = before.map_or(0, |before| before.len()) + 1;
-    ///         tx.put("visits", "*".repeat(visits))?;
-    ///         Ok::<_, palisade_client::ClientError>(visits)
-    ///     })
-    ///     .await?;
-    /// # Ok(())
-    /// # }
+    /// # use palisade_client::*; async fn example(client: Client) -> Result<(), ClientError> {
+    /// if let Some(read) = client.get("key").await? {
+    ///     println!("{:?}, written at {}", read.value, read.version_ts);
+    /// }
+    /// # Ok(()) }
     /// ```
-    pub async fn run<T, E: From<ClientError>>(
-        &self,
-        mut body: impl AsyncFnMut(&mut Transaction) -> Result<T, E>,
-    ) -> Result<T, E> {
-        let mut tries = self.tries();
-        loop {
-            let mut transaction = tries.begin();
-            let result = body(&mut transaction).await;
-            if let Some(result) = tries.end(transaction, result).await {
-                return result;
-            }
-        }
-    }
-
-    /// Reads the latest value of a key. Strictly serializable with operations on all keys.
-    ///
-    /// Served by the replica that sequences the key's writes: Raft's leader or the chain's head. It
-    /// waits for pending writes of this key only.
-    ///
-    /// # Errors
-    ///
-    /// [`ClientError::Deadline`] (retryable) if no majority or no head answers in time, and
-    /// [`ClientError::Rejected`] if the key is empty or too long.
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Versioned>, ClientError> {
         self.get_as(key.into(), How::Latest).await
     }
@@ -303,6 +411,15 @@ impl Client {
     /// # Errors
     ///
     /// As for [`Client::get`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; async fn example(client: Client) -> Result<(), ClientError> {
+    /// let read = client.get_linearizable_by_key("key").await?;
+    /// assert!(read.is_none_or(|read| read.value.len() <= MAX_VALUE_BYTES));
+    /// # Ok(()) }
+    /// ```
     pub async fn get_linearizable_by_key(
         &self,
         key: impl Into<Bytes>,
@@ -315,78 +432,21 @@ impl Client {
         Versioned::of(self.call(Call::Get { key, how }).await?)
     }
 
-    /// Returns a snapshot of all ranges at one timestamp, without locks. It contains every write
-    /// that was acknowledged before the snapshot's first read. It stays readable for 60 seconds
-    /// from its timestamp, which the first read sets.
-    pub fn snapshot(&self) -> Snapshot {
-        Snapshot::new(self.clone(), First::Fresh)
-    }
-
-    /// Returns a snapshot at a given timestamp. Any replica that has the state at `at_ts` serves
-    /// it. Reads fail with [`ClientError::SnapshotTooOld`] if the versions of that time are no
-    /// longer kept.
-    pub fn snapshot_at(&self, at_ts: Timestamp) -> Snapshot {
-        Snapshot::new(self.clone(), First::At(at_ts))
-    }
-
-    /// Returns a snapshot whose timestamp is at most `max_staleness` old at its first read, and not
-    /// below anything that this client has read or written. Any replica that has the state serves
-    /// it.
-    pub fn stale_snapshot(&self, max_staleness: Duration) -> Snapshot {
-        let max_us = u64::try_from(max_staleness.as_micros()).unwrap_or(u64::MAX);
-        Snapshot::new(self.clone(), First::Stale { max_us })
-    }
-
-    /// Returns the highest timestamp that this client and its clones have read or written. Pass it
-    /// to [`Client::observe`] on another client, whose stale reads then see at least as much.
-    pub fn session_token(&self) -> Timestamp {
-        Timestamp::from_bits(self.counters.seen_ts.load(Ordering::Relaxed))
-    }
-
-    /// Raises this client's session token to that of another client.
-    pub fn observe(&self, session_token: Timestamp) {
-        self.counters.seen_ts.fetch_max(session_token.to_bits(), Ordering::Relaxed);
-    }
-
-    /// Returns a scan of the keys from `begin` (inclusive) to `end` (exclusive; `None` for no
-    /// bound), in order, in a new [`Client::snapshot`].
-    pub fn scan(&self, begin: impl Into<Bytes>, end: Option<Bytes>) -> Scan {
-        self.snapshot().scan(begin, end)
-    }
-
-    /// Returns a scan of the keys that begin with `prefix`, in a new [`Client::snapshot`].
-    pub fn scan_prefix(&self, prefix: impl Into<Bytes>) -> Scan {
-        self.snapshot().scan_prefix(prefix)
-    }
-
-    /// Deletes the keys from `begin` (inclusive) to `end` (exclusive; `None` for no bound), and
-    /// returns how many it deleted. Each page of keys is a commit of its own, so keys that are
-    /// written meanwhile may remain. [`Transaction::delete_span`] is atomic.
+    /// Returns the nodes and ranges of the cluster, as this client currently knows them. Sends
+    /// nothing to the cluster.
     ///
     /// # Errors
     ///
-    /// As for [`Scan::next_page`] and [`Client::commit`]. Earlier pages stay deleted.
-    pub async fn delete_span(
-        &self,
-        begin: impl Into<Bytes>,
-        end: Option<Bytes>,
-    ) -> Result<u64, ClientError> {
-        let mut scan = self.scan(begin, end);
-        let mut deleted = 0;
-        while let Some(rows) = scan.next_page().await? {
-            deleted += rows.len() as u64;
-            // A page lies in one range, and never exceeds the limits of a commit.
-            self.commit(rows.into_iter().fold(Commit::new(), |commit, row| commit.delete(row.key)))
-                .await?;
-        }
-        Ok(deleted)
-    }
-
-    /// Returns the nodes and ranges of the cluster, as this client currently knows them.
+    /// [`ClientError::Closed`] and [`ClientError::Protocol`]. Nothing was changed. Not retryable.
     ///
-    /// # Errors
+    /// # Examples
     ///
-    /// [`ClientError::Closed`] (not retryable).
+    /// ```no_run
+    /// # use palisade_client::*; async fn example(client: Client) -> Result<(), ClientError> {
+    /// let topology = client.topology().await?;
+    /// println!("{} nodes, {} ranges", topology.nodes.len(), topology.ranges.ranges().len());
+    /// # Ok(()) }
+    /// ```
     pub async fn topology(&self) -> Result<Topology, ClientError> {
         match self.call(Call::Topology).await? {
             Outcome::RangeMap(bytes) => Topology::from_bytes(&bytes)
@@ -399,8 +459,21 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`ClientError::NodeDown`] and [`ClientError::Deadline`] (retryable) if the shard does not
-    /// answer.
+    /// Nothing was changed.
+    ///
+    /// - [`ClientError::NodeDown`]: there is no connection to the shard, or no such shard.
+    ///   Retryable.
+    /// - [`ClientError::Deadline`]: the shard does not answer in time. Retryable.
+    /// - [`ClientError::Closed`] and [`ClientError::Protocol`]. Not retryable.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; async fn example(client: Client) -> Result<(), ClientError> {
+    /// let at = PeerAddress { node: NodeId(0), shard: ShardId(0) };
+    /// println!("{} bytes left", client.shard_status(at).await?.log_left_bytes);
+    /// # Ok(()) }
+    /// ```
     pub async fn shard_status(&self, at: PeerAddress) -> Result<ShardStatus, ClientError> {
         match self.call(Call::Status { at }).await? {
             Outcome::Status(bytes) => ShardStatus::from_bytes(&bytes)
@@ -410,11 +483,25 @@ impl Client {
     }
 
     /// Returns the status of every node. Nodes with a shard that does not answer are left out.
+    /// Requests one shard after the other, each for up to the time limit of a call.
     ///
     /// # Errors
     ///
-    /// As for [`Client::topology`]; [`ClientError::Protocol`] (not retryable) if an answer is
-    /// invalid.
+    /// As for [`Client::topology`]. A shard that does not answer is no error.
+    ///
+    /// # Panics
+    ///
+    /// If the topology lists more than 65,536 shards of one node, which no node can have.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; async fn example(client: Client) -> Result<(), ClientError> {
+    /// for node in client.status().await? {
+    ///     println!("{}: {} shards", node.node, node.shards.len());
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn status(&self) -> Result<Vec<NodeStatus>, ClientError> {
         let topology = self.topology().await?;
         let mut nodes = Vec::new();
@@ -435,12 +522,27 @@ impl Client {
         Ok(nodes)
     }
 
-    /// Changes the range map. [`Change`] documents the preconditions.
+    /// Changes the range map. [`Change`] documents the preconditions. Waits until the change is
+    /// committed in the control plane's range.
     ///
     /// # Errors
     ///
-    /// [`ClientError::Rejected`] (not retryable) if the change is not allowed, and
-    /// [`ClientError::Deadline`].
+    /// - [`ClientError::Rejected`] with [`Rejection::InvalidChange`]: the map does not admit the
+    ///   change. Nothing was changed. Not retryable.
+    /// - [`ClientError::Rejected`] with [`Rejection::Unknown`]: the same, but an earlier try may
+    ///   have made the change. Unknown: compare [`Client::topology`].
+    /// - [`ClientError::Deadline`]: no answer in time. Retryable. Its field `outcome_unknown`
+    ///   states whether the change may have been made.
+    /// - [`ClientError::Closed`] and [`ClientError::Protocol`]. Unknown, and not retryable.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; async fn example(client: Client) -> Result<(), ClientError> {
+    /// let change = Change::RemoveFromChain { range: RangeId(3), epoch: 1, node: NodeId(2) };
+    /// client.change_ranges(&change).await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn change_ranges(&self, change: &Change) -> Result<(), ClientError> {
         match self.call(Call::Control { change: change.to_bytes() }).await? {
             Outcome::ControlDone => Ok(()),
@@ -449,6 +551,14 @@ impl Client {
     }
 
     /// Returns the counters of this client and its clones.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; async fn example(client: Client) -> Result<(), ClientError> {
+    /// println!("{} retries", client.stats().retries);
+    /// # Ok(()) }
+    /// ```
     pub fn stats(&self) -> ClientStats {
         ClientStats { retries: self.counters.retries.load(Ordering::Relaxed) }
     }

@@ -7,9 +7,26 @@ use palisade_wire::{MAX_SNAPSHOT_AGE_US, Rejection};
 use thiserror::Error;
 
 /// An error of a call.
+///
+/// [`ClientError::is_retryable`] and [`ClientError::is_outcome_unknown`] decide what a caller may
+/// do next. A read changes nothing, with any error.
+///
+/// # Examples
+///
+/// ```no_run
+/// # use palisade_client::*; async fn example(client: Client) -> Result<(), ClientError> {
+/// match client.put("key", "value").await {
+///     Err(error) if error.is_outcome_unknown() => println!("read the key: {error}"),
+///     Err(error) if error.is_retryable() => println!("nothing was changed, try again: {error}"),
+///     result => println!("written at {}", result?.commit_ts),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum ClientError {
-    /// The deadline passed. Retryable. Check `outcome_unknown` before you repeat a change.
+    /// The deadline passed. Retryable. The outcome of a change may be unknown: check
+    /// `outcome_unknown` before you repeat it.
     #[error(
         "no answer within {after:?} ({reason}); {}",
         if *outcome_unknown { "the outcome is unknown" } else { "nothing was done" }
@@ -19,12 +36,15 @@ pub enum ClientError {
         after: Duration,
         /// Why the last try did not succeed.
         reason: &'static str,
-        /// True if the request is a change that may have taken effect.
+        /// True if the request is a change that was sent at least once, so that it may have taken
+        /// effect. False for reads.
         outcome_unknown: bool,
     },
-    /// The cluster refused the request, and a retry within the call would not help.
+    /// The request was refused, and a retry within the call would not help. Sizes are checked
+    /// before anything is sent. [`Rejection::is_retryable`] and [`Rejection::is_outcome_unknown`]
+    /// apply: the outcome is unknown for [`Rejection::Unknown`] and [`Rejection::Expired`].
     #[error("the request was refused: {0}")]
-    Rejected(Rejection),
+    Rejected(#[source] Rejection),
     /// A condition did not hold. Nothing was changed. Not retryable.
     #[error("condition {condition} of the commit does not hold: nothing was changed")]
     ConditionFailed {
@@ -53,7 +73,8 @@ pub enum ClientError {
         /// The timestamp of the snapshot; zero if no read has set it.
         at_ts: Timestamp,
     },
-    /// No address answers as a node of the cluster. Retryable.
+    /// No address answers as a node of the cluster. Only connecting fails with it. Nothing was
+    /// changed. Retryable.
     #[error(
         "no node of the cluster answers at {addresses}: check the addresses, and that the nodes run"
     )]
@@ -61,25 +82,37 @@ pub enum ClientError {
         /// The addresses, comma-separated.
         addresses: String,
     },
-    /// The shard whose status was requested does not answer. Retryable.
+    /// The shard whose status was requested does not answer. Nothing was changed. Retryable.
     #[error("the node does not answer")]
     NodeDown,
     /// An answer is invalid, because the versions of client and cluster do not match, or the
-    /// client's thread cannot start. Not retryable.
+    /// client's thread cannot start. The outcome of a change is unknown. Not retryable.
     #[error("the answer of the cluster cannot be understood: {0}")]
     Protocol(String),
     /// The operating system provides no randomness for the names of transactions. Nothing was
     /// changed. Not retryable.
     #[error("the operating system gives no randomness: {0}")]
     NoEntropy(String),
-    /// The client was closed during the call. The outcome of a write is unknown. Not retryable.
+    /// The client was closed before or during the call: its `LocalSet` was dropped, or the database
+    /// in this process has stopped. The outcome of a change is unknown. Not retryable with the same
+    /// client.
     #[error("the client was closed")]
     Closed,
 }
 
 impl ClientError {
     /// Returns true if the same call may succeed later. Repeating a write whose outcome is unknown
-    /// is not safe: the repetition is a new write.
+    /// is not safe: the repetition is a new write. So check
+    /// [`ClientError::is_outcome_unknown`] first.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use palisade_client::ClientError;
+    ///
+    /// assert!(ClientError::NodeDown.is_retryable());
+    /// assert!(!ClientError::SeveralRanges.is_retryable());
+    /// ```
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Deadline { .. } | Self::Unreachable { .. } | Self::NodeDown | Self::Aborted => {
@@ -95,7 +128,16 @@ impl ClientError {
         }
     }
 
-    /// Returns true if the call may have taken effect despite the error.
+    /// Returns true if a change may have taken effect despite the error. Meaningless for a read.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use palisade_client::ClientError;
+    ///
+    /// assert!(ClientError::Closed.is_outcome_unknown());
+    /// assert!(!ClientError::SeveralRanges.is_outcome_unknown());
+    /// ```
     pub fn is_outcome_unknown(&self) -> bool {
         match self {
             Self::Deadline { outcome_unknown, .. } => *outcome_unknown,

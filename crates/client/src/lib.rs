@@ -4,6 +4,16 @@
 //! A [`Client`] runs its connections on its own thread, so its futures can be awaited on any
 //! executor. [`BlockingClient`] needs no executor. Clones share the connections and the session.
 //!
+//! | limit | value |
+//! | --- | --- |
+//! | key | 1 to [`MAX_KEY_BYTES`] bytes |
+//! | value | 0 to [`MAX_VALUE_BYTES`] bytes |
+//! | conditions and writes of a commit or a transaction | [`MAX_COMMIT_PARTS`] |
+//! | their keys and values | [`MAX_COMMIT_BYTES`] bytes |
+//! | page of a scan | [`MAX_PAGE_ROWS`] rows; ends at [`MAX_PAGE_BYTES`] bytes or one row above |
+//! | age of a snapshot | [`MAX_SNAPSHOT_AGE_US`] microseconds |
+//! | time limit of a call | [`ClientOptions::timeout`], 10 seconds by default |
+//!
 //! Invariants:
 //! - A write takes effect at most once, however often it is sent.
 //! - An unknown outcome is reported as unknown, never as a failure.
@@ -20,6 +30,7 @@
 //! # Ok(())
 //! # }
 //! ```
+#![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "drives real sockets")]
 
 mod blocking;
@@ -36,12 +47,12 @@ pub use bytes::Bytes;
 pub use client::{Client, ClientOptions, ClientStats, Committed, Versioned};
 pub use driver::InProcess;
 pub use error::ClientError;
-pub use palisade_clock::Timestamp;
-pub use palisade_control::{Change, RangeDescriptor, RangeMap, Topology};
+pub use palisade_clock::{BoundSource, Timestamp};
+pub use palisade_control::{Change, NodeAddress, RangeDescriptor, RangeMap, Topology};
 pub use palisade_wire::{
-    Commit, Expected, MAX_COMMIT_BYTES, MAX_COMMIT_PARTS, MAX_KEY_BYTES, MAX_PAGE_ROWS,
-    MAX_SNAPSHOT_AGE_US, MAX_VALUE_BYTES, Mode, NodeId, NodeStatus, PeerAddress, RangeId,
-    RangeStatus, Rejection, Role, Row, ShardId, ShardStatus,
+    Admission, Commit, Condition, Expected, MAX_COMMIT_BYTES, MAX_COMMIT_PARTS, MAX_KEY_BYTES,
+    MAX_PAGE_BYTES, MAX_PAGE_ROWS, MAX_SNAPSHOT_AGE_US, MAX_VALUE_BYTES, Mode, NodeId, NodeStatus,
+    PeerAddress, RangeId, RangeStatus, Rejection, Role, Row, ShardId, ShardStatus, Write,
 };
 pub use scan::{Scan, TransactionScan};
 pub use snapshot::Snapshot;

@@ -1,6 +1,9 @@
 //! Snapshots: reads at one timestamp, without locks.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use palisade_clock::Timestamp;
@@ -14,13 +17,115 @@ use crate::{
     scan::after_prefix,
 };
 
+impl Client {
+    /// Returns a snapshot of all ranges at one timestamp, without locks. It contains every write
+    /// that was acknowledged before the snapshot's first read. That read sets the timestamp, and
+    /// waits until it has passed: about twice the error bound of the clock. Every read waits for
+    /// the commits that are ordered before the timestamp in its range.
+    ///
+    /// The snapshot stays readable for 60 seconds
+    /// ([`MAX_SNAPSHOT_AGE_US`](crate::MAX_SNAPSHOT_AGE_US)) from its timestamp.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; async fn example(client: Client) -> Result<(), ClientError> {
+    /// let snapshot = client.snapshot();
+    /// let (one, other) = (snapshot.get("one").await?, snapshot.get("other").await?);
+    /// assert!(snapshot.at_ts().is_some());
+    /// # Ok(()) }
+    /// ```
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::new(self.clone(), First::Fresh)
+    }
+
+    /// Returns a snapshot at a given timestamp. Any replica that has the state at `at_ts` serves
+    /// it, without waiting. If `at_ts` is in the future, reads wait for it within their time limit.
+    ///
+    /// Replaced versions are kept for one second and twice `clock.max_offset_us`, and for longer
+    /// while a snapshot of any client needs them. Past that, reads fail with
+    /// [`ClientError::SnapshotTooOld`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; async fn example(client: Client) -> Result<(), ClientError> {
+    /// let written = client.put("key", "value").await?;
+    /// let then = client.snapshot_at(written.commit_ts);
+    /// assert_eq!(then.get("key").await?.unwrap().value, "value");
+    /// # Ok(()) }
+    /// ```
+    pub fn snapshot_at(&self, at_ts: Timestamp) -> Snapshot {
+        Snapshot::new(self.clone(), First::At(at_ts))
+    }
+
+    /// Returns a snapshot whose timestamp is at most `max_staleness` old at its first read, and not
+    /// below anything that this client has read or written. Any replica that has the state serves
+    /// it. `max_staleness` counts in microseconds. If it is at most twice the error bound of the
+    /// clock, the timestamp is the present, as for [`Client::snapshot`].
+    ///
+    /// The first read may choose the oldest timestamp allowed. If that is more than a second old,
+    /// other ranges may have collected its versions, and reads there fail with
+    /// [`ClientError::SnapshotTooOld`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; async fn example(client: Client) -> Result<(), ClientError> {
+    /// let recent = client.stale_snapshot(std::time::Duration::from_millis(500));
+    /// let read = recent.get("key").await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn stale_snapshot(&self, max_staleness: Duration) -> Snapshot {
+        let max_us = u64::try_from(max_staleness.as_micros()).unwrap_or(u64::MAX);
+        Snapshot::new(self.clone(), First::Stale { max_us })
+    }
+
+    /// Returns the highest timestamp that this client and its clones have read or written, or
+    /// [`Timestamp::ZERO`] before the first one. Pass it to [`Client::observe`] on another client,
+    /// whose stale reads then see at least as much.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*;
+    /// # async fn example(one: Client, other: Client) -> Result<(), ClientError> {
+    /// one.put("key", "value").await?;
+    /// other.observe(one.session_token());
+    /// let stale = other.stale_snapshot(std::time::Duration::from_secs(10));
+    /// assert!(stale.get("key").await?.is_some());
+    /// # Ok(()) }
+    /// ```
+    pub fn session_token(&self) -> Timestamp {
+        Timestamp::from_bits(self.counters.seen_ts.load(Ordering::Relaxed))
+    }
+
+    /// Raises this client's session token to that of another client. It is never lowered. Pass only
+    /// values of [`Client::session_token`] of the same cluster: stale reads wait for the token's
+    /// time to pass.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*;
+    /// # async fn example(client: Client, token: Timestamp) -> Result<(), ClientError> {
+    /// client.observe(token);
+    /// assert!(client.session_token() >= token);
+    /// # Ok(()) }
+    /// ```
+    pub fn observe(&self, session_token: Timestamp) {
+        self.counters.seen_ts.fetch_max(session_token.to_bits(), Ordering::Relaxed);
+    }
+}
+
 /// All ranges at one timestamp; see [`Client::snapshot`], [`Client::snapshot_at`] and
 /// [`Client::stale_snapshot`]. The first read sets the timestamp. Clones share it.
 ///
-/// The versions at the timestamp are kept for 60 seconds from it, in all ranges, also in ranges
-/// that are not read: the client renews its oldest open snapshot at every node. After that, reads
-/// fail with [`ClientError::SnapshotTooOld`]. Drop a snapshot that is no longer needed: the cluster
-/// keeps every version since the oldest open one.
+/// The versions at the timestamp are kept for 60 seconds
+/// ([`MAX_SNAPSHOT_AGE_US`](crate::MAX_SNAPSHOT_AGE_US)) from it, in all ranges, also in ranges
+/// that are not read: the client renews its oldest open snapshot at every node once a second. After
+/// that, reads fail with [`ClientError::SnapshotTooOld`]. Drop a snapshot that is no longer needed:
+/// the cluster keeps every version since the oldest open one.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     client: Client,
@@ -49,16 +154,43 @@ impl Snapshot {
     }
 
     /// Returns the timestamp of the snapshot, or `None` before the first read.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; async fn example(client: Client) -> Result<(), ClientError> {
+    /// let snapshot = client.snapshot();
+    /// assert_eq!(snapshot.at_ts(), None);
+    /// # Ok(()) }
+    /// ```
     pub fn at_ts(&self) -> Option<Timestamp> {
         self.open.get().map(|open| open.at_ts)
     }
 
-    /// Reads a key.
+    /// Reads a key. Of two concurrent first reads of a snapshot, one may take twice the time limit
+    /// of a call, because it reads again at the timestamp of the other.
     ///
     /// # Errors
     ///
-    /// [`ClientError::SnapshotTooOld`] (not retryable), [`ClientError::Deadline`] (retryable), and
-    /// [`ClientError::Rejected`] if the key is empty or too long.
+    /// A read changes nothing, with any error.
+    ///
+    /// - [`ClientError::SnapshotTooOld`]: the versions are no longer kept. Not retryable: open a
+    ///   new snapshot.
+    /// - [`ClientError::Deadline`]: no replica of the range that has the state answers in time, or
+    ///   the timestamp lies in the future. Retryable.
+    /// - [`ClientError::Rejected`] with [`Rejection::KeySize`]: the key is empty or longer than
+    ///   [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES). Not retryable.
+    /// - [`ClientError::Closed`] and [`ClientError::Protocol`]. Not retryable.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; async fn example(client: Client) -> Result<(), ClientError> {
+    /// if let Some(read) = client.snapshot().get("key").await? {
+    ///     println!("{:?}, written at {}", read.value, read.version_ts);
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Versioned>, ClientError> {
         let key = key.into();
         check_key(&key).map_err(ClientError::Rejected)?;
@@ -66,12 +198,28 @@ impl Snapshot {
     }
 
     /// Returns a scan of the keys from `begin` (inclusive) to `end` (exclusive; `None` for no
-    /// bound), in order.
+    /// bound), in order, over all ranges. It reads nothing yet.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; async fn example(client: Client) -> Result<(), ClientError> {
+    /// let rows = client.snapshot().scan("users/a", Some("users/b".into())).all().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn scan(&self, begin: impl Into<Bytes>, end: Option<Bytes>) -> Scan {
         Scan::new(self.clone(), begin.into(), end)
     }
 
-    /// Returns a scan of the keys that begin with `prefix`.
+    /// Returns a scan of the keys that begin with `prefix`. It reads nothing yet.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; async fn example(client: Client) -> Result<(), ClientError> {
+    /// let rows = client.snapshot().scan_prefix("users/").all().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn scan_prefix(&self, prefix: impl Into<Bytes>) -> Scan {
         let begin = prefix.into();
         let end = after_prefix(&begin);

@@ -16,10 +16,69 @@ use crate::{
     scan::after_prefix,
 };
 
+impl Client {
+    /// Runs a transaction: reads, then writes, in one range, atomically and strictly serializable.
+    /// Other clients see its writes only after the commit, and cannot change what it has read.
+    ///
+    /// `body` is run again from its start if the transaction loses its locks, to an older
+    /// transaction or to a change of leader. So `body` should have no effects beside calls of the
+    /// transaction. A transaction loses its locks after 5 seconds without a call. If `body` returns
+    /// an error, the transaction is rolled back. An error that it returns after the loss of the
+    /// locks is discarded, because `body` runs again. All tries together end by the client's
+    /// deadline, apart from the time that `body` itself takes.
+    ///
+    /// Waits for locks of older transactions, and for the commit as [`Client::commit`] does. A
+    /// transaction holds at most 16,384 locks: one for each key that it reads, and one for each
+    /// page of a scan.
+    ///
+    /// # Errors
+    ///
+    /// - The errors of `body`. Nothing was changed.
+    /// - The last error of a call in `body` other than [`ClientError::Aborted`], even if `body`
+    ///   ignored it. Nothing was changed. Errors of sizes and conditions are excepted.
+    /// - [`ClientError::Deadline`]: the time limit passed. Retryable. Its field `outcome_unknown`
+    ///   states whether the commit may have taken effect.
+    /// - Those of [`Client::commit`], except for a failed condition. The limits on the size of a
+    ///   commit hold for all writes of the transaction.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*; async fn example(client: Client) -> Result<(), ClientError> {
+    /// let visits = client
+    ///     .run(async |tx: &mut Transaction| {
+    ///         let before = tx.get_for_update("visits").await?;
+    ///         let visits = before.map_or(0, |before| before.len()) + 1;
+    ///         tx.put("visits", "*".repeat(visits))?;
+    ///         Ok::<_, ClientError>(visits)
+    ///     })
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn run<T, E: From<ClientError>>(
+        &self,
+        mut body: impl AsyncFnMut(&mut Transaction) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut tries = self.tries();
+        loop {
+            let mut transaction = tries.begin();
+            let result = body(&mut transaction).await;
+            if let Some(result) = tries.end(transaction, result).await {
+                return result;
+            }
+        }
+    }
+}
+
 /// One try of a transaction; see [`Client::run`].
 ///
 /// Keys that it reads are locked until it ends, and so are the gaps between the keys of a scan. Its
-/// own reads see its writes at once; other clients see them after the commit.
+/// own reads see its writes at once; other clients see them after the commit. All its keys must lie
+/// in the range of the first one. Its writes are buffered in memory: at most
+/// [`MAX_COMMIT_PARTS`](crate::MAX_COMMIT_PARTS) keys, and
+/// [`MAX_COMMIT_BYTES`](crate::MAX_COMMIT_BYTES) bytes of keys and values.
+///
+/// All calls of all tries share the deadline of [`Client::run`].
 #[derive(Debug)]
 pub struct Transaction {
     client: Client,
@@ -51,20 +110,55 @@ impl Transaction {
         }
     }
 
-    /// Reads a key and locks it against writes by others.
+    /// Reads a key and locks it against writes by others. Waits for the locks of older
+    /// transactions, and takes those of younger ones. Reads the transaction's own write of the key
+    /// without a call.
     ///
     /// # Errors
     ///
-    /// [`ClientError::Aborted`] if the locks are lost ([`Client::run`] then runs the transaction
-    /// again), [`ClientError::SeveralRanges`] if the key lies in another range than the first key,
-    /// [`ClientError::Deadline`], and [`ClientError::Rejected`] if the key is empty or too long.
+    /// Nothing was changed, and nothing will be: after any of these errors except for the last, the
+    /// transaction does not commit.
+    ///
+    /// - [`ClientError::Aborted`]: the locks are lost. Retryable as a new transaction, which
+    ///   [`Client::run`] starts.
+    /// - [`ClientError::SeveralRanges`]: the key lies in another range than the first key. Not
+    ///   retryable.
+    /// - [`ClientError::Deadline`]: no answer in time, others hold the locks for too long, or the
+    ///   transaction has too many. Retryable as a new transaction.
+    /// - [`ClientError::Closed`] and [`ClientError::Protocol`]. Not retryable.
+    /// - [`ClientError::Rejected`] with [`Rejection::KeySize`](crate::Rejection::KeySize): the key
+    ///   is empty or longer than [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES). Not retryable.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*;
+    /// # async fn example(tx: &mut Transaction) -> Result<(), ClientError> {
+    /// let greeting = tx.get("greeting").await?.unwrap_or_else(|| "hello".into());
+    /// tx.put("greeting/copy", greeting)?;
+    /// # Ok(()) }
+    /// ```
     pub async fn get(&mut self, key: impl Into<Bytes>) -> Result<Option<Bytes>, ClientError> {
         self.read(key.into(), false).await
     }
 
     /// Reads a key that will be written, and locks it against reads and writes by others. With
     /// [`Transaction::get`] followed by a write, two transactions that do the same to one key
-    /// conflict, and one of them runs again. Errors: as for [`Transaction::get`].
+    /// conflict, and one of them runs again.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Transaction::get`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*;
+    /// # async fn example(tx: &mut Transaction) -> Result<(), ClientError> {
+    /// let length = tx.get_for_update("key").await?.map_or(0, |value| value.len());
+    /// tx.put("key", vec![b'x'; length + 1])?;
+    /// # Ok(()) }
+    /// ```
     pub async fn get_for_update(
         &mut self,
         key: impl Into<Bytes>,
@@ -72,11 +166,24 @@ impl Transaction {
         self.read(key.into(), true).await
     }
 
-    /// Writes a key. The write is buffered and sent with the commit.
+    /// Writes a key. The write is buffered and sent with the commit. Waits for nothing.
     ///
     /// # Errors
     ///
-    /// [`ClientError::Rejected`] (not retryable) if the key or the value has an invalid size.
+    /// [`ClientError::Rejected`] with [`Rejection::KeySize`](crate::Rejection::KeySize) or
+    /// [`Rejection::ValueSize`](crate::Rejection::ValueSize): a key has 1 to
+    /// [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES) bytes, a value at most
+    /// [`MAX_VALUE_BYTES`](crate::MAX_VALUE_BYTES). The write is not buffered. Not retryable.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*;
+    /// # async fn example(tx: &mut Transaction) -> Result<(), ClientError> {
+    /// tx.put("key", "value")?;
+    /// assert_eq!(tx.get("key").await?.unwrap(), "value");
+    /// # Ok(()) }
+    /// ```
     pub fn put(
         &mut self,
         key: impl Into<Bytes>,
@@ -87,8 +194,24 @@ impl Transaction {
         self.write(key.into(), Some(value))
     }
 
-    /// Writes a key that has no value yet, or fails with [`ClientError::ConditionFailed`]. Other
-    /// errors: as for [`Transaction::get`] and [`Transaction::put`].
+    /// Writes a key that has no value yet. Reads the key as [`Transaction::get_for_update`] does.
+    ///
+    /// # Errors
+    ///
+    /// - [`ClientError::ConditionFailed`]: the key has a value. The transaction may continue. Not
+    ///   retryable in the same transaction.
+    /// - As for [`Transaction::get`] and [`Transaction::put`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*;
+    /// # async fn example(tx: &mut Transaction) -> Result<(), ClientError> {
+    /// if let Err(ClientError::ConditionFailed { .. }) = tx.insert("key", "first").await {
+    ///     tx.put("key", "second")?;
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn insert(
         &mut self,
         key: impl Into<Bytes>,
@@ -97,9 +220,22 @@ impl Transaction {
         self.compare_and_set(key, Expected::Absent, value).await
     }
 
-    /// Writes a key if it matches `expected`, or fails with [`ClientError::ConditionFailed`]. The
-    /// transaction may continue after that. A key that this transaction has written has no version
-    /// yet. Other errors: as for [`Transaction::get`] and [`Transaction::put`].
+    /// Writes a key if it matches `expected`. Reads the key as [`Transaction::get_for_update`]
+    /// does. A key that this transaction has written has no version yet.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Transaction::insert`]. [`ClientError::ConditionFailed`] states that the key does
+    /// not match.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*;
+    /// # async fn example(tx: &mut Transaction) -> Result<(), ClientError> {
+    /// tx.compare_and_set("state", Expected::Value("ready".into()), "running").await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn compare_and_set(
         &mut self,
         key: impl Into<Bytes>,
@@ -126,19 +262,54 @@ impl Transaction {
     }
 
     /// Deletes a key. Succeeds also if the key has no value. The delete is buffered and sent with
-    /// the commit. Fails with [`ClientError::Rejected`] if the key is empty or too long.
+    /// the commit. Waits for nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Rejected`] with [`Rejection::KeySize`](crate::Rejection::KeySize), as for
+    /// [`Transaction::put`]. Not retryable.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*;
+    /// # async fn example(tx: &mut Transaction) -> Result<(), ClientError> {
+    /// tx.delete("key")?;
+    /// # Ok(()) }
+    /// ```
     pub fn delete(&mut self, key: impl Into<Bytes>) -> Result<(), ClientError> {
         self.write(key.into(), None)
     }
 
     /// Returns a scan of the keys from `begin` (inclusive) to `end` (exclusive; `None` for no
-    /// bound), in order. It includes this transaction's own writes.
+    /// bound), in order. It includes this transaction's own writes. It fails if it leaves the
+    /// transaction's range, so choose bounds within one range.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*;
+    /// # async fn example(tx: &mut Transaction) -> Result<(), ClientError> {
+    /// let users = tx.scan("users/a", Some("users/b".into())).all().await?;
+    /// tx.put("users/count", users.len().to_string())?;
+    /// # Ok(()) }
+    /// ```
     pub fn scan(&mut self, begin: impl Into<Bytes>, end: Option<Bytes>) -> TransactionScan<'_> {
         TransactionScan::new(self, begin.into(), end)
     }
 
     /// Returns a scan of the keys that begin with `prefix`. It includes this transaction's own
     /// writes.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*;
+    /// # async fn example(tx: &mut Transaction) -> Result<(), ClientError> {
+    /// let users = tx.scan_prefix("users/").all().await?.len();
+    /// tx.put("users/count", users.to_string())?;
+    /// # Ok(()) }
+    /// ```
     pub fn scan_prefix(&mut self, prefix: impl Into<Bytes>) -> TransactionScan<'_> {
         let begin = prefix.into();
         let end = after_prefix(&begin);
@@ -146,8 +317,23 @@ impl Transaction {
     }
 
     /// Deletes the keys from `begin` (inclusive) to `end` (exclusive; `None` for no bound), and
-    /// returns how many it deleted. The commit fails if the transaction exceeds
-    /// [`MAX_COMMIT_PARTS`](crate::MAX_COMMIT_PARTS). Errors: as for [`Transaction::get`].
+    /// returns how many it deleted. Reads and locks them as [`TransactionScan::for_update`] does.
+    /// The commit fails if the transaction then writes more than
+    /// [`MAX_COMMIT_PARTS`](crate::MAX_COMMIT_PARTS) keys.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Transaction::get`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*;
+    /// # async fn example(tx: &mut Transaction) -> Result<(), ClientError> {
+    /// let deleted = tx.delete_span("users/a", Some("users/b".into())).await?;
+    /// tx.put("users/deleted", deleted.to_string())?;
+    /// # Ok(()) }
+    /// ```
     pub async fn delete_span(
         &mut self,
         begin: impl Into<Bytes>,

@@ -14,8 +14,33 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! [`Database`] has the same calls with futures, for any executor. [`Client`] documents the limits.
+#![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
+mod blocking;
 mod database;
 
-pub use database::{BlockingDatabase, Database, OpenError};
-pub use palisade_client::*;
+pub use blocking::BlockingDatabase;
+pub use database::{Database, OpenError};
+
+// Calls, and what they return.
+pub use palisade_client::{
+    BlockingClient, BlockingSnapshot, BlockingTransaction, Bytes, Client, ClientError,
+    ClientOptions, ClientStats, Commit, Committed, Condition, Expected, Rejection, Row, Scan,
+    Snapshot, Timestamp, Transaction, TransactionScan, Versioned, Write,
+};
+
+// The state of a cluster.
+pub use palisade_client::{
+    Admission, BoundSource, Change, Mode, NodeAddress, NodeId, NodeStatus, PeerAddress,
+    RangeDescriptor, RangeId, RangeMap, RangeStatus, Role, ShardId, ShardStatus, Topology,
+};
+
+// Limits.
+pub use palisade_client::{
+    MAX_COMMIT_BYTES, MAX_COMMIT_PARTS, MAX_KEY_BYTES, MAX_PAGE_BYTES, MAX_PAGE_ROWS,
+    MAX_SNAPSHOT_AGE_US, MAX_VALUE_BYTES,
+};
+
+pub use palisade_embedded::OpenError as EmbeddedError;
