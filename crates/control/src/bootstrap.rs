@@ -4,7 +4,7 @@
 //! first start on. Another shape would give another map, which would not find the existing rows.
 
 use bytes::Bytes;
-use palisade_wire::{Mode, NodeId, PeerAddress, RangeId, ShardId, WireError};
+use palisade_wire::{Mode, NodeId, PeerAddress, RangeId, ShardId, WireError, decode_cold};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -139,7 +139,7 @@ impl Bootstrap {
     ///
     /// [`WireError`] if the bytes are no shape. Not retryable.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, WireError> {
-        Ok(postcard::from_bytes(bytes)?)
+        decode_cold(bytes)
     }
 
     fn members(&self, first: usize, shard: ShardId) -> Vec<PeerAddress> {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use palisade_replication::Membership;
-use palisade_wire::{Mode, NodeId, PeerAddress, RangeId, WireError};
+use palisade_wire::{Mode, NodeId, PeerAddress, RangeId, WireError, decode_cold};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -171,7 +171,7 @@ impl RangeMap {
     ///
     /// [`WireError`] if the bytes are no range map. Not retryable.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, WireError> {
-        Ok(postcard::from_bytes(bytes)?)
+        decode_cold(bytes)
     }
 }
 
@@ -188,7 +188,7 @@ impl RangeDescriptor {
     ///
     /// [`WireError`] if the bytes are no list of descriptors. Not retryable.
     pub fn from_bytes(bytes: &[u8]) -> Result<Vec<Self>, WireError> {
-        Ok(postcard::from_bytes(bytes)?)
+        decode_cold(bytes)
     }
 }
 
@@ -204,10 +204,7 @@ impl Change {
     ///
     /// [`WireError`] if the bytes are no change, or if bytes follow it. Not retryable.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, WireError> {
-        match postcard::take_from_bytes(bytes)? {
-            (change, []) => Ok(change),
-            (_, rest) => Err(WireError::TrailingBytes(rest.len())),
-        }
+        decode_cold(bytes)
     }
 }
 

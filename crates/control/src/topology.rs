@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use palisade_clock::Timestamp;
-use palisade_wire::{NodeId, PeerAddress, WireError};
+use palisade_wire::{NodeId, PeerAddress, WireError, decode_cold};
 use serde::{Deserialize, Serialize};
 
 use crate::RangeMap;
@@ -50,6 +50,6 @@ impl Topology {
     ///
     /// [`WireError`] if the bytes are no topology. Not retryable.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, WireError> {
-        Ok(postcard::from_bytes(bytes)?)
+        decode_cold(bytes)
     }
 }

@@ -238,13 +238,13 @@ impl Decode for SnapshotMessage {
                     index: reader.u64()?,
                     term: reader.u64()?,
                     part: reader.u32()?,
-                    last: reader.u8()? != 0,
+                    last: reader.bool()?,
                     // Copy: the part outlives the receive buffer.
                     payload: Bytes::copy_from_slice(&reader.bytes()?),
                 };
                 Ok(Self::Part { stream, part })
             }
-            2 => Ok(Self::Received { stream, parts: reader.u32()?, done: reader.u8()? != 0 }),
+            2 => Ok(Self::Received { stream, parts: reader.u32()?, done: reader.bool()? }),
             tag => Err(WireError::UnknownTag { what: "snapshot message", tag }),
         }
     }

@@ -18,6 +18,9 @@ pub enum WireError {
     /// The message has this many bytes after its last field.
     #[error("a message has {0} bytes after its end")]
     TrailingBytes(usize),
+    /// A field that must be zero is not.
+    #[error("{0} must be zero: the peer may run another version, or is not Palisade")]
+    NotZero(&'static str),
     /// A tag that this version does not define.
     #[error("unknown {what} {tag}: the peer may run another version, or is not Palisade")]
     UnknownTag {
@@ -154,6 +157,18 @@ impl Reader {
     /// [`WireError::TrailingBytes`] with the number of bytes left.
     pub fn finish(&self) -> Result<(), WireError> {
         if self.bytes.is_empty() { Ok(()) } else { Err(WireError::TrailingBytes(self.bytes.len())) }
+    }
+}
+
+/// Decodes an infrequent message that is encoded with postcard.
+///
+/// # Errors
+///
+/// [`WireError::Cold`], or [`WireError::TrailingBytes`]. Not retryable.
+pub fn decode_cold<'a, T: serde::Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, WireError> {
+    match postcard::take_from_bytes(bytes)? {
+        (value, []) => Ok(value),
+        (_, rest) => Err(WireError::TrailingBytes(rest.len())),
     }
 }
 

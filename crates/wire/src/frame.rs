@@ -142,6 +142,9 @@ impl FrameDecoder {
         if crc32fast::hash(&frame[CRC_BYTES..]) != header.crc.get() {
             return Err(WireError::Checksum);
         }
+        if header.zero != U16::ZERO {
+            return Err(WireError::NotZero("the reserved field of a frame"));
+        }
         let kind = FrameKind::from_tag(header.kind)?;
         frame.advance(FRAME_HEADER_BYTES);
         Ok(Some(Frame { kind, payload: frame }))

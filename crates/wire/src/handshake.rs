@@ -44,9 +44,11 @@ impl Encode for ClientHello {
 
 impl Decode for ClientHello {
     fn decode(reader: &mut Reader) -> Result<Self, WireError> {
-        let named = reader.bool()?;
-        let cluster_id = reader.u64()?;
-        Ok(Self { cluster_id: named.then_some(cluster_id) })
+        match (reader.bool()?, reader.u64()?) {
+            (true, cluster_id) => Ok(Self { cluster_id: Some(cluster_id) }),
+            (false, 0) => Ok(Self { cluster_id: None }),
+            (false, _) => Err(WireError::NotZero("a cluster id that is not given")),
+        }
     }
 }
 

@@ -21,7 +21,7 @@ mod request;
 mod scan;
 mod status;
 
-pub use codec::{Decode, Encode, Reader, WireError, decode_exact};
+pub use codec::{Decode, Encode, Reader, WireError, decode_cold, decode_exact};
 pub use commit::{
     Commit, CommitRequest, Condition, Expected, MAX_COMMIT_BYTES, MAX_COMMIT_PARTS, Write,
 };

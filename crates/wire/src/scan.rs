@@ -79,7 +79,7 @@ impl Decode for ScanRequest {
             range: RangeId(reader.u32()?),
             begin: reader.bytes()?,
             end: optional(reader)?,
-            backward: reader.u8()? != 0,
+            backward: reader.bool()?,
             max_rows: reader.u32()?,
         })
     }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use palisade_clock::BoundSource;
 use serde::{Deserialize, Serialize};
 
-use crate::{Mode, NodeId, PeerAddress, RangeId, WireError};
+use crate::{Mode, NodeId, PeerAddress, RangeId, WireError, codec::decode_cold};
 
 /// The status of a node: the reports of its shards.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,6 +111,6 @@ impl ShardStatus {
     ///
     /// [`WireError::Cold`] if `bytes` are not a valid status. Not retryable.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, WireError> {
-        Ok(postcard::from_bytes(bytes)?)
+        decode_cold(bytes)
     }
 }

@@ -141,7 +141,7 @@ impl Decode for Message {
             1 => Body::RequestVote {
                 last_index: reader.u64()?,
                 last_term: reader.u64()?,
-                transfer: reader.u8()? != 0,
+                transfer: reader.bool()?,
             },
             2 => Body::Vote,
             3 => Body::Append {
