@@ -1,0 +1,8 @@
+//! Runs `palisade_fuzz::peer_messages::check`.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    palisade_fuzz::peer_messages::check(data);
+});
