@@ -266,13 +266,8 @@ fn absolute(
 }
 
 /// Crates that still have a circle of imports.
-const CIRCULAR: [&str; 5] = [
-    "crates/client",
-    "crates/storage",
-    "crates/wal",
-    "crates/wire",
-    "tools/history",
-];
+const CIRCULAR: [&str; 5] =
+    ["crates/client", "crates/storage", "crates/wal", "crates/wire", "tools/history"];
 
 #[test]
 fn modules_import_each_other_in_no_circle() {
