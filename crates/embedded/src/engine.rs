@@ -11,19 +11,20 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bound
 use palisade_client::InProcess;
 use palisade_clock::Timestamp;
 use palisade_control::{NodeAddress, Topology, range_map_of_one};
-use palisade_replication::{Append, Planted, raft};
+use palisade_replication::{Planted, raft};
 use palisade_shard::{
-    ConnectionId, Input, LogCounters, Recovered, ReplayError, Replayed, SNAPSHOT_PART_BYTES, Shard,
-    ShardConfig, ShardEffects, ShardError, record_of,
+    ConnectionId, Input, RecoveryError, ReplayError, Runtime, SNAPSHOT_PART_BYTES, ShardConfig,
+    ShardEffects, ShardError, TICK_US, TURN_INPUT_BYTES,
 };
-use palisade_wal::{
-    Backend, DataDir, DataDirError, Log, LogOptions, Owner, Position, SyncPlan, WalError,
-};
-use palisade_wire::{NodeId, PeerAddress, RangeId, Request, Response, ShardId};
+use palisade_wal::{DataDirError, Owner, SyncPlan, WalError};
+use palisade_wire::{NodeId, Operation, PeerAddress, Request, Response, ShardId};
 use thiserror::Error;
 use tokio::sync::mpsc;
 
-use crate::{clock::Clock, storage::SyncedLog};
+use crate::{
+    clock::Clock,
+    storage::{EmbeddedLog, StorageError, Sync, Syncer},
+};
 
 /// Cluster id of all embedded databases. Clusters do not use it, so a node's directory is not
 /// opened as an embedded database.
@@ -36,28 +37,20 @@ const MAX_REQUESTS: usize = 64 * 1024;
 /// Limit on the requests of one turn.
 const TURN_REQUESTS: usize = 1024;
 
-/// Time between two ticks, while a replica needs ticks and while none does.
-const TICK: Duration = Duration::from_millis(10);
-const QUIET_TICK: Duration = Duration::from_secs(1);
+/// Time between two ticks while no replica needs them, in microseconds.
+const QUIET_TICK_US: u64 = 1_000_000;
 
 /// Shorter waits spin, because a sleeping thread would wake too late. In microseconds.
 const SPIN_US: u64 = 50;
 
-const SEGMENT_BYTES: u64 = 32 << 20;
-const LOG_LIMIT_BYTES: u64 = 4 << 30;
 const CHECKPOINT_BYTES: u64 = 8 << 20;
-
-/// Limit on the log that one turn appends, in bytes. This much is kept free.
-const TURN_LOG_BYTES: u64 = 16 << 20;
-
-/// Time between two checks of the log's length and spare segments.
-const LOG_INTERVAL_US: u64 = 1_000_000;
 
 /// Poll interval while an append waits for the next segment.
 const SEGMENT_POLL: Duration = Duration::from_millis(1);
 
 /// Why a database cannot be opened. No data was changed.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum OpenError {
     /// The directory cannot be used.
     #[error(transparent)]
@@ -73,7 +66,18 @@ pub enum OpenError {
     Shard(#[from] ShardError),
     /// A thread cannot be started.
     #[error("a thread cannot be started: {0}")]
-    Thread(io::Error),
+    Thread(#[source] io::Error),
+}
+
+impl From<RecoveryError<StorageError>> for OpenError {
+    fn from(error: RecoveryError<StorageError>) -> Self {
+        match error {
+            RecoveryError::Log(StorageError::DataDir(error)) => Self::DataDir(error),
+            RecoveryError::Log(StorageError::Wal(error)) => Self::Wal(error),
+            RecoveryError::Replay(error) => Self::Replay(error),
+            RecoveryError::Shard(error) => Self::Shard(error),
+        }
+    }
 }
 
 /// An input of the shard's thread.
@@ -114,10 +118,6 @@ impl Engine {
     fn start(directory: Option<&Path>) -> Result<(Self, InProcess), OpenError> {
         let (events, incoming) = bounded(MAX_REQUESTS);
         let (answers, answered) = mpsc::channel(MAX_REQUESTS);
-        let (recovered, storage) = match directory {
-            None => (Recovered::default(), Storage::Memory { bytes: 0 }),
-            Some(path) => open(path, events.clone())?,
-        };
         let at = PeerAddress { node: NodeId(0), shard: ShardId(0) };
         let ranges = range_map_of_one(at);
         // The client derives the number of shards from the addresses. It does not connect to this
@@ -137,18 +137,29 @@ impl Engine {
             planted: Planted::default(),
         };
         let mut clock = Clock::new();
-        let shard = Shard::new(config, ranges.clone(), recovered, clock.now())?;
-        clock.move_beyond(shard.logged_ts());
+        let runtime = Runtime::recover(config, ranges.clone(), clock.now(), |replayed| {
+            let owner = Owner { cluster_id: CLUSTER_ID, node: 0, shards: 1 };
+            match directory {
+                None => Ok(EmbeddedLog::in_memory()),
+                Some(path) => EmbeddedLog::in_directory(path, owner, |r| replayed.visit(r)),
+            }
+        })?;
+        clock.move_beyond(runtime.shard().logged_ts());
         let now_ts = Some(Timestamp::from_physical_us(clock.now().wall.reading_us()));
+        let syncer = directory.map(|_| {
+            let events = events.clone();
+            Syncer::new(move |plan, synced| {
+                // Fails only if the shard's thread has ended.
+                let _ = events.send(Event::Synced(plan, synced));
+            })
+        });
         let running = Running {
-            shard,
+            syncer: syncer.transpose().map_err(OpenError::Thread)?,
+            is_syncing: false,
+            runtime,
             clock,
-            storage,
             answers,
-            appends: 0,
-            syncs: 0,
             tick_due_us: 0,
-            log_due_us: 0,
         };
         let thread = thread::Builder::new()
             .name("palisade-shard".to_owned())
@@ -177,54 +188,15 @@ impl Drop for Engine {
     }
 }
 
-/// The storage of the log.
-#[derive(Debug)]
-enum Storage {
-    /// No log: every write counts as durable at once, and is lost with the engine.
-    Memory {
-        bytes: u64,
-    },
-    Directory {
-        log: Box<SyncedLog>,
-        start: Position,
-        _lock: DataDir,
-    },
-}
-
-fn open(path: &Path, events: Sender<Event>) -> Result<(Recovered, Storage), OpenError> {
-    let owner = Owner { cluster_id: CLUSTER_ID, node: 0, shards: 1 };
-    let lock = DataDir::open(path, owner)?;
-    let options = LogOptions {
-        cluster_id: CLUSTER_ID,
-        node: 0,
-        shard: 0,
-        segment_bytes: SEGMENT_BYTES,
-        limit_bytes: LOG_LIMIT_BYTES,
-        ahead_bytes: palisade_shard::LOG_RESERVE_BYTES + TURN_LOG_BYTES,
-        backend: Backend::Mapped,
-    };
-    let mut replayed = Replayed::default();
-    let log = Log::open(&lock.log_dir(0), options, &|_| {}, |record| replayed.visit(record))?;
-    let recovered = replayed.finish()?;
-    let start = log.end();
-    let done = move |plan, synced| {
-        // Fails only if the shard's thread has ended.
-        let _ = events.send(Event::Synced(plan, synced));
-    };
-    let log = Box::new(SyncedLog::new(log, done).map_err(OpenError::Thread)?);
-    Ok((recovered, Storage::Directory { log, start, _lock: lock }))
-}
-
 /// State of the shard's thread.
 struct Running {
-    shard: Shard,
+    /// Syncs the log of a directory. Dropped before the log: its thread ends first.
+    syncer: Option<Syncer>,
+    is_syncing: bool,
+    runtime: Runtime<EmbeddedLog>,
     clock: Clock,
-    storage: Storage,
     answers: mpsc::Sender<Response>,
-    appends: u64,
-    syncs: u64,
     tick_due_us: u64,
-    log_due_us: u64,
 }
 
 /// The connection of the only client.
@@ -238,20 +210,22 @@ impl Running {
     fn run(mut self, events: Receiver<Event>) {
         let mut wake_after_us = None;
         loop {
-            let mut batch = Vec::new();
-            match self.wait(&events, wake_after_us) {
-                Ok(event) => batch.push(event),
-                Err(RecvTimeoutError::Timeout) => {}
+            let mut next = match self.wait(&events, wake_after_us) {
+                Ok(event) => Some(event),
+                Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
-            }
-            batch.extend(events.try_iter().take(TURN_REQUESTS));
-            for event in batch {
+            };
+            let (mut inputs, mut bytes) = (Vec::new(), 0);
+            while let Some(event) = next {
                 match event {
                     Event::Request(request) => {
-                        let input = Input::Request { connection: CLIENT, request };
-                        self.shard.step(input, self.clock.now());
+                        bytes += bytes_of(&request);
+                        inputs.push(Input::Request { connection: CLIENT, request });
                     }
-                    Event::Synced(plan, Ok(())) => self.synced(&plan),
+                    Event::Synced(plan, Ok(())) => {
+                        self.is_syncing = false;
+                        inputs.push(self.runtime.synced(&Sync::Directory(plan)));
+                    }
                     Event::Synced(plan, Err(error)) => {
                         tracing::error!(
                             "a sync of {} failed: {error}. Nothing more is acknowledged: close the \
@@ -262,8 +236,10 @@ impl Running {
                     }
                     Event::Close => return,
                 }
+                let has_room = inputs.len() < TURN_REQUESTS && bytes < TURN_INPUT_BYTES;
+                next = if has_room { events.try_recv().ok() } else { None };
             }
-            match self.turn() {
+            match self.turn(inputs) {
                 Ok(wake) => wake_after_us = wake,
                 Err(error) => {
                     tracing::error!("{error}; the database closes to keep its promises");
@@ -294,96 +270,58 @@ impl Running {
         Err(RecvTimeoutError::Timeout)
     }
 
-    /// Ends a turn and performs its effects. Returns the microseconds until the next turn is due,
-    /// or `None` if the next tick is early enough.
-    fn turn(&mut self) -> Result<Option<u64>, WalError> {
-        let now = self.clock.now();
-        self.shard.set_log_counters(self.counters());
-        if now.monotonic_us >= self.tick_due_us {
-            self.shard.step(Input::Tick, now);
-            let quiet = self.shard.active_replicas() == 0;
-            let pause = if quiet { QUIET_TICK } else { TICK };
-            self.tick_due_us = now.monotonic_us + pause.as_micros() as u64;
+    /// Runs a turn and carries out its effects. Returns the microseconds until the next turn is
+    /// due, or `None` if the next tick is early enough.
+    fn turn(&mut self, mut inputs: Vec<Input>) -> Result<Option<u64>, WalError> {
+        let now_us = self.clock.now().monotonic_us;
+        if now_us >= self.tick_due_us {
+            inputs.push(Input::Tick);
+            self.tick_due_us = now_us + QUIET_TICK_US;
         }
         loop {
-            let effects = self.shard.end_turn(self.clock.now());
-            let ShardEffects { appends, replies, wake_after_us, .. } = effects;
+            let effects = self.runtime.turn(inputs.drain(..), self.clock.now());
+            let ShardEffects { mut appends, replies, wake_after_us, .. } = effects;
+            loop {
+                match self.runtime.write(&mut appends) {
+                    Ok(()) => break,
+                    Err(WalError::NotReady) => thread::sleep(SEGMENT_POLL),
+                    Err(error) => return Err(error),
+                }
+            }
             for (_, response) in replies {
                 // The client's queue is full, so the answer is dropped. The call ends by its
                 // deadline.
                 let _ = self.answers.try_send(response);
             }
-            let appended = !appends.is_empty();
-            for (range, append) in &appends {
-                self.append(*range, append)?;
-            }
-            match &mut self.storage {
-                Storage::Memory { .. } if appended => {
-                    let durable = Input::Durable { appends: self.appends };
-                    self.shard.step(durable, self.clock.now());
-                    continue;
+            if !self.is_syncing {
+                match self.runtime.sync_plan() {
+                    Some(sync @ Sync::Memory { .. }) => {
+                        inputs.push(self.runtime.synced(&sync));
+                        continue;
+                    }
+                    Some(Sync::Directory(plan)) => {
+                        let syncer = self.syncer.as_ref();
+                        self.is_syncing = syncer.is_some_and(|syncer| syncer.start(plan));
+                    }
+                    None => {}
                 }
-                Storage::Memory { .. } => {}
-                Storage::Directory { log, .. } => log.sync(),
             }
-            self.look_after_log();
+            // An error is reported by the requests that are refused for it.
+            let _ = self.runtime.maintain(self.clock.now().monotonic_us);
             // A replica may have become active in this turn, and then needs a tick soon.
-            if self.shard.active_replicas() > 0 {
-                let soon_us = self.clock.now().monotonic_us + TICK.as_micros() as u64;
+            if self.runtime.shard().active_replicas() > 0 {
+                let soon_us = self.clock.now().monotonic_us + TICK_US;
                 self.tick_due_us = self.tick_due_us.min(soon_us);
             }
             return Ok(wake_after_us);
         }
     }
+}
 
-    fn append(&mut self, range: RangeId, append: &Append) -> Result<(), WalError> {
-        self.appends += 1;
-        let record = record_of(range, append);
-        match &mut self.storage {
-            Storage::Memory { bytes } => *bytes += record.payload.len() as u64,
-            Storage::Directory { log, .. } => loop {
-                match log.log.append(&record) {
-                    Ok(_) => break,
-                    // No message or answer that depends on the write has left, so waiting is safe.
-                    Err(WalError::NotReady) => thread::sleep(SEGMENT_POLL),
-                    Err(error) => return Err(error),
-                }
-            },
-        }
-        Ok(())
-    }
-
-    fn synced(&mut self, plan: &SyncPlan) {
-        self.syncs += 1;
-        if let Storage::Directory { log, .. } = &mut self.storage {
-            log.synced(plan);
-        }
-        self.shard.step(Input::Durable { appends: plan.appends }, self.clock.now());
-    }
-
-    /// Maintains the log once per [`LOG_INTERVAL_US`]: prepares segments. If the log is long or
-    /// cannot grow, makes the groups that pin its oldest segment rewrite their state.
-    fn look_after_log(&mut self) {
-        let Storage::Directory { log, .. } = &mut self.storage else { return };
-        let now_us = self.clock.now().monotonic_us;
-        if now_us < self.log_due_us {
-            return;
-        }
-        self.log_due_us = now_us + LOG_INTERVAL_US;
-        let is_short = log.log.prepare().is_err();
-        if is_short || log.log.is_long(self.shard.state_bytes()) {
-            let unknown = self.shard.compact(log.log.pinning());
-            unknown.into_iter().for_each(|group| log.log.forget(group));
-        }
-    }
-
-    fn counters(&self) -> LogCounters {
-        let (bytes, left_bytes) = match &self.storage {
-            Storage::Memory { bytes } => (*bytes, u64::MAX),
-            Storage::Directory { log, start, .. } => {
-                (log.log.end() - start, log.log.left_bytes().saturating_sub(TURN_LOG_BYTES))
-            }
-        };
-        LogCounters { syncs: self.syncs, bytes, left_bytes }
+/// Returns about how many bytes a request adds to the log.
+fn bytes_of(request: &Request) -> usize {
+    match &request.operation {
+        Operation::Commit { request, .. } => request.commit.bytes(),
+        _ => 0,
     }
 }

@@ -7,13 +7,11 @@ use std::{
 
 use palisade_clock::ClockSource;
 use palisade_control::{Bootstrap, MAX_RANGES, NodeAddress};
-use palisade_shard::LOG_RESERVE_BYTES;
+use palisade_shard::LOG_AHEAD_BYTES;
 use palisade_wal::{Backend, LogOptions};
 use palisade_wire::{Mode, NodeId, PeerAddress, ShardId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-
-use crate::core::TURN_LOG_BYTES;
 
 /// The configuration of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -283,7 +281,7 @@ impl Config {
             shard: shard.0,
             segment_bytes: self.log.segment_bytes,
             limit_bytes: self.log.limit_bytes,
-            ahead_bytes: LOG_RESERVE_BYTES + TURN_LOG_BYTES,
+            ahead_bytes: LOG_AHEAD_BYTES,
             backend: self.log.backend.into(),
         }
     }

@@ -11,16 +11,18 @@
 //! - No borrow of a shard's state is held across an await.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "drives the real machine")]
 
-mod clients;
+mod client_connections;
 mod config;
-mod core;
+mod executor;
+mod framing;
 mod inbox;
+mod listener;
 mod log_file;
 mod log_progress;
 mod log_sync;
 mod node;
 mod outbound;
-mod peers;
+mod peer_connections;
 mod planted;
 mod signal;
 

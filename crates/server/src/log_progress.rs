@@ -13,26 +13,26 @@ use palisade_wire::PeerAddress;
 pub(crate) struct LogProgress {
     at: PeerAddress,
     start: Instant,
-    told_s: AtomicU64,
+    reported_s: AtomicU64,
 }
 
 const INTERVAL_S: u64 = 2;
 
 impl LogProgress {
     pub(crate) fn new(at: PeerAddress) -> Self {
-        Self { at, start: Instant::now(), told_s: AtomicU64::new(0) }
+        Self { at, start: Instant::now(), reported_s: AtomicU64::new(0) }
     }
 
     /// Records progress, and logs it if that is due. Several threads call this.
-    pub(crate) fn tell(&self, progress: OpenProgress) {
+    pub(crate) fn report(&self, progress: OpenProgress) {
         let now_s = self.start.elapsed().as_secs();
-        let told_s = self.told_s.load(Ordering::Relaxed);
-        let is_due = now_s >= told_s + INTERVAL_S;
+        let reported_s = self.reported_s.load(Ordering::Relaxed);
+        let is_due = now_s >= reported_s + INTERVAL_S;
         let OpenProgress { verified_bytes, total_bytes } = progress;
         if is_due
             && self
-                .told_s
-                .compare_exchange(told_s, now_s, Ordering::Relaxed, Ordering::Relaxed)
+                .reported_s
+                .compare_exchange(reported_s, now_s, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok()
         {
             let percent = 100 * verified_bytes / total_bytes.max(1);

@@ -4,7 +4,7 @@ use std::{io, process, rc::Rc};
 
 use palisade_wal::Backend;
 
-use crate::{core::Core, log_file::LogFile};
+use crate::{executor::Executor, log_file::LogFile};
 
 /// The kernel's error number for an I/O error.
 const EIO: i32 = 5;
@@ -13,15 +13,15 @@ const EIO: i32 = 5;
 ///
 /// A failed sync ends the process. The page cache may mark pages clean that never reached the disk,
 /// so a retry would hide the loss. In tests, every sync after the first `fail_after` fails.
-pub(crate) async fn sync_log(core: Rc<Core>, backend: Backend, fail_after: Option<u64>) {
+pub(crate) async fn sync_log(executor: Rc<Executor>, backend: Backend, fail_after: Option<u64>) {
     let mut file = LogFile::new(backend);
     let mut syncs = 0;
     loop {
-        let Some(plan) = core.next_sync() else {
-            core.appended.wait().await;
+        let Some(plan) = executor.next_sync() else {
+            executor.appended.wait().await;
             continue;
         };
-        let synced = file.carry_out(&plan, |at, out| core.copy_pages(&plan, at, out)).await;
+        let synced = file.carry_out(&plan, |at, out| executor.copy_pages(&plan, at, out)).await;
         syncs += 1;
         let synced = match synced {
             Ok(()) if fail_after.is_some_and(|after| syncs > after) => {
@@ -30,7 +30,7 @@ pub(crate) async fn sync_log(core: Rc<Core>, backend: Backend, fail_after: Optio
             synced => synced,
         };
         if let Err(error) = synced {
-            core.sync_failed();
+            executor.sync_failed();
             tracing::error!(
                 "a sync of {} failed: {error}. Nothing more is acknowledged. Check the disk; \
                  the next start trusts only what it reads back",
@@ -38,6 +38,6 @@ pub(crate) async fn sync_log(core: Rc<Core>, backend: Backend, fail_after: Optio
             );
             process::abort();
         }
-        core.synced(&plan);
+        executor.synced(&plan);
     }
 }

@@ -15,9 +15,7 @@ use glommio::{
     CpuSet, ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, Shares, net::TcpListener,
 };
 use palisade_clock::{Interval, KernelClock, Timestamp};
-use palisade_shard::{
-    Input, ReplayError, Replayed, SNAPSHOT_PART_BYTES, Shard, ShardConfig, ShardError,
-};
+use palisade_shard::{Input, RecoveryError, Runtime, SNAPSHOT_PART_BYTES, ShardConfig, TICK_US};
 use palisade_sync::{Receiver, Sender, Watermark, mailbox};
 use palisade_wal::{DataDir, DataDirError, Log, Owner, WalError};
 use palisade_wire::{PeerAddress, ShardId};
@@ -26,16 +24,17 @@ use thiserror::Error;
 
 use crate::{
     Config,
-    clients::{accept, serve_client},
-    core::{Core, ShardCommand},
+    client_connections::serve_client,
+    executor::{Executor, ShardCommand},
+    listener::accept,
     log_progress::LogProgress,
     log_sync::sync_log,
     outbound::Outbound,
-    peers::{dial_peer, serve_peer},
+    peer_connections::{dial_peer, serve_peer},
 };
 
 /// Time between two ticks of a shard.
-const TICK: Duration = Duration::from_millis(10);
+const TICK: Duration = Duration::from_micros(TICK_US);
 
 /// Time between two ticks while all replicas are idle and only heartbeats are sent.
 const QUIET_TICK: Duration = Duration::from_millis(50);
@@ -68,15 +67,9 @@ pub enum StartError {
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
-    /// The log cannot be used.
+    /// A shard cannot start from its log.
     #[error(transparent)]
-    Wal(#[from] WalError),
-    /// The log's records are inconsistent.
-    #[error(transparent)]
-    Replay(#[from] ReplayError),
-    /// The shard cannot start with the contents of its log, or with this configuration.
-    #[error(transparent)]
-    Shard(#[from] ShardError),
+    Recovery(#[from] RecoveryError<WalError>),
     /// The clock is too far behind the last timestamp in the log: it was set back now, or was ahead
     /// before. Retryable once the clock is correct.
     #[error(
@@ -312,14 +305,6 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
     let at = PeerAddress { node: config.node, shard };
     let clock = KernelClock::new(config.clock.source.into(), config.clock.bound_us);
 
-    let mut replayed = Replayed::default();
-    let log_dir = data_dir.log_dir(shard.0);
-    let progress = LogProgress::new(at);
-    let log =
-        Log::open(&log_dir, config.log_options(shard), &|done| progress.tell(done), |record| {
-            replayed.visit(record);
-        })?;
-    let groups = replayed.finish()?;
     let now = clock.now();
     let shard_config = ShardConfig {
         at,
@@ -339,8 +324,13 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
         .filter(|node| node.node != config.node)
         .map(|node| (PeerAddress { node: node.node, shard }, Outbound::unconnected()))
         .collect();
-    let own_shard = Shard::new(shard_config, config.bootstrap().range_map(), groups, now)?;
-    check_clock(now.wall, own_shard.logged_ts(), config.clock.max_offset_us)?;
+    let ranges = config.bootstrap().range_map();
+    let runtime = Runtime::recover(shard_config, ranges, now, |replayed| {
+        let (options, progress) = (config.log_options(shard), LogProgress::new(at));
+        let log_dir = data_dir.log_dir(shard.0);
+        Log::open(&log_dir, options, &|done| progress.report(done), |record| replayed.visit(record))
+    })?;
+    check_clock(now.wall, runtime.shard().logged_ts(), config.clock.max_offset_us)?;
     let [client_address, peer_address] = listen_addresses(&config, shard);
     let listen = |address| {
         TcpListener::bind(address)
@@ -356,7 +346,7 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
     if verdict.get() == GIVE_UP {
         return Ok(());
     }
-    let core = Core::new(at, clock, own_shard, log, siblings, peers.clone());
+    let executor = Executor::new(at, clock, runtime, siblings, peers.clone());
 
     // In the default latency class, tasks run late when the executor is busy.
     let tasks = glommio::executor().create_task_queue(
@@ -368,23 +358,27 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
         glommio::spawn_local_into(task, tasks).expect("the task queue was made just now")
     };
     let cluster_id = config.cluster_id;
-    let for_clients = core.clone();
+    let for_clients = executor.clone();
     spawn(Box::pin(accept(client_listener, tasks, move |stream| {
         serve_client(for_clients.clone(), cluster_id, tasks, stream)
     })))
     .detach();
-    let for_peers = core.clone();
+    let for_peers = executor.clone();
     spawn(Box::pin(accept(peer_listener, tasks, move |stream| {
         serve_peer(for_peers.clone(), cluster_id, stream)
     })))
     .detach();
     for (to, outbound) in peers {
         let address = config.peer_address(to).expect("peers were made from the config");
-        spawn(Box::pin(dial_peer(core.clone(), cluster_id, to, address, outbound))).detach();
+        spawn(Box::pin(dial_peer(executor.clone(), cluster_id, to, address, outbound))).detach();
     }
-    spawn(Box::pin(sync_log(core.clone(), config.log.backend.into(), config.fail_sync_after())))
-        .detach();
-    let ticking = core.clone();
+    spawn(Box::pin(sync_log(
+        executor.clone(),
+        config.log.backend.into(),
+        config.fail_sync_after(),
+    )))
+    .detach();
+    let ticking = executor.clone();
     spawn(Box::pin(async move {
         loop {
             ticking.inbox.push(Input::Tick, 0);
@@ -392,7 +386,7 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
         }
     }))
     .detach();
-    let obeying = core.clone();
+    let obeying = executor.clone();
     spawn(Box::pin(async move {
         let mut batch = Vec::new();
         while commands.recv_batch(&mut batch, MAILBOX_CAPACITY).await > 0 {
@@ -410,7 +404,7 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
         }
     }))
     .detach();
-    let running = core.clone();
+    let running = executor.clone();
     spawn(Box::pin(async move { running.run().await })).await;
     Ok(())
 }

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use palisade_replication::{Append, Entry, EntryKind, SnapshotPart};
 use palisade_shard::{Replayed, record_of};
-use palisade_wal::{Image, Remains};
+use palisade_wal::{MemoryLog, Remains};
 use palisade_wire::RangeId;
 
 const OWNER: u64 = 9;
@@ -124,7 +124,7 @@ fn a_cut_log_replays_to_the_same() {
     for seed in 0..4_000 {
         let mut random = fastrand::Rng::with_seed(seed);
         let segment_bytes = random.u64(200..2_000);
-        let mut image = Image::new(OWNER, segment_bytes);
+        let mut log = MemoryLog::new(OWNER, segment_bytes);
         let mut groups: Vec<Group> = (0..GROUPS).map(|_| Group::default()).collect();
         let (mut written, mut ends) = (Vec::new(), Vec::new());
         for _ in 0..random.usize(1..400) {
@@ -132,22 +132,22 @@ fn a_cut_log_replays_to_the_same() {
             let at = random.usize(0..GROUPS).min(random.usize(0..GROUPS));
             if let Some(append) = groups[at].act(&mut random) {
                 let range = RangeId(at as u32);
-                ends.push(image.append(&record_of(range, &append)));
+                ends.push(log.append(&record_of(range, &append)));
                 written.push((range, append));
             }
             if random.u8(0..4) == 0 {
-                image.synced(*ends.last().unwrap_or(&image.durable()));
+                log.synced(*ends.last().unwrap_or(&log.durable()));
             }
         }
-        cuts += u64::from(image.first() > Image::new(OWNER, segment_bytes).first());
-        let mut remains: Remains = image.remains().clone();
-        let durable = remains.offset(image.durable());
+        cuts += u64::from(log.first() > MemoryLog::new(OWNER, segment_bytes).first());
+        let mut remains: Remains = log.remains().clone();
+        let durable = remains.offset(log.durable());
         let torn_at = random.usize(durable..=remains.bytes.len());
         remains.bytes[torn_at..].fill(0);
 
         let mut replayed = Replayed::default();
         let visit = &mut |record: palisade_wal::Record<'_>| replayed.visit(record);
-        let recovered = Image::recover(OWNER, segment_bytes, remains, false, visit).unwrap();
+        let recovered = MemoryLog::recover(OWNER, segment_bytes, remains, false, visit).unwrap();
         let kept = ends.iter().filter(|end| **end <= recovered.end()).count();
         let found = replayed.finish().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         assert_eq!(format!("{found:?}"), replay(&written[..kept]), "seed {seed}");

@@ -29,10 +29,10 @@
 
 mod data_dir;
 mod error;
-mod image;
 mod inspect;
 mod length;
 mod log;
+mod memory_log;
 mod open;
 mod record;
 mod recovery;
@@ -42,10 +42,10 @@ mod spare;
 
 pub use data_dir::{DataDir, DataDirError, Owner};
 pub use error::WalError;
-pub use image::{Image, ImageDamage, Remains};
 pub use inspect::{InspectedRecord, InspectedSegment, Inspection, SegmentRole, inspect};
 pub use length::LengthRule;
 pub use log::{Backend, Log, LogOptions, OpenProgress, SyncPlan};
+pub use memory_log::{MemoryLog, MemoryLogDamage, Remains};
 pub use record::{MAX_PAYLOAD_BYTES, RECORD_HEADER_BYTES, Record, RecordKind, record_bytes};
 
 /// A position in the log, in bytes from its beginning. Positions rise across segments.

@@ -5,7 +5,7 @@
 //! - It must return the records known to be durable, or refuse the log.
 //! - A log without damage is recovered whole.
 
-use palisade_wal::{Image, Record, RecordKind, Remains};
+use palisade_wal::{MemoryLog, Record, RecordKind, Remains};
 
 const OWNER: u64 = 3;
 const HEADER_BYTES: usize = 4096;
@@ -39,10 +39,10 @@ pub fn check(data: &[u8]) {
     let mut input = Input(data);
     let Some(segment) = input.byte() else { return };
     let segment_bytes = 200 + 16 * u64::from(segment);
-    let mut image = Image::new(OWNER, segment_bytes);
-    let written = write(&mut input, &mut image);
-    let known_durable = image.known_durable();
-    let mut remains = image.remains().clone();
+    let mut log = MemoryLog::new(OWNER, segment_bytes);
+    let written = write(&mut input, &mut log);
+    let known_durable = log.known_durable();
+    let mut remains = log.remains().clone();
     let (flips, others) = damage(&mut input, &mut remains.bytes);
     let Some((mut recovered, found)) = recover(remains, segment_bytes) else {
         assert!(flips + others > 0, "a log without damage was refused");
@@ -67,7 +67,7 @@ pub fn check(data: &[u8]) {
 }
 
 /// Appends and syncs records until the input turns to damage. Returns the records.
-fn write(input: &mut Input<'_>, image: &mut Image) -> Vec<Written> {
+fn write(input: &mut Input<'_>, log: &mut MemoryLog) -> Vec<Written> {
     let mut written = Vec::new();
     while let Some(what) = input.byte() {
         match what {
@@ -77,10 +77,10 @@ fn write(input: &mut Input<'_>, image: &mut Image) -> Vec<Written> {
                 let payload = vec![what; usize::from(what) / 2];
                 let (group, index) = (u32::from(group) % 4, u64::from(index));
                 let (term, part) = (index / 16, u32::from(what) / 64);
-                image.append(&Record { kind, group, term, index, part, payload: &payload });
+                log.append(&Record { kind, group, term, index, part, payload: &payload });
                 written.push((kind, group, term, index, part, payload));
             }
-            200..240 => image.synced(image.end()),
+            200..240 => log.synced(log.end()),
             // The rest of the input is damage.
             _ => break,
         }
@@ -113,13 +113,13 @@ fn damage(input: &mut Input<'_>, bytes: &mut [u8]) -> (usize, usize) {
     (flips, others)
 }
 
-fn recover(remains: Remains, segment_bytes: u64) -> Option<(Image, Vec<Written>)> {
+fn recover(remains: Remains, segment_bytes: u64) -> Option<(MemoryLog, Vec<Written>)> {
     let mut found = Vec::new();
     let visit = &mut |r: Record<'_>| {
         found.push((r.kind, r.group, r.term, r.index, r.part, r.payload.to_vec()));
     };
-    let image = Image::recover(OWNER, segment_bytes, remains, false, visit).ok()?;
-    Some((image, found))
+    let log = MemoryLog::recover(OWNER, segment_bytes, remains, false, visit).ok()?;
+    Some((log, found))
 }
 
 /// Returns true if `found` is a contiguous run of `written`.

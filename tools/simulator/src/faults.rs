@@ -177,7 +177,7 @@ impl Faults {
         world.crash(node);
         let slot = self.random.usize(0..world.nodes[node].shards.len());
         let place = &mut world.nodes[node].shards[slot];
-        let flipped = place.disk.flip_bit(&mut place.left, &mut world.disk_random);
+        let flipped = place.crashed.flip_bit(&mut world.disk_random);
         world.nodes[node].damaged = flipped;
         world.start(node);
         if world.nodes[node].lost {

@@ -17,7 +17,6 @@
 
 mod clients;
 mod clock;
-mod disk;
 mod faults;
 mod interactive;
 mod invariants;
@@ -29,6 +28,7 @@ mod parameters;
 mod planted;
 mod run;
 mod script;
+mod simulated_log;
 mod snapshot_reads;
 mod trace;
 mod world;

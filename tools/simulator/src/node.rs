@@ -2,24 +2,19 @@
 
 use palisade_clock::Now;
 use palisade_control::{Bootstrap, NodeAddress};
-use palisade_shard::{
-    Input, LOG_RESERVE_BYTES, LogCounters, Replayed, Shard, ShardConfig, ShardEffects,
-};
-use palisade_wal::Remains;
+use palisade_shard::{Input, LOG_RESERVE_BYTES, Runtime, Shard, ShardConfig, ShardEffects};
+use palisade_wal::Record;
 use palisade_wire::{NodeId, PeerAddress, ShardId};
 
 use crate::{
     clock::Clock,
-    disk::Disk,
     parameters::{Parameters, stream},
+    simulated_log::{CrashedLog, LogSettings, SimulatedLog, Sync},
 };
 
 /// A disk fills up in this many steps of an eighth of the shard's reserve. It is full for the last
 /// two.
 const FILLING_STEPS: u64 = 12;
-
-/// Free bytes of a log whose disk is not filling up.
-const ROOM_BYTES: u64 = 1 << 40;
 
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -44,14 +39,17 @@ pub(crate) struct Node {
     pub(crate) fenced: bool,
 }
 
-/// A shard of a node: the running shard, its disk, and its pending inputs and effects.
+/// A shard of a node: the running shard and its log, and its pending inputs and effects.
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub(crate) at: PeerAddress,
-    pub(crate) shard: Option<Shard>,
-    pub(crate) disk: Disk,
+    /// `None` while the node is down.
+    pub(crate) runtime: Option<Runtime<SimulatedLog>>,
+    log_settings: LogSettings,
     /// What the last crash left of the log.
-    pub(crate) left: Remains,
+    pub(crate) crashed: CrashedLog,
+    /// The sync in flight.
+    pub(crate) syncing: Option<Sync>,
     pub(crate) inbox: Vec<Input>,
     pub(crate) turn_is_due: bool,
     /// A turn whose thread was stopped between the readings of its two clocks.
@@ -76,13 +74,17 @@ impl Node {
     pub(crate) fn new(id: NodeId, parameters: &Parameters, random: &mut fastrand::Rng) -> Self {
         let slot = |shard| {
             let at = PeerAddress { node: id, shard: ShardId(shard) };
-            let owner = u64::from(id.0) << 16 | u64::from(shard);
-            let disk = Disk::new(owner, parameters.segment_bytes);
+            let log_settings = LogSettings {
+                owner: u64::from(id.0) << 16 | u64::from(shard),
+                rule: parameters.length_rule(),
+                trust_damage: parameters.trust_damage,
+            };
             Slot {
                 at,
-                shard: None,
-                left: Remains::blank(),
-                disk,
+                runtime: None,
+                log_settings,
+                crashed: CrashedLog::blank(),
+                syncing: None,
                 inbox: Vec::new(),
                 turn_is_due: false,
                 stopped: None,
@@ -118,8 +120,9 @@ impl Node {
         self.paused_until_us = 0;
         self.failing_disk = false;
         for slot in &mut self.shards {
-            slot.left = slot.disk.crash(random);
-            slot.shard = None;
+            let runtime = slot.runtime.take().expect("a node that runs has all its shards");
+            slot.crashed = runtime.log().crash(random);
+            slot.syncing = None;
             slot.inbox.clear();
             slot.turn_is_due = false;
             slot.stopped = None;
@@ -136,21 +139,17 @@ impl Node {
         now_us: u64,
     ) -> Result<(), String> {
         let now = self.now(now_us);
-        let mut shards = Vec::new();
-        for slot in &mut self.shards {
-            let mut replayed = Replayed::default();
-            let left = slot.left.clone();
-            slot.disk
-                .recover(left, parameters.trust_damage, &mut |record| replayed.visit(record))
-                .map_err(|damage| damage.to_string())?;
-            let recovered = replayed.finish().map_err(|error| error.to_string())?;
+        let mut runtimes = Vec::new();
+        for slot in &self.shards {
             let config = shard_config(slot.at, parameters, shape, self.life);
-            let shard = Shard::new(config, shape.range_map(), recovered, now)
-                .map_err(|error| error.to_string())?;
-            shards.push(shard);
+            let recovered = Runtime::recover(config, shape.range_map(), now, |replayed| {
+                let visit = |record: Record<'_>| replayed.visit(record);
+                SimulatedLog::recover(slot.log_settings, slot.crashed.clone(), visit)
+            });
+            runtimes.push(recovered.map_err(|error| error.to_string())?);
         }
-        for (slot, shard) in self.shards.iter_mut().zip(shards) {
-            slot.shard = Some(shard);
+        for (slot, runtime) in self.shards.iter_mut().zip(runtimes) {
+            slot.runtime = Some(runtime);
         }
         self.running = true;
         Ok(())
@@ -159,7 +158,7 @@ impl Node {
     /// Undoes a start, before the node has written anything.
     pub(crate) fn stop(&mut self) {
         self.running = false;
-        self.shards.iter_mut().for_each(|slot| slot.shard = None);
+        self.shards.iter_mut().for_each(|slot| slot.runtime = None);
     }
 
     /// Returns true while its logs run out of room.
@@ -168,18 +167,21 @@ impl Node {
         (from_us..until_us).contains(&now_us)
     }
 
-    /// Returns the counters of a shard's log. A disk that fills up falls below each of the shard's
-    /// reserves in turn, and has no room at the end.
-    pub(crate) fn log_counters(&self, slot: usize, now_us: u64) -> LogCounters {
+    /// Returns how many bytes a shard may still write while its disk fills up, or `None`. The disk
+    /// falls below each of the shard's reserves in turn, and has no room at the end.
+    pub(crate) fn room_bytes(&self, now_us: u64) -> Option<u64> {
         let (from_us, until_us) = self.filling_us;
-        let left_bytes = if self.is_filling(now_us) {
-            let left_us = until_us - now_us;
-            let steps = left_us * FILLING_STEPS / (until_us - from_us);
+        self.is_filling(now_us).then(|| {
+            let steps = (until_us - now_us) * FILLING_STEPS / (until_us - from_us);
             (LOG_RESERVE_BYTES / 8) * steps.saturating_sub(2)
-        } else {
-            ROOM_BYTES
-        };
-        LogCounters { syncs: 0, bytes: self.shards[slot].disk.bytes(), left_bytes }
+        })
+    }
+}
+
+impl Slot {
+    /// Returns the shard, or `None` while the node is down.
+    pub(crate) fn shard(&self) -> Option<&Shard> {
+        self.runtime.as_ref().map(Runtime::shard)
     }
 }
 

@@ -109,7 +109,7 @@ fn run(world: &mut World) -> Result<(), Violation> {
         .nodes
         .iter()
         .flat_map(|node| &node.shards)
-        .filter_map(|slot| Some((slot.at, slot.shard.as_ref()?)))
+        .filter_map(|slot| Some((slot.at, slot.shard()?)))
     {
         for view in shard.views() {
             world.record.mix(u64::from(at.node.0) ^ view.commit_index() << 8);

@@ -5,8 +5,9 @@ use std::{cmp::Reverse, collections::BinaryHeap, fmt::Debug};
 use bytes::BytesMut;
 use palisade_clock::Now;
 use palisade_control::{RangeDescriptor, RangeMap};
-use palisade_shard::{ConnectionId, Input, PeerBody, PeerMessage, Shard, ShardEffects, record_of};
-use palisade_wal::Remains;
+use palisade_shard::{
+    ConnectionId, Input, PeerBody, PeerMessage, Runtime, Shard, ShardEffects, ShardLog,
+};
 use palisade_wire::{Decode, Encode, Mode, NodeId, PeerAddress, Request, Response, decode_exact};
 
 use crate::{
@@ -16,6 +17,7 @@ use crate::{
     network::{ClientLink, Network},
     node::{Node, StoppedTurn},
     parameters::{FaultKind, Parameters, stream},
+    simulated_log::CrashedLog,
     trace::Record,
 };
 
@@ -268,7 +270,7 @@ impl World {
             return;
         }
         let now = self.nodes[node].now(self.now_us);
-        let counters = self.nodes[node].log_counters(slot, self.now_us);
+        let room_bytes = self.nodes[node].room_bytes(self.now_us);
         let stop_us = self.stop_us();
         let paused_until_us = self.nodes[node].paused_until_us;
         let waking = paused_until_us > 0 && self.now_us < paused_until_us + WAKING_US;
@@ -299,16 +301,13 @@ impl World {
                 !later
             });
         }
-        let Some(shard) = &mut place.shard else { return };
-        shard.set_log_counters(counters);
-        for input in inputs {
-            shard.step(input, now);
-        }
-        let effects = shard.end_turn(now);
+        let Some(runtime) = &mut place.runtime else { return };
+        runtime.log_mut().set_room(room_bytes);
+        let effects = runtime.turn(inputs.into_iter(), now);
         let at = place.at;
         self.record.mix(self.now_us);
         self.record.mix(effects.appends.len() as u64 ^ (effects.sends.len() as u64) << 20);
-        let checked = self.invariants.after_turn(at, shard, now);
+        let checked = self.invariants.after_turn(at, runtime.shard(), now);
         self.violation = checked.err();
         place.turn = Some(effects);
         let turn_us = self.turn_us();
@@ -348,7 +347,7 @@ impl World {
     }
 
     fn carry_out(&mut self, node: usize, slot: usize, effects: ShardEffects) {
-        let ShardEffects { appends, sends, replies, installs, wake_after_us } = effects;
+        let ShardEffects { mut appends, sends, replies, installs, wake_after_us } = effects;
         if let Some(us) = wake_after_us {
             let life = self.nodes[node].life;
             self.schedule(self.now_us + us, Event::Wake { node, slot, life });
@@ -357,8 +356,9 @@ impl World {
         let now_us = self.now_us;
         for (range, append) in &appends {
             self.record.line(now_us, || format!("{from} writes {range} {append:?}"));
-            self.nodes[node].shards[slot].disk.append(&record_of(*range, append));
         }
+        let runtime = self.nodes[node].shards[slot].runtime.as_mut().expect("its turn has ended");
+        runtime.write(&mut appends).expect("a simulated log takes every write");
         self.sync(node, slot);
         for (to, message) in sends {
             let mut deliveries = std::mem::take(&mut self.deliveries);
@@ -394,20 +394,18 @@ impl World {
     fn compact(&mut self, node: usize, slot: usize) {
         let is_short = self.nodes[node].is_filling(self.now_us);
         let place = &mut self.nodes[node].shards[slot];
-        let Some(shard) = &mut place.shard else { return };
+        let Some(runtime) = &mut place.runtime else { return };
         if place.compact_due_us > self.now_us {
             return;
         }
-        let image = &mut place.disk.image;
-        let rule = self.parameters.length_rule();
-        if is_short || rule.is_long(image.live_segments(), shard.state_bytes()) {
+        let state_bytes = runtime.shard().state_bytes();
+        if is_short || runtime.log().is_long(state_bytes) {
             place.compact_due_us = self.now_us + COMPACT_INTERVAL_US;
-            let unknown = if self.parameters.cut_early {
-                image.pinning().collect()
+            if self.parameters.cut_early {
+                runtime.log_mut().cut();
             } else {
-                shard.compact(image.pinning())
-            };
-            unknown.into_iter().for_each(|group| image.forget(group));
+                runtime.compact();
+            }
         }
     }
 
@@ -425,7 +423,11 @@ impl World {
         let at = &mut self.nodes[node];
         let (life, slow) = (at.life, at.slow_disk_until_us > self.now_us);
         let place = &mut at.shards[slot];
-        if place.syncs_held || !place.disk.begin_sync() {
+        if place.syncs_held || place.syncing.is_some() {
+            return;
+        }
+        place.syncing = place.runtime.as_ref().and_then(Runtime::sync_plan);
+        if place.syncing.is_none() {
             return;
         }
         let sync_us = self.parameters.sync_us;
@@ -447,9 +449,10 @@ impl World {
             self.start_in(node, 500_000);
             return;
         }
-        if let Some(appends) = self.nodes[node].shards[slot].disk.end_sync() {
-            let to = self.nodes[node].shards[slot].at;
-            self.input(to, Input::Durable { appends });
+        let place = &mut self.nodes[node].shards[slot];
+        if let (Some(sync), Some(runtime)) = (place.syncing.take(), &mut place.runtime) {
+            let (to, durable) = (place.at, runtime.synced(&sync));
+            self.input(to, durable);
         }
         self.sync(node, slot);
     }
@@ -496,7 +499,7 @@ impl World {
                 let life = at.life;
                 self.record.line(self.now_us, || format!("n{node} starts"));
                 for slot in &self.nodes[node].shards {
-                    let shard = slot.shard.as_ref().expect("it was started just now");
+                    let shard = slot.shard().expect("it was started just now");
                     self.invariants.after_start(slot.at, shard);
                 }
                 self.schedule(self.now_us + 1, Event::Tick { node, life });
@@ -545,7 +548,7 @@ impl World {
         assert!(!at.running, "only a node that is down can lose its logs");
         at.lost = true;
         for slot in &mut at.shards {
-            slot.left = Remains::blank();
+            slot.crashed = CrashedLog::blank();
         }
         self.record.line(self.now_us, || format!("n{node} loses its logs"));
         self.invariants.after_loss(self.nodes[node].id);
@@ -577,13 +580,13 @@ impl World {
 
     /// Returns a shard, or `None` if its node is down.
     pub fn shard(&self, at: PeerAddress) -> Option<&Shard> {
-        self.nodes[usize::from(at.node.0)].shards[usize::from(at.shard.0)].shard.as_ref()
+        self.nodes[usize::from(at.node.0)].shards[usize::from(at.shard.0)].shard()
     }
 
     /// Returns all running shards with their addresses.
     pub fn shards(&self) -> impl Iterator<Item = (PeerAddress, &Shard)> {
         let slots = self.nodes.iter().flat_map(|node| &node.shards);
-        slots.filter_map(|slot| Some((slot.at, slot.shard.as_ref()?)))
+        slots.filter_map(|slot| Some((slot.at, slot.shard()?)))
     }
 
     /// Records the messages from one node to another from now on. They are delivered as well.

@@ -13,7 +13,7 @@ use crate::{
 
 /// A log in memory. Its owner decides which of its bytes survive a crash.
 #[derive(Debug)]
-pub struct Image {
+pub struct MemoryLog {
     /// Used as the sequence in checksums, so that records of another log do not verify.
     owner: u64,
     segment_bytes: u64,
@@ -30,7 +30,7 @@ pub struct Image {
     unsynced: VecDeque<(Position, Note)>,
 }
 
-/// The bytes of an image that a crash leaves.
+/// The bytes of a log in memory that a crash leaves.
 #[derive(Clone, Debug)]
 pub struct Remains {
     /// Position of the first byte.
@@ -49,9 +49,9 @@ struct Start {
     previous_crc: u32,
 }
 
-/// Durable bytes of an image are damaged. Not retryable.
+/// Durable bytes of a log in memory are damaged. Not retryable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ImageDamage {
+pub struct MemoryLogDamage {
     /// Position of the first record that does not verify.
     pub position: Position,
 }
@@ -72,7 +72,7 @@ impl Remains {
     }
 }
 
-impl Image {
+impl MemoryLog {
     /// Returns an empty log with segments of about `segment_bytes` bytes.
     pub fn new(owner: u64, segment_bytes: u64) -> Self {
         Self::with(owner, segment_bytes, Remains::blank())
@@ -207,40 +207,40 @@ impl Image {
     /// fault, to test the checks: it cuts the log at the first damage of any kind.
     ///
     /// # Errors
-    /// [`ImageDamage`] if durable bytes are damaged. Not retryable.
+    /// [`MemoryLogDamage`] if durable bytes are damaged. Not retryable.
     pub fn recover(
         owner: u64,
         segment_bytes: u64,
         mut remains: Remains,
         trust_damage: bool,
         visit: &mut impl FnMut(Record<'_>),
-    ) -> Result<Self, ImageDamage> {
+    ) -> Result<Self, MemoryLogDamage> {
         let bytes = &mut remains.bytes;
         if bytes.len() < SEGMENT_HEADER_BYTES
             || bytes[..SEGMENT_HEADER_BYTES].iter().any(|byte| *byte != 0)
         {
-            return Err(ImageDamage { position: remains.base });
+            return Err(MemoryLogDamage { position: remains.base });
         }
         bytes.resize(bytes.len().next_multiple_of(8), 0);
         let Remains { base, previous_crc, .. } = remains;
         let scan = Records::new(&remains.bytes, owner, base, previous_crc).finish();
         let position = base + scan.end as u64;
         if !trust_damage && was_durable_beyond(&remains.bytes, owner, base, scan.end, position) {
-            return Err(ImageDamage { position });
+            return Err(MemoryLogDamage { position });
         }
         remains.bytes.truncate(scan.end);
-        let mut image = Self::with(owner, segment_bytes, remains.clone());
+        let mut log = Self::with(owner, segment_bytes, remains.clone());
         for found in Records::new(&remains.bytes, owner, base, previous_crc) {
-            image.begin_segment(found.position, found.previous_crc);
-            image.retention.observe(Note::new(&found.record, found.position / segment_bytes));
+            log.begin_segment(found.position, found.previous_crc);
+            log.retention.observe(Note::new(&found.record, found.position / segment_bytes));
             visit(found.record);
         }
-        image.last_crc = scan.last_crc;
-        Ok(image)
+        log.last_crc = scan.last_crc;
+        Ok(log)
     }
 }
 
-impl fmt::Display for ImageDamage {
+impl fmt::Display for MemoryLogDamage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "a durable record at {} does not verify", self.position)
     }
@@ -257,39 +257,40 @@ mod tests {
         Record { kind: RecordKind::Entry, group: 1, term: 1, index, part: 0, payload }
     }
 
-    fn image(records: u64, synced: u64) -> Image {
-        let mut image = Image::new(9, SEGMENT_BYTES);
+    fn log_of(records: u64, synced: u64) -> MemoryLog {
+        let mut log = MemoryLog::new(9, SEGMENT_BYTES);
         for index in 1..=records {
-            image.append(&entry(index, &vec![7; 20 + index as usize]));
+            log.append(&entry(index, &vec![7; 20 + index as usize]));
             if index == synced {
-                image.synced(image.end());
+                log.synced(log.end());
             }
         }
-        image
+        log
     }
 
-    fn recover(remains: Remains, trust_damage: bool) -> Result<(Image, u64), ImageDamage> {
+    fn recover(remains: Remains, trust_damage: bool) -> Result<(MemoryLog, u64), MemoryLogDamage> {
         let mut records = 0;
-        let image = Image::recover(9, SEGMENT_BYTES, remains, trust_damage, &mut |_| records += 1)?;
-        Ok((image, records))
+        let log =
+            MemoryLog::recover(9, SEGMENT_BYTES, remains, trust_damage, &mut |_| records += 1)?;
+        Ok((log, records))
     }
 
     #[test]
     fn what_was_written_comes_back_and_can_be_continued() {
-        let (mut image, records) = recover(image(5, 0).remains().clone(), false).unwrap();
+        let (mut log, records) = recover(log_of(5, 0).remains().clone(), false).unwrap();
         assert_eq!(records, 5);
-        image.append(&entry(6, &[1]));
-        assert_eq!(recover(image.remains().clone(), false).unwrap().1, 6);
+        log.append(&entry(6, &[1]));
+        assert_eq!(recover(log.remains().clone(), false).unwrap().1, 6);
     }
 
     #[test]
     fn a_torn_tail_is_cut_and_damage_below_it_is_refused() {
-        let image = image(6, 3);
-        let synced = usize::try_from(image.durable()).unwrap();
-        let mut torn = image.remains().clone();
+        let log = log_of(6, 3);
+        let synced = usize::try_from(log.durable()).unwrap();
+        let mut torn = log.remains().clone();
         torn.bytes[synced + 10] ^= 1;
         assert_eq!(recover(torn, false).unwrap().1, 3);
-        let mut damaged = image.remains().clone();
+        let mut damaged = log.remains().clone();
         damaged.bytes[SEGMENT_HEADER_BYTES + 100] ^= 1;
         assert!(recover(damaged.clone(), false).is_err());
         assert_eq!(recover(damaged, true).unwrap().1, 1);
@@ -299,15 +300,15 @@ mod tests {
     /// record shows to be durable. It never returns a record that was not written.
     #[test]
     fn a_flipped_bit_is_refused_or_cuts_what_was_not_known_to_be_durable() {
-        let mut image = image(5, 3);
-        image.append(&entry(6, &[9; 30]));
-        let known = usize::try_from(image.durable()).unwrap();
-        let whole = image.remains().clone();
+        let mut log = log_of(5, 3);
+        log.append(&entry(6, &[9; 30]));
+        let known = usize::try_from(log.durable()).unwrap();
+        let whole = log.remains().clone();
         let records = |remains: Remains| {
             let mut records = Vec::new();
             let visit =
                 &mut |record: Record<'_>| records.push((record.index, record.payload.to_vec()));
-            Image::recover(9, SEGMENT_BYTES, remains, false, visit).map(|_| records)
+            MemoryLog::recover(9, SEGMENT_BYTES, remains, false, visit).map(|_| records)
         };
         let expected = records(whole.clone()).unwrap();
         let mut refused = 0;
@@ -331,29 +332,29 @@ mod tests {
     #[test]
     fn what_a_snapshot_holds_is_cut_off_once_that_is_durable() {
         const SEGMENT_BYTES: u64 = 1000;
-        let mut image = Image::new(9, SEGMENT_BYTES);
+        let mut log = MemoryLog::new(9, SEGMENT_BYTES);
         for index in 1..=100 {
-            image.append(&entry(index, &[7; 100]));
+            log.append(&entry(index, &[7; 100]));
         }
-        image.synced(image.end());
+        log.synced(log.end());
         let kinds = [(RecordKind::Snapshot, 0), (RecordKind::SnapshotEnd, 1)];
         for (kind, part) in kinds {
             let payload = &[1; 100];
-            image.append(&Record { kind, group: 1, term: 1, index: 100, part, payload });
+            log.append(&Record { kind, group: 1, term: 1, index: 100, part, payload });
         }
         for index in 101..=120 {
-            image.append(&entry(index, &[7; 100]));
+            log.append(&entry(index, &[7; 100]));
         }
-        let first = Image::new(9, SEGMENT_BYTES).first();
-        assert_eq!(image.first(), first);
-        image.synced(image.end());
+        let first = MemoryLog::new(9, SEGMENT_BYTES).first();
+        assert_eq!(log.first(), first);
+        log.synced(log.end());
         for index in 121..=140 {
-            image.append(&entry(index, &[7; 100]));
+            log.append(&entry(index, &[7; 100]));
         }
-        assert!(image.first() > first + 10_000);
+        assert!(log.first() > first + 10_000);
         let mut left = Vec::new();
         let visit = &mut |record: Record<'_>| left.push(record.index);
-        Image::recover(9, SEGMENT_BYTES, image.remains().clone(), false, visit).unwrap();
+        MemoryLog::recover(9, SEGMENT_BYTES, log.remains().clone(), false, visit).unwrap();
         assert_eq!(left[left.len() - 42..][..3], [100, 100, 101]);
         assert!(left.len() < 60, "{left:?}");
     }

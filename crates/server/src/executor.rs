@@ -11,26 +11,12 @@ use std::{
 use palisade_clock::{BoundSource, Estimate, KernelClock};
 use palisade_control::RangeDescriptor;
 use palisade_replication::Append;
-use palisade_shard::{
-    ConnectionId, Input, LogCounters, PeerMessage, Shard, ShardEffects, record_of,
-};
+use palisade_shard::{ConnectionId, Input, PeerMessage, Runtime, ShardEffects, TURN_INPUT_BYTES};
 use palisade_sync::Sender;
-use palisade_wal::{Log, Position, SyncPlan, WalError};
+use palisade_wal::{Log, SyncPlan, WalError};
 use palisade_wire::{Encode, FrameKind, PeerAddress, RangeId, Response, write_frame};
 
 use crate::{inbox::Inbox, outbound::Outbound, signal::Signal};
-
-/// Limit on the inputs of one turn, in bytes. The last input may exceed it, by at most one frame of
-/// the largest size.
-const TURN_INPUT_BYTES: usize = 1024 * 1024;
-
-/// Limit on the log that one turn appends, in bytes. This much is kept free. It covers the inputs,
-/// of which small ones take about twice their size with their headers, one last input of two
-/// megabytes, one part of a checkpoint, and the protocols' own records.
-pub(crate) const TURN_LOG_BYTES: u64 = 7 * 1024 * 1024;
-
-/// Time between two checks of the log's length and spare segments, in microseconds.
-const LOG_INTERVAL_US: u64 = 1_000_000;
 
 /// Poll interval while an append waits for the next segment.
 const SEGMENT_POLL: Duration = Duration::from_millis(1);
@@ -45,7 +31,7 @@ pub(crate) enum ShardCommand {
 }
 
 /// State that the tasks of a shard's executor share. Nothing is borrowed across an await.
-pub(crate) struct Core {
+pub(crate) struct Executor {
     pub(crate) at: PeerAddress,
     pub(crate) clock: KernelClock,
     pub(crate) inbox: Inbox,
@@ -53,32 +39,26 @@ pub(crate) struct Core {
     pub(crate) peers: BTreeMap<PeerAddress, Rc<Outbound>>,
     /// Raised when a record was appended to the log.
     pub(crate) appended: Signal,
-    shard: RefCell<Shard>,
-    log: RefCell<Log>,
+    runtime: RefCell<Runtime<Log>>,
     siblings: Vec<Sender<ShardCommand>>,
     /// Changes that a sibling's mailbox had no room for; sent again in the next turn.
     unsent: RefCell<Vec<(usize, RangeDescriptor)>>,
-    syncs: Cell<u64>,
-    log_start: Position,
-    log_due_us: Cell<u64>,
     next_connection: Cell<u64>,
     /// The clock source that was last reported.
-    told_clock: Cell<Option<BoundSource>>,
-    told_refusal: Cell<bool>,
-    told_other_shape: Cell<bool>,
-    told_failure: Cell<bool>,
+    reported_clock: Cell<Option<BoundSource>>,
+    reported_refusal: Cell<bool>,
+    reported_other_shape: Cell<bool>,
+    reported_failure: Cell<bool>,
 }
 
-impl Core {
+impl Executor {
     pub(crate) fn new(
         at: PeerAddress,
         clock: KernelClock,
-        shard: Shard,
-        log: Log,
+        runtime: Runtime<Log>,
         siblings: Vec<Sender<ShardCommand>>,
         peers: BTreeMap<PeerAddress, Rc<Outbound>>,
     ) -> Rc<Self> {
-        let log_start = log.end();
         Rc::new(Self {
             at,
             clock,
@@ -86,18 +66,14 @@ impl Core {
             clients: RefCell::default(),
             peers,
             appended: Signal::default(),
-            shard: RefCell::new(shard),
-            log: RefCell::new(log),
+            runtime: RefCell::new(runtime),
             siblings,
             unsent: RefCell::default(),
-            syncs: Cell::new(0),
-            log_start,
-            log_due_us: Cell::new(0),
             next_connection: Cell::new(0),
-            told_clock: Cell::new(None),
-            told_refusal: Cell::new(false),
-            told_other_shape: Cell::new(false),
-            told_failure: Cell::new(false),
+            reported_clock: Cell::new(None),
+            reported_refusal: Cell::new(false),
+            reported_other_shape: Cell::new(false),
+            reported_failure: Cell::new(false),
         })
     }
 
@@ -125,7 +101,7 @@ impl Core {
             let effects = self.turn(&mut inputs);
             wake_after_us = effects.wake_after_us;
             self.carry_out(effects).await;
-            self.look_after_log();
+            self.maintain_log();
             if self.inbox.draining.get() && self.is_drained() {
                 return;
             }
@@ -135,17 +111,13 @@ impl Core {
     }
 
     fn turn(&self, inputs: &mut Vec<Input>) -> ShardEffects {
-        let now = self.clock.now();
-        let mut shard = self.shard.borrow_mut();
-        shard.set_log_counters(self.log_counters());
+        let mut runtime = self.runtime.borrow_mut();
         if self.inbox.draining.get() {
-            shard.drain();
+            runtime.shard_mut().drain();
         }
-        for input in inputs.drain(..) {
-            shard.step(input, now);
-        }
-        let effects = shard.end_turn(now);
-        if shard.is_refused() && !self.told_refusal.replace(true) {
+        let effects = runtime.turn(inputs.drain(..), self.clock.now());
+        let shard = runtime.shard();
+        if shard.is_refused() && !self.reported_refusal.replace(true) {
             tracing::error!(
                 "{}: this shard's log is new, but its peers know another one at its address, which \
                  was lost. It takes no part: what it had promised is forgotten. Restore the data \
@@ -154,7 +126,7 @@ impl Core {
             );
         }
         if let Some(peer) = shard.peer_of_other_shape()
-            && !self.told_other_shape.replace(true)
+            && !self.reported_other_shape.replace(true)
         {
             tracing::error!(
                 "{}: {peer} was started with other node numbers, shards, ranges_per_mode or mode than \
@@ -165,41 +137,29 @@ impl Core {
         effects
     }
 
-    /// Maintains the log once per [`LOG_INTERVAL_US`]: prepares segments. If the log is long or
-    /// cannot grow, makes the groups that pin its oldest segment rewrite their state.
-    fn look_after_log(&self) {
+    /// Maintains the log, and reports the clock's source at the same interval.
+    fn maintain_log(&self) {
         let now_us = self.clock.now().monotonic_us;
-        if now_us < self.log_due_us.get() {
-            return;
-        }
-        self.log_due_us.set(now_us + LOG_INTERVAL_US);
-        self.look_at_clock();
-        let mut log = self.log.borrow_mut();
-        let prepared = log.prepare();
-        let is_short = prepared.is_err();
+        let Some(prepared) = self.runtime.borrow_mut().maintain(now_us) else { return };
+        self.report_clock();
         match prepared {
-            Ok(()) => self.told_failure.set(false),
-            Err(error) if !self.told_failure.replace(true) => {
+            Ok(()) => self.reported_failure.set(false),
+            Err(error) if !self.reported_failure.replace(true) => {
                 tracing::warn!("{}: {error}; writes are refused before the log is full", self.at);
             }
             Err(_) => {}
-        }
-        let mut shard = self.shard.borrow_mut();
-        if is_short || log.is_long(shard.state_bytes()) {
-            let unknown = shard.compact(log.pinning());
-            unknown.into_iter().for_each(|group| log.forget(group));
         }
     }
 
     /// Reports the clock's source and error bound when the source changes. Only the first shard
     /// logs them.
-    fn look_at_clock(&self) {
+    fn report_clock(&self) {
         let Estimate { bound_us, by } = self.clock.estimate();
-        if self.told_clock.replace(Some(by)) == Some(by) {
+        if self.reported_clock.replace(Some(by)) == Some(by) {
             return;
         }
-        let mut shard = self.shard.borrow_mut();
-        shard.set_bound_source(by);
+        let mut runtime = self.runtime.borrow_mut();
+        runtime.shard_mut().set_bound_source(by);
         if self.at.shard.0 != 0 {
             return;
         }
@@ -213,7 +173,7 @@ impl Core {
             BoundSource::Config => {
                 tracing::info!("the clock is taken to be right to within {bound_us} us");
             }
-            BoundSource::Unknown if shard.is_fenced(self.clock.now()) => tracing::error!(
+            BoundSource::Unknown if runtime.shard().is_fenced(self.clock.now()) => tracing::error!(
                 "no clock source knows the error of this node's clock: it serves nothing until one \
                  does; check the machine's time daemon"
             ),
@@ -226,9 +186,7 @@ impl Core {
 
     async fn carry_out(&self, effects: ShardEffects) {
         let ShardEffects { appends, sends, replies, installs, wake_after_us: _ } = effects;
-        for (range, append) in &appends {
-            self.append(*range, append).await;
-        }
+        self.write(appends).await;
         self.send(&sends);
         self.reply(&replies);
         for descriptor in installs {
@@ -239,30 +197,28 @@ impl Core {
         self.tell_siblings();
     }
 
-    /// Appends a write, and waits for the next segment if it is not ready. Nothing that depends on
-    /// the write has left yet, so waiting is safe. If the log is full, the process stops, which is
-    /// like a crash just before the write.
-    async fn append(&self, range: RangeId, append: &Append) {
-        let record = record_of(range, append);
-        loop {
-            let appended = self.log.borrow_mut().append(&record);
-            match appended {
-                Ok(_) => break,
+    /// Writes to the log, and waits for the next segment if it is not ready. If the log is full,
+    /// the process stops, which is like a crash just before the write.
+    async fn write(&self, mut appends: Vec<(RangeId, Append)>) {
+        while !appends.is_empty() {
+            let written = self.runtime.borrow_mut().write(&mut appends);
+            self.appended.raise();
+            match written {
+                Ok(()) => {}
                 Err(WalError::NotReady) => glommio::timer::sleep(SEGMENT_POLL).await,
                 Err(error) => {
-                    let log = self.log.borrow();
-                    let pinning: Vec<_> = log.pinning().take(8).map(RangeId).collect();
+                    let runtime = self.runtime.borrow();
+                    let pinning: Vec<_> = runtime.log().pinning().take(8).map(RangeId).collect();
                     tracing::error!(
                         "{}: {error}; the node stops to keep its promises. Of {} segments, the \
                          first is kept for {pinning:?}",
                         self.at,
-                        log.live_segments()
+                        runtime.log().live_segments()
                     );
                     process::abort();
                 }
             }
         }
-        self.appended.raise();
     }
 
     fn send(&self, sends: &[(PeerAddress, PeerMessage)]) {
@@ -316,43 +272,32 @@ impl Core {
         }
     }
 
-    fn log_counters(&self) -> LogCounters {
-        let log = self.log.borrow();
-        LogCounters {
-            syncs: self.syncs.get(),
-            bytes: log.end() - self.log_start,
-            left_bytes: log.left_bytes().saturating_sub(TURN_LOG_BYTES),
-        }
-    }
-
     /// Returns the next sync plan, or `None` if everything is durable.
     pub(crate) fn next_sync(&self) -> Option<SyncPlan> {
-        self.log.borrow().sync_plan()
+        self.runtime.borrow().sync_plan()
     }
 
     /// Copies the part at offset `at` of a plan's pages to `out`.
     pub(crate) fn copy_pages(&self, plan: &SyncPlan, at: usize, out: &mut [u8]) {
-        out.copy_from_slice(&self.log.borrow().pages(plan)[at..at + out.len()]);
+        out.copy_from_slice(&self.runtime.borrow().log().pages(plan)[at..at + out.len()]);
     }
 
     pub(crate) fn synced(&self, plan: &SyncPlan) {
-        self.syncs.set(self.syncs.get() + 1);
-        self.log.borrow_mut().synced(plan);
-        self.inbox.push(Input::Durable { appends: plan.appends }, 0);
+        let durable = self.runtime.borrow_mut().synced(plan);
+        self.inbox.push(durable, 0);
     }
 
     pub(crate) fn sync_failed(&self) {
-        self.log.borrow_mut().sync_failed();
+        self.runtime.borrow_mut().log_mut().sync_failed();
     }
 
     /// Returns true if no replica needs ticks.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.shard.borrow().active_replicas() == 0
+        self.runtime.borrow().shard().active_replicas() == 0
     }
 
     fn is_drained(&self) -> bool {
-        self.shard.borrow().is_idle()
-            && self.log.borrow().sync_plan().is_none()
+        self.runtime.borrow().is_idle()
             && self.clients.borrow().values().all(|client| client.is_empty())
     }
 }

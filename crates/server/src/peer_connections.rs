@@ -9,8 +9,8 @@ use palisade_wire::{
 };
 
 use crate::{
-    clients::{read_frame, read_hello, scratch},
-    core::Core,
+    executor::Executor,
+    framing::{read_frame, read_hello, scratch},
     outbound::Outbound,
 };
 
@@ -19,7 +19,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Keeps a connection to a peer open, and sends the peer's buffered frames on it.
 pub(crate) async fn dial_peer(
-    core: Rc<Core>,
+    executor: Rc<Executor>,
     cluster_id: u64,
     to: PeerAddress,
     address: SocketAddr,
@@ -29,7 +29,7 @@ pub(crate) async fn dial_peer(
         if let Ok(mut stream) = TcpStream::connect_timeout(address, CONNECT_TIMEOUT).await
             && stream.set_nodelay(true).is_ok()
         {
-            let hello = PeerHello { cluster_id, from: core.at, to };
+            let hello = PeerHello { cluster_id, from: executor.at, to };
             outbound.reopen(|out| {
                 write_frame(out, FrameKind::PeerHello, |out| hello.encode(out));
             });
@@ -40,17 +40,17 @@ pub(crate) async fn dial_peer(
 }
 
 /// Receives a peer's messages, until it disconnects or sends an invalid frame.
-pub(crate) async fn serve_peer(core: Rc<Core>, cluster_id: u64, mut stream: TcpStream) {
+pub(crate) async fn serve_peer(executor: Rc<Executor>, cluster_id: u64, mut stream: TcpStream) {
     let (mut decoder, mut scratch) = (FrameDecoder::default(), scratch());
     let hello = read_hello(&mut stream, &mut decoder, &mut scratch, FrameKind::PeerHello).await;
     let Some(hello) = hello.and_then(|frame| decode_exact::<PeerHello>(frame.payload).ok()) else {
         return;
     };
-    let known = core.peers.contains_key(&hello.from);
-    if hello.cluster_id != cluster_id || hello.to != core.at || !known {
+    let known = executor.peers.contains_key(&hello.from);
+    if hello.cluster_id != cluster_id || hello.to != executor.at || !known {
         tracing::warn!(
             "{}: a connection from {} of another cluster is closed",
-            core.at,
+            executor.at,
             hello.from
         );
         return;
@@ -61,16 +61,16 @@ pub(crate) async fn serve_peer(core: Rc<Core>, cluster_id: u64, mut stream: TcpS
         }
         let bytes = frame.payload.len();
         match decode_exact::<PeerMessage>(frame.payload) {
-            Ok(message) => core.inbox.push(Input::Peer { from: hello.from, message }, bytes),
+            Ok(message) => executor.inbox.push(Input::Peer { from: hello.from, message }, bytes),
             Err(error) => {
                 tracing::warn!(
                     "{}: the connection from {} is closed: {error}",
-                    core.at,
+                    executor.at,
                     hello.from
                 );
                 return;
             }
         }
-        core.inbox.wait_for_room().await;
+        executor.inbox.wait_for_room().await;
     }
 }
