@@ -1,7 +1,6 @@
 //! The range map and its changes.
 
 use bytes::Bytes;
-use palisade_replication::Membership;
 use palisade_wire::{Mode, NodeId, PeerAddress, RangeId, WireError, decode_cold};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -28,11 +27,6 @@ impl RangeDescriptor {
     /// Returns true if a key belongs to the range.
     pub fn holds(&self, key: &[u8]) -> bool {
         *self.start <= *key && self.end.as_ref().is_none_or(|end| *key < **end)
-    }
-
-    /// Returns the replicas, with their epoch.
-    pub fn membership(&self) -> Membership {
-        Membership { epoch: self.epoch, members: self.members.clone() }
     }
 }
 

@@ -219,9 +219,9 @@ pub trait Protocol {
         effects: &mut Effects<Self::Message>,
     );
 
-    /// Handles the driver's report that the first `appends` writes since the creation of this
-    /// replica are durable.
-    fn durable(&mut self, appends: u64, cx: Context<'_>, effects: &mut Effects<Self::Message>);
+    /// Handles the driver's report that its writes up to a number are durable: see
+    /// [`Protocol::flush`].
+    fn durable(&mut self, number: u64, cx: Context<'_>, effects: &mut Effects<Self::Message>);
 
     /// Orders a command and returns its index and term. The command is committed only if an entry
     /// with this index and this term appears in [`Effects::committed`].
@@ -246,8 +246,12 @@ pub trait Protocol {
     fn read(&mut self, token: u64, effects: &mut Effects<Self::Message>) -> Result<(), Refusal>;
 
     /// Ends a turn of the driver: sends everything that the calls since the last flush have
-    /// gathered, in as few messages as possible.
-    fn flush(&mut self, cx: Context<'_>, effects: &mut Effects<Self::Message>);
+    /// gathered, in as few messages as possible. The driver numbers the writes requested since the
+    /// last flush from `written + 1` on.
+    fn flush(&mut self, written: u64, cx: Context<'_>, effects: &mut Effects<Self::Message>);
+
+    /// Returns the number of the last write that is not known to be durable, or 0.
+    fn last_unsynced(&self) -> u64;
 
     /// Returns part 0 of a snapshot at the last entry that was handed out as committed.
     fn snapshot_head(&self) -> SnapshotPart;

@@ -1,4 +1,7 @@
-//! A group's entries in memory, and how many of its writes are durable.
+//! A group's entries in memory, and which of its writes are durable.
+//!
+//! The shard numbers all writes of its groups, in the order in which they enter its log. A turn's
+//! writes get their numbers when it ends ([`EntryLog::number_writes`]).
 
 use std::collections::VecDeque;
 
@@ -16,18 +19,21 @@ pub(crate) struct EntryLog {
     entries: Sequence<Entry>,
     /// Payload and overhead of the entries, in bytes.
     bytes: usize,
-    /// Writes requested since the start: entries, states and parts of snapshots.
-    appends: u64,
-    /// Writes that are not known to be durable, oldest first.
+    /// Writes that are not known to be durable, oldest first: entries, states and parts of
+    /// snapshots.
     pending: VecDeque<Pending>,
+    /// How many of `pending`, at its end, have no number yet.
+    unnumbered: usize,
+    /// How many of `pending` are states.
+    pending_states: usize,
     durable_index: u64,
-    durable_appends: u64,
 }
 
 #[derive(Debug)]
 struct Pending {
-    /// Number of writes up to this one.
-    appends: u64,
+    /// The shard's number of this write; `u64::MAX` before it is known.
+    number: u64,
+    is_state: bool,
     /// Index up to which the log is durable once this write is.
     index: u64,
     asked_us: u64,
@@ -49,9 +55,9 @@ impl EntryLog {
             durable_index: sequence.next() - 1,
             bytes,
             entries: sequence,
-            appends: 0,
             pending: VecDeque::new(),
-            durable_appends: 0,
+            unnumbered: 0,
+            pending_states: 0,
         }
     }
 
@@ -105,7 +111,7 @@ impl EntryLog {
         effects.appends.push(Append::Entry(entry.clone()));
         self.bytes += bytes_of(&entry);
         self.entries.push(entry);
-        self.count_append(now_us);
+        self.add_pending(false, now_us);
     }
 
     /// Requests the write of a state.
@@ -117,7 +123,7 @@ impl EntryLog {
         effects: &mut Effects<M>,
     ) {
         effects.appends.push(Append::State { term, payload });
-        self.count_append(now_us);
+        self.add_pending(true, now_us);
     }
 
     /// Requests the write of a part of a snapshot. The last part drops entries up to its index,
@@ -144,7 +150,7 @@ impl EntryLog {
                 pending.index = pending.index.min(self.durable_index);
             }
         }
-        self.count_append(now_us);
+        self.add_pending(false, now_us);
         if last && !replaces {
             self.forget(index, keep_bytes);
         }
@@ -163,10 +169,25 @@ impl EntryLog {
         }
     }
 
-    fn count_append(&mut self, asked_us: u64) {
-        self.appends += 1;
-        let (appends, index) = (self.appends, self.last_index());
-        self.pending.push_back(Pending { appends, index, asked_us });
+    fn add_pending(&mut self, is_state: bool, asked_us: u64) {
+        let index = self.last_index();
+        self.pending.push_back(Pending { number: u64::MAX, is_state, index, asked_us });
+        self.unnumbered += 1;
+        self.pending_states += usize::from(is_state);
+    }
+
+    /// Numbers the writes requested since the last call from `written + 1` on.
+    pub(crate) fn number_writes(&mut self, written: u64) {
+        let first = self.pending.len() - self.unnumbered;
+        for (pending, number) in self.pending.range_mut(first..).zip(written + 1..) {
+            pending.number = number;
+        }
+        self.unnumbered = 0;
+    }
+
+    /// Returns the number of the last write, or 0 if all writes are durable.
+    pub(crate) fn last_unsynced(&self) -> u64 {
+        self.pending.back().map_or(0, |pending| pending.number)
     }
 
     /// Removes the entries from `index` on. On disk, the next append at `index` replaces them.
@@ -182,16 +203,12 @@ impl EntryLog {
         }
     }
 
-    /// Records that the first `appends` writes are durable.
-    pub(crate) fn set_durable(&mut self, appends: u64) {
-        assert!(appends <= self.appends, "{}: more is durable than was written", self.name);
-        while let Some(pending) = self.pending.front()
-            && pending.appends <= appends
-        {
+    /// Records that the writes up to a number are durable.
+    pub(crate) fn set_durable(&mut self, number: u64) {
+        while let Some(pending) = self.pending.pop_front_if(|pending| pending.number <= number) {
             self.durable_index = pending.index;
-            self.pending.pop_front();
+            self.pending_states -= usize::from(pending.is_state);
         }
-        self.durable_appends = self.durable_appends.max(appends);
     }
 
     /// Returns the index of the last entry that is durable here with all entries before it.
@@ -204,14 +221,9 @@ impl EntryLog {
         Some(self.pending.front()?.asked_us)
     }
 
-    /// Returns the number of writes requested since the start.
-    pub(crate) fn appends(&self) -> u64 {
-        self.appends
-    }
-
-    /// Returns true if the first `appends` writes are durable.
-    pub(crate) fn is_durable(&self, appends: u64) -> bool {
-        self.durable_appends >= appends
+    /// Returns true if the last state that was written is durable.
+    pub(crate) fn is_state_durable(&self) -> bool {
+        self.pending_states == 0
     }
 
     /// Returns the bytes of payload after an index.
@@ -256,10 +268,12 @@ mod tests {
         for index in 1..=3 {
             log.append(entry(index, 1), 0, effects);
         }
+        log.number_writes(0);
         log.set_durable(1);
         assert_eq!(log.durable_index(), 1);
         log.truncate(2);
         log.append(entry(2, 2), 0, effects);
+        log.number_writes(3);
         // The two replaced entries are durable, their replacement is not.
         log.set_durable(3);
         assert_eq!(log.durable_index(), 1);
@@ -293,6 +307,7 @@ mod tests {
         assert_eq!(log.term_at(2), None);
         assert!(!log.append_snapshot(last_part(5, 1), 0, 0, effects));
         assert_eq!((log.first_index(), log.last_index()), (6, 6));
+        log.number_writes(0);
         log.set_durable(8);
         assert_eq!(log.durable_index(), 6);
         assert!(log.slice(5, 100).is_empty());
@@ -306,8 +321,10 @@ mod tests {
         for index in 1..=3 {
             log.append(entry(index, 1), 0, effects);
         }
+        log.number_writes(0);
         log.set_durable(2);
         assert!(log.append_snapshot(last_part(10, 2), 1000, 0, effects));
+        log.number_writes(3);
         assert_eq!((log.first_index(), log.last_index(), log.last_term()), (11, 10, 2));
         log.set_durable(3);
         assert!(log.durable_index() < 10);

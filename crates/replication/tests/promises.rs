@@ -78,7 +78,9 @@ impl Replica {
     fn call(&mut self, call: impl FnOnce(&mut Raft, Context<'_>, &mut Effects<Message>)) {
         let cx = Context { now_us: self.now_us, peers: &self.peers };
         call(&mut self.raft, cx, &mut self.effects);
-        self.raft.flush(cx, &mut self.effects);
+        let before = self.writes;
+        self.raft.flush(before, cx, &mut self.effects);
+        self.writes += self.effects.appends.drain(..).count() as u64;
     }
 
     fn tick(&mut self) {
@@ -92,7 +94,6 @@ impl Replica {
 
     /// Makes everything durable that was written.
     fn sync(&mut self) {
-        self.writes += self.effects.appends.drain(..).count() as u64;
         let writes = self.writes;
         self.call(|raft, cx, effects| raft.durable(writes, cx, effects));
     }

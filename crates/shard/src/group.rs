@@ -55,7 +55,7 @@ impl Group {
         let GroupSetup { descriptor, recovered, random_seed, now_us } = setup;
         let ReplicaConfig { me, max_message_bytes, .. } = config;
         let planted = config.planted.and_then(TestFault::of_protocol);
-        let (range, membership) = (descriptor.range, descriptor.membership());
+        let (range, membership) = (descriptor.range, membership(descriptor));
         Ok(match descriptor.mode {
             Mode::Raft => {
                 // A replica that was added later learns the members from its leader.
@@ -116,8 +116,9 @@ impl Group {
         }
     }
 
-    pub(crate) fn durable(&mut self, appends: u64, cx: Context<'_>) {
-        either!(self, running => running.protocol.durable(appends, cx, &mut running.effects));
+    /// Records that the shard's writes up to a number are durable.
+    pub(crate) fn durable(&mut self, number: u64, cx: Context<'_>) {
+        either!(self, running => running.protocol.durable(number, cx, &mut running.effects));
     }
 
     pub(crate) fn propose(
@@ -198,18 +199,33 @@ impl Group {
         either!(self, running => running.protocol.holds_proposals())
     }
 
-    pub(crate) fn install(&mut self, membership: Membership, cx: Context<'_>) {
+    pub(crate) fn install(&mut self, descriptor: &RangeDescriptor, cx: Context<'_>) {
         if let Self::Chain(running) = self {
-            running.protocol.install(membership, cx, &mut running.effects);
+            running.protocol.install(membership(descriptor), cx, &mut running.effects);
         }
     }
 
-    /// Ends the turn and returns all effects since the last one.
-    pub(crate) fn flush(&mut self, range: RangeId, cx: Context<'_>) -> Effects<PeerBody> {
+    /// Ends the turn and returns all effects since the last one. The writes among them are the
+    /// shard's writes from `written + 1` on.
+    pub(crate) fn flush(
+        &mut self,
+        range: RangeId,
+        written: u64,
+        cx: Context<'_>,
+    ) -> Effects<PeerBody> {
         match self {
-            Self::Raft(running) => running.flush(cx, |message| PeerBody::Raft { range, message }),
-            Self::Chain(running) => running.flush(cx, |message| PeerBody::Chain { range, message }),
+            Self::Raft(running) => {
+                running.flush(written, cx, |message| PeerBody::Raft { range, message })
+            }
+            Self::Chain(running) => {
+                running.flush(written, cx, |message| PeerBody::Chain { range, message })
+            }
         }
+    }
+
+    /// Returns the number of the group's last write that is not durable, or 0.
+    pub(crate) fn last_unsynced(&self) -> u64 {
+        either!(self, running => running.protocol.last_unsynced())
     }
 
     pub(crate) fn role(&self) -> Role {
@@ -315,13 +331,18 @@ impl Group {
     }
 }
 
+fn membership(descriptor: &RangeDescriptor) -> Membership {
+    Membership { epoch: descriptor.epoch, members: descriptor.members.clone() }
+}
+
 impl<P: Protocol> Running<P> {
     fn flush(
         &mut self,
+        written: u64,
         cx: Context<'_>,
         wrap: impl Fn(P::Message) -> PeerBody,
     ) -> Effects<PeerBody> {
-        self.protocol.flush(cx, &mut self.effects);
+        self.protocol.flush(written, cx, &mut self.effects);
         let effects = std::mem::take(&mut self.effects);
         let wrap = |send: Outgoing<P::Message>| Outgoing {
             to: send.to,

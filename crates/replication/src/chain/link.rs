@@ -256,6 +256,7 @@ mod tests {
         for _ in 0..4 {
             head.propose(bytes::Bytes::from_static(b"x"), cx, effects).unwrap();
         }
+        head.flush(0, cx, effects);
         head.durable(4, cx, effects);
         head.attached(attach(4), effects);
         assert_eq!(head.commit_index(), 4);
@@ -267,7 +268,7 @@ mod tests {
         }
         assert_eq!(head.first_index(), 5);
         effects.sends.clear();
-        head.flush(cx, effects);
+        head.flush(4, cx, effects);
         let forwarded = effects.sends.iter().find_map(|send| match &send.message.body {
             Body::Forward { previous_index, .. } => Some(*previous_index),
             _ => None,

@@ -370,8 +370,8 @@ impl Protocol for Chain {
         }
     }
 
-    fn durable(&mut self, appends: u64, _cx: Context<'_>, effects: &mut Effects<Message>) {
-        self.log.set_durable(appends);
+    fn durable(&mut self, number: u64, _cx: Context<'_>, effects: &mut Effects<Message>) {
+        self.log.set_durable(number);
         self.advance_commit(effects);
     }
 
@@ -407,9 +407,14 @@ impl Protocol for Chain {
         Ok(())
     }
 
-    fn flush(&mut self, _cx: Context<'_>, effects: &mut Effects<Message>) {
+    fn flush(&mut self, written: u64, _cx: Context<'_>, effects: &mut Effects<Message>) {
         self.send_entries(effects);
         self.report_commit(effects);
+        self.log.number_writes(written);
+    }
+
+    fn last_unsynced(&self) -> u64 {
+        self.log.last_unsynced()
     }
 
     fn snapshot_head(&self) -> SnapshotPart {

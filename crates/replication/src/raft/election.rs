@@ -31,7 +31,7 @@ impl Raft {
                 self.election_due_us = Some(cx.now_us + wait_us);
             }
             Some(due_us) => {
-                if self.vote.is_some() && !self.log.is_durable(self.state_append) {
+                if self.vote.is_some() && !self.log.is_state_durable() {
                     // The candidate waits for this vote.
                     self.election_due_us = Some(due_us.max(cx.now_us + 2 * self.timing.retry_us));
                 } else if cx.now_us >= due_us {
@@ -99,7 +99,7 @@ impl Raft {
     /// Candidate: once its own vote is durable, repeats the requests that were not answered. Starts
     /// another election when it is due.
     pub(super) fn tick_candidate(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
-        if !self.log.is_durable(self.state_append) {
+        if !self.log.is_state_durable() {
             return;
         }
         if self.election_due_us.is_none_or(|due_us| cx.now_us >= due_us) {
@@ -295,7 +295,7 @@ impl Raft {
     /// Becomes the leader once a majority has voted for it. Its own vote counts once it is durable.
     pub(super) fn try_to_win(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
         let RoleState::Candidate { votes, .. } = &mut self.role else { return };
-        if self.log.is_durable(self.state_append) {
+        if self.log.is_state_durable() {
             votes.insert(self.me);
         }
         let votes = votes.clone();

@@ -106,8 +106,6 @@ pub struct Raft {
 
     term: u64,
     vote: Option<PeerAddress>,
-    /// Number of the write that holds the term and vote.
-    state_append: u64,
     /// When that write was requested, and how long the last one took until it was durable.
     state_asked_us: u64,
     state_took_us: u64,
@@ -246,7 +244,6 @@ impl Raft {
             // A snapshot may have a later term than the last one that this replica has persisted.
             term: term.max(log.last_term()),
             vote: vote.filter(|_| term >= log.last_term()),
-            state_append: 0,
             state_asked_us: 0,
             state_took_us: 0,
             recovered_commit: committed.min(log.last_index()),
@@ -358,7 +355,6 @@ impl Raft {
     fn persist_state(&mut self, now_us: u64, effects: &mut Effects<Message>) {
         let payload = encode_state(self.vote, self.commit_index);
         self.log.append_state(self.term, payload, now_us, effects);
-        self.state_append = self.log.appends();
         self.state_asked_us = now_us;
     }
 
@@ -471,10 +467,10 @@ impl Protocol for Raft {
         }
     }
 
-    fn durable(&mut self, appends: u64, cx: Context<'_>, effects: &mut Effects<Message>) {
-        let waited = !self.log.is_durable(self.state_append);
-        self.log.set_durable(appends);
-        if waited && self.log.is_durable(self.state_append) {
+    fn durable(&mut self, number: u64, cx: Context<'_>, effects: &mut Effects<Message>) {
+        let waited = !self.log.is_state_durable();
+        self.log.set_durable(number);
+        if waited && self.log.is_state_durable() {
             self.state_took_us = cx.now_us - self.state_asked_us;
         }
         match &self.role {
@@ -514,12 +510,17 @@ impl Protocol for Raft {
         Ok(())
     }
 
-    fn flush(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
+    fn flush(&mut self, written: u64, cx: Context<'_>, effects: &mut Effects<Message>) {
         if let RoleState::Leader(_) = self.role {
             self.begin_reads(cx, effects);
             self.send_entries(cx, effects);
             self.release_reads(effects);
         }
+        self.log.number_writes(written);
+    }
+
+    fn last_unsynced(&self) -> u64 {
+        self.log.last_unsynced()
     }
 
     fn snapshot_head(&self) -> SnapshotPart {

@@ -65,7 +65,7 @@ impl Raft {
             self.append(entry, cx.now_us, effects);
         }
         self.commit_to(commit_index.min(matched).max(self.commit_index), effects);
-        let (index, after) = if heartbeat && self.log.is_durable(self.state_append) {
+        let (index, after) = if heartbeat && self.log.is_state_durable() {
             // A heartbeat confirms only durable entries, so the reply need not wait for a sync.
             (matched.min(self.log.durable_index()), After::Nothing)
         } else if self.planted.is(ProtocolFault::UnsyncedConfirmation) {

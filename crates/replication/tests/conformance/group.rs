@@ -103,8 +103,6 @@ pub(crate) struct Member<P: Subject> {
     pub(crate) running: Option<P>,
     peers: Peers,
     disk: Disk,
-    /// Writes on the disk when the member started. The protocol counts from there.
-    writes_at_start: usize,
     /// Messages, each with the number of writes that must be durable first.
     held: Vec<(usize, PeerAddress, P::Message)>,
     applied: u64,
@@ -137,7 +135,6 @@ where
                 running: None,
                 peers: peers_of(node, size, 0, 0),
                 disk: Disk::default(),
-                writes_at_start: 0,
                 held: Vec::new(),
                 applied: 0,
                 reads: BTreeMap::new(),
@@ -179,7 +176,7 @@ where
         let cx = Context { now_us: self.now_us, peers: &member.peers };
         let mut effects = Effects::default();
         call(replica, cx, &mut effects);
-        replica.flush(cx, &mut effects);
+        replica.flush(member.disk.writes.len() as u64, cx, &mut effects);
         for (peer, revocation) in effects.revoked.drain(..) {
             member.peers.revoke(peer, revocation);
         }
@@ -307,7 +304,6 @@ where
             return;
         }
         member.disk.durable = writes;
-        let appends = writes.saturating_sub(member.writes_at_start) as u64;
         let held = std::mem::take(&mut member.held);
         for (needs, to, message) in held {
             if needs <= writes {
@@ -316,7 +312,7 @@ where
                 self.members[at].held.push((needs, to, message));
             }
         }
-        self.step(at, |replica, cx, effects| replica.durable(appends, cx, effects));
+        self.step(at, |replica, cx, effects| replica.durable(writes as u64, cx, effects));
     }
 
     pub(crate) fn sync_some(&mut self, at: usize) {
@@ -373,7 +369,6 @@ where
         let now_us = self.now_us;
         let member = &mut self.members[at];
         assert!(member.running.is_none(), "it is running already");
-        member.writes_at_start = member.disk.writes.len();
         let recovered = member.disk.recover();
         let session = member.peers.session() + 1;
         member.peers = peers_of(member.address.node.0, members.len() as u16, session, now_us);

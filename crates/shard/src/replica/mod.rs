@@ -20,8 +20,6 @@ mod safe_time;
 mod timestamp_reads;
 mod transactions;
 
-use std::collections::VecDeque;
-
 use bytes::Bytes;
 use palisade_clock::Timestamp;
 use palisade_control::RangeDescriptor;
@@ -67,10 +65,6 @@ pub(crate) struct Replica {
     changed_ranges: Vec<RangeDescriptor>,
     /// The lowest timestamp read at in this turn.
     read_ts: Option<Timestamp>,
-    /// Batches of this group's writes that are not durable: the shard's write count after the
-    /// batch, and the group's write count after it.
-    unsynced: VecDeque<(u64, u64)>,
-    appends: u64,
     /// Highest commit timestamp that the log held when the replica was made.
     logged_ts: Timestamp,
 }
@@ -92,8 +86,8 @@ pub(crate) struct Outbox {
     pub(crate) sends: Vec<Outgoing<PeerBody>>,
     /// Peers that must no longer rely on this replica.
     pub(crate) revoked: Vec<(PeerAddress, Revocation)>,
-    /// Once this many writes of the shard are durable, all writes of the group are.
-    pub(crate) written: u64,
+    /// Number of the group's last write that is not durable, or 0.
+    pub(crate) last_unsynced: u64,
     /// The lowest timestamp read at in this turn.
     pub(crate) read_ts: Option<Timestamp>,
 }
@@ -117,8 +111,6 @@ impl Replica {
             answers: Vec::new(),
             outgoing: Vec::new(),
             read_ts: None,
-            unsynced: VecDeque::new(),
-            appends: 0,
             logged_ts,
         }
     }
@@ -187,37 +179,25 @@ impl Replica {
             || self.group.wants_ticks(turn.context())
     }
 
-    /// The shard's first `shard_appends` writes are durable.
-    pub(crate) fn durable(&mut self, shard_appends: u64, turn: &Turn<'_>) {
-        let mut durable = None;
-        while let Some((_, group)) =
-            self.unsynced.pop_front_if(|(shard, _)| *shard <= shard_appends)
-        {
-            durable = Some(group);
-        }
-        if let Some(appends) = durable {
-            self.group.durable(appends, turn.context());
-        }
-    }
-
     /// Enters a later epoch of the range. Ignores earlier ones.
     pub(crate) fn install(&mut self, descriptor: &RangeDescriptor, turn: &Turn<'_>) {
         if descriptor.epoch > self.descriptor.epoch {
             self.descriptor.clone_from(descriptor);
-            self.group.install(descriptor.membership(), turn.context());
+            self.group.install(descriptor, turn.context());
         }
     }
 
     /// Ends the turn: applies committed entries, answers requests, and returns the remaining
-    /// effects. Versions that a read at `oldest_ts` or later sees are kept.
+    /// effects. Versions that a read at `oldest_ts` or later sees are kept. The writes are the
+    /// shard's writes from `written + 1` on.
     pub(crate) fn flush(
         &mut self,
-        shard_appends: u64,
+        written: u64,
         oldest_ts: Timestamp,
         turn: &mut Turn<'_>,
     ) -> Outbox {
         let Effects { appends, mut sends, committed, reads, refused_reads, lagging, revoked } =
-            self.group.flush(self.descriptor.range, turn.context());
+            self.group.flush(self.descriptor.range, written, turn.context());
         // Do this before applying entries of a later leader, which ignored the locks held here.
         self.check_leadership();
         turn.effects.installs.append(&mut self.changed_ranges);
@@ -244,13 +224,9 @@ impl Replica {
         }
         self.send_snapshots(lagging, turn);
         sends.append(&mut self.outgoing);
-        if !appends.is_empty() {
-            self.schedule.wrote(&appends);
-            self.appends += appends.len() as u64;
-            self.unsynced.push_back((shard_appends + appends.len() as u64, self.appends));
-        }
-        let written = self.unsynced.back().map_or(0, |(shard_appends, _)| *shard_appends);
-        Outbox { appends, sends, revoked, written, read_ts: self.read_ts.take() }
+        self.schedule.wrote(&appends);
+        let last_unsynced = self.group.last_unsynced();
+        Outbox { appends, sends, revoked, last_unsynced, read_ts: self.read_ts.take() }
     }
 
     /// Returns true if no request waits for an answer.

@@ -421,7 +421,7 @@ impl Shard {
         let oldest_ts = self.protections.oldest_ts(now);
         let (hlc, peers, effects) = (&mut self.hlc, &self.peers, &mut self.effects);
         let mut turn = Turn { now, hlc, peers, effects };
-        let Outbox { appends, sends: of_replica, revoked, written, read_ts } =
+        let Outbox { appends, sends: of_replica, revoked, last_unsynced, read_ts } =
             replica.flush(self.appends, oldest_ts, &mut turn);
         if let Some(read_ts) = read_ts {
             // The client may read more at this timestamp.
@@ -442,8 +442,8 @@ impl Shard {
         }
         for send in of_replica {
             match send.after {
-                After::Appends if self.durable_appends < written => {
-                    self.held.push_back((written, send.to, send.message));
+                After::Appends if self.durable_appends < last_unsynced => {
+                    self.held.push_back((last_unsynced, send.to, send.message));
                 }
                 After::Appends | After::Nothing => sends.push((send.to, send.message)),
             }
@@ -487,7 +487,9 @@ impl Shard {
             && written <= appends
         {
             self.unsynced.pop_front();
-            self.with_replica(range, now, |replica, turn| replica.durable(appends, turn));
+            self.with_replica(range, now, |replica, turn| {
+                replica.group.durable(appends, turn.context());
+            });
         }
     }
 }
