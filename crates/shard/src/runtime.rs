@@ -255,15 +255,10 @@ impl<L: ShardLog> Runtime<L> {
         self.maintain_due_us = now_us + MAINTAIN_US;
         let prepared = self.log.prepare();
         if prepared.is_err() || self.log.is_long(self.shard.state_bytes()) {
-            self.compact();
+            let unknown = self.shard.compact(self.log.pinning());
+            unknown.into_iter().for_each(|group| self.log.forget(group));
         }
         Some(prepared)
-    }
-
-    /// Makes the groups that pin the oldest segment of the log rewrite their state.
-    pub fn compact(&mut self) {
-        let unknown = self.shard.compact(self.log.pinning());
-        unknown.into_iter().for_each(|group| self.log.forget(group));
     }
 
     /// Returns true if no request waits for an answer, and everything is durable.

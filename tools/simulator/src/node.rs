@@ -56,8 +56,6 @@ pub(crate) struct Slot {
     pub(crate) stopped: Option<StoppedTurn>,
     /// The effects of the turn in progress: they are carried out when it ends.
     pub(crate) turn: Option<ShardEffects>,
-    /// The earliest time of the next compaction.
-    pub(crate) compact_due_us: u64,
     /// True while a script holds back syncs.
     pub(crate) syncs_held: bool,
 }
@@ -78,6 +76,7 @@ impl Node {
                 owner: u64::from(id.0) << 16 | u64::from(shard),
                 rule: parameters.length_rule(),
                 trust_damage: parameters.trust_damage,
+                cut_early: parameters.cut_early,
             };
             Slot {
                 at,
@@ -89,7 +88,6 @@ impl Node {
                 turn_is_due: false,
                 stopped: None,
                 turn: None,
-                compact_due_us: 0,
                 syncs_held: false,
             }
         };

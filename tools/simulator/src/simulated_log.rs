@@ -17,12 +17,15 @@ pub(crate) struct LogSettings {
     pub(crate) rule: LengthRule,
     /// Fault: recovery truncates the log at the first damage instead of refusing it.
     pub(crate) trust_damage: bool,
+    /// Fault: the oldest segment of a long log is released although groups need it.
+    pub(crate) cut_early: bool,
 }
 
 #[derive(Debug)]
 pub(crate) struct SimulatedLog {
     log: MemoryLog,
     rule: LengthRule,
+    cut_early: bool,
     /// Records appended since the start.
     appends: u64,
     /// Bytes that the shard may still write while the disk is filling up, or `None`.
@@ -74,10 +77,10 @@ impl SimulatedLog {
         crashed: CrashedLog,
         mut visit: impl FnMut(Record<'_>),
     ) -> Result<Self, MemoryLogDamage> {
-        let LogSettings { owner, rule, trust_damage } = settings;
+        let LogSettings { owner, rule, trust_damage, cut_early } = settings;
         let remains = crashed.remains;
         let log = MemoryLog::recover(owner, rule.segment_bytes, remains, trust_damage, &mut visit)?;
-        Ok(Self { log, rule, appends: 0, room_bytes: None })
+        Ok(Self { log, rule, cut_early, appends: 0, room_bytes: None })
     }
 
     /// Returns what a power loss leaves: a random part of the unsynced tail has reached the disk.
@@ -107,12 +110,6 @@ impl SimulatedLog {
     /// Sets how many bytes the shard may still write, or `None` while the disk has room.
     pub(crate) fn set_room(&mut self, room_bytes: Option<u64>) {
         self.room_bytes = room_bytes;
-    }
-
-    /// Fault: releases the oldest segment although groups need it.
-    pub(crate) fn cut(&mut self) {
-        let pinning: Vec<_> = self.log.pinning().collect();
-        pinning.into_iter().for_each(|group| self.log.forget(group));
     }
 }
 
@@ -145,6 +142,10 @@ impl ShardLog for SimulatedLog {
     }
 
     fn prepare(&mut self) -> Result<(), WalError> {
+        if self.cut_early && self.is_long(0) {
+            let pinning: Vec<_> = self.log.pinning().collect();
+            pinning.into_iter().for_each(|group| self.log.forget(group));
+        }
         match self.room_bytes {
             None => Ok(()),
             Some(limit_bytes) => Err(WalError::Full { limit_bytes }),

@@ -5,9 +5,7 @@ use std::{cmp::Reverse, collections::BinaryHeap, fmt::Debug};
 use bytes::BytesMut;
 use palisade_clock::Now;
 use palisade_control::{RangeDescriptor, RangeMap};
-use palisade_shard::{
-    ConnectionId, Input, PeerBody, PeerMessage, Runtime, Shard, ShardEffects, ShardLog,
-};
+use palisade_shard::{ConnectionId, Input, PeerBody, PeerMessage, Runtime, Shard, ShardEffects};
 use palisade_wire::{Decode, Encode, Mode, NodeId, PeerAddress, Request, Response, decode_exact};
 
 use crate::{
@@ -23,9 +21,6 @@ use crate::{
 
 /// Interval between two ticks of a node, in true time: the drift of its clock is ignored here.
 const TICK_US: u64 = 10_000;
-
-/// Shortest interval between two compactions of a shard's log.
-const COMPACT_INTERVAL_US: u64 = 200_000;
 
 /// For this long after a pause, a turn takes only a random part of the messages in its inbox.
 const WAKING_US: u64 = 1_000;
@@ -340,7 +335,12 @@ impl World {
         let effects = place.turn.take().expect("a turn was under way");
         let left = !place.inbox.is_empty();
         self.carry_out(node, slot, effects);
-        self.compact(node, slot);
+        let at = &mut self.nodes[node];
+        let now_us = at.now(self.now_us).monotonic_us;
+        if let Some(runtime) = &mut at.shards[slot].runtime {
+            // Whether the disk has room shows in the next turn.
+            let _ = runtime.maintain(now_us);
+        }
         if left {
             self.turn_soon(node, slot);
         }
@@ -386,26 +386,6 @@ impl World {
         }
         for descriptor in installs {
             self.install(node, &descriptor);
-        }
-    }
-
-    /// As in production: once the log is long or its disk fills up, the groups that pin the oldest
-    /// segment rewrite their state.
-    fn compact(&mut self, node: usize, slot: usize) {
-        let is_short = self.nodes[node].is_filling(self.now_us);
-        let place = &mut self.nodes[node].shards[slot];
-        let Some(runtime) = &mut place.runtime else { return };
-        if place.compact_due_us > self.now_us {
-            return;
-        }
-        let state_bytes = runtime.shard().state_bytes();
-        if is_short || runtime.log().is_long(state_bytes) {
-            place.compact_due_us = self.now_us + COMPACT_INTERVAL_US;
-            if self.parameters.cut_early {
-                runtime.log_mut().cut();
-            } else {
-                runtime.compact();
-            }
         }
     }
 
