@@ -44,7 +44,7 @@ impl Replica {
         if !request.commit.keys().all(|key| self.descriptor.holds(key)) {
             return Err(Rejection::WrongRange);
         }
-        self.lead()?;
+        self.lead(turn)?;
         let fresh_ts = turn.hlc.tick(turn.now.wall);
         let mut attempt = Attempt::new(&request);
         if self.config.planted.is(TestFault::RunExpired) {
@@ -116,14 +116,19 @@ impl Replica {
 
     /// Answers a commit whose locks are lost, under a confirmed leadership: with the outcome of an
     /// earlier copy, or as aborted.
-    pub(super) fn answer_aborted(&mut self, origin: RequestOrigin, lost: &Attempt) {
+    pub(super) fn answer_aborted(
+        &self,
+        origin: RequestOrigin,
+        lost: &Attempt,
+        turn: &mut Turn<'_>,
+    ) {
         let state = &self.applied.state;
         let aborted = Outcome::Rejected(Rejection::Aborted);
         let outcome = match state.look_up(lost, state.last_ts()) {
             Verdict::New | Verdict::Full => aborted,
             known => settled(known).unwrap_or(aborted),
         };
-        self.answers.push((origin, outcome));
+        turn.reply(origin, outcome);
     }
 
     /// Starts a read of a key for a transaction, and locks the key.
@@ -180,7 +185,7 @@ impl Replica {
         locking: Locking,
         turn: &mut Turn<'_>,
     ) -> Result<Served, Rejection> {
-        self.lead()?;
+        self.lead(turn)?;
         self.check_room()?;
         let Locking { claim, exclusive } = locking;
         let LockedRead { read, span, resume } = read;
@@ -192,7 +197,7 @@ impl Replica {
         let level = Level::Locked(Box::new(Locked { owner: claim.owner, grant, resume }));
         let read = PendingRead { origin, read, level };
         if let Some(read) = self.transactions.lock_read(read, lock, priority, now_us)? {
-            self.read_locked(read);
+            self.read_locked(read, turn);
         }
         self.continue_locked(turn);
         Ok(Served::Pending)
@@ -201,17 +206,17 @@ impl Replica {
     /// Answers a locked read once all writes ordered before it are applied and leadership is
     /// confirmed. What it reads must be true even if the transaction never commits: its caller may
     /// act on it.
-    fn read_locked(&mut self, read: PendingRead) {
+    fn read_locked(&mut self, read: PendingRead, turn: &mut Turn<'_>) {
         let mut after = self.transactions.ordered_before(&read.read);
         if self.config.planted.is(TestFault::EarlyLockedReads) {
             after = 0;
         }
         if self.config.planted.is(TestFault::UnconfirmedLockedReads) {
-            return self.read_once_applied(after, read);
+            return self.read_once_applied(after, read, turn);
         }
         let origin = read.origin;
         if let Err(rejection) = self.confirm(Confirmation::Read { after, read }) {
-            self.reject(origin, rejection);
+            turn.reject(origin, rejection);
         }
     }
 
@@ -232,42 +237,42 @@ impl Replica {
     fn continue_locked(&mut self, turn: &mut Turn<'_>) {
         while let Some(continued) = self.transactions.next_continued() {
             match continued {
-                Continued::Read(read) => self.read_locked(read),
+                Continued::Read(read) => self.read_locked(read, turn),
                 Continued::Commit(commit) => {
                     let origin = commit.origin;
                     if let Err(rejection) = self.order(commit, turn) {
-                        self.reject(origin, rejection);
+                        turn.reject(origin, rejection);
                     }
                 }
-                Continued::Rejected(origin, rejection) => self.reject(origin, rejection),
+                Continued::Rejected(origin, rejection) => turn.reject(origin, rejection),
             }
         }
     }
 
     /// Checks that this replica sequences the writes. Resets the lock table if the term is new.
-    pub(super) fn lead(&mut self) -> Result<(), Rejection> {
+    pub(super) fn lead(&mut self, turn: &mut Turn<'_>) -> Result<(), Rejection> {
         if !self.group.orders_writes() {
             return Err(Rejection::NotServing { hint: self.group.leader() });
         }
         let term = self.group.term();
         if self.transactions.term() != Some(term) {
-            self.stop_leading();
+            self.stop_leading(turn);
             self.transactions.begin_term(term, self.group.last_index());
         }
         Ok(())
     }
 
     /// Drops all locks and rejects all waiting requests if leadership has ended.
-    pub(super) fn check_leadership(&mut self) {
+    pub(super) fn check_leadership(&mut self, turn: &mut Turn<'_>) {
         let Some(term) = self.transactions.term() else { return };
         if term != self.group.term() || !self.group.holds_proposals() {
-            self.stop_leading();
+            self.stop_leading(turn);
         }
     }
 
-    fn stop_leading(&mut self) {
+    fn stop_leading(&mut self, turn: &mut Turn<'_>) {
         for origin in self.transactions.end_term() {
-            self.reject(origin, Rejection::NotServing { hint: None });
+            turn.reject(origin, Rejection::NotServing { hint: None });
         }
     }
 }

@@ -57,8 +57,6 @@ pub(crate) struct Replica {
     safe_time: SafeTime,
     snapshots: Snapshots,
     schedule: CheckpointSchedule,
-    /// Outcomes of pending requests, to be sent at the end of this turn.
-    answers: Vec<(RequestOrigin, Outcome)>,
     /// Messages of this turn that do not come from the group itself.
     outgoing: Vec<Outgoing<PeerBody>>,
     /// Range changes found in a recovered or received snapshot, to be installed.
@@ -108,7 +106,6 @@ impl Replica {
             safe_time: SafeTime::default(),
             snapshots: Snapshots::new(first_stream),
             schedule,
-            answers: Vec::new(),
             outgoing: Vec::new(),
             read_ts: None,
             logged_ts,
@@ -161,7 +158,7 @@ impl Replica {
     pub(crate) fn tick(&mut self, oldest_ts: Timestamp, turn: &mut Turn<'_>) {
         self.group.tick(turn.context());
         self.expire_locks(turn);
-        self.tick_timestamp_reads(turn.now);
+        self.tick_timestamp_reads(turn);
         self.applied.state.collect(self.oldest_ts(oldest_ts));
         for (to, message) in self.snapshots.tick(turn.now.monotonic_us) {
             self.send_snapshot(to, message, After::Nothing);
@@ -199,7 +196,7 @@ impl Replica {
         let Effects { appends, mut sends, committed, reads, refused_reads, lagging, revoked } =
             self.group.flush(self.descriptor.range, written, turn.context());
         // Do this before applying entries of a later leader, which ignored the locks held here.
-        self.check_leadership();
+        self.check_leadership(turn);
         turn.effects.installs.append(&mut self.changed_ranges);
         for entry in committed {
             // A snapshot installed in this turn may already include this entry.
@@ -209,15 +206,12 @@ impl Replica {
         }
         self.transactions.applied(self.applied.index);
         for token in reads {
-            self.confirmed(token);
+            self.confirmed(token, turn);
         }
-        self.answer_applied_reads();
-        self.answer_safe_reads(turn.now);
+        self.answer_applied_reads(turn);
+        self.answer_safe_reads(turn);
         for token in refused_reads {
-            self.not_confirmed(token);
-        }
-        for (origin, outcome) in self.answers.drain(..) {
-            turn.reply(origin, outcome);
+            self.not_confirmed(token, turn);
         }
         if !self.group.holds_proposals() {
             self.proposals.lost(turn);
@@ -251,10 +245,6 @@ impl Replica {
 
     fn send(&mut self, to: PeerAddress, message: PeerBody, after: After) {
         self.outgoing.push(Outgoing { to, message, after });
-    }
-
-    fn reject(&mut self, origin: RequestOrigin, rejection: Rejection) {
-        self.answers.push((origin, Outcome::Rejected(rejection)));
     }
 }
 

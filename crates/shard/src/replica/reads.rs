@@ -45,7 +45,7 @@ impl Replica {
     ) -> Result<Served, Rejection> {
         let read = self.read_of_key(key)?;
         match kind {
-            ReadKind::Latest => self.read_latest(origin, read),
+            ReadKind::Latest => self.read_latest(origin, read, turn),
             ReadKind::LatestOfKey => self.read_latest_of_key(origin, read),
             ReadKind::Locking(locking) => self.locked_get(origin, read, locking, turn),
             _ => self.read_at_timestamp(origin, read, kind, turn),
@@ -64,15 +64,20 @@ impl Replica {
         match kind {
             // A scan covers more than one key, so both kinds mean the same.
             ReadKind::Latest | ReadKind::LatestOfKey => {
-                self.read_latest(origin, Read::Span(Box::new(scan)))
+                self.read_latest(origin, Read::Span(Box::new(scan)), turn)
             }
             ReadKind::Locking(locking) => self.locked_scan(origin, scan, locking, turn),
             _ => self.read_at_timestamp(origin, Read::Span(Box::new(scan)), kind, turn),
         }
     }
 
-    fn read_latest(&mut self, origin: RequestOrigin, read: Read) -> Result<Served, Rejection> {
-        self.lead()?;
+    fn read_latest(
+        &mut self,
+        origin: RequestOrigin,
+        read: Read,
+        turn: &mut Turn<'_>,
+    ) -> Result<Served, Rejection> {
+        self.lead(turn)?;
         self.check_room()?;
         let mut after = self.transactions.ordered_before(&read);
         if self.config.planted.is(TestFault::IgnorePendingWrites) {
@@ -139,10 +144,10 @@ impl Replica {
     }
 
     /// Continues a request whose check has succeeded: this replica still led when it was queued.
-    pub(super) fn confirmed(&mut self, token: u64) {
+    pub(super) fn confirmed(&mut self, token: u64, turn: &mut Turn<'_>) {
         match self.reads.take(token) {
-            Confirmation::Read { after, read } => self.read_once_applied(after, read),
-            Confirmation::Abort { origin, lost } => self.answer_aborted(origin, &lost),
+            Confirmation::Read { after, read } => self.read_once_applied(after, read, turn),
+            Confirmation::Abort { origin, lost } => self.answer_aborted(origin, &lost, turn),
             Confirmation::SafeTime { to, index, closed_ts } => {
                 self.answer_safe_time(to, index, closed_ts);
             }
@@ -150,11 +155,11 @@ impl Replica {
     }
 
     /// Rejects a request: this replica no longer leads, and it is unknown since when.
-    pub(super) fn not_confirmed(&mut self, token: u64) {
+    pub(super) fn not_confirmed(&mut self, token: u64, turn: &mut Turn<'_>) {
         match self.reads.take(token) {
             Confirmation::Read { read: PendingRead { origin, .. }, .. }
             | Confirmation::Abort { origin, .. } => {
-                self.reject(origin, Rejection::NotServing { hint: None });
+                turn.reject(origin, Rejection::NotServing { hint: None });
             }
             // The follower asks again.
             Confirmation::SafeTime { .. } => {}
@@ -162,9 +167,9 @@ impl Replica {
     }
 
     /// Answers a read, now or once the entry `after` is applied.
-    pub(super) fn read_once_applied(&mut self, after: u64, read: PendingRead) {
+    pub(super) fn read_once_applied(&mut self, after: u64, read: PendingRead, turn: &mut Turn<'_>) {
         if after <= self.applied.index {
-            self.answer_read(read);
+            self.answer_read(read, turn);
         } else {
             self.reads.wait(Barrier::Applied(after), read, u64::MAX);
         }
@@ -172,25 +177,25 @@ impl Replica {
 
     /// Answers the reads whose entries are applied. Rejects all others if this replica no longer
     /// holds proposals, because their entries may never be applied.
-    pub(super) fn answer_applied_reads(&mut self) {
+    pub(super) fn answer_applied_reads(&mut self, turn: &mut Turn<'_>) {
         let (index, may_apply) = (self.applied.index, self.group.holds_proposals());
         while let Some((read, is_applied)) = self.reads.next_applied(index, may_apply) {
             if is_applied {
-                self.answer_read(read);
+                self.answer_read(read, turn);
             } else {
-                self.reject(read.origin, Rejection::NotServing { hint: None });
+                turn.reject(read.origin, Rejection::NotServing { hint: None });
             }
         }
     }
 
-    pub(super) fn answer_read(&mut self, pending: PendingRead) {
+    pub(super) fn answer_read(&mut self, pending: PendingRead, turn: &mut Turn<'_>) {
         let PendingRead { origin, read, level } = pending;
         let outcome = match level {
             Level::Latest => self.read_newest(&read),
             Level::AsOf(at_ts) => self.read_as_of(&read, at_ts),
             Level::Locked(locked) => self.read_locked_span(&read, *locked),
         };
-        self.answers.push((origin, outcome));
+        turn.reply(origin, outcome);
     }
 
     fn read_locked_span(&self, read: &Read, locked: Locked) -> Outcome {

@@ -147,10 +147,11 @@ impl Replica {
     }
 
     /// Redirects reads that waited too long to the leader, and asks it again if its answer is late.
-    pub(super) fn tick_timestamp_reads(&mut self, now: Now) {
+    pub(super) fn tick_timestamp_reads(&mut self, turn: &mut Turn<'_>) {
+        let now = turn.now;
         let hint = self.group.leader();
         for PendingRead { origin, .. } in self.reads.expire(now.monotonic_us) {
-            self.answers.push((origin, Outcome::Rejected(Rejection::NotServing { hint })));
+            turn.reject(origin, Rejection::NotServing { hint });
         }
         if !self.reads.wait_for_safe_time() {
             self.safe_time.forget_question();
@@ -160,15 +161,15 @@ impl Replica {
     }
 
     /// Answers reads at a follower whose timestamp has become safe.
-    pub(super) fn answer_safe_reads(&mut self, now: Now) {
+    pub(super) fn answer_safe_reads(&mut self, turn: &mut Turn<'_>) {
         let has_learned = self.safe_time.applied(self.applied.index);
         let safe_ts = self.safe_ts();
         while let Some(read) = self.reads.next_safe(safe_ts) {
-            self.answer_read(read);
+            self.answer_read(read, turn);
         }
         // This answer predates the remaining reads, so ask again.
         if has_learned && self.reads.wait_for_safe_time() && !self.safe_time.is_asked() {
-            self.ask_for_safe_time(now);
+            self.ask_for_safe_time(turn.now);
         }
     }
 
