@@ -20,8 +20,8 @@ mod codec;
 mod contract;
 mod entry_log;
 mod fault;
+mod liveness;
 mod members;
-mod peers;
 mod quorum;
 pub mod raft;
 
@@ -30,5 +30,5 @@ pub use contract::{
     RecoveredGroup, RecoveredSnapshot, Refusal, SnapshotPart,
 };
 pub use fault::{Planted, ProtocolFault};
+pub use liveness::{Heartbeat, PeerTiming, Peers, Revocation, Revoked};
 pub use members::Members;
-pub use peers::{Heartbeat, PeerTiming, Peers, Revocation, Revoked};

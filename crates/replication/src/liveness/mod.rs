@@ -22,39 +22,21 @@
 //! their usual interval, within bounds. A suspected peer may be live. Terms and promises keep every
 //! decision safe that depends on a suspicion.
 
-use std::collections::{BTreeMap, VecDeque};
+mod detector;
+mod heartbeat;
+mod leases;
+mod revocations;
 
-use bytes::{BufMut, BytesMut};
-use palisade_wire::{Decode, Encode, PeerAddress, RangeId, Reader, WireError};
+use std::collections::BTreeMap;
 
-/// Maximum number of revocations in one heartbeat (about 53 KB).
-const MAX_REVOCATIONS: usize = 4_096;
+use palisade_wire::PeerAddress;
 
-/// Timing of the heartbeats between shards.
-#[derive(Clone, Copy, Debug)]
-pub struct PeerTiming {
-    /// Interval between two heartbeats to a peer, in microseconds.
-    pub heartbeat_us: u64,
-    /// How long a follower does not vote against its leader, from when it received a heartbeat of
-    /// the leader's shard, in microseconds.
-    pub promise_us: u64,
-    /// How long a leader counts on a follower, from when it sent the heartbeat that the follower
-    /// echoed, in microseconds.
-    pub lease_us: u64,
-    /// The shortest and the longest silence after which a peer is suspected, in microseconds.
-    pub suspect_us: (u64, u64),
-}
+pub use detector::PeerTiming;
+pub use heartbeat::Heartbeat;
+pub use revocations::{Revocation, Revoked};
 
-impl Default for PeerTiming {
-    fn default() -> Self {
-        Self {
-            heartbeat_us: 50_000,
-            promise_us: 220_000,
-            lease_us: 175_000,
-            suspect_us: (240_000, 2_000_000),
-        }
-    }
-}
+use detector::Arrivals;
+use revocations::Unconfirmed;
 
 /// A shard's view of all other shards with which it shares groups.
 #[derive(Debug)]
@@ -75,9 +57,7 @@ struct Peer {
     acked_us: Option<u64>,
     heartbeat_due_us: u64,
     arrivals: Arrivals,
-    /// Revocations that the peer has not confirmed, and the number of the first one.
-    revocations: VecDeque<Revocation>,
-    first_revocation: u64,
+    revocations: Unconfirmed,
     /// How many of the peer's revocations this shard has processed.
     taken_in: u64,
     /// The state as of the last [`Peers::tick`].
@@ -89,50 +69,6 @@ struct Peer {
 struct PeerState {
     heard: bool,
     hears: bool,
-}
-
-/// Averages over the intervals between a peer's heartbeats.
-#[derive(Debug, Default)]
-struct Arrivals {
-    mean_us: f64,
-    deviation_us: f64,
-}
-
-/// A withdrawal of the sender's leadership or support in one range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Revocation {
-    /// The range.
-    pub range: RangeId,
-    /// The term that the sender no longer leads, or the term to which it has moved.
-    pub term: u64,
-    /// Whether the sender's leadership or its support ends.
-    pub what: Revoked,
-}
-
-/// The kind of a revocation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Revoked {
-    /// The sender no longer leads this term.
-    Leadership,
-    /// The sender has moved to this term, and follows no leader of an earlier one.
-    Support,
-}
-
-/// The periodic message from one shard to another.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Heartbeat {
-    /// Send time on the sender's clock, in microseconds.
-    pub sent_us: u64,
-    /// The latest session of the receiver that the sender knows, or 0.
-    pub to_session: u64,
-    /// The latest `sent_us` of that session that the sender received, or 0.
-    pub echo_us: u64,
-    /// How many revocations of that session the sender has processed.
-    pub taken_in: u64,
-    /// Number of revocations before those below. The receiver has confirmed them.
-    pub confirmed: u64,
-    /// Revocations that the receiver has not confirmed, oldest first.
-    pub revocations: Vec<Revocation>,
 }
 
 impl Peers {
@@ -162,9 +98,7 @@ impl Peers {
         }
         let restarted = session > peer.session;
         if restarted {
-            // Keeps the revocations: the new session may follow this shard, or count on it, because
-            // of an old message.
-            let revocations = std::mem::take(&mut peer.revocations);
+            let revocations = peer.revocations.for_next_session();
             *peer = Peer { session, revocations, ..Peer::default() };
         }
         Some(restarted)
@@ -192,9 +126,7 @@ impl Peers {
         if heartbeat.echo_us > 0 {
             peer.acked_us = peer.acked_us.max(Some(heartbeat.echo_us));
         }
-        while peer.first_revocation < heartbeat.taken_in && peer.revocations.pop_front().is_some() {
-            peer.first_revocation += 1;
-        }
+        peer.revocations.confirm(heartbeat.taken_in);
         let known = peer.taken_in.saturating_sub(heartbeat.confirmed);
         let known = usize::try_from(known).unwrap_or(usize::MAX);
         let new: Vec<_> = heartbeat.revocations.iter().skip(known).copied().collect();
@@ -205,7 +137,7 @@ impl Peers {
     /// Queues a revocation for `peer`. The heartbeats repeat it until the peer has confirmed it.
     pub fn revoke(&mut self, peer: PeerAddress, revocation: Revocation) {
         if let Some(peer) = self.peers.get_mut(&peer) {
-            peer.revocations.push_back(revocation);
+            peer.revocations.push(revocation);
         }
     }
 
@@ -254,31 +186,6 @@ impl Peers {
         self.peers.get(&peer).is_some_and(|peer| peer.state.hears)
     }
 
-    /// Returns until when this shard must not vote against a leader on peer `leader` in `session`.
-    pub(crate) fn promised_until_us(&self, leader: PeerAddress, session: u64) -> u64 {
-        let peer = self.peers.get(&leader).filter(|peer| peer.session == session);
-        let heard_us = peer.and_then(|peer| peer.heard).map(|(at_us, _)| at_us);
-        heard_us.map_or(0, |heard_us| heard_us + self.timing.promise_us)
-    }
-
-    /// Returns until when the promises of this shard's earlier sessions may hold.
-    pub(crate) fn inherited_promises_until_us(&self) -> u64 {
-        self.started_us + self.timing.promise_us
-    }
-
-    /// Returns until when a leader may count on a follower that confirmed its leadership in
-    /// `session`.
-    pub(crate) fn supported_until_us(&self, follower: PeerAddress, session: u64) -> u64 {
-        let peer = self.peers.get(&follower).filter(|peer| peer.session == session);
-        let acked_us = peer.and_then(|peer| peer.acked_us);
-        acked_us.map_or(0, |acked_us| acked_us + self.timing.lease_us)
-    }
-
-    /// Returns until when a leader may count on itself.
-    pub(crate) fn supports_itself_until_us(&self, now_us: u64) -> u64 {
-        now_us + self.timing.lease_us
-    }
-
     /// Returns the address of every peer.
     pub fn addresses(&self) -> impl Iterator<Item = PeerAddress> + '_ {
         self.peers.keys().copied()
@@ -289,15 +196,15 @@ impl Peer {
     fn heartbeat(&self, now_us: u64) -> Heartbeat {
         // An echo renews every lease that is not revoked in this heartbeat or an earlier one. So
         // there is no echo while some revocations do not fit.
-        let is_complete = self.revocations.len() <= MAX_REVOCATIONS;
+        let is_complete = self.revocations.fit();
         let echo_us = self.heard.map_or(0, |(_, bore_us)| bore_us);
         Heartbeat {
             sent_us: now_us,
             to_session: self.session,
             echo_us: if is_complete { echo_us } else { 0 },
             taken_in: self.taken_in,
-            confirmed: self.first_revocation,
-            revocations: self.revocations.iter().take(MAX_REVOCATIONS).copied().collect(),
+            confirmed: self.revocations.confirmed(),
+            revocations: self.revocations.first(),
         }
     }
 
@@ -311,70 +218,11 @@ impl Peer {
     }
 }
 
-impl Arrivals {
-    fn count(&mut self, interval_us: u64) {
-        // Deviations count for about a hundred heartbeats: a peer that was slow once is given more
-        // time for that long, and a single pause changes little.
-        const WEIGHT: f64 = 1.0 / 64.0;
-        let interval_us = interval_us.min(2_000_000) as f64;
-        self.mean_us += (interval_us - self.mean_us) * WEIGHT;
-        let deviation_us = (interval_us - self.mean_us).abs();
-        self.deviation_us += (deviation_us - self.deviation_us) * WEIGHT;
-    }
-
-    /// Returns a silence that is much longer than the intervals so far, within bounds.
-    fn suspect_us(&self, timing: &PeerTiming) -> u64 {
-        let (shortest_us, longest_us) = timing.suspect_us;
-        let long_us = self.mean_us * 2.0 + self.deviation_us * 8.0;
-        (long_us as u64).clamp(shortest_us, longest_us)
-    }
-}
-
-impl Encode for Heartbeat {
-    fn encode(&self, out: &mut BytesMut) {
-        out.put_u64_le(self.sent_us);
-        out.put_u64_le(self.to_session);
-        out.put_u64_le(self.echo_us);
-        out.put_u64_le(self.taken_in);
-        out.put_u64_le(self.confirmed);
-        out.put_u32_le(u32::try_from(self.revocations.len()).expect("ranges are numbered so"));
-        for revocation in &self.revocations {
-            out.put_u32_le(revocation.range.0);
-            out.put_u64_le(revocation.term);
-            out.put_u8(match revocation.what {
-                Revoked::Leadership => 1,
-                Revoked::Support => 2,
-            });
-        }
-    }
-}
-
-impl Decode for Heartbeat {
-    fn decode(reader: &mut Reader) -> Result<Self, WireError> {
-        let sent_us = reader.u64()?;
-        let (to_session, echo_us) = (reader.u64()?, reader.u64()?);
-        let (taken_in, confirmed) = (reader.u64()?, reader.u64()?);
-        let count = reader.u32()?;
-        // Reserves no capacity for `count`, which is unverified input.
-        let mut revocations = Vec::new();
-        for _ in 0..count {
-            let (range, term) = (RangeId(reader.u32()?), reader.u64()?);
-            let what = match reader.u8()? {
-                1 => Revoked::Leadership,
-                2 => Revoked::Support,
-                tag => return Err(WireError::UnknownTag { what: "revocation", tag }),
-            };
-            revocations.push(Revocation { range, term, what });
-        }
-        Ok(Self { sent_us, to_session, echo_us, taken_in, confirmed, revocations })
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use palisade_wire::{NodeId, ShardId};
+    use palisade_wire::{NodeId, RangeId, ShardId};
 
-    use super::*;
+    use super::{revocations::MAX_REVOCATIONS, *};
 
     fn at(node: u16) -> PeerAddress {
         PeerAddress { node: NodeId(node), shard: ShardId(0) }

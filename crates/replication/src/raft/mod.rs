@@ -24,7 +24,7 @@
 //!
 //! An idle replica runs no timers. [`Peers`](crate::Peers) detects, for all groups at once, whether
 //! the shards of a leader or of followers are live, so an idle group gets no ticks and sends
-//! nothing. `peers.rs` also lists the rules that keep leases safe.
+//! nothing. `liveness` also lists the rules that keep leases safe.
 //!
 //! Left out: witnesses, and reads at followers (safe timestamps serve those without Raft).
 

@@ -1,0 +1,63 @@
+//! The message that shards exchange periodically.
+
+use bytes::{BufMut, BytesMut};
+use palisade_wire::{Decode, Encode, RangeId, Reader, WireError};
+
+use super::revocations::{Revocation, Revoked};
+
+/// The periodic message from one shard to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Send time on the sender's clock, in microseconds.
+    pub sent_us: u64,
+    /// The latest session of the receiver that the sender knows, or 0.
+    pub to_session: u64,
+    /// The latest `sent_us` of that session that the sender received, or 0.
+    pub echo_us: u64,
+    /// How many revocations of that session the sender has processed.
+    pub taken_in: u64,
+    /// Number of revocations before those below. The receiver has confirmed them.
+    pub confirmed: u64,
+    /// Revocations that the receiver has not confirmed, oldest first.
+    pub revocations: Vec<Revocation>,
+}
+
+impl Encode for Heartbeat {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_u64_le(self.sent_us);
+        out.put_u64_le(self.to_session);
+        out.put_u64_le(self.echo_us);
+        out.put_u64_le(self.taken_in);
+        out.put_u64_le(self.confirmed);
+        out.put_u32_le(u32::try_from(self.revocations.len()).expect("ranges are numbered so"));
+        for revocation in &self.revocations {
+            out.put_u32_le(revocation.range.0);
+            out.put_u64_le(revocation.term);
+            out.put_u8(match revocation.what {
+                Revoked::Leadership => 1,
+                Revoked::Support => 2,
+            });
+        }
+    }
+}
+
+impl Decode for Heartbeat {
+    fn decode(reader: &mut Reader) -> Result<Self, WireError> {
+        let sent_us = reader.u64()?;
+        let (to_session, echo_us) = (reader.u64()?, reader.u64()?);
+        let (taken_in, confirmed) = (reader.u64()?, reader.u64()?);
+        let count = reader.u32()?;
+        // Reserves no capacity for `count`, which is unverified input.
+        let mut revocations = Vec::new();
+        for _ in 0..count {
+            let (range, term) = (RangeId(reader.u32()?), reader.u64()?);
+            let what = match reader.u8()? {
+                1 => Revoked::Leadership,
+                2 => Revoked::Support,
+                tag => return Err(WireError::UnknownTag { what: "revocation", tag }),
+            };
+            revocations.push(Revocation { range, term, what });
+        }
+        Ok(Self { sent_us, to_session, echo_us, taken_in, confirmed, revocations })
+    }
+}
