@@ -1,4 +1,4 @@
-//! The log: appends into the mapping, and group commits to the disk. `benches/peers` compares the
+//! The log: appends into the mapping, and group commits to the disk. `benches/versus` compares the
 //! log with others on the same work.
 #![allow(missing_docs, clippy::disallowed_methods, reason = "a benchmark of the real disk")]
 

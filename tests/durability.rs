@@ -42,7 +42,7 @@ fn kill_all_under_load(backend: LogBackend) {
             })
             .await;
             let acknowledged =
-                history.iter().filter(|o| o.outcome == palisade_history::Outcome::Ok).count();
+                history.iter().filter(|o| o.outcome == palisade_history::Completion::Ok).count();
             assert!(acknowledged > 500, "only {acknowledged} puts came before the kill");
             start_all(&mut cluster, 3);
             let client = cluster.wait_until_serving().await.unwrap();

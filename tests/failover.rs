@@ -28,7 +28,8 @@ fn raft_goes_on_when_a_leader_is_killed_and_takes_it_back_in() {
         read_all(&client, Mode::Raft, start, &mut history).await;
         let checked = palisade_history::check(&history);
         assert!(checked.is_ok(), "{}", checked.unwrap_err());
-        let unknown = history.iter().filter(|o| o.outcome != palisade_history::Outcome::Ok).count();
+        let unknown =
+            history.iter().filter(|o| o.outcome != palisade_history::Completion::Ok).count();
         assert_eq!(unknown, 0, "the client's retries bridge the election");
     });
 }

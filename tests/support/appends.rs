@@ -6,7 +6,7 @@ use std::{
 };
 
 use palisade_client::{Bytes, Client, ClientError, Mode, Transaction};
-use palisade_history::{AppendViolation, Outcome, Step, Transaction as Recorded, check_appends};
+use palisade_history::{AppendViolation, Completion, Step, Transaction as Recorded, check_appends};
 
 use crate::support::keys;
 
@@ -49,7 +49,7 @@ impl Recorder {
         u64::try_from(self.start.elapsed().as_nanos()).expect("a test is short")
     }
 
-    fn add(&self, process: u32, start_ns: u64, steps: Vec<Step>, outcome: Outcome) {
+    fn add(&self, process: u32, start_ns: u64, steps: Vec<Step>, outcome: Completion) {
         let end_ns = self.now_ns();
         self.history.borrow_mut().push(Recorded { process, start_ns, end_ns, steps, outcome });
     }
@@ -104,12 +104,12 @@ impl Recorder {
         let mut tries = tries.into_inner();
         let (start_ns, steps) = tries.pop().expect("it was tried");
         for (start_ns, steps) in tries {
-            self.add(process, start_ns, steps, Outcome::Fail);
+            self.add(process, start_ns, steps, Completion::Fail);
         }
         let outcome = match result {
-            Ok(()) => Outcome::Ok,
-            Err(error) if error.is_outcome_unknown() => Outcome::Info,
-            Err(_) => Outcome::Fail,
+            Ok(()) => Completion::Ok,
+            Err(error) if error.is_outcome_unknown() => Completion::Info,
+            Err(_) => Completion::Fail,
         };
         self.add(process, start_ns, steps, outcome);
     }
@@ -129,7 +129,7 @@ impl Recorder {
             let list = elements(found.map(|found| found.value).as_ref());
             steps.push(Step::Read { key, list });
         }
-        self.add(process, start_ns, steps, Outcome::Ok);
+        self.add(process, start_ns, steps, Completion::Ok);
     }
 
     /// Runs all clients concurrently, until each has done `rounds` transactions or reads.

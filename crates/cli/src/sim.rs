@@ -73,11 +73,11 @@ fn run_one(seed: u64, lines: usize) -> Result<(), CommandFailure> {
     let start = Instant::now();
     match simulate(&parameters, Trace::Off) {
         Ok(summary) => {
-            println!("{}", told(&summary));
+            println!("{}", describe(&summary));
             println!("took {:.2?}; everything held", start.elapsed());
             Ok(())
         }
-        Err(failure) => Err(shown(&failure, lines)),
+        Err(failure) => Err(explain_failure(&failure, lines)),
     }
 }
 
@@ -109,7 +109,7 @@ fn run_many(first: u64, count: u64, lines: usize) -> Result<(), CommandFailure> 
     for result in results {
         match result {
             Ok(part) => total.merge(&part),
-            Err(failure) => return Err(shown(&failure, lines)),
+            Err(failure) => return Err(explain_failure(&failure, lines)),
         }
     }
     println!(
@@ -159,7 +159,7 @@ impl Total {
     }
 }
 
-fn told(summary: &Summary) -> String {
+fn describe(summary: &Summary) -> String {
     let Summary { hash, events, simulated_us, operations, crashes, elections, .. } = summary;
     let seconds = simulated_us / 1_000_000;
     format!(
@@ -169,7 +169,7 @@ fn told(summary: &Summary) -> String {
 }
 
 /// Runs a failed seed again and prints its trace.
-fn shown(failure: &Failure, lines: usize) -> CommandFailure {
+fn explain_failure(failure: &Failure, lines: usize) -> CommandFailure {
     match explain(&failure.parameters, lines) {
         Some(again) => eprintln!("{again}"),
         None => {

@@ -52,7 +52,7 @@ impl Replica {
     /// Returns a voter that follows the leader of term 1 and has just received its heartbeat.
     fn voter(planted: Planted<ProtocolFault>) -> Self {
         let mut voter = Self::new(1, RecoveredGroup::default(), planted);
-        voter.hear(LEADER, 1);
+        voter.receive_heartbeat(LEADER, 1);
         voter.append(LEADER, 1);
         assert_eq!(voter.raft.leader(), Some(LEADER));
         voter
@@ -99,7 +99,7 @@ impl Replica {
     }
 
     /// Receives a heartbeat of a peer's shard, in a session of that shard.
-    fn hear(&mut self, from: PeerAddress, session: u64) {
+    fn receive_heartbeat(&mut self, from: PeerAddress, session: u64) {
         self.echo(from, session, 0);
     }
 
@@ -199,7 +199,7 @@ fn given_before_a_restart_it_holds_after_it() {
 fn renewed_by_every_heartbeat_of_the_leaders_shard() {
     let mut voter = Replica::voter(Planted::default());
     voter.now_us += promise_us() - 1;
-    voter.hear(LEADER, 1);
+    voter.receive_heartbeat(LEADER, 1);
     voter.now_us += promise_us() - 1;
     assert!(!voter.would_vote_for(CANDIDATE));
     voter.now_us += 1;
@@ -216,7 +216,7 @@ fn stands_after_its_promise_was_renewed(planted: Planted<ProtocolFault>) -> bool
         voter.now_us += 20_000;
     }
     assert_eq!((voter.raft.role(), voter.raft.term()), (Role::Candidate, 1));
-    voter.hear(LEADER, 1);
+    voter.receive_heartbeat(LEADER, 1);
     voter.receive(CANDIDATE, 1, Body::PreVote { asked_in: 1 });
     voter.raft.term() > 1
 }
@@ -261,7 +261,7 @@ fn ended_by_the_former_leaders_word_again_if_a_follower_missed_it() {
 #[test]
 fn ended_by_a_restart_of_the_leaders_shard() {
     let mut voter = Replica::voter(Planted::default());
-    voter.hear(LEADER, 2);
+    voter.receive_heartbeat(LEADER, 2);
     assert!(voter.would_vote_for(CANDIDATE));
 }
 

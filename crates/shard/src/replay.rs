@@ -16,11 +16,11 @@ pub(crate) const SHARD_RECORD: RangeId = RangeId(u32::MAX);
 /// Collects a shard's log record by record.
 #[derive(Debug, Default)]
 pub struct Replayed {
-    groups: BTreeMap<RangeId, Group>,
+    groups: BTreeMap<RangeId, ReplayedGroup>,
 }
 
 #[derive(Debug, Default)]
-struct Group {
+struct ReplayedGroup {
     recovered: RecoveredGroup,
     /// A snapshot whose last part has not been read yet.
     unfinished: RecoveredSnapshot,
@@ -103,10 +103,10 @@ impl Replayed {
                 return;
             }
             RecordKind::Snapshot | RecordKind::SnapshotEnd | RecordKind::Replacement => {
-                if group.take_in(index, term, record.part, payload)
+                if group.add_part(index, term, record.part, payload)
                     && record.kind != RecordKind::Snapshot
                 {
-                    group.stand_for_entries(record.kind == RecordKind::Replacement);
+                    group.finish_snapshot(record.kind == RecordKind::Replacement);
                 }
                 return;
             }
@@ -133,7 +133,7 @@ impl Replayed {
     }
 }
 
-impl Group {
+impl ReplayedGroup {
     /// Returns the index that precedes the first of the entries.
     fn base(&self) -> u64 {
         let of_snapshot = self.recovered.snapshot.as_ref().map_or(0, |snapshot| snapshot.index);
@@ -161,7 +161,7 @@ impl Group {
     }
 
     /// Adds a part to the unfinished snapshot. Returns false unless it follows the last one.
-    fn take_in(&mut self, index: u64, term: u64, part: u32, payload: Bytes) -> bool {
+    fn add_part(&mut self, index: u64, term: u64, part: u32, payload: Bytes) -> bool {
         if part == 0 {
             self.unfinished = RecoveredSnapshot { index, term, parts: Vec::new() };
         }
@@ -176,7 +176,7 @@ impl Group {
     }
 
     /// Replaces the entries that the finished snapshot covers, or all entries if `replaces`.
-    fn stand_for_entries(&mut self, replaces: bool) {
+    fn finish_snapshot(&mut self, replaces: bool) {
         let snapshot = std::mem::take(&mut self.unfinished);
         let known = self.recovered.snapshot.as_ref().map_or(0, |snapshot| snapshot.index);
         if snapshot.index < known || (snapshot.index == known && self.missing.is_none()) {

@@ -14,12 +14,12 @@
 
 mod command;
 mod lock_request;
+mod lock_spans;
 mod lock_table;
 mod outcome;
-mod segments;
 
 pub use command::CommitCommand;
 pub use lock_request::{LockError, LockEvent, LockRequest, Priority};
+pub use lock_spans::{Span, Strength};
 pub use lock_table::{IDLE_US, LockTable};
 pub use outcome::{Attempt, OutcomeTable, Settled, Verdict};
-pub use segments::{Span, Strength};

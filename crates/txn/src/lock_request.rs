@@ -4,7 +4,7 @@ use palisade_clock::Timestamp;
 use palisade_wire::TxnId;
 use thiserror::Error;
 
-use crate::segments::{Span, Strength};
+use crate::lock_spans::{Span, Strength};
 
 /// The age of a transaction. The smaller value is older, and takes precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -28,7 +28,7 @@ use palisade_wire::{LockClaim, LockGrant, LockToken, TxnId};
 
 use crate::{
     lock_request::{LockError, LockEvent, LockRequest, Priority},
-    segments::{Hold, Segments, Span, conflict},
+    lock_spans::{Hold, LockSpans, Span, conflict},
 };
 
 /// Limit on registered transactions.
@@ -51,7 +51,7 @@ pub const IDLE_US: u64 = 5_000_000;
 #[derive(Debug)]
 pub struct LockTable {
     owners: BTreeMap<TxnId, Owner>,
-    segments: Segments,
+    spans: LockSpans,
     waiting: BTreeMap<Place, Waiting>,
     /// The requests that wait behind each obstacle.
     behind: BTreeMap<Obstacle, Vec<Place>>,
@@ -99,7 +99,7 @@ impl LockTable {
     pub fn new(first_number: u64) -> Self {
         Self {
             owners: BTreeMap::new(),
-            segments: Segments::default(),
+            spans: LockSpans::default(),
             waiting: BTreeMap::new(),
             behind: BTreeMap::new(),
             events: VecDeque::new(),
@@ -272,7 +272,7 @@ impl LockTable {
     fn conflicting(&self, request: &LockRequest) -> impl Iterator<Item = TxnId> {
         let LockRequest { priority, keeps, wants, .. } = request;
         wants.iter().flat_map(move |(span, strength)| {
-            let holders = self.segments.holders(span);
+            let holders = self.spans.holders(span);
             let others = holders.filter(move |hold| {
                 let same = *keeps && hold.owner == priority.txn;
                 !same && hold.strength.conflicts(*strength)
@@ -290,7 +290,7 @@ impl LockTable {
         if request.keeps {
             let txn = request.priority.txn;
             for (span, strength) in &request.wants {
-                self.segments.hold(span, Hold { owner: txn, strength: *strength });
+                self.spans.hold(span, Hold { owner: txn, strength: *strength });
             }
             let locks = request.wants.iter().map(|(span, _)| span.clone());
             self.owners.get_mut(&txn).expect("it keeps locks").locks.extend(locks);
@@ -332,7 +332,7 @@ impl LockTable {
     fn remove(&mut self, txn: TxnId, gone: &mut VecDeque<Obstacle>) {
         let Some(owner) = self.owners.remove(&txn) else { return };
         for span in &owner.locks {
-            self.segments.release(span, txn);
+            self.spans.release(span, txn);
         }
         self.locks -= owner.locks.len();
         for ticket in owner.waiting {
@@ -379,7 +379,7 @@ mod tests {
     use palisade_wire::SessionId;
 
     use super::*;
-    use crate::segments::Strength::{self, Exclusive, Shared};
+    use crate::lock_spans::Strength::{self, Exclusive, Shared};
 
     fn txn(number: u64) -> TxnId {
         TxnId { session: SessionId(number), sequence: 1 }
@@ -532,7 +532,7 @@ mod tests {
         desk.table.expire(IDLE_US + 999);
         assert!(desk.holds(2) && !desk.holds(3));
         desk.table.expire(IDLE_US + 1_000);
-        assert!(desk.table.is_empty() && desk.table.segments.is_empty());
+        assert!(desk.table.is_empty() && desk.table.spans.is_empty());
     }
 
     /// The idle time restarts when a request stops waiting.
@@ -599,7 +599,7 @@ mod tests {
                 desk.table.release(txn(number));
             }
             desk.events();
-            assert!(desk.table.is_empty() && desk.table.segments.is_empty(), "seed {seed}");
+            assert!(desk.table.is_empty() && desk.table.spans.is_empty(), "seed {seed}");
             assert!(desk.table.behind.is_empty() && desk.table.waiting.is_empty(), "seed {seed}");
         }
     }
@@ -623,7 +623,7 @@ mod tests {
                 let both = one != other && conflict(&[this], &[that]);
                 assert!(!both, "{one} and {other} both have {span:?}");
             }
-            let mut holders = table.segments.holders(span);
+            let mut holders = table.spans.holders(span);
             assert!(holders.any(|hold| hold.owner == txn(*one) && hold.strength >= *strength));
         }
         assert_eq!(table.waiting.len(), waiting);

@@ -40,7 +40,7 @@ const COMMITTED: u16 = u16::MAX;
 /// The outcomes of a range's commits, by session.
 #[derive(Debug, Default)]
 pub struct OutcomeTable {
-    sessions: BTreeMap<SessionId, Session>,
+    sessions: BTreeMap<SessionId, SessionOutcomes>,
     /// When each session is checked for expiry next: never after its `expires_ts`.
     queue: BTreeSet<(Timestamp, SessionId)>,
     /// The number of sessions and outcomes together.
@@ -48,7 +48,7 @@ pub struct OutcomeTable {
 }
 
 #[derive(Debug)]
-struct Session {
+struct SessionOutcomes {
     settled_below: u64,
     /// Sorted by sequence.
     outcomes: VecDeque<Remembered>,
@@ -177,7 +177,7 @@ impl OutcomeTable {
             self.queue.insert((expires_ts, txn.session));
             self.entries += 1;
             let (outcomes, queued_ts) = (VecDeque::new(), expires_ts);
-            Session { settled_below: 0, outcomes, expires_ts, queued_ts }
+            SessionOutcomes { settled_below: 0, outcomes, expires_ts, queued_ts }
         });
         session.expires_ts = session.expires_ts.max(expires_ts);
         let forgotten = session.settled(settled_below);
@@ -266,14 +266,14 @@ impl OutcomeTable {
         reader.finish()?;
         self.entries += 1 + outcomes.len();
         self.queue.insert((queued_ts, id));
-        let session = Session { settled_below, outcomes, expires_ts, queued_ts };
+        let session = SessionOutcomes { settled_below, outcomes, expires_ts, queued_ts };
         let before = self.sessions.insert(id, session);
         assert!(before.is_none(), "{id:?} is in the snapshot twice");
         Ok(())
     }
 }
 
-impl Session {
+impl SessionOutcomes {
     /// Returns the number of outcomes with a sequence below `settled_below`.
     fn settled(&self, settled_below: u64) -> usize {
         self.outcomes.partition_point(|outcome| outcome.sequence < settled_below)

@@ -44,7 +44,7 @@ struct Needs {
     state: Option<u64>,
     /// First segment of the last complete snapshot, and its index.
     snapshot: Option<(u64, u64)>,
-    taking: Option<Box<Taking>>,
+    unfinished: Option<Box<UnfinishedSnapshot>>,
     /// Segments with entries, in order.
     entries: Vec<Entries>,
 }
@@ -58,7 +58,7 @@ struct Entries {
 
 /// A snapshot whose last part was not observed yet.
 #[derive(Debug)]
-struct Taking {
+struct UnfinishedSnapshot {
     sequence: u64,
     index: u64,
     term: u64,
@@ -119,11 +119,11 @@ impl Retention {
 
 impl Needs {
     fn oldest(&self) -> Option<u64> {
-        let Self { state, snapshot, taking, entries } = self;
+        let Self { state, snapshot, unfinished, entries } = self;
         let snapshot = snapshot.map(|(sequence, _)| sequence);
-        let taking = taking.as_ref().map(|taking| taking.sequence);
+        let unfinished = unfinished.as_ref().map(|unfinished| unfinished.sequence);
         let entries = entries.first().map(|entries| entries.sequence);
-        [*state, snapshot, taking, entries].into_iter().flatten().min()
+        [*state, snapshot, unfinished, entries].into_iter().flatten().min()
     }
 
     fn observe(&mut self, note: Note) {
@@ -157,16 +157,17 @@ impl Needs {
     fn observe_part(&mut self, note: Note) {
         let Note { index, term, part, sequence, .. } = note;
         if part == 0 {
-            self.taking = Some(Box::new(Taking { sequence, index, term, parts: 0 }));
+            self.unfinished =
+                Some(Box::new(UnfinishedSnapshot { sequence, index, term, parts: 0 }));
         }
-        let Some(taking) = &mut self.taking else { return };
-        if (taking.index, taking.term, taking.parts) != (index, term, part) {
+        let Some(unfinished) = &mut self.unfinished else { return };
+        if (unfinished.index, unfinished.term, unfinished.parts) != (index, term, part) {
             return;
         }
-        taking.parts += 1;
+        unfinished.parts += 1;
         if note.kind != RecordKind::Snapshot {
-            let from = taking.sequence;
-            self.taking = None;
+            let from = unfinished.sequence;
+            self.unfinished = None;
             if self.snapshot.is_none_or(|(_, known)| known <= index) {
                 self.snapshot = Some((from, index));
                 let replaces = note.kind == RecordKind::Replacement;

@@ -23,7 +23,7 @@ use std::io::{self, BufRead, Write};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::record::{Action, Operation, Outcome};
+use crate::record::{Action, Completion, Operation};
 
 /// Why a stored history could not be read.
 #[derive(Debug, Error)]
@@ -60,7 +60,7 @@ struct WrittenLine<'a> {
     start_ns: u64,
     end_ns: u64,
     #[serde(rename = "type")]
-    outcome: Outcome,
+    outcome: Completion,
     session: &'a str,
     ops: [(Kind, &'a str, Option<u64>); 1],
 }
@@ -71,7 +71,7 @@ struct StoredLine {
     start_ns: u64,
     end_ns: u64,
     #[serde(rename = "type")]
-    outcome: Outcome,
+    outcome: Completion,
     ops: Vec<(Kind, String, Option<u64>)>,
 }
 

@@ -18,7 +18,7 @@
 //! recorder supplies all times, which must come from one clock or from clocks that agree.
 //!
 //! ```
-//! use palisade_history::{Action, Operation, Outcome, Violation, check};
+//! use palisade_history::{Action, Operation, Completion, Violation, check};
 //!
 //! let write = |value, start_ns, end_ns| Operation {
 //!     process: 1,
@@ -26,7 +26,7 @@
 //!     end_ns,
 //!     key: 17,
 //!     action: Action::Write(value),
-//!     outcome: Outcome::Ok,
+//!     outcome: Completion::Ok,
 //! };
 //! let stale = Operation { process: 2, action: Action::Read(Some(5)), ..write(5, 50, 60) };
 //! let history = [write(5, 10, 20), write(6, 30, 40), stale];
@@ -45,6 +45,6 @@ mod zone;
 pub use append::{AppendViolation, Step, Transaction, check_appends};
 pub use jsonl::{HistoryError, read_history, write_history};
 pub use linearizability::{Checked, check};
-pub use record::{Action, Operation, Outcome};
+pub use record::{Action, Completion, Operation};
 pub use timestamps::{TimestampViolation, TimestampedOperation, check_timestamps};
-pub use violation::{Conflict, Span, Violation};
+pub use violation::{Conflict, ValueInterval, Violation};

@@ -71,7 +71,7 @@
 //!   the polynomial bound is lost.
 //! * An order as proof of acceptance: it would be the clusters in topological order.
 
-use crate::record::{Action, Operation, Outcome};
+use crate::record::{Action, Completion, Operation};
 use crate::violation::Violation;
 use crate::zone::{Entry, Role, Zone};
 
@@ -82,9 +82,9 @@ pub struct Checked {
     pub keys: usize,
     /// All operations of the history, the failed ones included.
     pub operations: usize,
-    /// Reads with outcome [`Outcome::Ok`].
+    /// Reads with outcome [`Completion::Ok`].
     pub reads: usize,
-    /// Writes with outcome [`Outcome::Ok`].
+    /// Writes with outcome [`Completion::Ok`].
     pub writes: usize,
     /// Operations of unknown outcome.
     pub unknown: usize,
@@ -94,10 +94,10 @@ impl Checked {
     const fn count(&mut self, operation: &Operation) {
         self.operations += 1;
         match (operation.outcome, operation.action) {
-            (Outcome::Ok, Action::Read(_)) => self.reads += 1,
-            (Outcome::Ok, Action::Write(_)) => self.writes += 1,
-            (Outcome::Info, _) => self.unknown += 1,
-            (Outcome::Fail, _) => {}
+            (Completion::Ok, Action::Read(_)) => self.reads += 1,
+            (Completion::Ok, Action::Write(_)) => self.writes += 1,
+            (Completion::Info, _) => self.unknown += 1,
+            (Completion::Fail, _) => {}
         }
     }
 }
@@ -113,7 +113,7 @@ pub fn check(operations: &[Operation]) -> Result<Checked, Violation> {
     let mut entries: Vec<Entry<'_>> = Vec::with_capacity(operations.len());
     for operation in operations {
         checked.count(operation);
-        if operation.outcome == Outcome::Ok && operation.end_ns < operation.start_ns {
+        if operation.outcome == Completion::Ok && operation.end_ns < operation.start_ns {
             return Err(Violation::EndsBeforeStart { operation: *operation });
         }
         if let Some(role) = Role::of(operation) {

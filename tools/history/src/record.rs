@@ -11,7 +11,7 @@ pub enum Action {
     Write(u64),
     /// A get that returned this value; `None` means that the key was absent.
     ///
-    /// The value is meaningful only if the outcome is [`Outcome::Ok`].
+    /// The value is meaningful only if the outcome is [`Completion::Ok`].
     Read(Option<u64>),
 }
 
@@ -28,7 +28,7 @@ impl Action {
 /// The outcome of an operation, as far as its client knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Outcome {
+pub enum Completion {
     /// The operation took effect between its start and its end.
     Ok,
     /// The operation had no effect and never will have one.
@@ -44,7 +44,7 @@ pub struct Operation {
     pub process: u32,
     /// When the client sent the request, in nanoseconds.
     pub start_ns: u64,
-    /// When the client received the response, in nanoseconds. For an [`Outcome::Info`] operation,
+    /// When the client received the response, in nanoseconds. For an [`Completion::Info`] operation,
     /// when it stopped waiting.
     pub end_ns: u64,
     /// The index of the key.
@@ -52,7 +52,7 @@ pub struct Operation {
     /// The request, and for a read the value that it returned.
     pub action: Action,
     /// The outcome, as far as the client knows.
-    pub outcome: Outcome,
+    pub outcome: Completion,
 }
 
 impl Operation {
@@ -60,8 +60,8 @@ impl Operation {
     /// is `u64::MAX`: the request may still be queued when its client gives up.
     pub(crate) const fn latest_effect_ns(&self) -> u64 {
         match self.outcome {
-            Outcome::Info => u64::MAX,
-            Outcome::Ok | Outcome::Fail => self.end_ns,
+            Completion::Info => u64::MAX,
+            Completion::Ok | Completion::Fail => self.end_ns,
         }
     }
 }
@@ -71,17 +71,19 @@ impl fmt::Display for Operation {
         let Self { process, start_ns, end_ns, key, action, outcome } = *self;
         write!(f, "process {process} ")?;
         match (action, outcome) {
-            (Action::Write(value), Outcome::Ok) => write!(f, "wrote {value} to k{key}"),
-            (Action::Write(value), Outcome::Fail) => write!(f, "failed to write {value} to k{key}"),
-            (Action::Write(value), Outcome::Info) => write!(f, "maybe wrote {value} to k{key}"),
-            (Action::Read(Some(value)), Outcome::Ok) => write!(f, "read {value} from k{key}"),
-            (Action::Read(None), Outcome::Ok) => write!(f, "found k{key} absent"),
-            (Action::Read(_), Outcome::Fail) => write!(f, "failed to read k{key}"),
-            (Action::Read(_), Outcome::Info) => write!(f, "had no answer to a read of k{key}"),
+            (Action::Write(value), Completion::Ok) => write!(f, "wrote {value} to k{key}"),
+            (Action::Write(value), Completion::Fail) => {
+                write!(f, "failed to write {value} to k{key}")
+            }
+            (Action::Write(value), Completion::Info) => write!(f, "maybe wrote {value} to k{key}"),
+            (Action::Read(Some(value)), Completion::Ok) => write!(f, "read {value} from k{key}"),
+            (Action::Read(None), Completion::Ok) => write!(f, "found k{key} absent"),
+            (Action::Read(_), Completion::Fail) => write!(f, "failed to read k{key}"),
+            (Action::Read(_), Completion::Info) => write!(f, "had no answer to a read of k{key}"),
         }?;
         match outcome {
-            Outcome::Info => write!(f, " [{start_ns} ns, unknown]"),
-            Outcome::Ok | Outcome::Fail => write!(f, " [{start_ns}, {end_ns} ns]"),
+            Completion::Info => write!(f, " [{start_ns} ns, unknown]"),
+            Completion::Ok | Completion::Fail => write!(f, " [{start_ns}, {end_ns} ns]"),
         }
     }
 }

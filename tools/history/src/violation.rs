@@ -85,9 +85,9 @@ impl Violation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conflict {
     /// The value whose interval contains the other's, or starts first.
-    pub outer: Span,
+    pub outer: ValueInterval,
     /// The other value.
-    pub inner: Span,
+    pub inner: ValueInterval,
 }
 
 impl fmt::Display for Conflict {
@@ -103,7 +103,7 @@ impl fmt::Display for Conflict {
 
 /// The two operations on one value that bound the interval of that value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span {
+pub struct ValueInterval {
     /// The operation that ended first. At its end the value had been written.
     pub finished_first: Operation,
     /// The operation that started last. At its start the value had not been replaced for good.

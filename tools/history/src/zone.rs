@@ -1,7 +1,7 @@
 //! Clusters and zones: the interval in which a register must, or may, have held a value.
 
-use crate::record::{Action, Operation, Outcome};
-use crate::violation::{Conflict, Span, Violation};
+use crate::record::{Action, Completion, Operation};
+use crate::violation::{Conflict, ValueInterval, Violation};
 
 /// The role of an operation in the cluster of its value. The variants are in sort order: within a
 /// cluster the writes come first.
@@ -17,10 +17,10 @@ impl Role {
     /// Returns `None` for a read without a response, which has no effect and no result.
     pub(crate) const fn of(operation: &Operation) -> Option<Self> {
         match (operation.action, operation.outcome) {
-            (Action::Write(_), Outcome::Ok | Outcome::Info) => Some(Self::Write),
-            (Action::Write(_), Outcome::Fail) => Some(Self::FailedWrite),
-            (Action::Read(_), Outcome::Ok) => Some(Self::Read),
-            (Action::Read(_), Outcome::Fail | Outcome::Info) => None,
+            (Action::Write(_), Completion::Ok | Completion::Info) => Some(Self::Write),
+            (Action::Write(_), Completion::Fail) => Some(Self::FailedWrite),
+            (Action::Read(_), Completion::Ok) => Some(Self::Read),
+            (Action::Read(_), Completion::Fail | Completion::Info) => None,
         }
     }
 }
@@ -51,7 +51,7 @@ impl<'a> Zone<'a> {
             }
         };
         // An unread write of unknown outcome can be ordered last, so it constrains nothing.
-        if reads.is_empty() && write.outcome == Outcome::Info {
+        if reads.is_empty() && write.outcome == Completion::Info {
             return Ok(None);
         }
         let mut zone = Self { finished_first: write, started_last: write };
@@ -102,7 +102,7 @@ impl<'a> Zone<'a> {
         Box::new(Conflict { outer: self.span(), inner: inner.span() })
     }
 
-    const fn span(&self) -> Span {
-        Span { finished_first: *self.finished_first, started_last: *self.started_last }
+    const fn span(&self) -> ValueInterval {
+        ValueInterval { finished_first: *self.finished_first, started_last: *self.started_last }
     }
 }

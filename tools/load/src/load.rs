@@ -8,7 +8,7 @@ use std::{
 };
 
 use palisade_client::{Client, ClientError};
-use palisade_history::{Action, Operation, Outcome};
+use palisade_history::{Action, Completion, Operation};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::{
@@ -134,7 +134,7 @@ pub async fn preload(
     };
     local.run_until(run).await;
     let history = std::mem::take(&mut shared.recorder.borrow_mut().history);
-    let failed = history.iter().find(|o| o.outcome != Outcome::Ok);
+    let failed = history.iter().find(|o| o.outcome != Completion::Ok);
     if failed.is_some() {
         // The history does not have the cause. A read returns it, and changes nothing.
         client.get(keys.key(0)).await.map_err(LoadError::Preload)?;
@@ -188,7 +188,7 @@ async fn read_one(
     let found = client.get(keys.key(key)).await;
     let found = found.map_err(|source| LoadError::ReadBack { key, source })?;
     let action = Action::Read(found.map(|found| unique(&found.value)));
-    Ok(Operation { process, start_ns, end_ns: now_ns(), key, action, outcome: Outcome::Ok })
+    Ok(Operation { process, start_ns, end_ns: now_ns(), key, action, outcome: Completion::Ok })
 }
 
 /// Runs a load to its end, on the thread that polls it. `history` holds the operations recorded

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use palisade_client::{Client, ClientError};
-use palisade_history::{Action, Operation, Outcome};
+use palisade_history::{Action, Completion, Operation};
 
 use crate::{
     keys::Keys,
@@ -73,7 +73,7 @@ impl Shared {
         let outcome = match &result {
             Ok(committed) => {
                 self.recorder.borrow_mut().waited(committed.waited);
-                Outcome::Ok
+                Completion::Ok
             }
             Err(error) => failure(error),
         };
@@ -89,10 +89,10 @@ impl Shared {
             true => self.client.get_linearizable_by_key(bytes).await,
         };
         let (action, outcome) = match result {
-            Ok(None) => (Action::Read(None), Outcome::Ok),
-            Ok(Some(found)) => (Action::Read(Some(unique(&found.value))), Outcome::Ok),
+            Ok(None) => (Action::Read(None), Completion::Ok),
+            Ok(Some(found)) => (Action::Read(Some(unique(&found.value))), Completion::Ok),
             // A read has no effect, so every error is a definite failure.
-            Err(_) => (Action::Read(None), Outcome::Fail),
+            Err(_) => (Action::Read(None), Completion::Fail),
         };
         self.ended(process, key, action, outcome, start_ns, since_ns)
     }
@@ -104,7 +104,7 @@ impl Shared {
         process: u32,
         key: u32,
         action: Action,
-        outcome: Outcome,
+        outcome: Completion,
         start_ns: u64,
         since_ns: Option<u64>,
     ) -> u32 {
@@ -112,14 +112,14 @@ impl Shared {
         let end_ns = self.now_ns();
         let mut recorder = self.recorder.borrow_mut();
         let put = matches!(action, Action::Write(_));
-        let ok = outcome == Outcome::Ok;
+        let ok = outcome == Completion::Ok;
         let range = self.keys.range_of(key);
         recorder.ended(range, put, ok, since_ns.unwrap_or(start_ns), end_ns);
         if self.record {
             recorder.history.push(Operation { process, start_ns, end_ns, key, action, outcome });
         }
         drop(recorder);
-        if outcome == Outcome::Info { self.process() } else { process }
+        if outcome == Completion::Info { self.process() } else { process }
     }
 
     fn value(&self, unique: u64) -> Bytes {
@@ -133,8 +133,8 @@ impl Shared {
     }
 }
 
-fn failure(error: &ClientError) -> Outcome {
-    if error.is_outcome_unknown() { Outcome::Info } else { Outcome::Fail }
+fn failure(error: &ClientError) -> Completion {
+    if error.is_outcome_unknown() { Completion::Info } else { Completion::Fail }
 }
 
 /// Returns the number that identifies a value. A value shorter than the prefix is from no load, and

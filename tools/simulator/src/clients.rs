@@ -7,7 +7,7 @@ use bytes::Bytes;
 use palisade_clock::Timestamp;
 use palisade_control::{RangeDescriptor, RangeMap};
 use palisade_history::{
-    Action, Operation as Recorded, Outcome as Known, TimestampedOperation, timestamps::Order,
+    Action, Completion, Operation as Recorded, TimestampedOperation, timestamps::Order,
 };
 use palisade_shard::ConnectionId;
 use palisade_wire::{
@@ -464,7 +464,7 @@ impl Clients {
     }
 
     /// Ends an operation, and adds it to the history if it is on a register.
-    fn finish(&mut self, at: usize, now_us: u64, action: Action, outcome: Known) {
+    fn finish(&mut self, at: usize, now_us: u64, action: Action, outcome: Completion) {
         let client = &self.clients[at];
         let current = client.current.as_ref().expect("there was an operation");
         if let Task::Register { key, .. } = current.task {
@@ -510,7 +510,7 @@ impl Clients {
         }
         match task {
             Task::Register { value: Some(value), .. } if may_have_run => {
-                self.finish(at, now_us, Action::Write(value), Known::Info);
+                self.finish(at, now_us, Action::Write(value), Completion::Info);
             }
             _ => {
                 self.clients[at].current = None;

@@ -53,7 +53,7 @@ impl Faults {
                 self.next_us = world.now_us + self.random.u64(1..=2 * self.interval_us);
                 if !self.kinds.is_empty() {
                     let kind = self.kinds[self.random.usize(0..self.kinds.len())];
-                    self.strike(kind, world);
+                    self.inject_one(kind, world);
                 }
             }
             if world.now_us >= self.mend_us {
@@ -72,7 +72,7 @@ impl Faults {
         }
     }
 
-    fn strike(&mut self, kind: FaultKind, world: &mut World) {
+    fn inject_one(&mut self, kind: FaultKind, world: &mut World) {
         let node = self.random.usize(0..world.nodes.len());
         let length_us = self.random.u64(1_000..=2 * self.length_us);
         world.record.line(world.now_us, || format!("fault: {kind:?} at n{node}, {length_us} us"));

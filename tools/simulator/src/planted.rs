@@ -70,10 +70,10 @@ pub const PLANTED_FAULTS: &[PlantedFault] = &[
     fault("unsynced-confirmation", "", 0, |p| protocol(p, ProtocolFault::UnsyncedConfirmation)),
     fault("commit-by-counting", "", 1, |p| protocol(p, ProtocolFault::CommitByCounting)),
     fault("endless-lease", "", 0, |p| protocol(p, ProtocolFault::EndlessLease)),
-    fault("break-promises", "", 12, |p| protocol(p, ProtocolFault::BreakPromises)),
-    fault("early-reads", "", 55, |p| protocol(p, ProtocolFault::EarlyReads)),
-    fault("no-joint-consensus", "", 16, |p| protocol(p, ProtocolFault::NoJointConsensus)),
-    fault("incomplete-leader", "", 6, |p| protocol(p, ProtocolFault::IncompleteLeader)),
+    fault("break-promises", "", 6, |p| protocol(p, ProtocolFault::BreakPromises)),
+    fault("early-reads", "", 1, |p| protocol(p, ProtocolFault::EarlyReads)),
+    fault("no-joint-consensus", "", 484, |p| protocol(p, ProtocolFault::NoJointConsensus)),
+    fault("incomplete-leader", "", 15, |p| protocol(p, ProtocolFault::IncompleteLeader)),
     fault("eager-tail", "", 0, |p| protocol(p, ProtocolFault::EagerTail)),
     // Nodes are silenced for about as long as a promise lasts, with long delays and turns. In other
     // runs, a promise that is broken by a few milliseconds is rarely seen.
@@ -102,18 +102,18 @@ pub const PLANTED_FAULTS: &[PlantedFault] = &[
         p.stopped_turns = 1_024;
         p.turn_us = 40_000;
     }),
-    fault("forget-votes", "", 67, |p| plant(p, TestFault::ForgetVotes)),
+    fault("forget-votes", "", 154, |p| plant(p, TestFault::ForgetVotes)),
     fault("forget-outcomes", "", 14, |p| plant(p, TestFault::ForgetOutcomes)),
     fault("trust-empty-log", "", 163, |p| plant(p, TestFault::TrustEmptyLog)),
     fault("stale-reads", "", 0, |p| plant(p, TestFault::StaleReads)),
-    fault("forget-on-restart", "", 0, |p| plant(p, TestFault::ForgetOnRestart { entries: 1 })),
+    fault("forget-on-restart", "", 1, |p| plant(p, TestFault::ForgetOnRestart { entries: 1 })),
     // Snapshot reads detect a short commit wait too, under the name of another invariant.
-    fault("no-commit-wait", ORDER, 11, |p| {
+    fault("no-commit-wait", ORDER, 1, |p| {
         plant(p, TestFault::NoCommitWait);
         p.snapshot_percent = 0;
     }),
     // Half of the wait would be enough only if clocks were right to within half of their bound.
-    fault("half-commit-wait", ORDER, 19, |p| {
+    fault("half-commit-wait", ORDER, 21, |p| {
         plant(p, TestFault::HalfCommitWait);
         p.snapshot_percent = 0;
     }),
@@ -125,7 +125,7 @@ pub const PLANTED_FAULTS: &[PlantedFault] = &[
     fault("early-locked-reads", TRANSACTIONS, 0, |p| plant(p, TestFault::EarlyLockedReads)),
     fault("hasty-snapshots", TRANSACTIONS, 1, |p| plant(p, TestFault::HastySnapshots)),
     fault("eager-safe-time", TRANSACTIONS, 0, |p| plant(p, TestFault::EagerSafeTime)),
-    fault("ignore-pending-writes-raft", "", 14, |p| {
+    fault("ignore-pending-writes-raft", "", 8, |p| {
         plant(p, TestFault::IgnorePendingWrites);
         p.only = Some(Mode::Raft);
     }),
@@ -135,7 +135,7 @@ pub const PLANTED_FAULTS: &[PlantedFault] = &[
     }),
     fault("run-expired", "", 0, |p| plant(p, TestFault::RunExpired)),
     // Nodes pause often, and clients retry at another replica soon.
-    fault("unconfirmed-aborts", "", 16, |p| {
+    fault("unconfirmed-aborts", "", 103, |p| {
         plant(p, TestFault::UnconfirmedAborts);
         p.nodes = 3;
         p.only = Some(Mode::Raft);
@@ -145,7 +145,7 @@ pub const PLANTED_FAULTS: &[PlantedFault] = &[
         p.attempt_us = 30_000;
         p.transaction_percent = 80;
     }),
-    fault("clock-beyond-its-bound", ORDER, 0, |p| {
+    fault("clock-beyond-its-bound", ORDER, 1, |p| {
         p.clock_lie_us = 50_000;
         p.snapshot_percent = 0;
     }),
@@ -160,7 +160,7 @@ pub const PLANTED_FAULTS: &[PlantedFault] = &[
         p.snapshot_percent = 30;
     }),
     fault("trust-damage", "", 1, |p| p.trust_damage = true),
-    fault("cut-early", "", 1, |p| p.cut_early = true),
+    fault("cut-early", "", 2, |p| p.cut_early = true),
     // `docs/assumptions.md` excludes this case. The simulator shows which invariant breaks.
     fault("suspended-clocks", "", 0, |p| {
         p.suspends = true;

@@ -35,7 +35,7 @@ impl Raft {
                     // The candidate waits for this vote.
                     self.election_due_us = Some(due_us.max(cx.now_us + 2 * self.timing.retry_us));
                 } else if cx.now_us >= due_us {
-                    self.ask_whether_to_stand(cx, effects);
+                    self.start_pre_vote(cx, effects);
                 }
             }
         }
@@ -103,7 +103,7 @@ impl Raft {
             return;
         }
         if self.election_due_us.is_none_or(|due_us| cx.now_us >= due_us) {
-            self.ask_whether_to_stand(cx, effects);
+            self.start_pre_vote(cx, effects);
         } else {
             self.ask_for_votes(cx, effects);
         }
@@ -149,7 +149,7 @@ impl Raft {
 
     /// Starts a pre-vote, which asks whether this replica could win, before it disturbs others with
     /// a new term.
-    pub(super) fn ask_whether_to_stand(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
+    pub(super) fn start_pre_vote(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
         let retry_us = self.timing.retry_us;
         self.election_due_us = Some(cx.now_us + self.random.u64(retry_us..2 * retry_us));
         self.role = RoleState::Follower;
@@ -174,7 +174,7 @@ impl Raft {
         effects: &mut Effects<Message>,
     ) {
         if term < self.term {
-            self.tell_term(from, effects);
+            self.reject_stale_term(from, effects);
         } else if self.is_complete(last) && !self.has_promised(from, cx) {
             effects.send(from, self.message(Body::PreVote { asked_in: term }), After::Nothing);
         }
@@ -413,7 +413,11 @@ impl Raft {
 
     /// Leader: transfers leadership to the most advanced voter, if its own disk is slow and the
     /// others commit without it.
-    pub(super) fn flee_a_slow_disk(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
+    pub(super) fn transfer_if_disk_slow(
+        &mut self,
+        cx: Context<'_>,
+        effects: &mut Effects<Message>,
+    ) {
         let slow_disk_us = self.timing.slow_disk_us;
         let oldest_us = self.log.oldest_pending_us();
         let slow = oldest_us.is_some_and(|asked_us| asked_us + slow_disk_us < cx.now_us);
@@ -434,7 +438,7 @@ impl Raft {
     }
 
     /// Replies to a message of an earlier term with the current term.
-    pub(super) fn tell_term(&self, to: PeerAddress, effects: &mut Effects<Message>) {
+    pub(super) fn reject_stale_term(&self, to: PeerAddress, effects: &mut Effects<Message>) {
         effects.send(to, self.message(Body::Outdated), After::Appends);
     }
 }

@@ -433,7 +433,7 @@ impl Protocol for Raft {
         }
         if term < self.term {
             if matches!(body, Body::Append { .. } | Body::RequestVote { .. }) {
-                self.tell_term(from, effects);
+                self.reject_stale_term(from, effects);
             }
             return;
         }

@@ -35,7 +35,7 @@ impl Shard {
             self.active.extend(self.replicas.keys());
         }
         match body {
-            PeerBody::Hello(hello) => self.hear(from, &hello, now),
+            PeerBody::Hello(hello) => self.receive_hello(from, &hello, now),
             PeerBody::Ranges(descriptors) => {
                 // For every shard of this node, including this one.
                 let changed = RangeDescriptor::from_bytes(&descriptors).unwrap_or_default();
@@ -68,7 +68,7 @@ impl Shard {
         }
     }
 
-    fn hear(&mut self, from: PeerAddress, hello: &Hello, now: Now) {
+    fn receive_hello(&mut self, from: PeerAddress, hello: &Hello, now: Now) {
         let revocations = self.peers.receive(from, &hello.heartbeat, now.monotonic_us);
         if hello.ranges_version < self.ranges.version() {
             let changed = RangeDescriptor::to_bytes(self.ranges.changed());

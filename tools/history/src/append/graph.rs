@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::{Order, Transaction};
-use crate::Outcome;
+use crate::Completion;
 
 /// Maximum number of transactions from which the search for a shortest cycle starts.
 const MAX_STARTS: usize = 64;
@@ -25,7 +25,7 @@ impl Graph {
         let mut events: Vec<_> = all
             .flat_map(|at| [(history[at].start_ns, false, at), (history[at].end_ns, true, at)])
             // The end of a transaction of unknown outcome is not known.
-            .filter(|(_, ends, at)| !ends || history[*at].outcome == Outcome::Ok)
+            .filter(|(_, ends, at)| !ends || history[*at].outcome == Completion::Ok)
             .collect();
         events.sort_unstable();
         let starts = events.iter().filter(|(_, ends, _)| !ends).count();

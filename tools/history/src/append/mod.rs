@@ -48,7 +48,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::Outcome;
+use crate::Completion;
 use graph::Graph;
 use versions::Versions;
 
@@ -80,10 +80,10 @@ pub struct Transaction {
     pub start_ns: u64,
     /// When the client received the response or stopped waiting for it, in nanoseconds.
     pub end_ns: u64,
-    /// Its steps, in order. Reads are ignored unless the outcome is [`Outcome::Ok`].
+    /// Its steps, in order. Reads are ignored unless the outcome is [`Completion::Ok`].
     pub steps: Vec<Step>,
     /// The outcome, as far as the client knows.
-    pub outcome: Outcome,
+    pub outcome: Completion,
 }
 
 impl Transaction {
@@ -96,7 +96,7 @@ impl Transaction {
 
     fn reads(&self) -> impl Iterator<Item = (usize, u32, &[u64])> {
         // A transaction that is not known to have committed may have aborted because of its reads.
-        let counts = self.outcome == Outcome::Ok;
+        let counts = self.outcome == Completion::Ok;
         self.steps.iter().enumerate().filter(move |_| counts).filter_map(|(at, step)| match step {
             Step::Append { .. } => None,
             Step::Read { key, list } => Some((at, *key, &list[..])),

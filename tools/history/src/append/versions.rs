@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{AppendViolation, Order, Step, Transaction};
-use crate::Outcome;
+use crate::Completion;
 
 /// The writer of each element, and the longest list that was read of each key.
 pub(super) struct Versions<'a> {
@@ -37,7 +37,7 @@ impl<'a> Versions<'a> {
             }
         }
         let mut happened: Vec<_> =
-            history.iter().map(|transaction| transaction.outcome == Outcome::Ok).collect();
+            history.iter().map(|transaction| transaction.outcome == Completion::Ok).collect();
         for (key, (list, reader)) in &longest {
             let (key, mut seen) = (*key, BTreeSet::new());
             for element in *list {
@@ -47,7 +47,7 @@ impl<'a> Versions<'a> {
                     let (element, reader) = (*element, boxed(*reader));
                     return Err(AppendViolation::Unexplained { key, element, reader });
                 };
-                if history[writer].outcome == Outcome::Fail {
+                if history[writer].outcome == Completion::Fail {
                     let (reader, writer) = (boxed(*reader), boxed(writer));
                     return Err(AppendViolation::FailedSeen { key, reader, writer });
                 }

@@ -1,7 +1,7 @@
 //! The fast check and the exhaustive search give the same verdict on random small histories.
 
 use fastrand::Rng;
-use palisade_history::{Action, Operation, Outcome, Violation, check};
+use palisade_history::{Action, Completion, Operation, Violation, check};
 
 use crate::script::{KEY, operation};
 use crate::search::is_linearizable;
@@ -9,11 +9,11 @@ use crate::search::is_linearizable;
 const HISTORIES: usize = 40_000;
 const LONGEST: usize = 7;
 
-fn outcome(random: &mut Rng) -> Outcome {
+fn outcome(random: &mut Rng) -> Completion {
     match random.u32(0..10) {
-        0 => Outcome::Fail,
-        1 | 2 => Outcome::Info,
-        _ => Outcome::Ok,
+        0 => Completion::Fail,
+        1 | 2 => Completion::Info,
+        _ => Completion::Ok,
     }
 }
 
@@ -48,7 +48,7 @@ fn contended(random: &mut Rng) -> Vec<Operation> {
         let start = random.u64(0..5);
         let end = start + random.u64(0..6);
         let write = operation(Action::Write(nth as u64 + 1), start, end);
-        let outcome = if random.u32(0..6) == 0 { Outcome::Info } else { Outcome::Ok };
+        let outcome = if random.u32(0..6) == 0 { Completion::Info } else { Completion::Ok };
         history.push(Operation { outcome, ..write });
     }
     for _ in 0..random.usize(1..=LONGEST - writes) {

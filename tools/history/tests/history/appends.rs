@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
-use palisade_history::{AppendViolation, Outcome, Step, Transaction, check_appends};
+use palisade_history::{AppendViolation, Completion, Step, Transaction, check_appends};
 
 fn append(key: u32, element: u64) -> Step {
     Step::Append { key, element }
@@ -14,7 +14,7 @@ fn read(key: u32, list: &[u64]) -> Step {
 }
 
 fn at(start_ns: u64, end_ns: u64, steps: impl Into<Vec<Step>>) -> Transaction {
-    Transaction { process: 0, start_ns, end_ns, steps: steps.into(), outcome: Outcome::Ok }
+    Transaction { process: 0, start_ns, end_ns, steps: steps.into(), outcome: Completion::Ok }
 }
 
 fn cycle_of(history: &[Transaction]) -> usize {
@@ -30,9 +30,9 @@ fn what_is_in_order_is_accepted() {
         at(0, 10, [append(1, 1), append(2, 1)]),
         at(5, 15, [read(1, &[1]), append(1, 2), read(1, &[1, 2])]),
         // Both have an unknown outcome; only the first was partly read.
-        Transaction { outcome: Outcome::Info, ..at(6, 7, [append(2, 5), append(3, 5)]) },
-        Transaction { outcome: Outcome::Info, ..at(6, 7, [append(2, 6), read(1, &[9])]) },
-        Transaction { outcome: Outcome::Fail, ..at(0, 9, [append(1, 9)]) },
+        Transaction { outcome: Completion::Info, ..at(6, 7, [append(2, 5), append(3, 5)]) },
+        Transaction { outcome: Completion::Info, ..at(6, 7, [append(2, 6), read(1, &[9])]) },
+        Transaction { outcome: Completion::Fail, ..at(0, 9, [append(1, 9)]) },
         at(20, 30, [read(2, &[1, 5]), read(1, &[1, 2])]),
         at(25, 40, [append(1, 3)]),
     ];
@@ -112,7 +112,7 @@ fn a_read_of_an_element_that_was_never_appended_is_named() {
         fails(&[one.clone(), reads(&[1, 1])]),
         AppendViolation::Unexplained { element: 1, .. }
     ));
-    let failed = Transaction { outcome: Outcome::Fail, ..one.clone() };
+    let failed = Transaction { outcome: Completion::Fail, ..one.clone() };
     assert!(matches!(fails(&[failed, reads(&[1])]), AppendViolation::FailedSeen { .. }));
     let other = at(0, 1, [append(1, 2)]);
     assert!(matches!(
@@ -136,14 +136,14 @@ fn perform(transaction: &Transaction, lists: &mut Lists) -> bool {
             true
         }
         Step::Read { key, list } => {
-            transaction.outcome != Outcome::Ok || lists.entry(*key).or_default() == list
+            transaction.outcome != Completion::Ok || lists.entry(*key).or_default() == list
         }
     })
 }
 
 /// Returns true if some order of the transactions explains every read. Tries all orders.
 fn is_serializable(left: &[&Transaction], lists: &Lists) -> bool {
-    let certain = |transaction: &&&Transaction| transaction.outcome == Outcome::Ok;
+    let certain = |transaction: &&&Transaction| transaction.outcome == Completion::Ok;
     if !left.iter().any(|transaction| certain(&transaction)) {
         return true;
     }
@@ -181,14 +181,14 @@ fn almost_serial(random: &mut Rng) -> Vec<Transaction> {
             }
         }
         let outcome = match random.u8(0..10) {
-            0 => Outcome::Fail,
-            1 | 2 => Outcome::Info,
-            _ => Outcome::Ok,
+            0 => Completion::Fail,
+            1 | 2 => Completion::Info,
+            _ => Completion::Ok,
         };
         let happens = match outcome {
-            Outcome::Ok => true,
-            Outcome::Info => random.bool(),
-            Outcome::Fail => random.u8(0..8) == 0,
+            Completion::Ok => true,
+            Completion::Info => random.bool(),
+            Completion::Fail => random.u8(0..8) == 0,
         };
         if happens {
             states.push(lists);
@@ -208,7 +208,7 @@ fn the_check_and_the_search_agree() {
     for round in 0..20_000 {
         let history = almost_serial(&mut random);
         let may_happen: Vec<_> =
-            history.iter().filter(|transaction| transaction.outcome != Outcome::Fail).collect();
+            history.iter().filter(|transaction| transaction.outcome != Completion::Fail).collect();
         let expected = is_serializable(&may_happen, &Lists::new());
         let found = check_appends(&history);
         assert_eq!(found.is_ok(), expected, "round {round}: {found:?} of {history:#?}");

@@ -1,6 +1,6 @@
 //! The stored form: it reads back what it wrote, and reports errors in any other input.
 
-use palisade_history::{Action, HistoryError, Operation, Outcome, read_history, write_history};
+use palisade_history::{Action, Completion, HistoryError, Operation, read_history, write_history};
 use proptest::prelude::*;
 
 use crate::script::{absent, info, read, write};
@@ -100,7 +100,7 @@ fn operations() -> impl Strategy<Value = Operation> {
         any::<u64>().prop_map(|value| Action::Read(Some(value))),
         Just(Action::Read(None)),
     ];
-    let outcome = prop_oneof![Just(Outcome::Ok), Just(Outcome::Fail), Just(Outcome::Info)];
+    let outcome = prop_oneof![Just(Completion::Ok), Just(Completion::Fail), Just(Completion::Info)];
     (any::<u32>(), any::<u64>(), any::<u64>(), any::<u32>(), action, outcome).prop_map(
         |(process, start_ns, end_ns, key, action, outcome)| Operation {
             process,

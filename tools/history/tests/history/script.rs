@@ -1,11 +1,11 @@
 //! Short constructors of operations on one key, for hand-written histories.
 
-use palisade_history::{Action, Operation, Outcome};
+use palisade_history::{Action, Completion, Operation};
 
 pub(crate) const KEY: u32 = 17;
 
 pub(crate) fn operation(action: Action, start_ns: u64, end_ns: u64) -> Operation {
-    Operation { process: 1, start_ns, end_ns, key: KEY, action, outcome: Outcome::Ok }
+    Operation { process: 1, start_ns, end_ns, key: KEY, action, outcome: Completion::Ok }
 }
 
 pub(crate) fn write(value: u64, start_ns: u64, end_ns: u64) -> Operation {
@@ -21,9 +21,9 @@ pub(crate) fn absent(start_ns: u64, end_ns: u64) -> Operation {
 }
 
 pub(crate) fn info(operation: Operation) -> Operation {
-    Operation { outcome: Outcome::Info, ..operation }
+    Operation { outcome: Completion::Info, ..operation }
 }
 
 pub(crate) fn fail(operation: Operation) -> Operation {
-    Operation { outcome: Outcome::Fail, ..operation }
+    Operation { outcome: Completion::Fail, ..operation }
 }

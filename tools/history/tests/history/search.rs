@@ -1,7 +1,7 @@
 //! The naive check by definition (Wing & Gong 1993): tries all orders. For one key and few
 //! operations.
 
-use palisade_history::{Action, Operation, Outcome};
+use palisade_history::{Action, Completion, Operation};
 
 /// Returns true if some order of the operations explains every response.
 pub(crate) fn is_linearizable(history: &[Operation]) -> bool {
@@ -9,9 +9,9 @@ pub(crate) fn is_linearizable(history: &[Operation]) -> bool {
         .iter()
         .copied()
         .filter(|operation| match operation.outcome {
-            Outcome::Ok => true,
-            Outcome::Fail => false,
-            Outcome::Info => matches!(operation.action, Action::Write(_)),
+            Completion::Ok => true,
+            Completion::Fail => false,
+            Completion::Info => matches!(operation.action, Action::Write(_)),
         })
         .collect();
     extend(&mut pending, None)
@@ -22,7 +22,7 @@ fn extend(pending: &mut Vec<Operation>, state: Option<u64>) -> bool {
     // An operation may come next if no other pending one ended before it started.
     let Some(horizon) = pending
         .iter()
-        .filter(|operation| operation.outcome == Outcome::Ok)
+        .filter(|operation| operation.outcome == Completion::Ok)
         .map(|operation| operation.end_ns)
         .min()
     else {

@@ -1,7 +1,7 @@
 //! Long histories of an atomic register are accepted, and refused once one read is falsified.
 
 use fastrand::Rng;
-use palisade_history::{Action, Operation, Outcome, Violation, check};
+use palisade_history::{Action, Completion, Operation, Violation, check};
 
 const KEYS: u32 = 5;
 const OPERATIONS: u64 = 2000;
@@ -18,22 +18,23 @@ fn simulate(seed: u64) -> Vec<Operation> {
         let register = &mut registers[key as usize];
         let value = nth + 1;
         let (action, outcome) = match random.u32(0..10) {
-            0..5 => (Action::Read(*register), Outcome::Ok),
+            0..5 => (Action::Read(*register), Completion::Ok),
             5..8 => {
                 *register = Some(value);
-                (Action::Write(value), Outcome::Ok)
+                (Action::Write(value), Completion::Ok)
             }
             8 => {
                 if random.bool() {
                     *register = Some(value);
                 }
-                (Action::Write(value), Outcome::Info)
+                (Action::Write(value), Completion::Info)
             }
-            _ => (Action::Write(value), Outcome::Fail),
+            _ => (Action::Write(value), Completion::Fail),
         };
         let start_ns = instant - random.u64(0..100);
         // The client stops waiting at once, so the effect comes after the recorded end.
-        let end_ns = if outcome == Outcome::Info { start_ns } else { instant + random.u64(0..100) };
+        let end_ns =
+            if outcome == Completion::Info { start_ns } else { instant + random.u64(0..100) };
         let process = random.u32(0..32);
         history.push(Operation { process, start_ns, end_ns, key, action, outcome });
     }
@@ -43,7 +44,7 @@ fn simulate(seed: u64) -> Vec<Operation> {
 
 fn acknowledged_write(operation: &Operation) -> Option<u64> {
     match (operation.action, operation.outcome) {
-        (Action::Write(value), Outcome::Ok) => Some(value),
+        (Action::Write(value), Completion::Ok) => Some(value),
         _ => None,
     }
 }
@@ -85,7 +86,7 @@ fn one_stale_read_among_thousands_is_found() {
     let mut falsified = 0;
     for at in 0..history.len() {
         let original = history[at];
-        if !matches!((original.action, original.outcome), (Action::Read(_), Outcome::Ok)) {
+        if !matches!((original.action, original.outcome), (Action::Read(_), Completion::Ok)) {
             continue;
         }
         let Some(stale) = replaced_before(&history, &original) else { continue };

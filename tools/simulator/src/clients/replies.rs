@@ -1,7 +1,7 @@
 //! How clients handle answers: they check them, record them, and choose the next step.
 
 use palisade_clock::Timestamp;
-use palisade_history::{Action, Outcome as Known, timestamps::Order};
+use palisade_history::{Action, Completion, timestamps::Order};
 use palisade_shard::ConnectionId;
 use palisade_wire::{Outcome, Page, PeerAddress, Rejection, Response};
 
@@ -43,11 +43,11 @@ impl Clients {
         match (outcome, task) {
             (Outcome::Committed { .. }, Task::Register { value: Some(value), .. }) => {
                 self.ranges[place].leader = Some(from);
-                self.finish(at, now_us, Action::Write(value), Known::Ok);
+                self.finish(at, now_us, Action::Write(value), Completion::Ok);
             }
             (Outcome::Value { value, .. }, Task::Register { value: None, .. }) => {
                 self.ranges[place].leader = Some(from);
-                self.finish(at, now_us, Action::Read(value.as_ref().map(unique)), Known::Ok);
+                self.finish(at, now_us, Action::Read(value.as_ref().map(unique)), Completion::Ok);
             }
             (
                 outcome @ (Outcome::Committed { .. }

@@ -27,7 +27,7 @@ pub enum Strength {
 /// keys before the first piece are free. The lock of a key covers the span up to the next possible
 /// key, so keys and spans need only one representation.
 #[derive(Debug, Default)]
-pub(crate) struct Segments {
+pub(crate) struct LockSpans {
     /// The holds of each piece by its first key, sorted by owner. `hold` may leave neighbours with
     /// equal holds; `release` merges those within its span.
     pieces: BTreeMap<Bytes, Vec<Hold>>,
@@ -116,7 +116,7 @@ impl<'a> Reach<'a> {
     }
 }
 
-impl Segments {
+impl LockSpans {
     /// Returns the holds on any part of a span. A hold on several pieces is returned several times.
     pub(crate) fn holders(&self, span: &Span) -> impl Iterator<Item = Hold> + '_ {
         let up_to = (Bound::Unbounded, Bound::Included(&span.begin[..]));

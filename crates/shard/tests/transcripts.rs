@@ -1,4 +1,4 @@
-//! Runs the scripts in `sessions/` against a shard in both modes. Each script shows one anomaly:
+//! Runs the files in `transcripts/` against a shard in both modes. Each shows one anomaly:
 //! the steps of several client sessions, and the expected answer of each step.
 //!
 //! A line is `[session] command -> answer`; text after `#` is a comment. A command without a
@@ -260,7 +260,7 @@ fn play(path: &Path, mode: Mode) -> usize {
 
 #[test]
 fn every_session_goes_as_written() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sessions");
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts");
     let mut scripts: Vec<_> = fs::read_dir(dir)
         .expect("the scripts")
         .map(|entry| entry.expect("an entry").path())
