@@ -10,27 +10,13 @@ use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use crate::slots::SlotId;
+use crate::{key_hash::KeyHash, slots::SlotId};
 
 /// Number of keys at which a table splits: the capacity of a table with 4,096 buckets.
 const TABLE_KEYS: usize = 3584;
 
 /// Limit on the bits that select a table: at most a million tables, even if many keys collide.
 const MAX_BITS: u32 = 20;
-
-/// The hash of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct KeyHash(u32);
-
-impl KeyHash {
-    /// Returns the 64-bit hash for a table, which reads its first and its last bits. The 32-bit
-    /// hash can't be used: its first bits would be zero, and its last bits are equal for all keys
-    /// of a table.
-    fn spread(self) -> u64 {
-        let product = u64::from(self.0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        product ^ product >> 32
-    }
-}
 
 /// Maps keys to slots. It stores only the hashes of keys; the caller compares the keys.
 #[derive(Debug, Default)]

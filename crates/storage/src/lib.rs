@@ -14,6 +14,7 @@
 
 mod history;
 mod index;
+mod key_hash;
 mod slots;
 mod store;
 

@@ -5,7 +5,7 @@ use std::ops::{Index, IndexMut};
 use bytes::Bytes;
 use palisade_sequence::Sequence;
 
-use crate::{history::Dated, index::KeyHash};
+use crate::{history::Dated, key_hash::KeyHash};
 
 /// Identifies a key until the key is removed. The id may then be reused for another key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,8 @@ use thiserror::Error;
 
 use crate::{
     history::{Dated, History},
-    index::{KeyHash, KeyIndex},
+    index::KeyIndex,
+    key_hash::KeyHash,
     slots::{Slot, SlotId, Slots},
 };
 

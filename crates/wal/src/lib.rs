@@ -34,6 +34,7 @@ mod length;
 mod log;
 mod memory_log;
 mod open;
+mod options;
 mod record;
 mod recovery;
 mod retention;
@@ -44,8 +45,9 @@ pub use data_dir::{DataDir, DataDirError, Owner};
 pub use error::WalError;
 pub use inspect::{InspectedRecord, InspectedSegment, Inspection, SegmentRole, inspect};
 pub use length::LengthRule;
-pub use log::{Backend, Log, LogOptions, OpenProgress, SyncPlan};
+pub use log::{Log, SyncPlan};
 pub use memory_log::{MemoryLog, MemoryLogDamage, Remains};
+pub use options::{Backend, LogOptions, OpenProgress};
 pub use record::{MAX_PAYLOAD_BYTES, RECORD_HEADER_BYTES, Record, RecordKind, record_bytes};
 
 /// A position in the log, in bytes from its beginning. Positions rise across segments.

@@ -34,15 +34,10 @@ use zerocopy::{
     little_endian::{U16, U32, U64},
 };
 
-use crate::{Backend, LogOptions, Position, WalError};
+use crate::{Backend, LogOptions, Position, WalError, options::PAGE_BYTES};
 
 /// Size of the header page before the first record, in bytes.
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 4096;
-
-/// The unit of disk writes, and the step in which a segment is pre-written. The page cache keeps a
-/// file in folios as large as the writes that filled it, and a store through the mapping dirties
-/// the whole folio. With larger steps, a small append would sync up to a megabyte.
-pub(crate) const PAGE_BYTES: u64 = 4096;
 
 const BLANK_PAGE: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
 

@@ -5,15 +5,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use palisade_clock::Timestamp;
 
 use crate::{
-    Decode, Encode, MAX_KEY_BYTES, MAX_VALUE_BYTES, Reader, Rejection, TxnId, WireError, check_key,
-    check_value, codec::put_bytes,
+    Decode, Encode, MAX_COMMIT_BYTES, MAX_COMMIT_PARTS, Reader, Rejection, TxnId, WireError,
+    check_key, check_value, codec::put_bytes,
 };
-
-/// Maximum number of conditions and writes of a commit, counted together.
-pub const MAX_COMMIT_PARTS: usize = 1024;
-
-/// Maximum total size of all keys and values of a commit, in bytes.
-pub const MAX_COMMIT_BYTES: usize = MAX_KEY_BYTES + MAX_VALUE_BYTES;
 
 /// A commit and the fields that make its retries idempotent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,16 +37,16 @@ pub struct Commit {
 /// A write of one key: a value or a tombstone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
-    /// The key, 1 to [`MAX_KEY_BYTES`] bytes.
+    /// The key, 1 to [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES) bytes.
     pub key: Bytes,
-    /// The value, at most [`MAX_VALUE_BYTES`] bytes, or `None` to delete the key.
+    /// The value, at most [`MAX_VALUE_BYTES`](crate::MAX_VALUE_BYTES) bytes, or `None` to delete the key.
     pub value: Option<Bytes>,
 }
 
 /// A condition on one key, evaluated when the commit takes effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
-    /// The key, 1 to [`MAX_KEY_BYTES`] bytes.
+    /// The key, 1 to [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES) bytes.
     pub key: Bytes,
     /// The expected state of the key.
     pub expected: Expected,
@@ -233,7 +227,7 @@ impl Decode for CommitRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::SessionId;
+    use crate::{MAX_KEY_BYTES, MAX_VALUE_BYTES, SessionId};
 
     fn commit(conditions: Vec<Condition>, writes: Vec<Write>) -> Commit {
         Commit { conditions, writes }

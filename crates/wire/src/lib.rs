@@ -8,6 +8,7 @@
 //! Left out: sockets, and the meaning of the messages. The replication protocols define their own
 //! messages; this crate only frames them.
 
+mod checks;
 mod codec;
 mod commit;
 mod frame;
@@ -21,18 +22,17 @@ mod request;
 mod scan;
 mod status;
 
+pub use checks::{check_key, check_value};
 pub use codec::{Decode, Encode, Reader, WireError, decode_cold, decode_exact};
-pub use commit::{
-    Commit, CommitRequest, Condition, Expected, MAX_COMMIT_BYTES, MAX_COMMIT_PARTS, Write,
-};
+pub use commit::{Commit, CommitRequest, Condition, Expected, Write};
 pub use frame::{
     FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameKind, PROTOCOL_VERSION, write_frame,
 };
 pub use handshake::{ClientHello, PeerHello, ServerHello};
 pub use ids::{Mode, NodeId, PeerAddress, RangeId, SessionId, ShardId, TxnId};
 pub use limits::{
-    MAX_FRAME_BYTES, MAX_KEY_BYTES, MAX_LIFETIME_US, MAX_SNAPSHOT_AGE_US, MAX_VALUE_BYTES,
-    check_key, check_value,
+    MAX_COMMIT_BYTES, MAX_COMMIT_PARTS, MAX_FRAME_BYTES, MAX_KEY_BYTES, MAX_LIFETIME_US,
+    MAX_SNAPSHOT_AGE_US, MAX_VALUE_BYTES,
 };
 pub use outcome::{Outcome, Response};
 pub use read::{Basis, LockClaim, LockGrant, LockToken, Locking, ReadKind};

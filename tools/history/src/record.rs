@@ -44,7 +44,7 @@ pub struct Operation {
     pub process: u32,
     /// When the client sent the request, in nanoseconds.
     pub start_ns: u64,
-    /// When the client received the response, in nanoseconds. For an [`Completion::Info`] operation,
+    /// When the client received the response, in nanoseconds. For a [`Completion::Info`] operation,
     /// when it stopped waiting.
     pub end_ns: u64,
     /// The index of the key.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Order, Transaction};
+use super::transaction::{Order, Transaction};
 use crate::Completion;
 
 /// Maximum number of transactions from which the search for a shortest cycle starts.

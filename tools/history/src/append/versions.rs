@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{AppendViolation, Order, Step, Transaction};
+use super::{
+    transaction::{Order, Step, Transaction},
+    violation::AppendViolation,
+};
 use crate::Completion;
 
 /// The writer of each element, and the longest list that was read of each key.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Order, Saw, TimestampViolation, TimestampedOperation};
+use super::operation::{Order, Saw, TimestampViolation, TimestampedOperation};
 
 /// The versions of every key.
 #[derive(Debug, Default)]
