@@ -23,8 +23,9 @@ use thiserror::Error;
 
 use crate::{
     config::{LogCounters, ShardConfig, ShardError},
+    log_room::LOG_RESERVE_BYTES,
     replay::{ReplayError, Replayed, record_of},
-    shard::{LOG_RESERVE_BYTES, Shard},
+    shard::Shard,
     turn::{Input, ShardEffects},
 };
 

@@ -86,14 +86,13 @@ impl Replica {
         if self.proposals.len() >= MAX_WAITING {
             return Err(Rejection::Overloaded);
         }
-        // The commit may have waited. Its timestamp must not be below true time now.
-        let issued_ts = self.transactions.issued_ts().max(self.applied.state.last_ts());
-        let proposed_ts =
-            turn.hlc.commit_ts(turn.now.wall, issued_ts).map_err(|_| Rejection::ClockUncertain)?;
+        let applied_ts = self.applied.state.last_ts();
+        let proposed_ts = self.commit_timestamps.next(applied_ts, turn)?;
         let command = CommitCommand { proposed_ts, request };
         let at = self.group.propose(command.to_payload(), turn.context()).map_err(refused)?;
         self.proposals.push(at, origin);
-        self.transactions.ordered(at.0, proposed_ts, &command.request, owner);
+        self.commit_timestamps.ordered(proposed_ts);
+        self.transactions.ordered(at.0, &command.request, owner);
         Ok(Served::Pending)
     }
 

@@ -12,6 +12,7 @@
 mod apply;
 mod checkpoint;
 mod checkpoint_schedule;
+mod commit_timestamps;
 mod commits;
 mod pending_reads;
 mod pending_writes;
@@ -37,6 +38,7 @@ use crate::{
     turn::{RequestOrigin, Served, Turn},
 };
 use apply::Proposals;
+use commit_timestamps::CommitTimestamps;
 use pending_reads::PendingReads;
 use safe_time::SafeTime;
 use transactions::Transactions;
@@ -53,6 +55,7 @@ pub(crate) struct Replica {
     applied: Applied,
     proposals: Proposals,
     reads: PendingReads,
+    commit_timestamps: CommitTimestamps,
     transactions: Transactions,
     safe_time: SafeTime,
     snapshots: Snapshots,
@@ -102,6 +105,7 @@ impl Replica {
             applied,
             proposals: Proposals::default(),
             reads: PendingReads::default(),
+            commit_timestamps: CommitTimestamps::default(),
             transactions: Transactions::new(first_token, config.planted),
             safe_time: SafeTime::default(),
             snapshots: Snapshots::new(first_stream),

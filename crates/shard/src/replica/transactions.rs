@@ -46,8 +46,6 @@ pub(super) struct Transactions {
     term: Option<u64>,
     /// Entries up to this index may be of earlier terms.
     begun_at: u64,
-    /// The last timestamp assigned to a commit here.
-    issued_ts: Timestamp,
     locks: LockTable,
     next_ticket: u64,
     /// Requests that wait for locks, by ticket.
@@ -103,7 +101,6 @@ impl Transactions {
         Self {
             term: None,
             begun_at: 0,
-            issued_ts: Timestamp::ZERO,
             locks: LockTable::new(first_token),
             next_ticket: 0,
             waiting: BTreeMap::new(),
@@ -137,11 +134,6 @@ impl Transactions {
     /// Returns the index up to which entries may be of earlier terms.
     pub(super) fn begun_at(&self) -> u64 {
         self.begun_at
-    }
-
-    /// Returns the last timestamp assigned to a commit here.
-    pub(super) fn issued_ts(&self) -> Timestamp {
-        self.issued_ts
     }
 
     /// Begins to sequence the writes in a term, after the entries up to `last_index`.
@@ -288,14 +280,7 @@ impl Transactions {
     }
 
     /// Records that a commit was appended to the log, and releases its owner's locks.
-    pub(super) fn ordered(
-        &mut self,
-        index: u64,
-        issued_ts: Timestamp,
-        request: &CommitRequest,
-        owner: Option<TxnId>,
-    ) {
-        self.issued_ts = issued_ts;
+    pub(super) fn ordered(&mut self, index: u64, request: &CommitRequest, owner: Option<TxnId>) {
         for write in &request.commit.writes {
             self.pending_writes.push(index, &write.key);
         }

@@ -21,6 +21,7 @@ use crate::{
     commit_wait::CommitWait,
     config::{LogCounters, ShardConfig, ShardError},
     early_reads::EarlyReads,
+    log_room::LogRoom,
     messages::{Hello, PeerBody, PeerMessage},
     protections::Protections,
     recovery::Recovery,
@@ -29,16 +30,6 @@ use crate::{
     turn::{Input, RequestOrigin, ShardEffects, Turn},
     view::ReplicaView,
 };
-
-/// Below this much free log, in bytes, commits and changes of ranges are rejected with `LogFull`.
-/// The reserve is for writes of replication itself.
-pub const LOG_RESERVE_BYTES: u64 = 16 * 1024 * 1024;
-
-/// Below this much free log, entries and snapshot parts from peers are dropped, like lost messages.
-const PEER_RESERVE_BYTES: u64 = LOG_RESERVE_BYTES / 4 * 3;
-
-/// Below this much free log, checkpoints wait: the lowest limit, because only they free log.
-const CHECKPOINT_RESERVE_BYTES: u64 = LOG_RESERVE_BYTES / 4;
 
 /// Elements that an empty queue keeps room for. A queue with more capacity is freed.
 const MAX_IDLE_QUEUE: usize = 1024;
@@ -361,7 +352,7 @@ impl Shard {
             self.request(origin, operation, now);
         }
         // A checkpoint frees more log than it takes, but only later. It must not fill the log.
-        let has_room = self.log.left_bytes >= CHECKPOINT_RESERVE_BYTES;
+        let has_room = LogRoom(self.log.left_bytes).accepts_checkpoints();
         let ticked = mem::take(&mut self.ticked);
         if ticked && has_room && self.admission.is_admitted() {
             self.advance_checkpoints(now);

@@ -5,8 +5,9 @@ use palisade_control::RangeDescriptor;
 use palisade_replication::{RecoveredGroup, raft};
 use palisade_wire::{Mode, PeerAddress, RangeId};
 
-use super::{PEER_RESERVE_BYTES, Shard};
+use super::Shard;
 use crate::{
+    log_room::LogRoom,
     messages::{Hello, PeerBody, PeerMessage},
     recovery::Recovery,
 };
@@ -43,7 +44,7 @@ impl Shard {
             }
             _ if !self.admission.is_admitted() => {}
             // Drop it like a lost message. The peer sends it again, and there may be room then.
-            body if body.is_to_be_written() && self.log.left_bytes < PEER_RESERVE_BYTES => {}
+            body if body.is_to_be_written() && !LogRoom(self.log.left_bytes).accepts_peers() => {}
             PeerBody::Raft { range, message } => {
                 self.add_replica_if_asked(range, &message.body, now);
                 self.with_replica(range, now, |replica, turn| {

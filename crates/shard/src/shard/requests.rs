@@ -4,9 +4,10 @@ use palisade_clock::{Now, Timestamp};
 use palisade_control::{Change, Topology};
 use palisade_wire::{Operation, Outcome, RangeId, Rejection};
 
-use super::{LOG_RESERVE_BYTES, Shard};
+use super::Shard;
 use crate::{
     TestFault,
+    log_room::LogRoom,
     turn::{RequestOrigin, Served, Turn},
 };
 
@@ -56,11 +57,7 @@ impl Shard {
             }
             _ => {}
         }
-        let only_reads = matches!(
-            operation,
-            Operation::Get { .. } | Operation::Scan { .. } | Operation::Rollback { .. }
-        );
-        if !only_reads && self.log.left_bytes < LOG_RESERVE_BYTES {
+        if !LogRoom(self.log.left_bytes).accepts(&operation) {
             return Err(Rejection::LogFull);
         }
         if self.is_fenced(now) {
