@@ -105,6 +105,24 @@ fn files_are_short() {
     assert_none(&faults, "source files have at most 650 lines");
 }
 
+#[test]
+fn documents_name_files_that_exist() {
+    let sources: Vec<_> = files(&["rs"]).iter().map(|path| format!("/{}", shown(path))).collect();
+    let exists = |name: &str| sources.iter().any(|path| path.ends_with(&format!("/{name}")));
+    let mut faults = Vec::new();
+    // The changelog tells of files that are gone.
+    for path in files(&["md"]).into_iter().filter(|path| !path.ends_with("CHANGELOG.md")) {
+        let text = fs::read_to_string(&path).expect("text");
+        for (number, line) in text.lines().enumerate() {
+            let quoted = line.split('`').skip(1).step_by(2);
+            let names = quoted.filter(|name| name.ends_with(".rs") && !name.contains(['*', ' ']));
+            let missing = names.filter(|name| !exists(name));
+            faults.extend(missing.map(|name| format!("{}:{}: {name}", shown(&path), number + 1)));
+        }
+    }
+    assert_none(&faults, "these files do not exist");
+}
+
 /// The packages of the table in ARCHITECTURE.md, in their order, by directory.
 fn layers() -> Vec<String> {
     let text = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");

@@ -39,7 +39,8 @@ pub struct Commit {
 pub struct Write {
     /// The key, 1 to [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES) bytes.
     pub key: Bytes,
-    /// The value, at most [`MAX_VALUE_BYTES`](crate::MAX_VALUE_BYTES) bytes, or `None` to delete the key.
+    /// The value, at most [`MAX_VALUE_BYTES`](crate::MAX_VALUE_BYTES) bytes, or `None` to delete
+    /// the key.
     pub value: Option<Bytes>,
 }
 
