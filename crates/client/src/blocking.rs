@@ -8,7 +8,10 @@ use futures_lite::future::block_on;
 use palisade_clock::Timestamp;
 use palisade_wire::{Commit, Expected, Row};
 
-use crate::{Client, ClientError, ClientOptions, Committed, Snapshot, Transaction, Versioned};
+use crate::{
+    Client, ClientError, ClientOptions, Committed, Snapshot, Transaction, Versioned,
+    transaction::Tries,
+};
 
 /// A [`Client`] whose calls block the calling thread, at most for the time limit of
 /// [`ClientOptions::timeout`]. It must not be used inside an executor, whose thread it would block.
@@ -314,7 +317,7 @@ impl BlockingClient {
         &self,
         mut body: impl FnMut(&mut BlockingTransaction) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut tries = self.client.tries();
+        let mut tries = Tries::new(self.client.clone());
         loop {
             let mut transaction = BlockingTransaction { transaction: tries.begin() };
             let result = body(&mut transaction);

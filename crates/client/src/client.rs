@@ -2,10 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -13,20 +10,27 @@ use bytes::Bytes;
 use palisade_clock::Timestamp;
 use palisade_control::{Change, Topology};
 use palisade_wire::{
-    Commit, Expected, NodeStatus, Outcome, PeerAddress, Rejection, SessionId, ShardId, ShardStatus,
-    TxnId, check_key,
+    Commit, Expected, NodeStatus, Outcome, PeerAddress, SessionId, ShardId, ShardStatus, TxnId,
+    check_key,
 };
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    ClientError,
-    driver::{Call, Cluster, Command, Driver, How, InProcess, fresh_session},
-    open_snapshots::{OpenSnapshot, OpenSnapshots},
-    transaction::Tries,
+    ClientError, InProcess,
+    calls::{Call, ReadMode},
+    counters::Counters,
+    driver::{Cluster, Command, Driver},
+    entropy::fresh_session,
+    error::unexpected,
+    open_snapshots::OpenSnapshot,
 };
 
 /// Capacity of the queue of calls to the driver. Further callers wait until it has room.
 const MAX_CALLS: usize = 32 * 1024;
+
+/// Longest time limit of a call, about 100 years. Later deadlines may be beyond the range of an
+/// [`Instant`].
+const MAX_TIMEOUT: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 
 /// Options of a client.
 #[derive(Clone, Copy, Debug)]
@@ -36,8 +40,8 @@ pub struct ClientOptions {
     pub cluster_id: Option<u64>,
     /// Time limit of a call. Past it, by up to 10 ms, the call ends with [`ClientError::Deadline`].
     /// 10 seconds by default. A commit whose outcome is unknown may still take effect until 5
-    /// seconds after its time limit, and 10 minutes after its start at the latest. Calls panic if
-    /// their deadline is beyond the range of an [`Instant`], as with [`Duration::MAX`].
+    /// seconds after its time limit, and 10 minutes after its start at the latest. Longer limits
+    /// than 100 years, such as [`Duration::MAX`], count as 100 years.
     pub timeout: Duration,
 }
 
@@ -86,17 +90,6 @@ pub struct ClientStats {
     pub retries: u64,
 }
 
-/// State that the driver and all clones share.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) retries: AtomicU64,
-    /// Number of transaction tries so far; names the next one.
-    pub(crate) owners: AtomicU64,
-    /// The highest timestamp that this client has read or written.
-    pub(crate) seen_ts: AtomicU64,
-    pub(crate) snapshots: Arc<OpenSnapshots>,
-}
-
 /// A client of a cluster. Clones share the connections and the session.
 ///
 /// Sizes: a key has 1 to [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES) bytes, a value at most
@@ -111,8 +104,8 @@ pub struct Client {
     commands: mpsc::Sender<Command>,
     pub(crate) counters: Arc<Counters>,
     /// Session that names the transactions of all clones in the lock tables.
-    lockers: SessionId,
-    timeout: Duration,
+    lock_session: SessionId,
+    pub(crate) timeout: Duration,
 }
 
 impl Client {
@@ -211,10 +204,12 @@ impl Client {
         let (sender, commands) = mpsc::channel(MAX_CALLS);
         let counters = Arc::new(Counters::default());
         let (ready, is_ready) = oneshot::channel();
-        let [session, lockers] = [fresh_session()?, fresh_session()?];
-        start(Driver { cluster, options, session, commands, counters: counters.clone(), ready })?;
+        let [session, lock_session] = [fresh_session()?, fresh_session()?];
+        let ClientOptions { cluster_id, timeout } = options;
+        let shared = counters.clone();
+        start(Driver { cluster, cluster_id, timeout, session, commands, counters: shared, ready })?;
         is_ready.await.map_err(|_| ClientError::Closed)??;
-        Ok(Self { commands: sender, counters, lockers, timeout: options.timeout })
+        Ok(Self { commands: sender, counters, lock_session, timeout })
     }
 
     /// Returns the same client with another time limit for its calls; see
@@ -349,6 +344,12 @@ impl Client {
     ///   lost, and the range no longer remembers the outcome. Unknown, and not retryable.
     /// - [`ClientError::Closed`] and [`ClientError::Protocol`]. Unknown, and not retryable.
     ///
+    /// [`Rejection::KeySize`]: crate::Rejection::KeySize
+    /// [`Rejection::ValueSize`]: crate::Rejection::ValueSize
+    /// [`Rejection::CommitSize`]: crate::Rejection::CommitSize
+    /// [`Rejection::IdReused`]: crate::Rejection::IdReused
+    /// [`Rejection::Expired`]: crate::Rejection::Expired
+    ///
     /// # Examples
     ///
     /// ```no_run
@@ -386,6 +387,8 @@ impl Client {
     ///   [`MAX_KEY_BYTES`](crate::MAX_KEY_BYTES). Not retryable.
     /// - [`ClientError::Closed`] and [`ClientError::Protocol`]. Not retryable.
     ///
+    /// [`Rejection::KeySize`]: crate::Rejection::KeySize
+    ///
     /// # Examples
     ///
     /// ```no_run
@@ -396,7 +399,7 @@ impl Client {
     /// # Ok(()) }
     /// ```
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Versioned>, ClientError> {
-        self.get_as(key.into(), How::Latest).await
+        self.get_as(key.into(), ReadMode::Latest).await
     }
 
     /// Reads the latest value of a key. Linearizable for this key alone.
@@ -424,12 +427,12 @@ impl Client {
         &self,
         key: impl Into<Bytes>,
     ) -> Result<Option<Versioned>, ClientError> {
-        self.get_as(key.into(), How::LatestOfKey).await
+        self.get_as(key.into(), ReadMode::LatestOfKey).await
     }
 
-    async fn get_as(&self, key: Bytes, how: How) -> Result<Option<Versioned>, ClientError> {
+    async fn get_as(&self, key: Bytes, mode: ReadMode) -> Result<Option<Versioned>, ClientError> {
         check_key(&key).map_err(ClientError::Rejected)?;
-        Versioned::of(self.call(Call::Get { key, how }).await?)
+        Versioned::of(self.call(Call::Get { key, mode }).await?)
     }
 
     /// Returns the nodes and ranges of the cluster, as this client currently knows them. Sends
@@ -475,7 +478,7 @@ impl Client {
     /// # Ok(()) }
     /// ```
     pub async fn shard_status(&self, at: PeerAddress) -> Result<ShardStatus, ClientError> {
-        match self.call(Call::Status { at }).await? {
+        match self.call(Call::Status(at)).await? {
             Outcome::Status(bytes) => ShardStatus::from_bytes(&bytes)
                 .map_err(|error| ClientError::Protocol(error.to_string())),
             other => Err(unexpected(&other)),
@@ -535,6 +538,9 @@ impl Client {
     ///   states whether the change may have been made.
     /// - [`ClientError::Closed`] and [`ClientError::Protocol`]. Unknown, and not retryable.
     ///
+    /// [`Rejection::InvalidChange`]: crate::Rejection::InvalidChange
+    /// [`Rejection::Unknown`]: crate::Rejection::Unknown
+    ///
     /// # Examples
     ///
     /// ```no_run
@@ -544,7 +550,7 @@ impl Client {
     /// # Ok(()) }
     /// ```
     pub async fn change_ranges(&self, change: &Change) -> Result<(), ClientError> {
-        match self.call(Call::Control { change: change.to_bytes() }).await? {
+        match self.call(Call::Control(change.to_bytes())).await? {
             Outcome::ControlDone => Ok(()),
             other => Err(unexpected(&other)),
         }
@@ -560,11 +566,12 @@ impl Client {
     /// # Ok(()) }
     /// ```
     pub fn stats(&self) -> ClientStats {
-        ClientStats { retries: self.counters.retries.load(Ordering::Relaxed) }
+        let Counters { retries, reruns, .. } = &*self.counters;
+        ClientStats { retries: retries.load(Ordering::Relaxed) + reruns.load(Ordering::Relaxed) }
     }
 
     pub(crate) async fn call(&self, call: Call) -> Result<Outcome, ClientError> {
-        self.call_until(call, Instant::now() + self.timeout).await
+        self.call_until(call, self.deadline()).await
     }
 
     pub(crate) async fn call_until(
@@ -576,27 +583,29 @@ impl Client {
         let command = Command { call, deadline, timeout: self.timeout, reply };
         self.commands.send(command).await.map_err(|_| ClientError::Closed)?;
         let outcome = answer.await.map_err(|_| ClientError::Closed)??;
-        outcome.visible_ts().into_iter().for_each(|seen_ts| self.observe(seen_ts));
+        if let Some(seen_ts) = outcome.visible_ts() {
+            self.counters.seen_ts.fetch_max(seen_ts.to_bits(), Ordering::Relaxed);
+        }
         Ok(outcome)
     }
 
     /// Starts a call and ignores its answer. Drops the call if the queue is full.
     pub(crate) fn send(&self, call: Call) {
-        let deadline = Instant::now() + self.timeout;
-        let command =
-            Command { call, deadline, timeout: self.timeout, reply: oneshot::channel().0 };
+        let (deadline, reply) = (self.deadline(), oneshot::channel().0);
+        let command = Command { call, deadline, timeout: self.timeout, reply };
         // A rollback that is dropped is harmless: idle locks expire.
         let _ = self.commands.try_send(command);
     }
 
-    pub(crate) fn tries(&self) -> Tries {
-        Tries::new(self.clone(), self.timeout)
+    /// Returns the deadline of a call that starts now.
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout.min(MAX_TIMEOUT)
     }
 
     /// Names the next try of a transaction.
     pub(crate) fn next_owner(&self) -> TxnId {
         let sequence = self.counters.owners.fetch_add(1, Ordering::Relaxed);
-        TxnId { session: self.lockers, sequence }
+        TxnId { session: self.lock_session, sequence }
     }
 
     /// Registers an open snapshot, so that the cluster keeps its versions until it is dropped.
@@ -604,19 +613,20 @@ impl Client {
         self.counters.snapshots.open(at_ts)
     }
 
-    pub(crate) fn count_retry(&self) {
-        self.counters.retries.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn count_rerun(&self) {
+        self.counters.reruns.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-pub(crate) fn unexpected(outcome: &Outcome) -> ClientError {
-    match outcome {
-        Outcome::Rejected(rejection) => ClientError::Rejected(*rejection),
-        other => ClientError::Protocol(format!("an answer of another kind: {other:?}")),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Returns true if a rejection ends the call, so that it is not retried.
-pub(crate) fn is_final(rejection: Rejection) -> bool {
-    !rejection.is_retryable()
+    #[test]
+    fn the_longest_time_limit_has_a_deadline() {
+        let (commands, _received) = mpsc::channel(1);
+        let (counters, lock_session) = (Arc::default(), SessionId(1));
+        let client = Client { commands, counters, lock_session, timeout: Duration::MAX };
+        assert!(client.deadline() > Instant::now() + MAX_TIMEOUT / 2);
+    }
 }

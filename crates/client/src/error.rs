@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use palisade_clock::Timestamp;
-use palisade_wire::{MAX_SNAPSHOT_AGE_US, Rejection};
+use palisade_wire::{MAX_SNAPSHOT_AGE_US, Outcome, Rejection};
 use thiserror::Error;
 
 /// An error of a call.
@@ -34,10 +34,10 @@ pub enum ClientError {
     Deadline {
         /// The time limit of the call.
         after: Duration,
-        /// Why the last try did not succeed.
+        /// Why the last try did not succeed, such as "the shard's log is full".
         reason: &'static str,
-        /// True if the request is a change that was sent at least once, so that it may have taken
-        /// effect. False for reads.
+        /// True if the request is a change, and a try of it may have taken effect: its answer is
+        /// lost or still to come. False for reads, and if all tries were rejected without effect.
         outcome_unknown: bool,
     },
     /// The request was refused, and a retry within the call would not help. Sizes are checked
@@ -151,5 +151,13 @@ impl ClientError {
             | Self::NoEntropy(_)
             | Self::NodeDown => false,
         }
+    }
+}
+
+/// Returns the error for an outcome that is not of the kind that the call expects.
+pub(crate) fn unexpected(outcome: &Outcome) -> ClientError {
+    match outcome {
+        Outcome::Rejected(rejection) => ClientError::Rejected(*rejection),
+        other => ClientError::Protocol(format!("an answer of another kind: {other:?}")),
     }
 }

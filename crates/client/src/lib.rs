@@ -3,6 +3,7 @@
 //!
 //! A [`Client`] runs its connections on its own thread, so its futures can be awaited on any
 //! executor. [`BlockingClient`] needs no executor. Clones share the connections and the session.
+//! The routing itself is a state machine without I/O, the [`router`].
 //!
 //! | limit | value |
 //! | --- | --- |
@@ -34,19 +35,27 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "drives real sockets")]
 
 mod blocking;
+mod calls;
 mod client;
+mod connection;
+mod counters;
 mod driver;
+mod entropy;
 mod error;
+mod in_process;
 mod open_snapshots;
+pub mod router;
 mod scan;
+mod sessions;
 mod snapshot;
 mod transaction;
+mod transaction_scan;
 
 pub use blocking::{BlockingClient, BlockingSnapshot, BlockingTransaction};
 pub use bytes::Bytes;
 pub use client::{Client, ClientOptions, ClientStats, Committed, Versioned};
-pub use driver::InProcess;
 pub use error::ClientError;
+pub use in_process::InProcess;
 pub use palisade_clock::{BoundSource, Timestamp};
 pub use palisade_control::{Change, NodeAddress, RangeDescriptor, RangeMap, Topology};
 pub use palisade_wire::{
@@ -54,6 +63,7 @@ pub use palisade_wire::{
     MAX_PAGE_BYTES, MAX_PAGE_ROWS, MAX_SNAPSHOT_AGE_US, MAX_VALUE_BYTES, Mode, NodeId, NodeStatus,
     PeerAddress, RangeId, RangeStatus, Rejection, Role, Row, ShardId, ShardStatus, Write,
 };
-pub use scan::{Scan, TransactionScan};
+pub use scan::Scan;
 pub use snapshot::Snapshot;
 pub use transaction::Transaction;
+pub use transaction_scan::TransactionScan;

@@ -10,11 +10,10 @@ use palisade_clock::Timestamp;
 use palisade_wire::{Basis, Outcome, ReadKind, Rejection, check_key};
 
 use crate::{
-    Client, ClientError, Scan, Versioned,
-    client::unexpected,
-    driver::{Call, How, Span},
+    Client, ClientError, Versioned,
+    calls::{Call, ReadMode, ScanSpan},
+    error::unexpected,
     open_snapshots::OpenSnapshot,
-    scan::after_prefix,
 };
 
 impl Client {
@@ -194,49 +193,21 @@ impl Snapshot {
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Versioned>, ClientError> {
         let key = key.into();
         check_key(&key).map_err(ClientError::Rejected)?;
-        Versioned::of(self.read(|how| Call::Get { key: key.clone(), how }).await?)
+        Versioned::of(self.read(|mode| Call::Get { key: key.clone(), mode }).await?)
     }
 
-    /// Returns a scan of the keys from `begin` (inclusive) to `end` (exclusive; `None` for no
-    /// bound), in order, over all ranges. It reads nothing yet.
-    ///
-    /// # Examples
-    ///
-    /// ```no_run
-    /// # use palisade_client::*; async fn example(client: Client) -> Result<(), ClientError> {
-    /// let rows = client.snapshot().scan("users/a", Some("users/b".into())).all().await?;
-    /// # Ok(()) }
-    /// ```
-    pub fn scan(&self, begin: impl Into<Bytes>, end: Option<Bytes>) -> Scan {
-        Scan::new(self.clone(), begin.into(), end)
+    pub(crate) async fn page(&self, span: &ScanSpan) -> Result<Outcome, ClientError> {
+        self.read(|mode| Call::Scan { span: span.clone(), mode }).await
     }
 
-    /// Returns a scan of the keys that begin with `prefix`. It reads nothing yet.
-    ///
-    /// # Examples
-    ///
-    /// ```no_run
-    /// # use palisade_client::*; async fn example(client: Client) -> Result<(), ClientError> {
-    /// let rows = client.snapshot().scan_prefix("users/").all().await?;
-    /// # Ok(()) }
-    /// ```
-    pub fn scan_prefix(&self, prefix: impl Into<Bytes>) -> Scan {
-        let begin = prefix.into();
-        let end = after_prefix(&begin);
-        self.scan(begin, end)
-    }
-
-    pub(crate) async fn page(&self, span: &Span) -> Result<Outcome, ClientError> {
-        self.read(|how| Call::Scan { span: span.clone(), how }).await
-    }
-
-    async fn read(&self, call: impl Fn(How) -> Call) -> Result<Outcome, ClientError> {
+    async fn read(&self, call: impl Fn(ReadMode) -> Call) -> Result<Outcome, ClientError> {
         loop {
             let kind = self.at_ts().map_or_else(|| self.first_kind(), ReadKind::AsOf);
             // A fresh snapshot reads at the leader first: for a while, other replicas do not know
             // everything up to its timestamp.
-            let how = How::Past { kind, anywhere: !matches!(self.first, First::Fresh) };
-            let outcome = match self.client.call(call(how)).await {
+            let anywhere = !matches!(self.first, First::Fresh);
+            let mode = ReadMode::AtTimestamp { kind, anywhere };
+            let outcome = match self.client.call(call(mode)).await {
                 Err(ClientError::Rejected(Rejection::Collected)) => {
                     let at_ts = self.at_ts().unwrap_or_else(|| self.first_ts());
                     return Err(ClientError::SnapshotTooOld { at_ts });

@@ -1,19 +1,15 @@
 //! Interactive transactions, which read, compute and write.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Instant};
 
 use bytes::Bytes;
 use palisade_clock::Timestamp;
 use palisade_wire::{Basis, Commit, Expected, LockClaim, Outcome, check_key, check_value};
 
 use crate::{
-    Client, ClientError, TransactionScan,
-    client::unexpected,
-    driver::{Call, How, Locks},
-    scan::after_prefix,
+    Client, ClientError,
+    calls::{Call, Locks, ReadMode},
+    error::unexpected,
 };
 
 impl Client {
@@ -59,7 +55,7 @@ impl Client {
         &self,
         mut body: impl AsyncFnMut(&mut Transaction) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut tries = self.tries();
+        let mut tries = Tries::new(self.clone());
         loop {
             let mut transaction = tries.begin();
             let result = body(&mut transaction).await;
@@ -281,70 +277,6 @@ impl Transaction {
         self.write(key.into(), None)
     }
 
-    /// Returns a scan of the keys from `begin` (inclusive) to `end` (exclusive; `None` for no
-    /// bound), in order. It includes this transaction's own writes. It fails if it leaves the
-    /// transaction's range, so choose bounds within one range.
-    ///
-    /// # Examples
-    ///
-    /// ```no_run
-    /// # use palisade_client::*;
-    /// # async fn example(tx: &mut Transaction) -> Result<(), ClientError> {
-    /// let users = tx.scan("users/a", Some("users/b".into())).all().await?;
-    /// tx.put("users/count", users.len().to_string())?;
-    /// # Ok(()) }
-    /// ```
-    pub fn scan(&mut self, begin: impl Into<Bytes>, end: Option<Bytes>) -> TransactionScan<'_> {
-        TransactionScan::new(self, begin.into(), end)
-    }
-
-    /// Returns a scan of the keys that begin with `prefix`. It includes this transaction's own
-    /// writes.
-    ///
-    /// # Examples
-    ///
-    /// ```no_run
-    /// # use palisade_client::*;
-    /// # async fn example(tx: &mut Transaction) -> Result<(), ClientError> {
-    /// let users = tx.scan_prefix("users/").all().await?.len();
-    /// tx.put("users/count", users.to_string())?;
-    /// # Ok(()) }
-    /// ```
-    pub fn scan_prefix(&mut self, prefix: impl Into<Bytes>) -> TransactionScan<'_> {
-        let begin = prefix.into();
-        let end = after_prefix(&begin);
-        self.scan(begin, end)
-    }
-
-    /// Deletes the keys from `begin` (inclusive) to `end` (exclusive; `None` for no bound), and
-    /// returns how many it deleted. Reads and locks them as [`TransactionScan::for_update`] does.
-    /// The commit fails if the transaction then writes more than
-    /// [`MAX_COMMIT_PARTS`](crate::MAX_COMMIT_PARTS) keys.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Transaction::get`].
-    ///
-    /// # Examples
-    ///
-    /// ```no_run
-    /// # use palisade_client::*;
-    /// # async fn example(tx: &mut Transaction) -> Result<(), ClientError> {
-    /// let deleted = tx.delete_span("users/a", Some("users/b".into())).await?;
-    /// tx.put("users/deleted", deleted.to_string())?;
-    /// # Ok(()) }
-    /// ```
-    pub async fn delete_span(
-        &mut self,
-        begin: impl Into<Bytes>,
-        end: Option<Bytes>,
-    ) -> Result<u64, ClientError> {
-        let rows = self.scan(begin, end).for_update().all().await?;
-        let deleted = rows.len() as u64;
-        rows.into_iter().try_for_each(|(key, _)| self.delete(key))?;
-        Ok(deleted)
-    }
-
     fn write(&mut self, key: Bytes, value: Option<Bytes>) -> Result<(), ClientError> {
         check_key(&key).map_err(ClientError::Rejected)?;
         self.anchor.get_or_insert_with(|| key.clone());
@@ -365,8 +297,8 @@ impl Transaction {
         exclusive: bool,
     ) -> Result<(Timestamp, Option<Bytes>), ClientError> {
         check_key(&key).map_err(ClientError::Rejected)?;
-        let how = How::Locked(self.locks(&key, exclusive));
-        match self.call(Call::Get { key, how }).await? {
+        let mode = ReadMode::Locked(self.locks(&key, exclusive));
+        match self.call(Call::Get { key, mode }).await? {
             Outcome::Value { version_ts, value, .. } => Ok((version_ts, value)),
             other => Err(unexpected(&other)),
         }
@@ -451,16 +383,14 @@ impl Drop for Transaction {
 #[derive(Debug)]
 pub(crate) struct Tries {
     client: Client,
-    timeout: Duration,
     deadline: Instant,
     /// The first try's start. It is the priority of all tries: older transactions win conflicts.
     start_ts: Option<Timestamp>,
 }
 
 impl Tries {
-    pub(crate) fn new(client: Client, timeout: Duration) -> Self {
-        let deadline = Instant::now() + timeout;
-        Self { client, timeout, deadline, start_ts: None }
+    pub(crate) fn new(client: Client) -> Self {
+        Self { deadline: client.deadline(), client, start_ts: None }
     }
 
     pub(crate) fn begin(&self) -> Transaction {
@@ -485,11 +415,12 @@ impl Tries {
             _ => {}
         }
         self.start_ts = transaction.claim.start_ts;
-        self.client.count_retry();
+        self.client.count_rerun();
         if Instant::now() < self.deadline {
             return None;
         }
-        let (after, reason) = (self.timeout, "the transaction lost its locks again and again");
+        let after = self.client.timeout;
+        let reason = "the transaction lost its locks again and again";
         Some(Err(ClientError::Deadline { after, reason, outcome_unknown: false }.into()))
     }
 }

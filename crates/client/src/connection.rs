@@ -1,10 +1,17 @@
 //! A connection to one shard, reopened when it breaks.
+//!
+//! Invariants:
+//! - [`ConnectionEvent::Opened`] and [`ConnectionEvent::Closed`] alternate, and answers come only
+//!   between them.
+//! - A connection accepts requests only while it is open. When it breaks, the requests that it has
+//!   accepted but not written are dropped.
+//!
+//! Left out: the routing of requests, and what to do when a connection breaks.
 
 use std::{
     cell::{Cell, RefCell},
     mem,
     net::SocketAddr,
-    rc::Rc,
     time::Duration,
 };
 
@@ -15,54 +22,88 @@ use palisade_wire::{
     Response, ServerHello, decode_exact, write_frame,
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     sync::Notify,
     time::{sleep, timeout},
 };
 
-use super::{Submit, router::Router};
-
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const READ_BYTES: usize = 64 * 1024;
 
-/// The sending side of a connection to a shard. Requests collect in a buffer until they are written
-/// to the socket. A shard of this process gets them directly.
+/// An event of a connection.
+#[derive(Debug)]
+pub(crate) enum ConnectionEvent {
+    Opened,
+    Answer(Response),
+    /// No further event is known yet.
+    BatchEnd,
+    Closed,
+}
+
+/// The sending side of a connection. Requests collect in a buffer until it is flushed.
 #[derive(Debug, Default)]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     buffer: RefCell<BytesMut>,
     filled: Notify,
-    open: Cell<bool>,
-    in_process: Option<Submit>,
+    is_open: Cell<bool>,
 }
 
 impl Connection {
-    pub(super) fn in_process(submit: Submit) -> Self {
-        Self { in_process: Some(submit), ..Self::default() }
-    }
-
-    /// Adds a request. Returns false if the connection is down, or the queue of a shard of this
-    /// process is full.
-    pub(super) fn push(&self, request: &Request) -> bool {
-        if let Some(Submit(submit)) = &self.in_process {
-            return submit(request.clone());
-        }
-        if self.open.get() {
+    /// Adds a request to the buffer. Returns false if the connection is not open.
+    pub(crate) fn push(&self, request: &Request) -> bool {
+        if self.is_open.get() {
             let mut buffer = self.buffer.borrow_mut();
             write_frame(&mut buffer, FrameKind::Request, |out| request.encode(out));
         }
-        self.open.get()
+        self.is_open.get()
     }
 
     /// Starts writing the buffered requests.
-    pub(super) fn send(&self) {
+    pub(crate) fn flush(&self) {
         if !self.buffer.borrow().is_empty() {
             self.filled.notify_one();
         }
     }
 
-    async fn write_out(&self, mut stream: impl tokio::io::AsyncWrite + Unpin) {
+    /// Keeps a connection to the shard `at` open, and reports its events.
+    pub(crate) async fn keep_open(
+        &self,
+        at: PeerAddress,
+        address: SocketAddr,
+        cluster_id: u64,
+        report: impl Fn(ConnectionEvent),
+    ) {
+        loop {
+            let opened = timeout(CONNECT_TIMEOUT, open(address, Some(cluster_id))).await;
+            if let Ok(Some((stream, mut decoder, hello))) = opened
+                && hello.at == at
+            {
+                let (mut reader, writer) = stream.into_split();
+                self.buffer.borrow_mut().clear();
+                self.is_open.set(true);
+                report(ConnectionEvent::Opened);
+                let batch_end = || report(ConnectionEvent::BatchEnd);
+                let answers = async {
+                    while let Some(frame) = read_frame(&mut reader, &mut decoder, batch_end).await {
+                        let Ok(response) = decode_exact(frame.payload) else { return };
+                        report(ConnectionEvent::Answer(response));
+                    }
+                };
+                tokio::select! {
+                    () = answers => {}
+                    () = self.write_out(writer) => {}
+                }
+                self.is_open.set(false);
+                report(ConnectionEvent::Closed);
+                report(ConnectionEvent::BatchEnd);
+            }
+            sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    async fn write_out(&self, mut stream: impl AsyncWrite + Unpin) {
         let mut sending = BytesMut::new();
         loop {
             self.filled.notified().await;
@@ -75,45 +116,8 @@ impl Connection {
     }
 }
 
-/// Keeps a connection open, and passes every answer to the router.
-pub(super) async fn keep_open(
-    router: Rc<Router>,
-    connection: Rc<Connection>,
-    at: PeerAddress,
-    address: SocketAddr,
-    cluster_id: u64,
-) {
-    loop {
-        let opened = timeout(CONNECT_TIMEOUT, open(address, Some(cluster_id))).await;
-        if let Ok(Some((stream, mut decoder, hello))) = opened
-            && hello.at == at
-        {
-            let (mut reader, writer) = tokio::io::split(stream);
-            connection.buffer.borrow_mut().clear();
-            connection.open.set(true);
-            let answers = async {
-                while let Some(frame) = read_frame(&mut reader, &mut decoder).await {
-                    let Ok(response) = decode_exact::<Response>(frame.payload) else { return };
-                    router.answer(response);
-                    // Requests that these answers redirected leave in one write.
-                    if decoder.buffer().is_empty() {
-                        router.send_all();
-                    }
-                }
-            };
-            tokio::select! {
-                () = answers => {}
-                () = connection.write_out(writer) => {}
-            }
-            connection.open.set(false);
-            router.connection_lost(at);
-        }
-        sleep(RETRY_PAUSE).await;
-    }
-}
-
 /// Requests the topology of its cluster from one address.
-pub(super) async fn fetch_topology(
+pub(crate) async fn fetch_topology(
     address: SocketAddr,
     cluster_id: Option<u64>,
 ) -> Option<Topology> {
@@ -122,7 +126,7 @@ pub(super) async fn fetch_topology(
     let mut out = BytesMut::new();
     write_frame(&mut out, FrameKind::Request, |out| request.encode(out));
     stream.write_all(&out).await.ok()?;
-    let frame = read_frame(&mut stream, &mut decoder).await?;
+    let frame = read_frame(&mut stream, &mut decoder, || {}).await?;
     match decode_exact::<Response>(frame.payload).ok()?.outcome {
         Outcome::RangeMap(bytes) => Topology::from_bytes(&bytes).ok(),
         _ => None,
@@ -139,20 +143,23 @@ async fn open(
     write_frame(&mut out, FrameKind::ClientHello, |out| ClientHello { cluster_id }.encode(out));
     stream.write_all(&out).await.ok()?;
     let mut decoder = FrameDecoder::default();
-    let frame = read_frame(&mut stream, &mut decoder).await?;
+    let frame = read_frame(&mut stream, &mut decoder, || {}).await?;
     let hello = decode_exact::<ServerHello>(frame.payload).ok()?;
     (frame.kind == FrameKind::ServerHello).then_some((stream, decoder, hello))
 }
 
-/// Returns the next frame of a stream, or `None` at its end or if a frame is invalid.
+/// Returns the next frame of a stream, or `None` at its end or if a frame is invalid. Calls
+/// `before_read` if the decoder has no whole frame.
 async fn read_frame(
     stream: &mut (impl AsyncRead + Unpin),
     decoder: &mut FrameDecoder,
+    before_read: impl Fn(),
 ) -> Option<Frame> {
     loop {
         if let Some(frame) = decoder.next_frame().ok()? {
             return Some(frame);
         }
+        before_read();
         decoder.buffer().reserve(READ_BYTES);
         if stream.read_buf(decoder.buffer()).await.ok()? == 0 {
             return None;

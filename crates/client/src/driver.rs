@@ -1,0 +1,365 @@
+//! Drives a client: feeds its [`Router`] with calls, answers and time, and carries out the effects.
+//! Runs on its own thread or in the caller's.
+//!
+//! The tasks of a driver share one thread: the loop of [`run`], and one task for each connection.
+//! Each of them steps the router directly, without a queue between them. The requests of a batch of
+//! calls or answers leave in one write for each connection.
+//!
+//! Invariants:
+//! - No borrow of the router is held across an await.
+//! - The loop wakes for a tick at or before the time that [`Router::next_due_us`] returns.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    net::SocketAddr,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use palisade_clock::Timestamp;
+use palisade_control::Topology;
+use palisade_wire::{Outcome, PeerAddress, Request, Response, SessionId};
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    task::{LocalSet, spawn_local},
+    time::{MissedTickBehavior, interval, sleep, sleep_until, timeout},
+};
+
+use crate::{
+    ClientError, InProcess,
+    calls::{Call, CallId},
+    connection::{Connection, ConnectionEvent, fetch_topology},
+    counters::Counters,
+    entropy::fresh_session,
+    in_process::Submit,
+    router::{Router, RouterConfig, RouterEffect, RouterInput},
+};
+
+/// Interval at which the oldest open snapshot is renewed at every shard. The shards keep its
+/// versions for five times as long.
+const RENEW_SNAPSHOTS: Duration = Duration::from_secs(1);
+
+/// Calls or answers to take from a queue before the requests that they cause are sent.
+const BATCH: usize = 256;
+
+/// The time of a tick that no call needs, about 140 years from the start.
+const NEVER_US: u64 = 1 << 52;
+
+type Reply = oneshot::Sender<Result<Outcome, ClientError>>;
+
+/// The cluster to connect to.
+#[derive(Debug)]
+pub(crate) enum Cluster {
+    At(Vec<SocketAddr>),
+    InProcess(InProcess),
+}
+
+/// A call, with its deadline and the sender for its result.
+#[derive(Debug)]
+pub(crate) struct Command {
+    pub(crate) call: Call,
+    pub(crate) deadline: Instant,
+    pub(crate) timeout: Duration,
+    pub(crate) reply: Reply,
+}
+
+/// Drives the calls of a client, until the last clone of the client is dropped.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    pub(crate) cluster: Cluster,
+    pub(crate) cluster_id: Option<u64>,
+    /// Time limit of the search for a node that answers.
+    pub(crate) timeout: Duration,
+    /// The session of the first commits.
+    pub(crate) session: SessionId,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) counters: Arc<Counters>,
+    /// Receives `Ok` once the cluster is found, or the error.
+    pub(crate) ready: oneshot::Sender<Result<(), ClientError>>,
+}
+
+impl Driver {
+    /// Runs the driver. Must be polled within a [`LocalSet`].
+    pub(crate) async fn drive(self) {
+        let Self { cluster, cluster_id, timeout, session, commands, counters, ready } = self;
+        let found = match cluster {
+            Cluster::At(addresses) => {
+                discover(&addresses, cluster_id, timeout).await.map(|topology| (topology, None))
+            }
+            Cluster::InProcess(InProcess { topology, submit, answers }) => {
+                Ok((topology, Some((submit, answers))))
+            }
+        };
+        // The caller may have dropped its future meanwhile.
+        let _ = ready.send(found.as_ref().map(|_| ()).map_err(Clone::clone));
+        let Ok((topology, in_process)) = found else { return };
+        let (submit, answers) = in_process.unzip();
+        let shared = Shared::connect(&topology, session, counters, submit);
+        match answers {
+            None => run(shared, commands).await,
+            Some(answers) => {
+                let receiving = receive(shared.clone(), answers);
+                futures_lite::future::or(run(shared, commands), receiving).await;
+            }
+        }
+    }
+
+    /// Starts a thread that runs [`Driver::drive`].
+    pub(crate) fn spawn(self) -> Result<(), ClientError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(
+            |error| ClientError::Protocol(format!("no runtime for the client: {error}")),
+        )?;
+        thread::Builder::new()
+            .name("palisade-client".to_owned())
+            .spawn(move || LocalSet::new().block_on(&runtime, self.drive()))
+            .map(drop)
+            .map_err(|error| ClientError::Protocol(format!("no thread for the client: {error}")))
+    }
+}
+
+/// Requests the cluster's topology from the addresses in turn, until one answers.
+async fn discover(
+    addresses: &[SocketAddr],
+    cluster_id: Option<u64>,
+    limit: Duration,
+) -> Result<Topology, ClientError> {
+    let search = async {
+        loop {
+            for address in addresses {
+                let request = fetch_topology(*address, cluster_id);
+                if let Ok(Some(topology)) = timeout(Duration::from_secs(1), request).await {
+                    return topology;
+                }
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(limit, search).await.map_err(|_| {
+        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        ClientError::Unreachable { addresses: addresses.join(", ") }
+    })
+}
+
+/// Starts calls and ticks the router, until all clones of the client are dropped.
+async fn run(shared: Rc<Shared>, mut commands: mpsc::Receiver<Command>) {
+    let mut renewals = interval(RENEW_SNAPSHOTS);
+    renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut batch = Vec::with_capacity(BATCH);
+    loop {
+        tokio::select! {
+            taken = commands.recv_many(&mut batch, BATCH) => {
+                if taken == 0 {
+                    return;
+                }
+                let now_us = shared.now_us();
+                batch.drain(..).for_each(|command| shared.start(command, now_us));
+            }
+            () = sleep_until(shared.wake_at().into()) => shared.step(RouterInput::Tick),
+            () = shared.earlier.notified() => {}
+            () = shared.counters.snapshots.opened.notified() => shared.keep_versions(),
+            _ = renewals.tick() => shared.keep_versions(),
+        }
+        shared.flush();
+    }
+}
+
+/// Processes the answers of a shard in this process, until its sender is dropped.
+async fn receive(shared: Rc<Shared>, mut answers: mpsc::Receiver<Response>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while answers.recv_many(&mut batch, BATCH).await > 0 {
+        let now_us = shared.now_us();
+        batch.drain(..).for_each(|response| shared.step_at(RouterInput::Answer(response), now_us));
+        shared.end_batch();
+    }
+}
+
+/// The state that the tasks of a driver share.
+struct Shared {
+    core: RefCell<Core>,
+    links: BTreeMap<PeerAddress, Link>,
+    counters: Arc<Counters>,
+    /// The zero of the router's time.
+    epoch: Instant,
+    /// The time at which the loop wakes for a tick.
+    wakes_us: Cell<u64>,
+    /// Notified when a tick has become due before `wakes_us`.
+    earlier: Notify,
+}
+
+struct Core {
+    router: Router,
+    /// Empty between steps; kept for its capacity.
+    effects: Vec<RouterEffect>,
+    replies: Replies,
+}
+
+/// The way to a shard.
+enum Link {
+    Socket(Rc<Connection>),
+    InProcess(Submit),
+}
+
+impl Shared {
+    /// Connects to the shards: through sockets, or to the only one through `submit`.
+    fn connect(
+        topology: &Topology,
+        session: SessionId,
+        counters: Arc<Counters>,
+        mut submit: Option<Submit>,
+    ) -> Rc<Self> {
+        let own_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let router = Router::new(RouterConfig {
+            topology: topology.clone(),
+            session,
+            now_ts: Timestamp::ZERO.saturating_add_us(micros(own_time)),
+            now_us: 0,
+            random: fastrand::Rng::new(),
+            fresh_session: Box::new(|| fresh_session().ok()),
+        });
+        let link = |at: &PeerAddress| match submit.take() {
+            Some(submit) => (*at, Link::InProcess(submit)),
+            None => (*at, Link::Socket(Rc::default())),
+        };
+        let shared = Rc::new(Self {
+            links: router.shards().iter().map(link).collect(),
+            core: RefCell::new(Core { router, effects: Vec::new(), replies: Replies::default() }),
+            counters,
+            epoch: Instant::now(),
+            wakes_us: Cell::new(NEVER_US),
+            earlier: Notify::new(),
+        });
+        for (&at, link) in &shared.links {
+            let Link::Socket(connection) = link else {
+                shared.step(RouterInput::Connected(at));
+                continue;
+            };
+            let address = topology.client_address(at).expect("the shards are those of it");
+            let (cluster_id, connection, shared) =
+                (topology.cluster_id, connection.clone(), shared.clone());
+            spawn_local(async move {
+                let report = |event| shared.handle(at, event);
+                connection.keep_open(at, address, cluster_id, report).await;
+            });
+        }
+        shared
+    }
+
+    fn now_us(&self) -> u64 {
+        micros(self.epoch.elapsed())
+    }
+
+    fn start(&self, command: Command, now_us: u64) {
+        let Command { call, deadline, timeout, reply } = command;
+        let id = self.core.borrow_mut().replies.add(reply);
+        let deadline_us = micros(deadline.saturating_duration_since(self.epoch));
+        let timeout_us = micros(timeout);
+        self.step_at(RouterInput::Start { id, call, deadline_us, timeout_us }, now_us);
+    }
+
+    fn handle(&self, at: PeerAddress, event: ConnectionEvent) {
+        match event {
+            ConnectionEvent::Opened => self.step(RouterInput::Connected(at)),
+            ConnectionEvent::Answer(response) => self.step(RouterInput::Answer(response)),
+            ConnectionEvent::Closed => self.step(RouterInput::Disconnected(at)),
+            ConnectionEvent::BatchEnd => self.end_batch(),
+        }
+    }
+
+    /// Makes every shard keep the versions of the oldest open snapshot.
+    fn keep_versions(&self) {
+        if let Some(at_ts) = self.counters.snapshots.oldest() {
+            self.step(RouterInput::KeepVersions(at_ts));
+        }
+    }
+
+    fn step(&self, input: RouterInput) {
+        self.step_at(input, self.now_us());
+    }
+
+    /// Steps the router and carries out the effects. Requests wait for [`Shared::flush`].
+    fn step_at(&self, input: RouterInput, now_us: u64) {
+        let mut core = self.core.borrow_mut();
+        let Core { router, effects, replies } = &mut *core;
+        router.step(input, now_us, effects);
+        let mut refused = Vec::new();
+        while !effects.is_empty() {
+            for effect in effects.drain(..) {
+                match effect {
+                    RouterEffect::Send { to, request } => refused.extend(self.push(to, request)),
+                    RouterEffect::Complete { id, result } => replies.complete(id, result),
+                }
+            }
+            for request_id in refused.drain(..) {
+                router.step(RouterInput::NotSent(request_id), now_us, effects);
+            }
+        }
+    }
+
+    /// Passes a request to its shard. Returns its id if that is not possible now.
+    fn push(&self, to: PeerAddress, request: Request) -> Option<u64> {
+        let request_id = request.request_id;
+        let is_accepted = match self.links.get(&to) {
+            Some(Link::Socket(connection)) => connection.push(&request),
+            Some(Link::InProcess(submit)) => submit(request),
+            None => false,
+        };
+        (!is_accepted).then_some(request_id)
+    }
+
+    /// Starts writing the requests that were pushed, and publishes the number of retries.
+    fn flush(&self) {
+        for link in self.links.values() {
+            if let Link::Socket(connection) = link {
+                connection.flush();
+            }
+        }
+        self.counters.retries.store(self.core.borrow().router.retries(), Ordering::Relaxed);
+    }
+
+    /// Ends a batch of answers, which may have made a tick due before the loop wakes.
+    fn end_batch(&self) {
+        self.flush();
+        let due_us = self.core.borrow().router.next_due_us();
+        if due_us.is_some_and(|due_us| due_us < self.wakes_us.get()) {
+            self.earlier.notify_one();
+        }
+    }
+
+    /// Returns the time at which the loop must wake for a tick, and stores it.
+    fn wake_at(&self) -> Instant {
+        self.wakes_us.set(self.core.borrow().router.next_due_us().unwrap_or(NEVER_US));
+        self.epoch + Duration::from_micros(self.wakes_us.get())
+    }
+}
+
+/// The senders for the results of calls. The id of a call is the place of its sender.
+#[derive(Default)]
+struct Replies {
+    senders: Vec<Option<Reply>>,
+    free: Vec<u64>,
+}
+
+impl Replies {
+    fn add(&mut self, reply: Reply) -> CallId {
+        if let Some(place) = self.free.pop() {
+            self.senders[place as usize] = Some(reply);
+            return CallId(place);
+        }
+        self.senders.push(Some(reply));
+        CallId(self.senders.len() as u64 - 1)
+    }
+
+    fn complete(&mut self, CallId(place): CallId, result: Result<Outcome, ClientError>) {
+        let reply = self.senders[place as usize].take().expect("a call completes once");
+        self.free.push(place);
+        // The caller may have dropped its future meanwhile.
+        let _ = reply.send(result);
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

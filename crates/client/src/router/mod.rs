@@ -1,0 +1,488 @@
+//! The routing core of a client: a state machine without I/O.
+//!
+//! The problem: a request may reach a follower or a dead node, and a connection may break after the
+//! request was sent. If the client only returned an error, every caller would need a retry loop,
+//! and would have to handle the case where the first try took effect. So a request keeps its
+//! transaction id over all tries. It is sent to the replica that the last answer named, or else to
+//! the members in turn, with growing pauses, until it is answered or its deadline passes.
+//!
+//! ```text
+//! Start ───> in flight at one shard ──answer──> Complete(outcome)
+//!                │             ▲
+//!     rejected,  │             │ Tick, 1 to 50 ms later
+//!     broken     ▼             │
+//!                waits for a retry ──deadline──> Complete(Deadline)
+//! ```
+//!
+//! Invariants:
+//! - Each started call completes once: at the latest in the first `Tick` at or after its deadline.
+//! - All tries of a commit that may take effect carry the same transaction id and the same expiry.
+//! - If a `Deadline` states that the outcome is known, no try had an effect or will have one.
+//!
+//! Left out: sockets, threads and the clock, which `driver.rs` owns, and the checks of sizes.
+#![warn(clippy::disallowed_methods, clippy::disallowed_types, reason = "time is an input here")]
+
+mod pending;
+mod retries;
+mod routes;
+
+use std::mem;
+
+use bytes::Bytes;
+use palisade_clock::Timestamp;
+use palisade_control::Topology;
+use palisade_wire::{
+    Operation, Outcome, PeerAddress, RangeId, Rejection, Request, Response, SessionId,
+};
+
+use crate::{ClientError, sessions::Sessions};
+use pending::{Pending, PendingCommit, Requests};
+use retries::{REFRESH_PAUSE_US, pause_us, reason};
+use routes::Routes;
+
+pub use crate::calls::{Call, CallId, Locks, ReadMode, ScanSpan};
+
+/// The initial state of a [`Router`]. All times are microseconds of one monotonic clock.
+pub struct RouterConfig {
+    /// The cluster, as one of its shards reported it.
+    pub topology: Topology,
+    /// The session of the first commits.
+    pub session: SessionId,
+    /// This machine's time. Used while no shard has reported a time that it is certain of.
+    pub now_ts: Timestamp,
+    /// The monotonic time.
+    pub now_us: u64,
+    /// Chooses among replicas.
+    pub random: fastrand::Rng,
+    /// Returns a session that no other client uses, or `None` if that is not possible now.
+    pub fresh_session: Box<dyn FnMut() -> Option<SessionId> + Send>,
+}
+
+/// An input of [`Router::step`].
+#[derive(Clone, Debug)]
+pub enum RouterInput {
+    /// A call starts.
+    Start {
+        /// The id by which the call completes.
+        id: CallId,
+        /// The call.
+        call: Call,
+        /// The time at which the call ends without an outcome.
+        deadline_us: u64,
+        /// The time limit of the call, from which the expiry of a commit is computed.
+        timeout_us: u64,
+    },
+    /// A shard answered. Comes before the `Disconnected` of its connection.
+    Answer(Response),
+    /// The connection to a shard is open.
+    Connected(PeerAddress),
+    /// The connection to a shard is closed. Requests that were sent on it may not have arrived.
+    Disconnected(PeerAddress),
+    /// The request with this id, of a [`RouterEffect::Send`], was not sent and will not be.
+    NotSent(u64),
+    /// The shards must keep the versions at this timestamp, that of the oldest open snapshot, for
+    /// some more seconds.
+    KeepVersions(Timestamp),
+    /// Time has passed; see [`Router::next_due_us`].
+    Tick,
+}
+
+/// An effect of [`Router::step`]. The driver carries the effects out in their order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouterEffect {
+    /// Sends a request on an open connection. If that fails, the driver reports
+    /// [`RouterInput::NotSent`].
+    Send {
+        /// The shard.
+        to: PeerAddress,
+        /// The request.
+        request: Request,
+    },
+    /// Ends a call.
+    Complete {
+        /// The id of the call.
+        id: CallId,
+        /// The outcome of the call, or its error.
+        result: Result<Outcome, ClientError>,
+    },
+}
+
+/// Routes requests to replicas, and retries them until they have an outcome.
+///
+/// # Examples
+///
+/// ```
+/// use palisade_client::router::{
+///     Call, CallId, ReadMode, Router, RouterConfig, RouterEffect, RouterInput,
+/// };
+/// use palisade_client::{NodeAddress, PeerAddress, Timestamp, Topology};
+/// use palisade_wire::{Outcome, Rejection, Response, SessionId};
+///
+/// let at = PeerAddress::default();
+/// let nodes = vec![NodeAddress { node: at.node, client: vec![([127, 0, 0, 1], 7000).into()] }];
+/// let ranges = palisade_control::range_map_of_one(at);
+/// let mut router = Router::new(RouterConfig {
+///     topology: Topology { cluster_id: 1, nodes, ranges, now_ts: None },
+///     session: SessionId(1),
+///     now_ts: Timestamp::ZERO,
+///     now_us: 0,
+///     random: fastrand::Rng::with_seed(1),
+///     fresh_session: Box::new(|| None),
+/// });
+/// let mut effects = Vec::new();
+/// router.step(RouterInput::Connected(at), 0, &mut effects);
+///
+/// let call = Call::Get { key: "key".into(), mode: ReadMode::Latest };
+/// let (id, deadline_us, timeout_us) = (CallId(1), 1_000_000, 1_000_000);
+/// router.step(RouterInput::Start { id, call, deadline_us, timeout_us }, 0, &mut effects);
+/// let Some(RouterEffect::Send { request, .. }) = effects.pop() else { panic!("it is sent") };
+///
+/// // The shard has no room for the request, so it is sent again after a pause.
+/// let outcome = Outcome::Rejected(Rejection::Overloaded);
+/// let response = Response { request_id: request.request_id, outcome };
+/// router.step(RouterInput::Answer(response), 200, &mut effects);
+/// assert!(effects.is_empty());
+/// assert_eq!(router.next_due_us(), Some(1_200));
+/// router.step(RouterInput::Tick, 1_200, &mut effects);
+/// assert_eq!(effects, [RouterEffect::Send { to: at, request }]);
+/// ```
+pub struct Router {
+    routes: Routes,
+    sessions: Sessions,
+    requests: Requests,
+    next_request: u64,
+    /// When the range map was requested last.
+    refreshed_us: Option<u64>,
+    retries: u64,
+    fresh_session: Box<dyn FnMut() -> Option<SessionId> + Send>,
+    /// The time of the present step, and its effects so far. Empty between steps.
+    now_us: u64,
+    effects: Vec<RouterEffect>,
+}
+
+impl Router {
+    /// Creates a router without connections.
+    ///
+    /// # Panics
+    ///
+    /// If the topology lists more than 65,536 shards of one node, which no node can have.
+    pub fn new(config: RouterConfig) -> Self {
+        let RouterConfig { topology, session, now_ts, now_us, random, fresh_session } = config;
+        let now_ts = topology.now_ts.unwrap_or(now_ts);
+        Self {
+            routes: Routes::new(topology, random),
+            sessions: Sessions::new(session, now_ts, now_us),
+            requests: Requests::default(),
+            next_request: 1,
+            refreshed_us: None,
+            retries: 0,
+            fresh_session,
+            now_us,
+            effects: Vec::new(),
+        }
+    }
+
+    /// Processes an input at the monotonic time `now_us`, and appends its effects.
+    ///
+    /// # Panics
+    ///
+    /// If a commit has neither parts nor locks.
+    pub fn step(&mut self, input: RouterInput, now_us: u64, effects: &mut Vec<RouterEffect>) {
+        self.now_us = now_us;
+        mem::swap(&mut self.effects, effects);
+        match input {
+            RouterInput::Start { id, call, deadline_us, timeout_us } => {
+                self.start(id, call, deadline_us, timeout_us);
+            }
+            RouterInput::Answer(response) => self.answer(response),
+            RouterInput::Connected(at) => self.routes.connected.extend([at]),
+            RouterInput::Disconnected(at) => self.disconnected(at),
+            RouterInput::NotSent(request_id) => {
+                self.try_elsewhere(request_id, "the shard accepts no request");
+            }
+            RouterInput::KeepVersions(at_ts) => self.keep_versions(at_ts),
+            RouterInput::Tick => self.tick(),
+        }
+        mem::swap(&mut self.effects, effects);
+    }
+
+    /// Returns the time at which the next `Tick` is due, or `None` if no call waits for time to
+    /// pass. Each step may change it.
+    pub fn next_due_us(&self) -> Option<u64> {
+        self.requests.next_due_us()
+    }
+
+    /// Returns how many requests were retried, because they were rejected or a connection broke.
+    pub fn retries(&self) -> u64 {
+        self.retries
+    }
+
+    /// Returns the cluster, as the router knows it now.
+    pub fn topology(&self) -> &Topology {
+        &self.routes.topology
+    }
+
+    /// Returns all shards of the cluster. The driver keeps a connection to each.
+    pub fn shards(&self) -> &[PeerAddress] {
+        &self.routes.shards
+    }
+
+    /// Starts a call: names it if it is a commit, and sends it.
+    fn start(&mut self, id: CallId, call: Call, deadline_us: u64, timeout_us: u64) {
+        if let Call::Topology = call {
+            let topology = self.topology().to_bytes();
+            return self.complete(id, Ok(Outcome::RangeMap(topology)));
+        }
+        let mut commit = None;
+        if let Some((range, _)) = self.routes.place(&call) {
+            if !self.routes.is_within(range, &call) {
+                return self.complete(id, Err(ClientError::SeveralRanges));
+            }
+            if let Call::Commit { .. } = call {
+                commit = Some(self.name_commit(range));
+            }
+        }
+        let request_id = self.next_request_id();
+        let pending = Pending {
+            id,
+            call,
+            commit,
+            deadline_us,
+            timeout_us,
+            due_us: deadline_us,
+            tries: 0,
+            at: None,
+            reason: "the shard did not answer",
+            may_have_run: false,
+            collected_at: Vec::new(),
+        };
+        self.requests.insert(request_id, pending);
+        self.dispatch(request_id);
+    }
+
+    fn name_commit(&mut self, range: RangeId) -> PendingCommit {
+        if self.sessions.is_wide(range) {
+            self.renew_session();
+        }
+        PendingCommit { txn: self.sessions.begin(range), range, expires_ts: None }
+    }
+
+    /// Sends a request to the replica that serves it, according to the client's view.
+    fn dispatch(&mut self, request_id: u64) {
+        let Some(pending) = self.requests.get_mut(request_id) else { return };
+        if let Some(commit) = &mut pending.commit {
+            let fresh_ts = self.sessions.expires_ts(pending.timeout_us, self.now_us);
+            commit.expires_ts.get_or_insert(fresh_ts);
+        }
+        let place = self.routes.place(&pending.call);
+        pending.at = self.routes.target(&pending.call, place);
+        match pending.at.filter(|at| self.routes.connected.contains(at)) {
+            Some(at) => {
+                let operation = pending.operation(place, &self.sessions);
+                self.send(at, request_id, operation);
+            }
+            None => self.try_elsewhere(request_id, "the node does not answer"),
+        }
+    }
+
+    fn answer(&mut self, response: Response) {
+        let Response { request_id, outcome } = response;
+        if let Outcome::RangeMap(topology) = &outcome {
+            self.learn(topology);
+        }
+        match outcome {
+            Outcome::Rejected(rejection) => self.rejected(request_id, rejection),
+            outcome => self.finish(request_id, Ok(outcome)),
+        }
+    }
+
+    /// Takes in the topology that a shard returned, however late.
+    fn learn(&mut self, topology: &Bytes) {
+        if let Ok(later) = Topology::from_bytes(topology) {
+            if let Some(now_ts) = later.now_ts {
+                self.sessions.learn(now_ts, self.now_us);
+            }
+            for descriptor in later.ranges.ranges() {
+                self.routes.topology.ranges.install(descriptor);
+            }
+        }
+    }
+
+    fn rejected(&mut self, request_id: u64, rejection: Rejection) {
+        // The call has ended, nothing waits for this answer, or its try was given up already.
+        let pending = self.requests.get_mut(request_id).filter(|pending| pending.at.is_some());
+        let Some(pending) = pending else { return };
+        let may_have_run = pending.may_have_run;
+        if rejection.is_retryable() {
+            self.retries += 1;
+            pending.may_have_run |= rejection.is_outcome_unknown();
+            // A replica may lack the state that a read needs. The sequencer has all of it.
+            pending.call.read_at_sequencer();
+        }
+        let refused = |rejection| Err(ClientError::Rejected(rejection));
+        match rejection {
+            Rejection::Aborted => self.finish(request_id, Err(ClientError::Aborted)),
+            Rejection::Collected => self.ask_another_replica(request_id),
+            Rejection::Expired | Rejection::LifetimeTooLong if !may_have_run => {
+                self.name_new_expiry(request_id);
+            }
+            Rejection::InvalidChange if may_have_run => {
+                // An earlier try may have made this change, so that it is not allowed any more.
+                self.finish(request_id, refused(Rejection::Unknown));
+            }
+            Rejection::NotServing { hint: Some(hint) } => self.follow(request_id, hint),
+            Rejection::Overloaded | Rejection::TooManyOutcomes | Rejection::Locked => {
+                self.dispatch_later(request_id, reason(rejection));
+            }
+            _ if rejection.is_retryable() => self.try_elsewhere(request_id, reason(rejection)),
+            _ => self.finish(request_id, refused(rejection)),
+        }
+    }
+
+    /// Sends a read to another replica, because one no longer keeps its versions. A replica that
+    /// was restarted or received a snapshot has only newer versions; the others may still have
+    /// these.
+    fn ask_another_replica(&mut self, request_id: u64) {
+        let Some(pending) = self.requests.get_mut(request_id) else { return };
+        pending.collected_at.extend(pending.at);
+        let place = self.routes.place(&pending.call);
+        let tried = &pending.collected_at;
+        pending.at = place.and_then(|(range, _)| self.routes.member(range, tried));
+        match pending.at {
+            Some(at) => {
+                let operation = pending.operation(place, &self.sessions);
+                self.send(at, request_id, operation);
+            }
+            None => self.finish(request_id, Err(ClientError::Rejected(Rejection::Collected))),
+        }
+    }
+
+    /// Gives a commit a new expiry, because it had expired when a shard first received it, or its
+    /// lifetime was too long. This client's estimate of the time is wrong, as after a suspend, so
+    /// it requests the cluster's time first.
+    fn name_new_expiry(&mut self, request_id: u64) {
+        self.refreshed_us = None;
+        self.refresh();
+        let pending = self.requests.get_mut(request_id);
+        if let Some(commit) = pending.and_then(|pending| pending.commit.as_mut()) {
+            commit.expires_ts = None;
+        }
+        self.dispatch_later(request_id, "the time of the cluster is not known");
+    }
+
+    /// Sends a request, and later ones for its range, to the replica that a hint named.
+    fn follow(&mut self, request_id: u64, hint: PeerAddress) {
+        let Some(pending) = self.requests.get_mut(request_id) else { return };
+        if let Some(place) = self.routes.place(&pending.call) {
+            *self.routes.serving_at(place) = hint;
+        }
+        // Follow the first hint at once. A second one may lead in a circle.
+        if pending.tries == 0 && pending.at != Some(hint) {
+            pending.tries = 1;
+            return self.dispatch(request_id);
+        }
+        let reason = pending.reason;
+        self.refresh();
+        self.dispatch_later(request_id, reason);
+    }
+
+    /// Tries the next member of the range, after a pause.
+    fn try_elsewhere(&mut self, request_id: u64, reason: &'static str) {
+        let Some(pending) = self.requests.get_mut(request_id) else { return };
+        if let Call::Status(_) = pending.call {
+            return self.finish(request_id, Err(ClientError::NodeDown));
+        }
+        if let Some(place) = self.routes.place(&pending.call) {
+            self.routes.pass_over(place, pending.at);
+        }
+        self.refresh();
+        self.dispatch_later(request_id, reason);
+    }
+
+    /// Makes a request wait for its next try.
+    fn dispatch_later(&mut self, request_id: u64, reason: &'static str) {
+        let Some(pending) = self.requests.get_mut(request_id) else { return };
+        pending.at = None;
+        pending.tries += 1;
+        pending.reason = reason;
+        let due_us = self.now_us + pause_us(pending.tries);
+        self.requests.wake_at(request_id, due_us);
+    }
+
+    /// Requests the range map from a random shard, at most once in [`REFRESH_PAUSE_US`].
+    fn refresh(&mut self) {
+        if self.refreshed_us.is_some_and(|last_us| self.now_us < last_us + REFRESH_PAUSE_US) {
+            return;
+        }
+        self.refreshed_us = Some(self.now_us);
+        // If that shard is not connected, the next refresh uses another random one.
+        let at = self.routes.random_shard();
+        if let Some(at) = at.filter(|at| self.routes.connected.contains(at)) {
+            let request_id = self.next_request_id();
+            self.send(at, request_id, Operation::RangeMap);
+        }
+    }
+
+    /// Makes every shard keep the versions at `at_ts`. A shard that is not connected gets the next
+    /// renewal.
+    fn keep_versions(&mut self, at_ts: Timestamp) {
+        for at in self.routes.connected.clone() {
+            let request_id = self.next_request_id();
+            self.send(at, request_id, Operation::KeepVersions { at_ts });
+        }
+    }
+
+    /// Retries all requests that were sent on a connection.
+    fn disconnected(&mut self, at: PeerAddress) {
+        self.routes.connected.remove(&at);
+        self.renew_session();
+        for request_id in self.requests.lose(at) {
+            self.retries += 1;
+            self.try_elsewhere(request_id, "the connection broke");
+        }
+    }
+
+    /// Uses a new session for further commits.
+    fn renew_session(&mut self) {
+        if let Some(session) = (self.fresh_session)() {
+            self.sessions.renew(session);
+        }
+    }
+
+    /// Ends the calls whose deadline has passed, and sends the requests whose pause is over.
+    fn tick(&mut self) {
+        while let Some(request_id) = self.requests.take_due(self.now_us) {
+            let pending = self.requests.get_mut(request_id);
+            match pending.and_then(|pending| pending.late(self.now_us)) {
+                Some(error) => self.finish(request_id, Err(error)),
+                None => self.dispatch(request_id),
+            }
+        }
+    }
+
+    /// Removes a request and completes its call. An answer to an earlier try may have done so
+    /// already.
+    fn finish(&mut self, request_id: u64, result: Result<Outcome, ClientError>) {
+        let Some(pending) = self.requests.remove(request_id) else { return };
+        if let Some(PendingCommit { txn, range, .. }) = pending.commit {
+            self.sessions.end(txn, range);
+        }
+        self.complete(pending.id, result);
+    }
+
+    fn complete(&mut self, id: CallId, result: Result<Outcome, ClientError>) {
+        self.effects.push(RouterEffect::Complete { id, result });
+    }
+
+    fn send(&mut self, to: PeerAddress, request_id: u64, operation: Operation) {
+        self.effects.push(RouterEffect::Send { to, request: Request { request_id, operation } });
+    }
+
+    fn next_request_id(&mut self) -> u64 {
+        self.next_request += 1;
+        self.next_request - 1
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,423 @@
+//! Tests of the routing core, with a cluster of three nodes that answers as each test decides.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use palisade_control::{Bootstrap, Change, NodeAddress};
+use palisade_wire::{Commit, CommitRequest, Mode, NodeId, ReadKind, ShardId};
+
+use super::*;
+
+const SECOND_US: u64 = 1_000_000;
+
+/// A key of range 1, whose members are the nodes 0, 1 and 2 in this order.
+const KEY: &str = "a";
+
+/// A key of range 2, whose members are the nodes 1, 2 and 0.
+const OTHER_KEY: &[u8] = b"\xf0";
+
+struct Cluster {
+    router: Router,
+    now_us: u64,
+    calls: u64,
+}
+
+impl Cluster {
+    /// Creates a client with session 100 that is connected to all nodes.
+    fn new(mode: Mode) -> Self {
+        let nodes: Vec<_> = (0..3).map(NodeId).collect();
+        let shape =
+            Bootstrap { nodes: nodes.clone(), shards: 1, ranges_per_mode: 1, only: Some(mode) };
+        let address =
+            |node| NodeAddress { node, client: vec![([127, 0, 0, 1], 7000 + node.0).into()] };
+        let mut session = 100;
+        let mut cluster = Self {
+            router: Router::new(RouterConfig {
+                topology: Topology {
+                    cluster_id: 1,
+                    nodes: nodes.into_iter().map(address).collect(),
+                    ranges: shape.range_map(),
+                    now_ts: None,
+                },
+                session: SessionId(session),
+                now_ts: Timestamp::from_physical_us(5 * SECOND_US),
+                now_us: 0,
+                random: fastrand::Rng::with_seed(7),
+                fresh_session: Box::new(move || {
+                    session += 1;
+                    Some(SessionId(session))
+                }),
+            }),
+            now_us: 0,
+            calls: 0,
+        };
+        for number in 0..3 {
+            assert!(cluster.step(RouterInput::Connected(node(number))).is_empty());
+        }
+        cluster
+    }
+
+    fn step(&mut self, input: RouterInput) -> Vec<RouterEffect> {
+        let mut effects = Vec::new();
+        self.router.step(input, self.now_us, &mut effects);
+        effects
+    }
+
+    /// Starts a call with a time limit of one second.
+    fn start(&mut self, call: Call) -> Vec<RouterEffect> {
+        self.calls += 1;
+        let (id, deadline_us) = (CallId(self.calls), self.now_us + SECOND_US);
+        self.step(RouterInput::Start { id, call, deadline_us, timeout_us: SECOND_US })
+    }
+
+    fn answer(&mut self, request_id: u64, outcome: Outcome) -> Vec<RouterEffect> {
+        self.step(RouterInput::Answer(Response { request_id, outcome }))
+    }
+
+    fn reject(&mut self, request_id: u64, rejection: Rejection) -> Vec<RouterEffect> {
+        self.answer(request_id, Outcome::Rejected(rejection))
+    }
+
+    /// Rejects a request that is then sent again after a pause, and returns the next try.
+    fn retried(&mut self, request_id: u64, rejection: Rejection) -> (PeerAddress, Request) {
+        let effects = self.reject(request_id, rejection);
+        assert!(effects.iter().all(is_refresh), "{effects:?}");
+        sent(self.wait())
+    }
+
+    /// Waits until the next tick is due.
+    fn wait(&mut self) -> Vec<RouterEffect> {
+        self.now_us = self.router.next_due_us().expect("a call is pending");
+        self.step(RouterInput::Tick)
+    }
+
+    /// Waits until the deadline of the call that has just been started, without an answer.
+    fn expire(&mut self) -> Result<Outcome, ClientError> {
+        self.now_us += SECOND_US;
+        result(self.step(RouterInput::Tick))
+    }
+}
+
+fn node(number: u16) -> PeerAddress {
+    PeerAddress { node: NodeId(number), shard: ShardId(0) }
+}
+
+fn get() -> Call {
+    Call::Get { key: KEY.into(), mode: ReadMode::Latest }
+}
+
+fn put(key: impl Into<Bytes>) -> Call {
+    Call::Commit { commit: Commit::new().put(key, "value"), locks: None }
+}
+
+fn committed() -> Outcome {
+    Outcome::Committed { commit_ts: Timestamp::ZERO, waited_us: 0 }
+}
+
+fn deadline(reason: &'static str, outcome_unknown: bool) -> Result<Outcome, ClientError> {
+    let after = Duration::from_micros(SECOND_US);
+    Err(ClientError::Deadline { after, reason, outcome_unknown })
+}
+
+fn is_refresh(effect: &RouterEffect) -> bool {
+    let RouterEffect::Send { request, .. } = effect else { return false };
+    request.operation == Operation::RangeMap
+}
+
+/// Returns the only request among the effects, apart from one for the range map.
+fn sent(mut effects: Vec<RouterEffect>) -> (PeerAddress, Request) {
+    effects.retain(|effect| !is_refresh(effect));
+    assert_eq!(effects.len(), 1, "{effects:?}");
+    match effects.pop() {
+        Some(RouterEffect::Send { to, request }) => (to, request),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Returns the only effect, which ends a call.
+fn result(mut effects: Vec<RouterEffect>) -> Result<Outcome, ClientError> {
+    assert_eq!(effects.len(), 1, "{effects:?}");
+    match effects.pop() {
+        Some(RouterEffect::Complete { result, .. }) => result,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn commit_of(request: &Request) -> &CommitRequest {
+    match &request.operation {
+        Operation::Commit { request, .. } => request,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_first_hint_is_followed_at_once_and_the_second_after_a_pause() {
+    let mut cluster = Cluster::new(Mode::Raft);
+    let hint = |number| Rejection::NotServing { hint: Some(node(number)) };
+    let (to, request) = sent(cluster.start(get()));
+    assert_eq!(to, node(0));
+    let (to, again) = sent(cluster.reject(request.request_id, hint(2)));
+    assert_eq!((to, &again), (node(2), &request));
+    let (to, _) = cluster.retried(request.request_id, hint(1));
+    assert_eq!((to, cluster.now_us), (node(1), 2_000));
+    assert_eq!(cluster.router.retries(), 2);
+    // Other requests for the range go there too.
+    assert_eq!(sent(cluster.start(put(KEY))).0, node(1));
+}
+
+#[test]
+fn a_hint_to_the_replica_that_gave_it_is_not_followed_at_once() {
+    let mut cluster = Cluster::new(Mode::Raft);
+    let (_, request) = sent(cluster.start(get()));
+    let hint = Rejection::NotServing { hint: Some(node(0)) };
+    assert_eq!(cluster.retried(request.request_id, hint).0, node(0));
+    assert_eq!(cluster.now_us, 1_000);
+}
+
+#[test]
+fn pauses_grow_while_a_shard_is_overloaded() {
+    let mut cluster = Cluster::new(Mode::Raft);
+    let (_, request) = sent(cluster.start(get()));
+    let mut pauses = Vec::new();
+    for _ in 0..8 {
+        let before_us = cluster.now_us;
+        let (to, again) = cluster.retried(request.request_id, Rejection::Overloaded);
+        assert_eq!((to, &again), (node(0), &request));
+        pauses.push(cluster.now_us - before_us);
+    }
+    assert_eq!(pauses, [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 50_000, 50_000]);
+}
+
+#[test]
+fn a_replica_that_does_not_serve_is_passed_over() {
+    let mut cluster = Cluster::new(Mode::Raft);
+    let (_, request) = sent(cluster.start(get()));
+    let none = Rejection::NotServing { hint: None };
+    let tried: Vec<_> = (0..3).map(|_| cluster.retried(request.request_id, none).0).collect();
+    assert_eq!(tried, [node(1), node(2), node(0)]);
+}
+
+#[test]
+fn a_deadline_states_whether_a_try_may_have_taken_effect() {
+    let mut cluster = Cluster::new(Mode::Raft);
+    let silent = "the shard did not answer";
+    assert_eq!(sent(cluster.start(get())).0, node(0));
+    assert_eq!(cluster.expire(), deadline(silent, false));
+    assert_eq!(sent(cluster.start(put(KEY))).0, node(0));
+    assert_eq!(cluster.expire(), deadline(silent, true));
+    // A rejection states that the try had no effect.
+    let causes = [
+        (Rejection::LogFull, "the shard's log is full", false),
+        (Rejection::Locked, "others hold the locks", false),
+        (Rejection::Unknown, "leadership changed during the request", true),
+    ];
+    for (rejection, reason, outcome_unknown) in causes {
+        let (_, request) = sent(cluster.start(put(KEY)));
+        assert!(cluster.reject(request.request_id, rejection).iter().all(is_refresh));
+        assert_eq!(cluster.expire(), deadline(reason, outcome_unknown));
+        assert_eq!(cluster.router.next_due_us(), None);
+        assert!(cluster.answer(request.request_id, committed()).is_empty());
+    }
+    // A later try without an answer may take effect.
+    let (_, request) = sent(cluster.start(put(KEY)));
+    cluster.retried(request.request_id, Rejection::LogFull);
+    assert_eq!(cluster.expire(), deadline("the shard's log is full", true));
+}
+
+#[test]
+fn a_broken_connection_makes_the_outcome_unknown_and_the_session_new() {
+    let mut cluster = Cluster::new(Mode::Raft);
+    let (to, request) = sent(cluster.start(put(KEY)));
+    let effects = cluster.step(RouterInput::Disconnected(to));
+    assert!(effects.iter().all(is_refresh), "{effects:?}");
+    assert_eq!(cluster.router.retries(), 1);
+    // The next try has the same name and expiry.
+    let (to, again) = sent(cluster.wait());
+    assert_eq!((to, &again), (node(1), &request));
+    assert_eq!(commit_of(&request).txn.session, SessionId(100));
+    // It is rejected without effect, but the first try may have taken effect.
+    assert!(cluster.reject(request.request_id, Rejection::Draining).iter().all(is_refresh));
+    let (_, other) = sent(cluster.start(put(KEY)));
+    assert_eq!(commit_of(&other).txn.session, SessionId(101));
+    assert_eq!(result(cluster.answer(other.request_id, committed())), Ok(committed()));
+    assert_eq!(cluster.expire(), deadline("the node is shutting down", true));
+}
+
+#[test]
+fn a_request_goes_elsewhere_while_its_shard_is_not_connected() {
+    let mut cluster = Cluster::new(Mode::Raft);
+    assert!(cluster.step(RouterInput::Disconnected(node(0))).is_empty());
+    let effects = cluster.start(put(KEY));
+    assert!(effects.iter().all(is_refresh), "{effects:?}");
+    assert_eq!(sent(cluster.wait()).0, node(1));
+    assert_eq!(cluster.router.retries(), 0);
+    assert_eq!(result(cluster.start(Call::Status(node(0)))), Err(ClientError::NodeDown));
+    assert_eq!(sent(cluster.start(Call::Status(node(1)))).0, node(1));
+}
+
+#[test]
+fn a_range_may_forget_the_outcomes_below_the_first_pending_commit() {
+    let mut cluster = Cluster::new(Mode::Raft);
+    let settled = |request: &Request| {
+        let CommitRequest { txn, settled_below, .. } = commit_of(request);
+        (txn.sequence, *settled_below)
+    };
+    let (_, first) = sent(cluster.start(put(KEY)));
+    let (_, second) = sent(cluster.start(put(KEY)));
+    assert_eq!((settled(&first), settled(&second)), ((1, 1), (2, 1)));
+    assert_eq!(result(cluster.answer(first.request_id, committed())), Ok(committed()));
+    assert_eq!(settled(&sent(cluster.start(put(KEY))).1), (3, 2));
+    assert_eq!(settled(&sent(cluster.start(put(OTHER_KEY))).1), (4, 4));
+}
+
+#[test]
+fn the_range_map_is_refreshed_at_most_every_200_milliseconds() {
+    let mut cluster = Cluster::new(Mode::Raft);
+    let (_, request) = sent(cluster.start(get()));
+    let mut refreshed = Vec::new();
+    while cluster.now_us < 900_000 {
+        let effects = cluster.reject(request.request_id, Rejection::NotHere);
+        refreshed.extend(effects.iter().filter(|it| is_refresh(it)).map(|_| cluster.now_us));
+        cluster.wait();
+    }
+    assert_eq!(refreshed, [0, 213_000, 413_000, 613_000, 813_000]);
+}
+
+#[test]
+fn a_range_map_is_taken_in_although_nothing_waits_for_it() {
+    let mut cluster = Cluster::new(Mode::Chain);
+    let mut later = cluster.router.topology().clone();
+    let change = Change::RemoveFromChain { range: RangeId(1), epoch: 1, node: NodeId(0) };
+    later.ranges.apply(&change).unwrap();
+    later.now_ts = Some(Timestamp::from_physical_us(77 * SECOND_US));
+    assert!(cluster.answer(999, Outcome::RangeMap(later.to_bytes())).is_empty());
+    assert_eq!(cluster.router.topology().ranges, later.ranges);
+    let (to, request) = sent(cluster.start(put(KEY)));
+    assert_eq!(to, node(1));
+    let expires_us = commit_of(&request).expires_ts.physical_us();
+    assert_eq!(expires_us, (77 + 1 + 5) * SECOND_US);
+    let known = result(cluster.start(Call::Topology));
+    assert_eq!(known, Ok(Outcome::RangeMap(cluster.router.topology().to_bytes())));
+}
+
+#[test]
+fn a_read_whose_versions_are_collected_is_tried_once_at_each_replica() {
+    let mut cluster = Cluster::new(Mode::Raft);
+    let kind = ReadKind::AsOf(Timestamp::ZERO);
+    let mode = ReadMode::AtTimestamp { kind, anywhere: true };
+    let (first, request) = sent(cluster.start(Call::Get { key: KEY.into(), mode }));
+    let mut tried = BTreeSet::from([first]);
+    for _ in 0..2 {
+        tried.insert(sent(cluster.reject(request.request_id, Rejection::Collected)).0);
+    }
+    assert_eq!(tried.len(), 3);
+    let refused = result(cluster.reject(request.request_id, Rejection::Collected));
+    assert_eq!(refused, Err(ClientError::Rejected(Rejection::Collected)));
+}
+
+#[test]
+fn a_stale_replica_sends_a_read_to_the_sequencer() {
+    let mut cluster = Cluster::new(Mode::Raft);
+    let kind = ReadKind::AsOf(Timestamp::ZERO);
+    for _ in 0..8 {
+        let mode = ReadMode::AtTimestamp { kind, anywhere: true };
+        let (_, request) = sent(cluster.start(Call::Get { key: KEY.into(), mode }));
+        assert_eq!(cluster.retried(request.request_id, Rejection::Locked).0, node(0));
+    }
+}
+
+#[test]
+fn a_request_that_was_not_sent_is_tried_elsewhere_and_had_no_effect() {
+    let mut cluster = Cluster::new(Mode::Raft);
+    let (_, request) = sent(cluster.start(put(KEY)));
+    let not_sent = RouterInput::NotSent(request.request_id);
+    assert!(cluster.step(not_sent.clone()).iter().all(is_refresh));
+    assert_eq!(cluster.router.next_due_us(), Some(1_000));
+    assert_eq!(sent(cluster.wait()).0, node(1));
+    assert!(cluster.step(not_sent).iter().all(is_refresh));
+    assert_eq!(cluster.expire(), deadline("the shard accepts no request", false));
+    assert_eq!(cluster.router.retries(), 0);
+}
+
+#[test]
+fn the_next_tick_is_due_at_the_earliest_pause_or_deadline() {
+    let mut cluster = Cluster::new(Mode::Raft);
+    assert_eq!(cluster.router.next_due_us(), None);
+    let (_, early) = sent(cluster.start(get()));
+    assert_eq!(cluster.router.next_due_us(), Some(SECOND_US));
+    cluster.now_us = 300;
+    let (_, late) = sent(cluster.start(get()));
+    assert!(cluster.reject(late.request_id, Rejection::Overloaded).is_empty());
+    assert_eq!(cluster.router.next_due_us(), Some(1_300));
+    assert!(cluster.step(RouterInput::Tick).is_empty(), "nothing is due yet");
+    assert_eq!(sent(cluster.wait()).1, late);
+    assert_eq!(cluster.router.next_due_us(), Some(SECOND_US));
+    assert_eq!(result(cluster.answer(early.request_id, committed())), Ok(committed()));
+    assert_eq!(cluster.router.next_due_us(), Some(SECOND_US + 300));
+    assert_eq!(result(cluster.answer(late.request_id, committed())), Ok(committed()));
+    assert_eq!(cluster.router.next_due_us(), None);
+}
+
+#[test]
+fn a_commit_that_no_shard_has_run_gets_a_later_expiry() {
+    let mut cluster = Cluster::new(Mode::Raft);
+    let (to, request) = sent(cluster.start(put(KEY)));
+    let effects = cluster.reject(request.request_id, Rejection::Expired);
+    assert!(effects.len() == 1 && is_refresh(&effects[0]), "{effects:?}");
+    let mut later = cluster.router.topology().clone();
+    later.now_ts = Some(Timestamp::from_physical_us(50 * SECOND_US));
+    cluster.answer(999, Outcome::RangeMap(later.to_bytes()));
+    let (_, again) = sent(cluster.wait());
+    assert_eq!(commit_of(&again).txn, commit_of(&request).txn);
+    assert!(commit_of(&again).expires_ts > commit_of(&request).expires_ts);
+    // After a broken connection, the first try may have taken effect before it expired.
+    cluster.step(RouterInput::Disconnected(to));
+    let (_, again) = sent(cluster.wait());
+    let refused = result(cluster.reject(again.request_id, Rejection::Expired));
+    assert_eq!(refused, Err(ClientError::Rejected(Rejection::Expired)));
+}
+
+#[test]
+fn a_change_that_is_invalid_after_a_lost_answer_is_unknown() {
+    let mut cluster = Cluster::new(Mode::Raft);
+    let change = || Call::Control(Bytes::from_static(b"change"));
+    let rejected = |rejection| Err(ClientError::Rejected(rejection));
+    let (_, request) = sent(cluster.start(change()));
+    let refused = result(cluster.reject(request.request_id, Rejection::InvalidChange));
+    assert_eq!(refused, rejected(Rejection::InvalidChange));
+    let (_, request) = sent(cluster.start(change()));
+    cluster.retried(request.request_id, Rejection::Unknown);
+    let refused = result(cluster.reject(request.request_id, Rejection::InvalidChange));
+    assert_eq!(refused, rejected(Rejection::Unknown));
+}
+
+#[test]
+fn a_commit_over_several_ranges_is_refused() {
+    let mut cluster = Cluster::new(Mode::Raft);
+    let commit = Commit::new().put(KEY, "value").put(OTHER_KEY, "value");
+    let refused = result(cluster.start(Call::Commit { commit, locks: None }));
+    assert_eq!(refused, Err(ClientError::SeveralRanges));
+}
+
+#[test]
+fn a_chain_serves_reads_of_one_key_at_its_tail() {
+    let mut cluster = Cluster::new(Mode::Chain);
+    assert_eq!(sent(cluster.start(get())).0, node(0));
+    let mode = ReadMode::LatestOfKey;
+    assert_eq!(sent(cluster.start(Call::Get { key: KEY.into(), mode })).0, node(2));
+}
+
+#[test]
+fn versions_are_kept_at_every_shard_that_is_connected() {
+    let mut cluster = Cluster::new(Mode::Raft);
+    let at_ts = Timestamp::from_physical_us(9);
+    cluster.step(RouterInput::Disconnected(node(1)));
+    let effects = cluster.step(RouterInput::KeepVersions(at_ts));
+    let kept = effects.iter().map(|effect| match effect {
+        RouterEffect::Send { to, request } => {
+            assert_eq!(request.operation, Operation::KeepVersions { at_ts });
+            *to
+        }
+        RouterEffect::Complete { .. } => panic!("{effect:?}"),
+    });
+    assert_eq!(kept.collect::<Vec<_>>(), [node(0), node(2)]);
+}
