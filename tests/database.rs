@@ -6,8 +6,7 @@ mod support;
 use std::time::Duration;
 
 use palisade::{
-    BlockingDatabase, BlockingTransaction, Bytes, ClientError, Commit, Database, Expected,
-    OpenError, Transaction,
+    BlockingTransaction, Bytes, Client, ClientError, Commit, Expected, OpenError, Transaction,
 };
 use palisade_cluster::Cluster;
 use support::{options, run};
@@ -23,12 +22,12 @@ fn span() -> (Vec<u8>, Option<Bytes>) {
     (key(""), Some("suite0".into()))
 }
 
-async fn value(db: &Database, name: &str) -> Option<Bytes> {
+async fn value(db: &Client, name: &str) -> Option<Bytes> {
     db.get(key(name)).await.unwrap().map(|found| found.value)
 }
 
 /// Checks the behaviour of a new database of any kind.
-async fn suite(db: &Database) {
+async fn suite(db: &Client) {
     single_keys(db).await;
     commits(db).await;
     transactions(db).await;
@@ -37,7 +36,7 @@ async fn suite(db: &Database) {
     counters(db).await;
 }
 
-async fn single_keys(db: &Database) {
+async fn single_keys(db: &Client) {
     assert_eq!(db.get(key("a")).await.unwrap(), None);
     let first = db.put(key("a"), "1").await.unwrap();
     let found = db.get(key("a")).await.unwrap().unwrap();
@@ -55,7 +54,7 @@ async fn single_keys(db: &Database) {
     assert!(matches!(db.put("", "no key").await, Err(ClientError::Rejected(_))));
 }
 
-async fn commits(db: &Database) {
+async fn commits(db: &Client) {
     let both = Commit::new().put(key("b"), "1").put(key("c"), "1");
     db.commit(both.clone().expect(key("b"), Expected::Absent)).await.unwrap();
     let again = db.commit(both.put(key("d"), "1").expect(key("b"), Expected::Absent)).await;
@@ -68,7 +67,7 @@ async fn commits(db: &Database) {
     assert_eq!(rows[0].key, key("c"));
 }
 
-async fn transactions(db: &Database) {
+async fn transactions(db: &Client) {
     let failed: Result<()> = db
         .run(async |tx: &mut Transaction| {
             tx.put(key("b"), "9")?;
@@ -93,7 +92,7 @@ async fn transactions(db: &Database) {
     assert_eq!((value(db, "c").await, value(db, "e").await), (None, Some("new".into())));
 }
 
-async fn snapshots(db: &Database) {
+async fn snapshots(db: &Client) {
     let before = db.snapshot();
     let rows = before.scan(span().0, span().1).all().await.unwrap();
     db.put(key("b"), "2").await.unwrap();
@@ -108,7 +107,7 @@ async fn snapshots(db: &Database) {
     assert!(found == "1" || found == "2");
 }
 
-async fn spans(db: &Database) {
+async fn spans(db: &Client) {
     let put = (0..20).fold(Commit::new(), |commit, at| commit.put(key(&format!("s/{at:02}")), "1"));
     db.commit(put).await.unwrap();
     let begin = |at: &str| key(&format!("s/{at}"));
@@ -128,7 +127,7 @@ async fn spans(db: &Database) {
     assert_eq!(db.snapshot().scan_prefix(key("s/")).all().await.unwrap(), []);
 }
 
-async fn counters(db: &Database) {
+async fn counters(db: &Client) {
     let add = async |times: u32| {
         for _ in 0..times {
             let added: Result<()> = db
@@ -148,10 +147,10 @@ async fn counters(db: &Database) {
 #[test]
 fn in_memory() {
     run(async {
-        let db = Database::open("mem:").await.unwrap();
+        let db = palisade::open("mem:").await.unwrap();
         suite(&db).await;
         // A second database in memory shares nothing with the first.
-        let other = Database::open("mem:").await.unwrap();
+        let other = palisade::open("mem:").await.unwrap();
         assert_eq!(value(&other, "b").await, None);
         suite(&other).await;
         let clone = db.clone();
@@ -165,14 +164,14 @@ fn in_a_directory_and_again_after_it_was_closed() {
     run(async {
         let dir = tempfile::tempdir().unwrap();
         let address = format!("file:{}", dir.path().join("db").display());
-        let db = Database::open(&address).await.unwrap();
+        let db = palisade::open(&address).await.unwrap();
         suite(&db).await;
-        let in_use = Database::open(&address).await.unwrap_err().to_string();
+        let in_use = palisade::open(&address).await.unwrap_err().to_string();
         assert!(in_use.contains("in use"), "{in_use}");
         let last = db.put(key("last"), "word").await.unwrap();
         drop(db);
         for round in 0..3 {
-            let db = Database::open(&address).await.unwrap();
+            let db = palisade::open(&address).await.unwrap();
             assert_eq!(value(&db, "last").await.as_deref(), Some(&b"word"[..]));
             assert_eq!(value(&db, "count").await.map(|value| value.len()), Some(90));
             let next = db.put(key("round"), vec![round]).await.unwrap();
@@ -186,7 +185,7 @@ fn in_a_directory_and_again_after_it_was_closed() {
 fn a_killed_program_loses_nothing_that_was_acknowledged() {
     const VISITOR: &str = "PALISADE_TEST_DIRECTORY";
     if let Ok(directory) = std::env::var(VISITOR) {
-        let db = BlockingDatabase::open(&format!("file:{directory}")).unwrap();
+        let db = palisade::open_blocking(&format!("file:{directory}")).unwrap();
         let visited: Result<()> = db.run(|tx: &mut BlockingTransaction| {
             let before = tx.get(key("visits"))?.map_or(0, |value| value.len());
             tx.put(key("visits"), vec![0; before + 1])
@@ -202,7 +201,7 @@ fn a_killed_program_loses_nothing_that_was_acknowledged() {
         let output = visit.env(VISITOR, dir.path()).output().unwrap();
         assert!(!output.status.success(), "it kills itself");
     }
-    let db = BlockingDatabase::open(&format!("file:{}", dir.path().display())).unwrap();
+    let db = palisade::open_blocking(&format!("file:{}", dir.path().display())).unwrap();
     let before = db.snapshot();
     assert_eq!(before.scan_prefix("suite/").unwrap().len(), 1);
     db.put(key("later"), "1").unwrap();
@@ -219,7 +218,7 @@ fn a_cluster() {
         let mut cluster = Cluster::start(options()).unwrap();
         drop(cluster.wait_until_serving().await.unwrap());
         let nodes: Vec<_> = cluster.addresses().iter().map(ToString::to_string).collect();
-        let db = Database::open(&format!("palisade://{}", nodes.join(","))).await.unwrap();
+        let db = palisade::open(&format!("palisade://{}", nodes.join(","))).await.unwrap();
         suite(&db).await;
     });
 }
@@ -228,7 +227,7 @@ fn a_cluster() {
 fn addresses_that_are_none_are_named() {
     run(async {
         for address in ["", "mem", "file:", "palisade://", "postgres://x"] {
-            let error = Database::open(address).await.unwrap_err();
+            let error = palisade::open(address).await.unwrap_err();
             assert!(matches!(error, OpenError::Address { .. }), "{address}: {error}");
             assert!(error.to_string().contains("palisade://HOST"));
         }

@@ -1,6 +1,7 @@
 //! The asynchronous client.
 
 use std::{
+    any::Any,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
@@ -23,6 +24,7 @@ use crate::{
     entropy::fresh_session,
     error::unexpected,
     open_snapshots::OpenSnapshot,
+    results::{ClientStats, Committed, Versioned},
 };
 
 /// Capacity of the queue of calls to the driver. Further callers wait until it has room.
@@ -38,8 +40,8 @@ pub struct ClientOptions {
     /// Id of the cluster. Nodes of another cluster are ignored. `None`, the default, accepts any
     /// cluster.
     pub cluster_id: Option<u64>,
-    /// Time limit of a call. Past it, by up to 10 ms, the call ends with [`ClientError::Deadline`].
-    /// 10 seconds by default. A commit whose outcome is unknown may still take effect until 5
+    /// Time limit of a call. Past it, the call ends with [`ClientError::Deadline`]. 10 seconds by
+    /// default. A commit whose outcome is unknown may still take effect until 5
     /// seconds after its time limit, and 10 minutes after its start at the latest. Longer limits
     /// than 100 years, such as [`Duration::MAX`], count as 100 years.
     pub timeout: Duration,
@@ -49,45 +51,6 @@ impl Default for ClientOptions {
     fn default() -> Self {
         Self { cluster_id: None, timeout: Duration::from_secs(10) }
     }
-}
-
-/// A value and the timestamp of its version.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Versioned {
-    /// The value, at most [`MAX_VALUE_BYTES`](crate::MAX_VALUE_BYTES) bytes.
-    pub value: Bytes,
-    /// The commit timestamp of the write. [`Expected::Version`] accepts it.
-    pub version_ts: Timestamp,
-}
-
-impl Versioned {
-    /// Converts the outcome of a read of one key.
-    pub(crate) fn of(outcome: Outcome) -> Result<Option<Self>, ClientError> {
-        match outcome {
-            Outcome::Value { version_ts, value, .. } => {
-                Ok(value.map(|value| Self { value, version_ts }))
-            }
-            other => Err(unexpected(&other)),
-        }
-    }
-}
-
-/// A commit that is durable and replicated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Committed {
-    /// The timestamp of the new versions. It is above every timestamp that had been returned to any
-    /// client when the commit was requested.
-    pub commit_ts: Timestamp,
-    /// How long the acknowledgement waited for the timestamp to pass, after replication was done.
-    /// Whole microseconds. Zero if an earlier try had committed already.
-    pub waited: Duration,
-}
-
-/// Counters of a client and its clones, since its start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ClientStats {
-    /// Number of requests that were sent again, and of transactions that were run again.
-    pub retries: u64,
 }
 
 /// A client of a cluster. Clones share the connections and the session.
@@ -106,6 +69,8 @@ pub struct Client {
     /// Session that names the transactions of all clones in the lock tables.
     lock_session: SessionId,
     pub(crate) timeout: Duration,
+    /// Dropped last.
+    _kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Client {
@@ -209,7 +174,23 @@ impl Client {
         let shared = counters.clone();
         start(Driver { cluster, cluster_id, timeout, session, commands, counters: shared, ready })?;
         is_ready.await.map_err(|_| ClientError::Closed)??;
-        Ok(Self { commands: sender, counters, lock_session, timeout })
+        Ok(Self { commands: sender, counters, lock_session, timeout, _kept: None })
+    }
+
+    /// Returns the same client, which drops a value together with its last clone, snapshot and
+    /// transaction. For the engine of a shard in this process.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use palisade_client::*;
+    /// # async fn example(shard: InProcess, engine: String) -> Result<(), ClientError> {
+    /// let client = Client::in_process(shard, ClientOptions::default()).await?.keeping(engine);
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn keeping(self, value: impl Any + Send + Sync) -> Self {
+        Self { _kept: Some(Arc::new(value)), ..self }
     }
 
     /// Returns the same client with another time limit for its calls; see
@@ -626,7 +607,8 @@ mod tests {
     fn the_longest_time_limit_has_a_deadline() {
         let (commands, _received) = mpsc::channel(1);
         let (counters, lock_session) = (Arc::default(), SessionId(1));
-        let client = Client { commands, counters, lock_session, timeout: Duration::MAX };
+        let client =
+            Client { commands, counters, lock_session, timeout: Duration::MAX, _kept: None };
         assert!(client.deadline() > Instant::now() + MAX_TIMEOUT / 2);
     }
 }

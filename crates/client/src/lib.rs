@@ -44,6 +44,7 @@ mod entropy;
 mod error;
 mod in_process;
 mod open_snapshots;
+mod results;
 pub mod router;
 mod scan;
 mod sessions;
@@ -53,7 +54,7 @@ mod transaction_scan;
 
 pub use blocking::{BlockingClient, BlockingSnapshot, BlockingTransaction};
 pub use bytes::Bytes;
-pub use client::{Client, ClientOptions, ClientStats, Committed, Versioned};
+pub use client::{Client, ClientOptions};
 pub use error::ClientError;
 pub use in_process::InProcess;
 pub use palisade_clock::{BoundSource, Timestamp};
@@ -63,6 +64,7 @@ pub use palisade_wire::{
     MAX_PAGE_BYTES, MAX_PAGE_ROWS, MAX_SNAPSHOT_AGE_US, MAX_VALUE_BYTES, Mode, NodeId, NodeStatus,
     PeerAddress, RangeId, RangeStatus, Rejection, Role, Row, ShardId, ShardStatus, Write,
 };
+pub use results::{ClientStats, Committed, Versioned};
 pub use scan::Scan;
 pub use snapshot::Snapshot;
 pub use transaction::Transaction;

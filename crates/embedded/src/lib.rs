@@ -9,8 +9,8 @@
 //! - Acknowledged writes are durable if there is a directory. In memory, they last as long as the
 //!   engine.
 //! - After a failed sync the engine stops, because the contents of the disk are unknown. It also
-//!   stops when the disk is full and a required write does not fit. Calls then end by their
-//!   deadlines.
+//!   stops when the disk is full and a required write does not fit. Calls then fail with
+//!   `ClientError::Closed`.
 //!
 //! The clock reads the machine's wall clock once, when the engine starts, and then follows the
 //! monotonic clock. It starts above every timestamp in the log. No other clock can differ from it,

@@ -4,12 +4,12 @@
 //! running cluster (see `palisade start` in the README)
 #![allow(clippy::print_stdout, reason = "it shows what it does")]
 
-use palisade::{ClientError, Database, OpenError, Transaction};
+use palisade::{ClientError, OpenError, Transaction};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), OpenError> {
     let nodes = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7000".to_owned());
-    let db = Database::open(&format!("palisade://{nodes}")).await?;
+    let db = palisade::open(&format!("palisade://{nodes}")).await?;
     let visits = db
         .run(async |tx: &mut Transaction| {
             let before = tx.get_for_update("visits").await?;

@@ -4,10 +4,10 @@
 //! `cargo run -p palisade --example in_memory`
 #![allow(clippy::print_stdout, reason = "it shows what it does")]
 
-use palisade::{BlockingDatabase, BlockingTransaction, ClientError, OpenError};
+use palisade::{BlockingTransaction, ClientError, OpenError};
 
 fn main() -> Result<(), OpenError> {
-    let db = BlockingDatabase::open("mem:")?;
+    let db = palisade::open_blocking("mem:")?;
     db.put("account/ann", "70")?;
     db.put("account/bob", "30")?;
 

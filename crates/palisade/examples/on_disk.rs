@@ -3,11 +3,11 @@
 //! `cargo run -p palisade --example on_disk -- DIRECTORY`, several times
 #![allow(clippy::print_stdout, reason = "it shows what it does")]
 
-use palisade::{BlockingDatabase, BlockingTransaction, ClientError, OpenError};
+use palisade::{BlockingTransaction, ClientError, OpenError};
 
 fn main() -> Result<(), OpenError> {
     let directory = std::env::args().nth(1).unwrap_or_else(|| "palisade-example".to_owned());
-    let db = BlockingDatabase::open(&format!("file:{directory}"))?;
+    let db = palisade::open_blocking(&format!("file:{directory}"))?;
     let visits = db.run(|tx: &mut BlockingTransaction| {
         let before = tx.get_for_update("visits")?;
         let before = before.and_then(|value| String::from_utf8_lossy(&value).parse().ok());

@@ -4,25 +4,37 @@
 //! cluster:
 //!
 //! ```
-//! use palisade::BlockingDatabase;
+//! use palisade::{BlockingTransaction, ClientError};
 //!
-//! # fn main() -> Result<(), palisade::OpenError> {
 //! // Or file:DIRECTORY, or palisade://HOST:PORT,HOST:PORT.
-//! let db = BlockingDatabase::open("mem:")?;
-//! db.put("answer", "42")?;
-//! assert_eq!(db.get("answer")?.unwrap().value, "42");
-//! # Ok(())
-//! # }
+//! let db = palisade::open_blocking("mem:")?;
+//! db.put("account/ann", "70")?;
+//! db.insert("account/bob", "30")?;
+//!
+//! // A transaction: both writes are committed, or none.
+//! let moved = db.run(|tx: &mut BlockingTransaction| {
+//!     let ann = tx.get_for_update("account/ann")?;
+//!     tx.put("account/ann", "45")?;
+//!     tx.put("account/bob", "55")?;
+//!     Ok::<_, ClientError>(ann)
+//! })?;
+//! assert_eq!(moved.unwrap(), "70");
+//!
+//! // A snapshot: everything at one timestamp. It does not block writers.
+//! let snapshot = db.snapshot();
+//! assert_eq!(snapshot.scan_prefix("account/")?.len(), 2);
+//! db.delete("account/ann")?;
+//! assert_eq!(snapshot.get("account/ann")?.unwrap().value, "45");
+//! # Ok::<(), palisade::OpenError>(())
 //! ```
 //!
-//! [`Database`] has the same calls with futures, for any executor. [`Client`] documents the limits.
+//! [`open`] returns a [`Client`], whose calls are futures for any executor; [`open_blocking`] returns
+//! a [`BlockingClient`]. [`Client`] documents the limits.
 #![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
-mod blocking;
-mod database;
+mod open;
 
-pub use blocking::BlockingDatabase;
-pub use database::{Database, OpenError};
+pub use open::{OpenError, open, open_blocking, open_blocking_with, open_with};
 
 // Calls, and what they return.
 pub use palisade_client::{
