@@ -13,7 +13,8 @@ use crate::{ClientError, error::unexpected};
 pub struct Versioned {
     /// The value, at most [`MAX_VALUE_BYTES`](crate::MAX_VALUE_BYTES) bytes.
     pub value: Bytes,
-    /// The commit timestamp of the write. [`Expected::Version`](crate::Expected::Version) accepts it.
+    /// The commit timestamp of the write. [`Expected::Version`](crate::Expected::Version) accepts
+    /// it.
     pub version_ts: Timestamp,
 }
 

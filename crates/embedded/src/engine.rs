@@ -137,13 +137,18 @@ impl Engine {
             planted: Planted::default(),
         };
         let mut clock = Clock::new();
-        let runtime = Runtime::recover(config, ranges.clone(), clock.now(), |replayed| {
-            let owner = Owner { cluster_id: CLUSTER_ID, node: 0, shards: 1 };
-            match directory {
-                None => Ok(EmbeddedLog::in_memory()),
-                Some(path) => EmbeddedLog::in_directory(path, owner, |r| replayed.visit(r)),
-            }
-        })?;
+        let runtime = Runtime::recover(
+            config,
+            ranges.clone(),
+            || clock.now(),
+            |replayed| {
+                let owner = Owner { cluster_id: CLUSTER_ID, node: 0, shards: 1 };
+                match directory {
+                    None => Ok(EmbeddedLog::in_memory()),
+                    Some(path) => EmbeddedLog::in_directory(path, owner, |r| replayed.visit(r)),
+                }
+            },
+        )?;
         clock.move_beyond(runtime.shard().logged_ts());
         let now_ts = Some(Timestamp::from_physical_us(clock.now().wall.reading_us()));
         let syncer = directory.map(|_| {
@@ -205,7 +210,7 @@ const CLIENT: ConnectionId = ConnectionId(0);
 impl Running {
     #[allow(
         clippy::needless_pass_by_value,
-        reason = "the queue closes before the log waits for its syncs"
+        reason = "the queue closes before the thread of the syncs is joined"
     )]
     fn run(mut self, events: Receiver<Event>) {
         let mut wake_after_us = None;

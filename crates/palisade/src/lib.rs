@@ -28,8 +28,8 @@
 //! # Ok::<(), palisade::OpenError>(())
 //! ```
 //!
-//! [`open`] returns a [`Client`], whose calls are futures for any executor; [`open_blocking`] returns
-//! a [`BlockingClient`]. [`Client`] documents the limits.
+//! [`open`] returns a [`Client`], whose calls are futures for any executor; [`open_blocking`]
+//! returns a [`BlockingClient`]. [`Client`] documents the limits.
 #![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
 mod open;

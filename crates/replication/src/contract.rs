@@ -4,8 +4,8 @@
 //! durable, while "send the entries" should not wait for a sync. The naive way carries out every
 //! effect in order and syncs after each write, so each message waits for the disk. Here a group's
 //! writes are one ordered queue, and every send states whether it may overtake them. The driver
-//! syncs when it chooses, reports how many of the group's writes are durable, and then releases the
-//! sends that waited for them.
+//! numbers the writes at the end of a turn, syncs when it chooses, reports the number of the last
+//! durable one, and then releases the sends that waited for it.
 
 use bytes::Bytes;
 use palisade_wire::{PeerAddress, RangeId};
@@ -197,7 +197,8 @@ pub struct Context<'a> {
 
 /// A replication protocol of one group at one replica.
 ///
-/// A call may add to the effects. The driver carries them out after the call, the writes first.
+/// A call may add to the effects. The driver carries them out after [`Protocol::flush`], the writes
+/// first.
 pub trait Protocol {
     /// A message between the replicas of a group.
     type Message;
@@ -250,7 +251,8 @@ pub trait Protocol {
     /// last flush from `written + 1` on.
     fn flush(&mut self, written: u64, cx: Context<'_>, effects: &mut Effects<Self::Message>);
 
-    /// Returns the number of the last write that is not known to be durable, or 0.
+    /// Returns the number of the last write that is not known to be durable, or 0. Call it after
+    /// [`Protocol::flush`].
     fn last_unsynced(&self) -> u64;
 
     /// Returns part 0 of a snapshot at the last entry that was handed out as committed.

@@ -186,7 +186,12 @@ impl EntryLog {
     }
 
     /// Returns the number of the last write, or 0 if all writes are durable.
+    ///
+    /// # Panics
+    ///
+    /// If a write has no number yet.
     pub(crate) fn last_unsynced(&self) -> u64 {
+        assert_eq!(self.unnumbered, 0, "{}: a write has no number yet", self.name);
         self.pending.back().map_or(0, |pending| pending.number)
     }
 

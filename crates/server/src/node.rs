@@ -325,12 +325,19 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
         .map(|node| (PeerAddress { node: node.node, shard }, Outbound::unconnected()))
         .collect();
     let ranges = config.bootstrap().range_map();
-    let runtime = Runtime::recover(shard_config, ranges, now, |replayed| {
-        let (options, progress) = (config.log_options(shard), LogProgress::new(at));
-        let log_dir = data_dir.log_dir(shard.0);
-        Log::open(&log_dir, options, &|done| progress.report(done), |record| replayed.visit(record))
-    })?;
-    check_clock(now.wall, runtime.shard().logged_ts(), config.clock.max_offset_us)?;
+    let runtime = Runtime::recover(
+        shard_config,
+        ranges,
+        || clock.now(),
+        |replayed| {
+            let (options, progress) = (config.log_options(shard), LogProgress::new(at));
+            let log_dir = data_dir.log_dir(shard.0);
+            Log::open(&log_dir, options, &|done| progress.report(done), |record| {
+                replayed.visit(record);
+            })
+        },
+    )?;
+    check_clock(clock.now().wall, runtime.shard().logged_ts(), config.clock.max_offset_us)?;
     let [client_address, peer_address] = listen_addresses(&config, shard);
     let listen = |address| {
         TcpListener::bind(address)

@@ -77,6 +77,6 @@ pub struct LogCounters {
     pub syncs: u64,
     /// Bytes appended since the start.
     pub bytes: u64,
-    /// Bytes that can still be appended before the log is full.
+    /// Bytes that can still be appended, beyond what is kept free for the turn itself.
     pub left_bytes: u64,
 }

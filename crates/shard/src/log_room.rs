@@ -6,9 +6,11 @@
 //! ```text
 //! free bytes   16 MiB              12 MiB                4 MiB              0
 //! ──────────────┼───────────────────┼─────────────────────┼─────────────────┤
-//!   commits stop: `LogFull`    entries of peers     checkpoints wait    a write of the protocols
-//!                              are dropped                              ends the process
+//!     commits are rejected    entries of peers     checkpoints wait    a write that does
+//!     with `LogFull`          are dropped                              not fit ends the process
 //! ```
+//!
+//! The bytes that the runtime keeps free for one turn are not counted as free.
 //!
 //! Reads and rollbacks are always served.
 
@@ -24,7 +26,7 @@ const PEER_RESERVE_BYTES: u64 = LOG_RESERVE_BYTES / 4 * 3;
 /// Below this much free log, checkpoints wait: the lowest limit, because only they free log.
 const CHECKPOINT_RESERVE_BYTES: u64 = LOG_RESERVE_BYTES / 4;
 
-/// Bytes that can still be appended before the log is full.
+/// Bytes that can still be appended, beyond what is kept free for the turn itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LogRoom(pub(crate) u64);
 

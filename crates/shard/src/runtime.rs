@@ -6,9 +6,9 @@
 //!                     └── sync_plan ── the disk ── synced         an input of a later turn
 //! ```
 //!
-//! The drivers of a node, of an embedded database and of the simulator differ in who waits, in
-//! the sockets and in the disk. Everything else about a log is decided here: what a turn may
-//! append, when the log counts as full or long, and what happens then.
+//! The drivers of a node, of an embedded database and of the simulator differ in their sockets,
+//! their disks and how they wait. The rest is here: how much a turn may append, when the log is
+//! maintained, and when it is compacted. `log_room` decides what is refused as the log fills up.
 //!
 //! Invariants:
 //! - A write is in the log before a message or a reply of its turn leaves.
@@ -131,16 +131,17 @@ impl ShardLog for Log {
     }
 }
 
-/// Why a shard cannot start from its log. Not retryable, except for some errors of the log.
+/// Why a shard cannot start from its log.
 #[derive(Debug, Error)]
 pub enum RecoveryError<E> {
-    /// The log cannot be opened.
+    /// The log cannot be opened. Retryable if the error of the log is.
     #[error(transparent)]
     Log(E),
-    /// The log's records are inconsistent.
+    /// The log's records are inconsistent. Not retryable.
     #[error(transparent)]
     Replay(#[from] ReplayError),
-    /// The shard cannot start with the contents of its log, or with this configuration.
+    /// The shard cannot start with the contents of its log, or with this configuration. Not
+    /// retryable.
     #[error(transparent)]
     Shard(#[from] ShardError),
 }
@@ -158,20 +159,21 @@ pub struct Runtime<L> {
 
 impl<L: ShardLog> Runtime<L> {
     /// Recovers a shard. `open` opens the log and passes its records to the replay. `ranges` is the
-    /// cluster's first range map.
+    /// cluster's first range map. `now` is called once the log is open: opening a long log takes
+    /// seconds.
     ///
     /// # Errors
     ///
-    /// [`RecoveryError`]. Nothing was written.
+    /// [`RecoveryError`]. No record was written.
     pub fn recover<E>(
         config: ShardConfig,
         ranges: RangeMap,
-        now: Now,
+        now: impl FnOnce() -> Now,
         open: impl FnOnce(&mut Replayed) -> Result<L, E>,
     ) -> Result<Self, RecoveryError<E>> {
         let mut replayed = Replayed::default();
         let log = open(&mut replayed).map_err(RecoveryError::Log)?;
-        let shard = Shard::new(config, ranges, replayed.finish()?, now)?;
+        let shard = Shard::new(config, ranges, replayed.finish()?, now())?;
         Ok(Self { shard, log_start: log.end(), log, syncs: 0, maintain_due_us: 0 })
     }
 
@@ -190,7 +192,7 @@ impl<L: ShardLog> Runtime<L> {
         &self.log
     }
 
-    /// Returns the log, for what a driver alone knows of it.
+    /// Returns the log, for calls that only one driver makes.
     pub fn log_mut(&mut self) -> &mut L {
         &mut self.log
     }

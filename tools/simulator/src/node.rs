@@ -140,10 +140,15 @@ impl Node {
         let mut runtimes = Vec::new();
         for slot in &self.shards {
             let config = shard_config(slot.at, parameters, shape, self.life);
-            let recovered = Runtime::recover(config, shape.range_map(), now, |replayed| {
-                let visit = |record: Record<'_>| replayed.visit(record);
-                SimulatedLog::recover(slot.log_settings, slot.crashed.clone(), visit)
-            });
+            let recovered = Runtime::recover(
+                config,
+                shape.range_map(),
+                || now,
+                |replayed| {
+                    let visit = |record: Record<'_>| replayed.visit(record);
+                    SimulatedLog::recover(slot.log_settings, slot.crashed.clone(), visit)
+                },
+            );
             runtimes.push(recovered.map_err(|error| error.to_string())?);
         }
         for (slot, runtime) in self.shards.iter_mut().zip(runtimes) {

@@ -332,7 +332,7 @@ impl World {
             return;
         }
         let place = &mut self.nodes[node].shards[slot];
-        let effects = place.turn.take().expect("a turn was under way");
+        let effects = place.turn.take().expect("a turn was in progress");
         let left = !place.inbox.is_empty();
         self.carry_out(node, slot, effects);
         let at = &mut self.nodes[node];

@@ -26,7 +26,7 @@ mod pending;
 mod retries;
 mod routes;
 
-use std::mem;
+use std::{mem, time::Duration};
 
 use bytes::Bytes;
 use palisade_clock::Timestamp;
@@ -233,6 +233,11 @@ impl Router {
             let topology = self.topology().to_bytes();
             return self.complete(id, Ok(Outcome::RangeMap(topology)));
         }
+        if deadline_us <= self.now_us {
+            let (after, reason) = (Duration::from_micros(timeout_us), "it was not sent in time");
+            let error = ClientError::Deadline { after, reason, outcome_unknown: false };
+            return self.complete(id, Err(error));
+        }
         let mut commit = None;
         if let Some((range, _)) = self.routes.place(&call) {
             if !self.routes.is_within(range, &call) {
@@ -271,7 +276,9 @@ impl Router {
     fn dispatch(&mut self, request_id: u64) {
         let Some(pending) = self.requests.get_mut(request_id) else { return };
         if let Some(commit) = &mut pending.commit {
-            let fresh_ts = self.sessions.expires_ts(pending.timeout_us, self.now_us);
+            // What is left of the time limit: the call may have begun long ago.
+            let left_us = pending.deadline_us.saturating_sub(self.now_us);
+            let fresh_ts = self.sessions.expires_ts(left_us, self.now_us);
             commit.expires_ts.get_or_insert(fresh_ts);
         }
         let place = self.routes.place(&pending.call);

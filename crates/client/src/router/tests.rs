@@ -224,6 +224,28 @@ fn a_deadline_states_whether_a_try_may_have_taken_effect() {
 }
 
 #[test]
+fn a_call_that_starts_after_its_deadline_is_not_sent() {
+    let mut cluster = Cluster::new(Mode::Raft);
+    cluster.now_us = SECOND_US;
+    let (id, deadline_us, timeout_us) = (CallId(1), SECOND_US, SECOND_US);
+    let call = put(KEY);
+    let effects = cluster.step(RouterInput::Start { id, call, deadline_us, timeout_us });
+    assert_eq!(result(effects), deadline("it was not sent in time", false));
+}
+
+/// The last call of a transaction that began long ago.
+#[test]
+fn a_commit_expires_by_the_deadline_of_its_call_and_not_by_its_time_limit() {
+    let mut cluster = Cluster::new(Mode::Raft);
+    let (id, deadline_us, timeout_us) = (CallId(1), SECOND_US, 60 * SECOND_US);
+    let call = put(KEY);
+    let effects = cluster.step(RouterInput::Start { id, call, deadline_us, timeout_us });
+    let expires_ts = commit_of(&sent(effects).1).expires_ts;
+    // The cluster's time is 5 s at the start, and the slack is 5 s.
+    assert_eq!(expires_ts.physical_us(), (5 + 1 + 5) * SECOND_US);
+}
+
+#[test]
 fn a_broken_connection_makes_the_outcome_unknown_and_the_session_new() {
     let mut cluster = Cluster::new(Mode::Raft);
     let (to, request) = sent(cluster.start(put(KEY)));

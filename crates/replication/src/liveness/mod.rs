@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revocation_is_told_until_it_is_confirmed_and_taken_in_once() {
+    fn a_revocation_is_repeated_until_it_is_confirmed_and_processed_once() {
         let (mut a, mut b) = pair();
         exchange(&mut a, &mut b, beat(1));
         a.revoke(at(1), revocation(3));

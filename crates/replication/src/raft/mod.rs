@@ -106,7 +106,7 @@ pub struct Raft {
 
     term: u64,
     vote: Option<PeerAddress>,
-    /// When that write was requested, and how long the last one took until it was durable.
+    /// When the last state was written, and how long the last one took until it was durable.
     state_asked_us: u64,
     state_took_us: u64,
     log: EntryLog,

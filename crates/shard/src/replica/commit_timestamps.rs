@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - A commit's timestamp is not below the latest that true time may be when the commit is ordered.
-//! - Timestamps rise in the order of the log.
+//! - The timestamps that one leader chooses rise in the order of the log. A new leader may choose
+//!   one below an entry that it has not applied yet; applying the commit raises it above.
 
 use palisade_clock::Timestamp;
 use palisade_wire::Rejection;

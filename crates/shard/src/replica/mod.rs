@@ -5,8 +5,8 @@
 //!
 //! ```text
 //! commit ── locks (transactions) ── entry is applied (proposals) ── reply
-//! read   ── locks (transactions) ── leadership is confirmed, then
-//!                                   an entry or a timestamp (pending_reads) ── reply
+//! read   ── locks (transactions) ── leadership is confirmed, then an entry ── reply
+//!        at a follower: ─────────── a timestamp (all pending_reads) ───────── reply
 //! ```
 
 mod apply;
@@ -43,7 +43,7 @@ use pending_reads::PendingReads;
 use safe_time::SafeTime;
 use transactions::Transactions;
 
-/// Limit of each queue of pending requests at one replica.
+/// Limit of each queue of pending requests at one replica: proposals, and reads of all kinds.
 const MAX_WAITING: usize = 64 * 1024;
 
 /// A replica of a range.

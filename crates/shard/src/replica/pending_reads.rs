@@ -1,7 +1,8 @@
 //! The reads of a replica that cannot be answered yet, and what they wait for.
 //!
-//! A request passes up to two stages. First the protocol confirms that this replica still leads.
-//! Then the read waits for its [`Barrier`]: an entry, or a timestamp.
+//! At the replica that sequences the writes, a request waits until the protocol confirms that this
+//! replica still leads, and a read then for an entry. At a follower, a read at a timestamp waits
+//! for that timestamp alone. An entry and a timestamp are a [`Barrier`].
 
 use std::collections::{BTreeMap, VecDeque};
 
