@@ -9,6 +9,8 @@ use palisade_replication::{
 };
 use palisade_wire::{NodeId, PeerAddress, ShardId};
 
+use crate::recover::recover;
+
 /// A protocol, with the operations that the suite needs beyond the contract.
 pub(crate) trait Subject: Protocol + Sized + std::fmt::Debug {
     fn start(
@@ -68,23 +70,6 @@ struct Disk {
 }
 
 impl Disk {
-    fn recover(&self) -> RecoveredGroup {
-        let mut recovered = RecoveredGroup::default();
-        for write in &self.writes {
-            match write {
-                Append::Entry(entry) => {
-                    recovered.entries.truncate(entry.index as usize - 1);
-                    recovered.entries.push(entry.clone());
-                }
-                Append::State { term, payload } => {
-                    recovered.state = Some((*term, payload.clone()));
-                }
-                Append::Snapshot { .. } => unreachable!("this test takes no snapshots"),
-            }
-        }
-        recovered
-    }
-
     fn holds(&self, wanted: &Entry) -> bool {
         let mut held = false;
         for write in &self.writes[..self.durable] {
@@ -369,7 +354,7 @@ where
         let now_us = self.now_us;
         let member = &mut self.members[at];
         assert!(member.running.is_none(), "it is running already");
-        let recovered = member.disk.recover();
+        let recovered = recover(&member.disk.writes);
         let session = member.peers.session() + 1;
         member.peers = peers_of(member.address.node.0, members.len() as u16, session, now_us);
         member.running = Some(P::start(member.address, &members, recovered, random_seed, now_us));

@@ -11,6 +11,8 @@ mod adversary;
 mod chain;
 mod group;
 mod raft;
+#[path = "../support/recover.rs"]
+mod recover;
 
 use std::{env, ops::Range};
 

@@ -2,6 +2,8 @@
 
 use palisade_replication::{Append, RecoveredGroup};
 
+use crate::recover::recover;
+
 /// The writes of a node, of which the first `durable` are durable.
 #[derive(Default)]
 pub(crate) struct Disk {
@@ -35,19 +37,6 @@ impl Disk {
 
     /// Returns what a new start finds.
     pub(crate) fn recover(&self) -> RecoveredGroup {
-        let mut recovered = RecoveredGroup::default();
-        for write in &self.writes {
-            match write {
-                Append::Entry(entry) => {
-                    recovered.entries.truncate(entry.index as usize - 1);
-                    recovered.entries.push(entry.clone());
-                }
-                Append::State { term, payload } => {
-                    recovered.state = Some((*term, payload.clone()));
-                }
-                Append::Snapshot { .. } => unreachable!("scripts take no snapshots"),
-            }
-        }
-        recovered
+        recover(&self.writes)
     }
 }

@@ -19,6 +19,8 @@ mod node;
 mod notation;
 mod output;
 mod raft;
+#[path = "../support/recover.rs"]
+mod recover;
 
 use std::{env, fs, path::Path};
 
