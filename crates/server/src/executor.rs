@@ -194,7 +194,7 @@ impl Executor {
             let all = (0..self.siblings.len()).map(|at| (at, descriptor.clone()));
             self.unsent.borrow_mut().extend(all);
         }
-        self.tell_siblings();
+        self.send_installs();
     }
 
     /// Writes to the log, and waits for the next segment if it is not ready. If the log is full,
@@ -260,7 +260,7 @@ impl Executor {
 
     /// Sends range changes to the other shards. A change that finds a full mailbox is sent again in
     /// the next turn.
-    fn tell_siblings(&self) {
+    fn send_installs(&self) {
         let mut unsent = self.unsent.borrow_mut();
         for (sibling, descriptor) in mem::take(&mut *unsent) {
             let command = ShardCommand::Install(descriptor.clone());

@@ -27,7 +27,7 @@ impl SafeTime {
         self.learned_ts
     }
 
-    /// Records that the leader is asked now.
+    /// Records that a question to the leader is sent now.
     pub(super) fn asked(&mut self, now_us: u64) {
         self.asked_us = Some(now_us);
     }
