@@ -36,9 +36,8 @@ const READ_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 pub(crate) enum ConnectionEvent {
     Opened,
-    Answer(Response),
-    /// No further event is known yet.
-    BatchEnd,
+    /// All answers of one read. Not empty.
+    Answers(Vec<Response>),
     Closed,
 }
 
@@ -84,20 +83,12 @@ impl Connection {
                 self.buffer.borrow_mut().clear();
                 self.is_open.set(true);
                 report(ConnectionEvent::Opened);
-                let batch_end = || report(ConnectionEvent::BatchEnd);
-                let answers = async {
-                    while let Some(frame) = read_frame(&mut reader, &mut decoder, batch_end).await {
-                        let Ok(response) = decode_exact(frame.payload) else { return };
-                        report(ConnectionEvent::Answer(response));
-                    }
-                };
                 tokio::select! {
-                    () = answers => {}
+                    _ = read_answers(&mut reader, &mut decoder, &report) => {}
                     () = self.write_out(writer) => {}
                 }
                 self.is_open.set(false);
                 report(ConnectionEvent::Closed);
-                report(ConnectionEvent::BatchEnd);
             }
             sleep(RETRY_PAUSE).await;
         }
@@ -126,7 +117,7 @@ pub(crate) async fn fetch_topology(
     let mut out = BytesMut::new();
     write_frame(&mut out, FrameKind::Request, |out| request.encode(out));
     stream.write_all(&out).await.ok()?;
-    let frame = read_frame(&mut stream, &mut decoder, || {}).await?;
+    let frame = read_frame(&mut stream, &mut decoder).await?;
     match decode_exact::<Response>(frame.payload).ok()?.outcome {
         Outcome::RangeMap(bytes) => Topology::from_bytes(&bytes).ok(),
         _ => None,
@@ -143,26 +134,44 @@ async fn open(
     write_frame(&mut out, FrameKind::ClientHello, |out| ClientHello { cluster_id }.encode(out));
     stream.write_all(&out).await.ok()?;
     let mut decoder = FrameDecoder::default();
-    let frame = read_frame(&mut stream, &mut decoder, || {}).await?;
+    let frame = read_frame(&mut stream, &mut decoder).await?;
     let hello = decode_exact::<ServerHello>(frame.payload).ok()?;
     (frame.kind == FrameKind::ServerHello).then_some((stream, decoder, hello))
 }
 
-/// Returns the next frame of a stream, or `None` at its end or if a frame is invalid. Calls
-/// `before_read` if the decoder has no whole frame.
+/// Reports the answers of a stream, until it ends or is invalid.
+async fn read_answers(
+    stream: &mut (impl AsyncRead + Unpin),
+    decoder: &mut FrameDecoder,
+    report: impl Fn(ConnectionEvent),
+) -> Option<()> {
+    loop {
+        let mut answers = Vec::new();
+        while let Some(frame) = decoder.next_frame().ok()? {
+            answers.push(decode_exact(frame.payload).ok()?);
+        }
+        if !answers.is_empty() {
+            report(ConnectionEvent::Answers(answers));
+        }
+        read(stream, decoder).await?;
+    }
+}
+
+/// Returns the next frame of a stream, or `None` at its end or if a frame is invalid.
 async fn read_frame(
     stream: &mut (impl AsyncRead + Unpin),
     decoder: &mut FrameDecoder,
-    before_read: impl Fn(),
 ) -> Option<Frame> {
     loop {
         if let Some(frame) = decoder.next_frame().ok()? {
             return Some(frame);
         }
-        before_read();
-        decoder.buffer().reserve(READ_BYTES);
-        if stream.read_buf(decoder.buffer()).await.ok()? == 0 {
-            return None;
-        }
+        read(stream, decoder).await?;
     }
+}
+
+/// Reads the bytes that a stream has, or waits for the first. Returns `None` at its end.
+async fn read(stream: &mut (impl AsyncRead + Unpin), decoder: &mut FrameDecoder) -> Option<()> {
+    decoder.buffer().reserve(READ_BYTES);
+    (stream.read_buf(decoder.buffer()).await.ok()? > 0).then_some(())
 }

@@ -13,6 +13,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     net::SocketAddr,
+    pin::pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
     thread,
@@ -25,7 +26,7 @@ use palisade_wire::{Outcome, PeerAddress, Request, Response, SessionId};
 use tokio::{
     sync::{Notify, mpsc, oneshot},
     task::{LocalSet, spawn_local},
-    time::{MissedTickBehavior, interval, sleep, sleep_until, timeout},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
 use crate::{
@@ -148,16 +149,19 @@ async fn run(shared: Rc<Shared>, mut commands: mpsc::Receiver<Command>) {
     let mut renewals = interval(RENEW_SNAPSHOTS);
     renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut batch = Vec::with_capacity(BATCH);
+    let mut tick = pin!(sleep(Duration::ZERO));
     loop {
+        if let Some(at) = shared.rearm() {
+            tick.as_mut().reset(at.into());
+        }
         tokio::select! {
             taken = commands.recv_many(&mut batch, BATCH) => {
                 if taken == 0 {
                     return;
                 }
-                let now_us = shared.now_us();
-                batch.drain(..).for_each(|command| shared.start(command, now_us));
+                shared.process(batch.drain(..).map(|command| shared.start(command)));
             }
-            () = sleep_until(shared.wake_at().into()) => shared.step(RouterInput::Tick),
+            () = &mut tick => shared.tick(),
             () = shared.earlier.notified() => {}
             () = shared.counters.snapshots.opened.notified() => shared.keep_versions(),
             _ = renewals.tick() => shared.keep_versions(),
@@ -170,8 +174,7 @@ async fn run(shared: Rc<Shared>, mut commands: mpsc::Receiver<Command>) {
 async fn receive(shared: Rc<Shared>, mut answers: mpsc::Receiver<Response>) {
     let mut batch = Vec::with_capacity(BATCH);
     while answers.recv_many(&mut batch, BATCH).await > 0 {
-        let now_us = shared.now_us();
-        batch.drain(..).for_each(|response| shared.step_at(RouterInput::Answer(response), now_us));
+        shared.process(batch.drain(..).map(RouterInput::Answer));
         shared.end_batch();
     }
 }
@@ -183,8 +186,8 @@ struct Shared {
     counters: Arc<Counters>,
     /// The zero of the router's time.
     epoch: Instant,
-    /// The time at which the loop wakes for a tick.
-    wakes_us: Cell<u64>,
+    /// The time at which the loop wakes for a tick. `None` if its timer has fired.
+    wakes_us: Cell<Option<u64>>,
     /// Notified when a tick has become due before `wakes_us`.
     earlier: Notify,
 }
@@ -228,7 +231,7 @@ impl Shared {
             core: RefCell::new(Core { router, effects: Vec::new(), replies: Replies::default() }),
             counters,
             epoch: Instant::now(),
-            wakes_us: Cell::new(NEVER_US),
+            wakes_us: Cell::default(),
             earlier: Notify::new(),
         });
         for (&at, link) in &shared.links {
@@ -251,21 +254,22 @@ impl Shared {
         micros(self.epoch.elapsed())
     }
 
-    fn start(&self, command: Command, now_us: u64) {
-        let Command { call, deadline, timeout, reply } = command;
+    /// Stores the sender of a call, and returns the call as an input.
+    fn start(&self, Command { call, deadline, timeout, reply }: Command) -> RouterInput {
         let id = self.core.borrow_mut().replies.add(reply);
         let deadline_us = micros(deadline.saturating_duration_since(self.epoch));
-        let timeout_us = micros(timeout);
-        self.step_at(RouterInput::Start { id, call, deadline_us, timeout_us }, now_us);
+        RouterInput::Start { id, call, deadline_us, timeout_us: micros(timeout) }
     }
 
     fn handle(&self, at: PeerAddress, event: ConnectionEvent) {
         match event {
             ConnectionEvent::Opened => self.step(RouterInput::Connected(at)),
-            ConnectionEvent::Answer(response) => self.step(RouterInput::Answer(response)),
+            ConnectionEvent::Answers(answers) => {
+                self.process(answers.into_iter().map(RouterInput::Answer));
+            }
             ConnectionEvent::Closed => self.step(RouterInput::Disconnected(at)),
-            ConnectionEvent::BatchEnd => self.end_batch(),
         }
+        self.end_batch();
     }
 
     /// Makes every shard keep the versions of the oldest open snapshot.
@@ -277,6 +281,17 @@ impl Shared {
 
     fn step(&self, input: RouterInput) {
         self.step_at(input, self.now_us());
+    }
+
+    /// Steps the router with inputs that came at the same time.
+    fn process(&self, inputs: impl Iterator<Item = RouterInput>) {
+        let now_us = self.now_us();
+        inputs.for_each(|input| self.step_at(input, now_us));
+    }
+
+    fn tick(&self) {
+        self.wakes_us.set(None);
+        self.step(RouterInput::Tick);
     }
 
     /// Steps the router and carries out the effects. Requests wait for [`Shared::flush`].
@@ -322,16 +337,28 @@ impl Shared {
     /// Ends a batch of answers, which may have made a tick due before the loop wakes.
     fn end_batch(&self) {
         self.flush();
-        let due_us = self.core.borrow().router.next_due_us();
-        if due_us.is_some_and(|due_us| due_us < self.wakes_us.get()) {
+        if !self.is_armed(self.due_us()) {
             self.earlier.notify_one();
         }
     }
 
-    /// Returns the time at which the loop must wake for a tick, and stores it.
-    fn wake_at(&self) -> Instant {
-        self.wakes_us.set(self.core.borrow().router.next_due_us().unwrap_or(NEVER_US));
-        self.epoch + Duration::from_micros(self.wakes_us.get())
+    /// Returns the time to which the loop must set its timer, unless it is set already. Most calls
+    /// end long before their deadline, so a timer that is too early stays as it is.
+    fn rearm(&self) -> Option<Instant> {
+        let due_us = self.due_us();
+        if self.is_armed(due_us) {
+            return None;
+        }
+        self.wakes_us.set(Some(due_us));
+        Some(self.epoch + Duration::from_micros(due_us))
+    }
+
+    fn due_us(&self) -> u64 {
+        self.core.borrow().router.next_due_us().unwrap_or(NEVER_US)
+    }
+
+    fn is_armed(&self, due_us: u64) -> bool {
+        self.wakes_us.get().is_some_and(|wakes_us| wakes_us <= due_us)
     }
 }
 

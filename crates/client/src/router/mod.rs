@@ -38,7 +38,7 @@ use palisade_wire::{
 use crate::{ClientError, sessions::Sessions};
 use pending::{Pending, PendingCommit, Requests};
 use retries::{REFRESH_PAUSE_US, pause_us, reason};
-use routes::Routes;
+use routes::{Place, Routes};
 
 pub use crate::calls::{Call, CallId, Locks, ReadMode, ScanSpan};
 
@@ -206,8 +206,8 @@ impl Router {
         mem::swap(&mut self.effects, effects);
     }
 
-    /// Returns the time at which the next `Tick` is due, or `None` if no call waits for time to
-    /// pass. Each step may change it.
+    /// Returns the time at which the next `Tick` is due, or `None` if no call is pending. Each step
+    /// may change it. The tick may find that nothing is due yet.
     pub fn next_due_us(&self) -> Option<u64> {
         self.requests.next_due_us()
     }
@@ -239,7 +239,8 @@ impl Router {
             return self.complete(id, Err(error));
         }
         let mut commit = None;
-        if let Some((range, _)) = self.routes.place(&call) {
+        let place = self.routes.place(&call);
+        if let Some((range, _)) = place {
             if !self.routes.is_within(range, &call) {
                 return self.complete(id, Err(ClientError::SeveralRanges));
             }
@@ -254,7 +255,7 @@ impl Router {
             commit,
             deadline_us,
             timeout_us,
-            due_us: deadline_us,
+            retry_us: None,
             tries: 0,
             at: None,
             reason: "the shard did not answer",
@@ -262,7 +263,7 @@ impl Router {
             collected_at: Vec::new(),
         };
         self.requests.insert(request_id, pending);
-        self.dispatch(request_id);
+        self.dispatch(request_id, place);
     }
 
     fn name_commit(&mut self, range: RangeId) -> PendingCommit {
@@ -272,8 +273,16 @@ impl Router {
         PendingCommit { txn: self.sessions.begin(range), range, expires_ts: None }
     }
 
-    /// Sends a request to the replica that serves it, according to the client's view.
-    fn dispatch(&mut self, request_id: u64) {
+    /// Sends a request again, to the replica that serves it now.
+    fn dispatch_again(&mut self, request_id: u64) {
+        let Some(pending) = self.requests.get_mut(request_id) else { return };
+        let place = self.routes.place(&pending.call);
+        self.dispatch(request_id, place);
+    }
+
+    /// Sends a request to the replica that serves it, according to the client's view. `place` is
+    /// that of its call.
+    fn dispatch(&mut self, request_id: u64, place: Option<Place>) {
         let Some(pending) = self.requests.get_mut(request_id) else { return };
         if let Some(commit) = &mut pending.commit {
             // What is left of the time limit: the call may have begun long ago.
@@ -281,7 +290,6 @@ impl Router {
             let fresh_ts = self.sessions.expires_ts(left_us, self.now_us);
             commit.expires_ts.get_or_insert(fresh_ts);
         }
-        let place = self.routes.place(&pending.call);
         pending.at = self.routes.target(&pending.call, place);
         match pending.at.filter(|at| self.routes.connected.contains(at)) {
             Some(at) => {
@@ -386,7 +394,7 @@ impl Router {
         // Follow the first hint at once. A second one may lead in a circle.
         if pending.tries == 0 && pending.at != Some(hint) {
             pending.tries = 1;
-            return self.dispatch(request_id);
+            return self.dispatch_again(request_id);
         }
         let reason = pending.reason;
         self.refresh();
@@ -412,8 +420,8 @@ impl Router {
         pending.at = None;
         pending.tries += 1;
         pending.reason = reason;
-        let due_us = self.now_us + pause_us(pending.tries);
-        self.requests.wake_at(request_id, due_us);
+        let retry_us = self.now_us + pause_us(pending.tries);
+        self.requests.retry_at(request_id, retry_us);
     }
 
     /// Requests the range map from a random shard, at most once in [`REFRESH_PAUSE_US`].
@@ -458,12 +466,14 @@ impl Router {
 
     /// Ends the calls whose deadline has passed, and sends the requests whose pause is over.
     fn tick(&mut self) {
-        while let Some(request_id) = self.requests.take_due(self.now_us) {
-            let pending = self.requests.get_mut(request_id);
-            match pending.and_then(|pending| pending.late(self.now_us)) {
-                Some(error) => self.finish(request_id, Err(error)),
-                None => self.dispatch(request_id),
+        for request_id in self.requests.late(self.now_us) {
+            if let Some(pending) = self.requests.get_mut(request_id) {
+                let error = pending.late();
+                self.finish(request_id, Err(error));
             }
+        }
+        while let Some(request_id) = self.requests.take_retry(self.now_us) {
+            self.dispatch_again(request_id);
         }
     }
 

@@ -1,7 +1,10 @@
-//! Requests without an outcome, and their timers.
+//! Requests without an outcome, their retries and their deadlines.
+//!
+//! Almost every request ends long before its deadline. So deadlines are not kept in order: one
+//! lower bound covers all of them, and each time it passes, one scan computes the next.
 //!
 //! Invariants:
-//! - Each pending request has one timer: its retry while it waits for one, otherwise its deadline.
+//! - No pending request has a deadline below the bound.
 //! - A request that waits for a retry is in flight at no shard.
 
 use std::{
@@ -27,8 +30,8 @@ pub(super) struct Pending {
     pub(super) commit: Option<PendingCommit>,
     pub(super) deadline_us: u64,
     pub(super) timeout_us: u64,
-    /// The time of the request's timer.
-    pub(super) due_us: u64,
+    /// The time of the next try, while the request waits for one.
+    pub(super) retry_us: Option<u64>,
     /// Number of tries that have failed.
     pub(super) tries: u32,
     /// The shard at which the request is in flight, or `None` while it waits for a retry.
@@ -51,13 +54,12 @@ pub(super) struct PendingCommit {
 }
 
 impl Pending {
-    /// Returns the error of the call if its deadline has passed.
-    pub(super) fn late(&self, now_us: u64) -> Option<ClientError> {
+    /// Returns the error of the call, once its deadline has passed.
+    pub(super) fn late(&self) -> ClientError {
         let (after, reason) = (Duration::from_micros(self.timeout_us), self.reason);
         // Every rejection but `Unknown` guarantees that its try had no effect.
         let outcome_unknown = self.call.is_change() && (self.may_have_run || self.at.is_some());
-        let error = ClientError::Deadline { after, reason, outcome_unknown };
-        (self.deadline_us <= now_us).then_some(error)
+        ClientError::Deadline { after, reason, outcome_unknown }
     }
 
     /// Returns the operation to send. `place` is that of the call.
@@ -90,50 +92,84 @@ impl Pending {
     }
 }
 
-/// The requests without an outcome, by id, and their timers, by time and id.
-#[derive(Debug, Default)]
+/// The requests without an outcome.
+#[derive(Debug)]
 pub(super) struct Requests {
-    pending: BTreeMap<u64, Pending>,
-    timers: BTreeSet<(u64, u64)>,
+    /// By id. Boxed, because removals move their neighbours.
+    pending: BTreeMap<u64, Box<Pending>>,
+    /// The requests that wait for a retry, by its time and their id.
+    retries: BTreeSet<(u64, u64)>,
+    /// No deadline is earlier. `u64::MAX` if there is none.
+    deadlines_from_us: u64,
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        let (pending, retries) = (BTreeMap::new(), BTreeSet::new());
+        Self { pending, retries, deadlines_from_us: u64::MAX }
+    }
 }
 
 impl Requests {
     pub(super) fn insert(&mut self, request_id: u64, pending: Pending) {
-        self.timers.insert((pending.due_us, request_id));
-        self.pending.insert(request_id, pending);
+        self.deadlines_from_us = self.deadlines_from_us.min(pending.deadline_us);
+        self.pending.insert(request_id, Box::new(pending));
     }
 
     pub(super) fn get_mut(&mut self, request_id: u64) -> Option<&mut Pending> {
-        self.pending.get_mut(&request_id)
+        self.pending.get_mut(&request_id).map(Box::as_mut)
     }
 
-    pub(super) fn remove(&mut self, request_id: u64) -> Option<Pending> {
+    pub(super) fn remove(&mut self, request_id: u64) -> Option<Box<Pending>> {
         let pending = self.pending.remove(&request_id)?;
-        self.timers.remove(&(pending.due_us, request_id));
+        if let Some(retry_us) = pending.retry_us {
+            self.retries.remove(&(retry_us, request_id));
+        }
+        if self.pending.is_empty() {
+            self.deadlines_from_us = u64::MAX;
+        }
         Some(pending)
     }
 
-    /// Sets the timer of a request to `due_us`, or to its deadline if that is earlier.
-    pub(super) fn wake_at(&mut self, request_id: u64, due_us: u64) {
+    /// Makes a request wait until `retry_us` for its next try.
+    pub(super) fn retry_at(&mut self, request_id: u64, retry_us: u64) {
         if let Some(pending) = self.pending.get_mut(&request_id) {
-            self.timers.remove(&(pending.due_us, request_id));
-            pending.due_us = due_us.min(pending.deadline_us);
-            self.timers.insert((pending.due_us, request_id));
+            if let Some(earlier_us) = pending.retry_us.replace(retry_us) {
+                self.retries.remove(&(earlier_us, request_id));
+            }
+            self.retries.insert((retry_us, request_id));
         }
     }
 
-    /// Returns a request whose timer is due, and sets the timer to the deadline.
-    pub(super) fn take_due(&mut self, now_us: u64) -> Option<u64> {
-        let (due_us, request_id) = *self.timers.first()?;
-        if due_us > now_us {
-            return None;
-        }
-        self.wake_at(request_id, u64::MAX);
+    /// Returns a request whose retry is due, and removes the retry.
+    pub(super) fn take_retry(&mut self, now_us: u64) -> Option<u64> {
+        let (_, request_id) = self.retries.first().copied().filter(|(us, _)| *us <= now_us)?;
+        self.retries.pop_first();
+        self.get_mut(request_id)?.retry_us = None;
         Some(request_id)
     }
 
+    /// Returns the requests whose deadline has passed. They must be removed.
+    pub(super) fn late(&mut self, now_us: u64) -> Vec<u64> {
+        let mut late = Vec::new();
+        if self.deadlines_from_us <= now_us {
+            self.deadlines_from_us = u64::MAX;
+            for (request_id, pending) in &self.pending {
+                if pending.deadline_us <= now_us {
+                    late.push(*request_id);
+                } else {
+                    self.deadlines_from_us = self.deadlines_from_us.min(pending.deadline_us);
+                }
+            }
+        }
+        late
+    }
+
+    /// Returns a time before which no retry and no deadline is due, if there is any.
     pub(super) fn next_due_us(&self) -> Option<u64> {
-        self.timers.first().map(|(due_us, _)| *due_us)
+        let retry_us = self.retries.first().map_or(u64::MAX, |(retry_us, _)| *retry_us);
+        let due_us = retry_us.min(self.deadlines_from_us);
+        (due_us < u64::MAX).then_some(due_us)
     }
 
     /// Records that the requests in flight at a shard may have run, and returns them.

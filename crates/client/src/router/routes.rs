@@ -75,11 +75,11 @@ impl Routes {
 
     /// Returns true if a range holds all keys of a commit, or the locks that a read adds to.
     pub(super) fn is_within(&self, range: RangeId, call: &Call) -> bool {
-        let range = descriptor(&self.topology, range);
+        let holds = |key: &[u8]| descriptor(&self.topology, range).holds(key);
         match call {
-            Call::Commit { commit, .. } => commit.keys().all(|key| range.holds(key)),
+            Call::Commit { commit, .. } => commit.keys().all(|key| holds(key)),
             Call::Get { mode: ReadMode::Locked(locks), .. }
-            | Call::Scan { mode: ReadMode::Locked(locks), .. } => range.holds(&locks.anchor),
+            | Call::Scan { mode: ReadMode::Locked(locks), .. } => holds(&locks.anchor),
             _ => true,
         }
     }

@@ -374,6 +374,9 @@ fn the_next_tick_is_due_at_the_earliest_pause_or_deadline() {
     assert_eq!(sent(cluster.wait()).1, late);
     assert_eq!(cluster.router.next_due_us(), Some(SECOND_US));
     assert_eq!(result(cluster.answer(early.request_id, committed())), Ok(committed()));
+    assert_eq!(cluster.router.next_due_us(), Some(SECOND_US), "deadlines have one lower bound");
+    cluster.now_us = SECOND_US;
+    assert!(cluster.step(RouterInput::Tick).is_empty(), "nothing is due yet");
     assert_eq!(cluster.router.next_due_us(), Some(SECOND_US + 300));
     assert_eq!(result(cluster.answer(late.request_id, committed())), Ok(committed()));
     assert_eq!(cluster.router.next_due_us(), None);
