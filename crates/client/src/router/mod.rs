@@ -341,8 +341,8 @@ impl Router {
             Rejection::Expired | Rejection::LifetimeTooLong if !may_have_run => {
                 self.name_new_expiry(request_id);
             }
-            Rejection::InvalidChange if may_have_run => {
-                // An earlier try may have made this change, so that it is not allowed any more.
+            Rejection::InvalidChange | Rejection::LifetimeTooLong if may_have_run => {
+                // An earlier try may have made this change, or committed.
                 self.finish(request_id, refused(Rejection::Unknown));
             }
             Rejection::NotServing { hint: Some(hint) } => self.follow(request_id, hint),

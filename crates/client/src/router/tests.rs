@@ -416,6 +416,16 @@ fn a_change_that_is_invalid_after_a_lost_answer_is_unknown() {
 }
 
 #[test]
+fn a_commit_whose_lifetime_is_too_long_after_a_lost_answer_is_unknown() {
+    let mut cluster = Cluster::new(Mode::Raft);
+    let (to, _) = sent(cluster.start(put(KEY)));
+    cluster.step(RouterInput::Disconnected(to));
+    let (_, again) = sent(cluster.wait());
+    let refused = result(cluster.reject(again.request_id, Rejection::LifetimeTooLong));
+    assert_eq!(refused, Err(ClientError::Rejected(Rejection::Unknown)));
+}
+
+#[test]
 fn a_commit_over_several_ranges_is_refused() {
     let mut cluster = Cluster::new(Mode::Raft);
     let commit = Commit::new().put(KEY, "value").put(OTHER_KEY, "value");
