@@ -1,9 +1,14 @@
-//! Clients: each has one operation at a time, and retries it until it is answered or given up.
+//! Callers and their clients. Each caller has one operation at a time, and makes the calls of it
+//! through a client: the router of production, whose connections are simulated.
 
+mod client;
 mod replies;
 mod timestamps;
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
+use palisade_client::router::{Call, CallId, ReadMode, RouterEffect, RouterInput, ScanSpan};
 use palisade_clock::Timestamp;
 use palisade_control::{RangeDescriptor, RangeMap};
 use palisade_history::{
@@ -11,23 +16,25 @@ use palisade_history::{
 };
 use palisade_shard::ConnectionId;
 use palisade_wire::{
-    Commit, CommitRequest, Expected, LockClaim, Mode, Operation, PeerAddress, RangeId, ReadKind,
-    Request, ScanRequest, SessionId, TxnId,
+    Commit, CommitRequest, Expected, NodeId, Operation, Outcome, PeerAddress, RangeId, Rejection,
+    Request, Response, SessionId, TxnId,
 };
 
 use crate::{
-    clock::timestamp,
+    Violation,
     interactive::Interactive,
-    invariants::{ExternalConsistency, Pairs, Transactions},
-    parameters::{Parameters, stream},
+    invariants::{ExternalConsistency, Pairs, Transactions, named},
+    parameters::{FaultKind, Parameters, stream},
     snapshot_reads::SnapshotReads,
 };
+use client::{Client, Sent};
 
-/// Request id for repeats of committed transactions with locks.
-const COMMITTED: u64 = u64::MAX - 1;
+/// The connection on which commits that have ended are sent once more.
+const REPEATS: ConnectionId = ConnectionId(0);
 
-/// Backoff after a rejection: this long, or up to twice as long.
-const BACKOFF_US: u64 = 20_000;
+/// Request ids of repeated commits: of those without locks, and of transactions with locks.
+const BLIND: u64 = 0;
+const LOCKED: u64 = 1;
 
 /// A request to be sent to a shard.
 #[derive(Clone, Debug)]
@@ -35,6 +42,8 @@ pub(crate) struct ClientSend {
     pub(crate) to: PeerAddress,
     pub(crate) connection: ConnectionId,
     pub(crate) request: Request,
+    /// True if the connection breaks soon afterwards. The request arrives nevertheless.
+    pub(crate) breaks: bool,
 }
 
 /// A commit of one put. Its session never reports that earlier outcomes may be forgotten.
@@ -54,13 +63,19 @@ pub(crate) fn put(
 pub(crate) struct Clients {
     random: fastrand::Rng,
     clients: Vec<Client>,
+    callers: Vec<Caller>,
+    /// The open connections: the client, and the shard.
+    connections: BTreeMap<ConnectionId, (usize, PeerAddress)>,
+    connections_opened: u64,
     ranges: Vec<Range>,
     keys: Vec<(Bytes, usize)>,
     think_us: u64,
-    attempt_us: u64,
     timeout_us: u64,
     read_percent: u32,
     value_bytes: usize,
+    /// Requests whose connection breaks soon after them, in parts of ten thousand.
+    duplication: u32,
+    suspends: bool,
     next_value: u64,
     next_process: u32,
     stopped: bool,
@@ -77,44 +92,38 @@ pub(crate) struct Clients {
     transaction_percent: u32,
     snapshot_percent: u32,
     cells: usize,
-    /// A timestamp at which a client has read.
+    /// A timestamp at which a caller has read.
     read_at: Option<Timestamp>,
-    /// Commits that have ended: the place of the range, the request and the lock claim. They are
-    /// sent again at random; one that was acknowledged must have no further effect.
-    old: Vec<(usize, CommitRequest, Option<LockClaim>)>,
+    /// Commits that were answered. They are sent again at random, and must have no further effect.
+    old: Vec<Sent>,
 }
 
-/// A range, as all clients know it.
+/// A range, as it was at first.
 #[derive(Debug)]
 struct Range {
-    range: RangeId,
     /// The first key of the range.
     start: Vec<u8>,
-    mode: Mode,
-    epoch: u64,
     members: Vec<PeerAddress>,
-    /// The replica that answered last or that a rejection named as the leader. Used in Raft mode.
-    leader: Option<PeerAddress>,
+    range: RangeId,
 }
 
 #[derive(Debug)]
-struct Client {
+struct Caller {
+    /// The place of its client.
+    client: usize,
+    /// The id of the caller in histories. It gets another one after an unknown outcome.
     process: u32,
-    session: SessionId,
-    sequence: u64,
-    next_request: u64,
+    /// When it begins its next operation or call. `u64::MAX` during a call.
     due_us: u64,
     current: Option<Current>,
-    /// The latest timestamp that the client has seen or written.
+    /// The latest timestamp that the caller has seen or written.
     seen_ts: Timestamp,
-    /// Number of lock owner ids used so far: one for each try of a transaction.
-    owners: u64,
+    /// The session in its lock owner ids, and the number of them: one for each try of a
+    /// transaction.
+    owners: (SessionId, u64),
     /// The transaction in progress, if the operation is one.
     transaction: Option<Interactive>,
     snapshot: Option<SnapshotReads>,
-    /// Sends most requests to one fixed replica of a range, even if another leads. Such a client is
-    /// the first to see a stale replica.
-    is_stubborn: bool,
 }
 
 /// The kind of an operation, and what it reads or writes.
@@ -152,13 +161,10 @@ struct Current {
     start_us: u64,
     /// When the current try began. Only transactions have several tries.
     try_us: u64,
-    /// The largest timestamp that any client knew when the current try began.
+    /// The largest timestamp that any caller knew when the current try began.
     known_ts: Timestamp,
-    /// When its commit expires: mostly after the client gives it up, sometimes before.
-    expires_ts: Timestamp,
-    first_request: u64,
-    /// True if an attempt of the current try may have taken effect.
-    may_have_run: bool,
+    /// True if the commit of the current try was passed to the client.
+    is_committing: bool,
 }
 
 impl Clients {
@@ -168,10 +174,7 @@ impl Clients {
         let of = |descriptor: &RangeDescriptor| Range {
             range: descriptor.range,
             start: descriptor.start.clone(),
-            mode: descriptor.mode,
-            epoch: descriptor.epoch,
             members: descriptor.members.clone(),
-            leader: None,
         };
         let key = |number: u32| {
             let place = number as usize % keyed.len();
@@ -179,31 +182,34 @@ impl Clients {
             key.extend_from_slice(&number.to_be_bytes());
             (Bytes::from(key), place)
         };
-        let client = |number| Client {
+        let clients = (0..parameters.clients).map(|_| Client::new(parameters, ranges, &mut random));
+        let clients: Vec<_> = clients.collect();
+        let caller = |number: u32| Caller {
+            client: number as usize % clients.len(),
             process: number,
-            session: SessionId(random.u64(..)),
-            sequence: 0,
-            next_request: 0,
             due_us: random.u64(300_000..600_000),
             current: None,
             seen_ts: Timestamp::ZERO,
-            owners: 0,
+            owners: (SessionId(random.u64(..)), 0),
             transaction: None,
             snapshot: None,
-            is_stubborn: random.bool(),
         };
         Self {
-            clients: (0..parameters.clients).map(client).collect(),
+            callers: (0..parameters.callers).map(caller).collect(),
+            clients,
+            connections: BTreeMap::new(),
+            connections_opened: REPEATS.0,
             random,
             ranges: keyed.iter().map(of).collect(),
             keys: (0..parameters.keys).map(key).collect(),
             think_us: parameters.think_us,
-            attempt_us: parameters.attempt_us,
             timeout_us: parameters.timeout_us,
             read_percent: parameters.read_percent,
             value_bytes: parameters.value_bytes,
+            duplication: parameters.duplication,
+            suspends: parameters.faults.contains(&FaultKind::Pause),
             next_value: 0,
-            next_process: parameters.clients,
+            next_process: parameters.callers,
             stopped: false,
             history: Vec::new(),
             timestamped: Vec::new(),
@@ -220,76 +226,69 @@ impl Clients {
         }
     }
 
-    /// Returns the earliest time at which a client has something to do, or `None`.
+    /// Returns the earliest time at which a caller or client has something to do, or `None`.
     pub(crate) fn next_due_us(&self) -> Option<u64> {
-        self.clients.iter().map(|client| client.due_us).min().filter(|due_us| *due_us < u64::MAX)
+        let callers = self
+            .callers
+            .iter()
+            .map(|caller| caller.due_us.max(self.clients[caller.client].suspended_until_us()));
+        let due_us = callers.chain(self.clients.iter().map(Client::due_us)).min();
+        due_us.filter(|due_us| *due_us < u64::MAX)
     }
 
-    /// Starts, retries or gives up the operations that are due.
-    pub(crate) fn act(&mut self, now_us: u64, out: &mut Vec<ClientSend>) {
-        for at in 0..self.clients.len() {
-            if self.clients[at].due_us > now_us {
+    /// Begins the operations and calls that are due, and lets the clients act on the time.
+    pub(crate) fn act(&mut self, now_us: u64, out: &mut Vec<ClientSend>) -> Result<(), Violation> {
+        for client in 0..self.clients.len() {
+            if self.clients[client].due_us() <= now_us {
+                self.step(client, RouterInput::Tick, now_us, out)?;
+            }
+        }
+        for at in 0..self.callers.len() {
+            let client = self.callers[at].client;
+            if self.callers[at].due_us.max(self.clients[client].suspended_until_us()) > now_us {
                 continue;
             }
-            match &self.clients[at].current {
-                None if self.stopped => self.clients[at].due_us = u64::MAX,
-                None => {
-                    self.begin(at, now_us);
-                    self.attempt(at, now_us, out);
-                }
-                Some(current) if self.stopped || current.start_us + self.timeout_us < now_us => {
-                    self.give_up(at, now_us);
-                }
-                Some(_) => {
-                    // The last attempt got no answer, or its backoff or think time has passed.
-                    self.attempt(at, now_us, out);
-                }
+            if self.stopped {
+                self.callers[at].due_us = u64::MAX;
+                continue;
+            }
+            if self.callers[at].current.is_none() {
+                self.begin(at, now_us);
+            }
+            self.call(at, now_us, out)?;
+            if self.suspends && self.random.u16(0..512) == 0 {
+                self.clients[client].suspend(now_us, self.random.u64(0..20_000_000));
             }
         }
         if self.random.u8(0..32) == 0 && !self.old.is_empty() {
             self.repeat_an_old_one(out);
         }
+        Ok(())
     }
 
     fn begin(&mut self, at: usize, now_us: u64) {
         let mut task = self.draw_task();
-        let expires_ts = self.expires_ts(now_us);
-        let client = &mut self.clients[at];
-        client.sequence += 1;
+        let caller = &mut self.callers[at];
         if let Task::Snapshot { place } = &mut task {
             let (random, places) = (&mut self.random, self.ranges.len());
             let drawn =
-                SnapshotReads::draw(random, places, self.cells, self.read_at, client.seen_ts);
+                SnapshotReads::draw(random, places, self.cells, self.read_at, caller.seen_ts);
             *place = drawn.place().expect("there is something to read");
-            client.snapshot = Some(drawn);
+            caller.snapshot = Some(drawn);
         }
         if let Task::Transaction { place } = task {
-            let owner = client.next_owner();
+            let owner = caller.next_owner();
             let (random, next_value) = (&mut self.random, &mut self.next_value);
             let drawn = Interactive::draw(random, place, self.cells, owner, next_value);
-            client.transaction = Some(drawn);
+            caller.transaction = Some(drawn);
         }
-        let first_request = client.next_request;
-        let known_ts = self.timestamps.known_ts();
-        client.current = Some(Current {
+        caller.current = Some(Current {
             task,
             start_us: now_us,
             try_us: now_us,
-            known_ts,
-            expires_ts,
-            first_request,
-            may_have_run: false,
+            known_ts: self.timestamps.known_ts(),
+            is_committing: false,
         });
-    }
-
-    /// Draws when a commit that begins now expires, in true time.
-    fn expires_ts(&mut self, now_us: u64) -> Timestamp {
-        let lives_us = if self.random.u8(0..8) == 0 {
-            self.random.u64(0..self.timeout_us)
-        } else {
-            self.timeout_us + self.random.u64(0..5_000_000)
-        };
-        timestamp(now_us + lives_us)
     }
 
     fn draw_task(&mut self) -> Task {
@@ -342,11 +341,11 @@ impl Clients {
         }
     }
 
-    fn command(&self, at: usize) -> Option<CommitRequest> {
-        let client = &self.clients[at];
-        let current = client.current.as_ref()?;
+    /// Returns the commit that a caller sends next, if its next call is one.
+    fn commit(&self, at: usize) -> Option<Commit> {
+        let caller = &self.callers[at];
         let mut commit = Commit::new();
-        match current.task {
+        match caller.current.as_ref()?.task {
             Task::Register { key, value, .. } => {
                 let key = self.keys[key].0.clone();
                 commit = commit.put(key, self.value(value?));
@@ -354,7 +353,7 @@ impl Clients {
             Task::Pair { action: PairAction::Read { .. } | PairAction::Scan { .. }, .. }
             | Task::Snapshot { .. } => return None,
             Task::Transaction { place } => {
-                let transaction = client.transaction.as_ref()?;
+                let transaction = caller.transaction.as_ref()?;
                 if !transaction.is_committing() {
                     return None;
                 }
@@ -374,102 +373,193 @@ impl Clients {
                 }
             }
         }
-        Some(CommitRequest {
-            txn: TxnId { session: client.session, sequence: client.sequence },
-            settled_below: client.sequence,
-            expires_ts: current.expires_ts,
-            commit,
-        })
+        Some(commit)
     }
 
-    fn attempt(&mut self, at: usize, now_us: u64, out: &mut Vec<ClientSend>) {
-        let command = self.command(at);
-        let Some(task) = self.clients[at].current.as_ref().map(|current| current.task) else {
-            return;
-        };
+    /// Makes the next call of a caller's operation.
+    fn call(&mut self, at: usize, now_us: u64, out: &mut Vec<ClientSend>) -> Result<(), Violation> {
+        let commit = self.commit(at);
+        let current = self.callers[at].current.as_mut().expect("it has an operation");
+        current.is_committing = commit.is_some();
+        let task = current.task;
         let place = self.place(task);
-        let key = match task {
-            Task::Register { key, .. } => self.keys[key].0.clone(),
-            Task::Pair { action: PairAction::Read { second }, .. } => self.pair_key(place, second),
-            Task::Pair { .. } => self.pair_key(place, false),
-            Task::Transaction { .. } | Task::Snapshot { .. } => Bytes::new(),
-        };
-        let client = &mut self.clients[at];
-        let Some(current) = &mut client.current else { return };
-        let range = &mut self.ranges[place];
-        let stubborn = client.is_stubborn && self.random.u8(0..4) > 0;
-        let to = if stubborn {
-            range.members[at % range.members.len()]
-        } else {
-            let at_tail = matches!(task, Task::Register { of_key: true, .. });
-            let any_may_serve =
-                client.snapshot.as_ref().is_some_and(SnapshotReads::any_replica_may_serve);
-            let any_member = self.random.usize(0..range.members.len());
-            if any_may_serve && self.random.bool() {
-                range.members[any_member]
-            } else {
-                range.serves(!at_tail, &mut self.random)
+        let start = &self.ranges[place].start;
+        let caller = &self.callers[at];
+        let call = match (commit, task) {
+            (Some(commit), _) => {
+                let locks = caller.transaction.as_ref().and_then(|t| t.locks(start));
+                if let Some(transaction) = &caller.transaction {
+                    self.transactions[place].commits(&transaction.writes);
+                }
+                Call::Commit { commit, locks }
             }
-        };
-        // If this attempt is lost, the next one in Raft mode tries a random replica.
-        range.leader = None;
-        if let Some(transaction) = &client.transaction
-            && command.is_some()
-            && !current.may_have_run
-        {
-            self.transactions[place].commits(&transaction.writes);
-        }
-        current.may_have_run |= command.is_some();
-        let claim = client.transaction.as_ref().and_then(Interactive::locks);
-        let step = match (&client.transaction, &client.snapshot) {
-            (Some(transaction), _) => transaction.operation(range.range, &range.start),
-            (None, Some(snapshot)) => snapshot.operation(range.range, &range.start),
-            (None, None) => None,
-        };
-        let range = range.range;
-        let operation = match (command, task) {
-            (Some(request), _) => Operation::Commit { range, request, claim },
-            (None, Task::Transaction { .. } | Task::Snapshot { .. }) => {
-                step.expect("what is not over has a step to do")
+            (None, Task::Register { key, of_key, .. }) => {
+                let mode = if of_key { ReadMode::LatestOfKey } else { ReadMode::Latest };
+                Call::Get { key: self.keys[key].0.clone(), mode }
             }
             (None, Task::Pair { action: PairAction::Scan { backward }, .. }) => {
-                let end = Some([&key[..key.len() - 1], b"z"].concat().into());
-                let scan = ScanRequest { range, begin: key, end, backward, max_rows: 9 };
-                Operation::Scan { scan, kind: ReadKind::Latest }
+                let begin = self.pair_key(place, false);
+                let end = Some([&begin[..begin.len() - 1], b"z"].concat().into());
+                let span = ScanSpan { begin, end, backward, max_rows: 9 };
+                Call::Scan { span, mode: ReadMode::Latest }
             }
-            (None, Task::Register { of_key: true, .. }) => {
-                Operation::Get { range, key, kind: ReadKind::LatestOfKey }
+            (None, Task::Pair { action, .. }) => {
+                let second = matches!(action, PairAction::Read { second: true });
+                Call::Get { key: self.pair_key(place, second), mode: ReadMode::Latest }
             }
-            (None, _) => Operation::Get { range, key, kind: ReadKind::Latest },
+            (None, Task::Transaction { .. }) => {
+                let transaction = caller.transaction.as_ref().expect("it is the operation");
+                transaction.call(start).expect("a step that is no commit")
+            }
+            (None, Task::Snapshot { .. }) => {
+                let snapshot = caller.snapshot.as_ref().expect("it is the operation");
+                let anywhere = snapshot.any_replica_may_serve() && self.random.bool();
+                snapshot.call(start, anywhere).expect("what is not over has a read to do")
+            }
         };
-        let request = Request { request_id: client.next_request, operation };
-        client.next_request += 1;
-        client.due_us = now_us + self.attempt_us;
-        out.push(ClientSend { to, connection: ConnectionId(at as u64), request });
+        self.callers[at].due_us = u64::MAX;
+        let (client, id) = (self.callers[at].client, CallId(at as u64));
+        let timeout_us = self.timeout_us;
+        let deadline_us = self.clients[client].now_us(now_us) + timeout_us;
+        let start = RouterInput::Start { id, call, deadline_us, timeout_us };
+        self.step(client, start, now_us, out)
     }
 
+    /// Steps the router of a client, and carries out the effects.
+    fn step(
+        &mut self,
+        client: usize,
+        input: RouterInput,
+        now_us: u64,
+        out: &mut Vec<ClientSend>,
+    ) -> Result<(), Violation> {
+        for effect in self.clients[client].step(input, now_us) {
+            match effect {
+                RouterEffect::Send { to, request } => self.send(client, to, request, out),
+                RouterEffect::Complete { id: CallId(at), result } => {
+                    let at = usize::try_from(at).expect("callers are few");
+                    self.completed(at, now_us, result)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a request of a client: sometimes to another member of the range, as if the client's
+    /// view of the cluster were older, and sometimes on a connection that breaks soon. Then the
+    /// client tries again, and the copies arrive in any order.
+    fn send(
+        &mut self,
+        client: usize,
+        to: PeerAddress,
+        request: Request,
+        out: &mut Vec<ClientSend>,
+    ) {
+        let (sender, random) = (&mut self.clients[client], &mut self.random);
+        sender.sends(&request);
+        let (to, connection) = sender.stray(to, &request, random);
+        let breaks = random.u32(0..10_000) < self.duplication;
+        out.push(ClientSend { to, connection, request, breaks });
+    }
+
+    /// Sends a commit once more that was answered.
     fn repeat_an_old_one(&mut self, out: &mut Vec<ClientSend>) {
-        let (place, command, claim) = self.old[self.random.usize(0..self.old.len())].clone();
-        let range = &self.ranges[place];
-        let to = if self.random.bool() {
-            range.serves(true, &mut self.random)
-        } else {
-            range.members[self.random.usize(0..range.members.len())]
-        };
-        // A commit with locks is repeated only if it was committed.
-        let request_id = if claim.is_some() { COMMITTED } else { u64::MAX };
-        let operation = Operation::Commit { range: range.range, request: command, claim };
+        let Sent { range, request, claim } = self.old[self.random.usize(0..self.old.len())].clone();
+        let place = self.ranges.iter().position(|known| known.range == range);
+        let members = &self.ranges[place.expect("ranges are never removed")].members;
+        let to = members[self.random.usize(0..members.len())];
+        let request_id = if claim.is_some() { LOCKED } else { BLIND };
+        let operation = Operation::Commit { range, request, claim };
         let request = Request { request_id, operation };
-        out.push(ClientSend { to, connection: ConnectionId(0), request });
+        out.push(ClientSend { to, connection: REPEATS, request, breaks: false });
+    }
+
+    /// Handles an answer that arrives on a connection.
+    pub(crate) fn reply(
+        &mut self,
+        now_us: u64,
+        connection: ConnectionId,
+        response: Response,
+        out: &mut Vec<ClientSend>,
+    ) -> Result<(), Violation> {
+        if connection == REPEATS {
+            let is_aborted = response.outcome == Outcome::Rejected(Rejection::Aborted);
+            if response.request_id == LOCKED && is_aborted {
+                let detail = "a committed transaction is called aborted".to_owned();
+                return named(Transactions::NAME, Err(detail));
+            }
+            return Ok(());
+        }
+        // An answer on a connection that is broken is lost.
+        let Some((client, _)) = self.connections.get(&connection).copied() else { return Ok(()) };
+        if let Some(sent) = self.clients[client].answered(&response) {
+            self.keep(sent);
+        }
+        self.step(client, RouterInput::Answer(response), now_us, out)
+    }
+
+    /// Keeps a commit that was answered, to repeat it later.
+    fn keep(&mut self, sent: Sent) {
+        if self.old.len() < 64 {
+            self.old.push(sent);
+        } else {
+            let instead = self.random.usize(0..64);
+            self.old[instead] = sent;
+        }
+    }
+
+    /// Opens the connection of a client to a shard.
+    pub(crate) fn connect(
+        &mut self,
+        now_us: u64,
+        (client, to): (usize, PeerAddress),
+        out: &mut Vec<ClientSend>,
+    ) -> Result<ConnectionId, Violation> {
+        self.connections_opened += 1;
+        let connection = ConnectionId(self.connections_opened);
+        self.connections.insert(connection, (client, to));
+        self.clients[client].connections.insert(to, connection);
+        self.step(client, RouterInput::Connected(to), now_us, out)?;
+        Ok(connection)
+    }
+
+    /// Closes a connection. Returns its client and shard, or `None` if it is closed already.
+    pub(crate) fn disconnect(
+        &mut self,
+        now_us: u64,
+        connection: ConnectionId,
+        out: &mut Vec<ClientSend>,
+    ) -> Result<Option<(usize, PeerAddress)>, Violation> {
+        let Some((client, to)) = self.connections.remove(&connection) else { return Ok(None) };
+        self.clients[client].connections.remove(&to);
+        self.step(client, RouterInput::Disconnected(to), now_us, out)?;
+        Ok(Some((client, to)))
+    }
+
+    /// Returns the open connections to a node.
+    pub(crate) fn connections_to(&self, node: NodeId) -> Vec<ConnectionId> {
+        let to_node = self.connections.iter().filter(|(_, (_, to))| to.node == node);
+        to_node.map(|(connection, _)| *connection).collect()
+    }
+
+    /// Returns until when the client of a connection is suspended, with its clock.
+    pub(crate) fn suspended_until_us(&self, connection: ConnectionId) -> u64 {
+        let client = self.connections.get(&connection).map(|(client, _)| *client);
+        client.map_or(0, |client| self.clients[client].suspended_until_us())
+    }
+
+    /// Returns the number of clients.
+    pub(crate) fn count(&self) -> usize {
+        self.clients.len()
     }
 
     /// Ends an operation, and adds it to the history if it is on a register.
     fn finish(&mut self, at: usize, now_us: u64, action: Action, outcome: Completion) {
-        let client = &self.clients[at];
-        let current = client.current.as_ref().expect("there was an operation");
+        let caller = &self.callers[at];
+        let current = caller.current.as_ref().expect("there was an operation");
         if let Task::Register { key, .. } = current.task {
             self.history.push(Recorded {
-                process: client.process,
+                process: caller.process,
                 start_ns: current.start_us * 1_000,
                 end_ns: now_us * 1_000 + 1,
                 key: u32::try_from(key).expect("keys are few"),
@@ -481,30 +571,18 @@ impl Clients {
     }
 
     fn end(&mut self, at: usize, now_us: u64) {
-        let command = self.command(at);
-        let current = self.clients[at].current.take().expect("there was an operation");
-        let transaction = self.clients[at].transaction.take();
-        self.clients[at].snapshot = None;
-        if let Some(command) = command {
-            let place = self.place(current.task);
-            let old = (place, command, transaction.as_ref().and_then(Interactive::locks));
-            if self.old.len() < 64 {
-                self.old.push(old);
-            } else {
-                let instead = self.random.usize(0..64);
-                self.old[instead] = old;
-            }
-        }
         self.operations += 1;
-        self.clients[at].due_us = now_us + self.random.u64(0..=2 * self.think_us);
+        let caller = &mut self.callers[at];
+        (caller.current, caller.transaction, caller.snapshot) = (None, None, None);
+        caller.due_us = now_us + self.random.u64(0..=2 * self.think_us);
     }
 
-    /// Gives up the current operation: its outcome may stay unknown. The client goes on under a
-    /// new process id and session.
+    /// Ends the current operation of a caller, whose outcome stays unknown. The caller continues
+    /// under a new process id.
     fn give_up(&mut self, at: usize, now_us: u64) {
-        let Some(current) = &self.clients[at].current else { return };
+        let Some(current) = &self.callers[at].current else { return };
         let task = current.task;
-        let may_have_run = current.may_have_run;
+        let may_have_run = current.is_committing;
         if may_have_run {
             self.record_without_effect(at, now_us, Order::Unknown);
         }
@@ -512,32 +590,24 @@ impl Clients {
             Task::Register { value: Some(value), .. } if may_have_run => {
                 self.finish(at, now_us, Action::Write(value), Completion::Info);
             }
-            _ => {
-                self.clients[at].current = None;
-                (self.clients[at].transaction, self.clients[at].snapshot) = (None, None);
-                self.clients[at].due_us = now_us + 1;
-            }
+            _ => self.drop_operation(at, now_us),
         }
-        let (process, session) = (self.next_process, SessionId(self.random.u64(..)));
+        self.callers[at].process = self.next_process;
         self.next_process += 1;
-        let client = &mut self.clients[at];
-        (client.process, client.session, client.sequence) = (process, session, 0);
+    }
+
+    /// Ends the current operation of a caller without counting it.
+    fn drop_operation(&mut self, at: usize, now_us: u64) {
+        let caller = &mut self.callers[at];
+        (caller.current, caller.transaction, caller.snapshot) = (None, None, None);
+        caller.due_us = now_us + 1;
     }
 
     /// Gives up all pending operations, and starts no more.
     pub(crate) fn stop(&mut self, now_us: u64) {
         self.stopped = true;
-        for at in 0..self.clients.len() {
+        for at in 0..self.callers.len() {
             self.give_up(at, now_us);
-        }
-    }
-
-    /// Takes in a range descriptor, if its epoch is newer than the known one.
-    pub(crate) fn range_changed(&mut self, descriptor: &RangeDescriptor) {
-        let known = self.ranges.iter_mut().find(|range| range.range == descriptor.range);
-        if let Some(range) = known.filter(|range| range.epoch < descriptor.epoch) {
-            range.epoch = descriptor.epoch;
-            range.members.clone_from(&descriptor.members);
         }
     }
 
@@ -562,27 +632,11 @@ fn unique(value: &Bytes) -> u64 {
     u64::from_le_bytes(*value.first_chunk().expect("values have eight bytes"))
 }
 
-impl Client {
+impl Caller {
     /// Returns the lock owner id for the next try of a transaction.
     fn next_owner(&mut self) -> TxnId {
-        self.owners += 1;
-        TxnId { session: SessionId(!self.session.0), sequence: self.owners }
-    }
-}
-
-impl Range {
-    /// Returns the replica to send to, as far as it is known: the one that sequences writes if
-    /// `sequenced`, else Raft's leader or the chain's tail. One request in eight goes to a random
-    /// member.
-    fn serves(&self, sequenced: bool, random: &mut fastrand::Rng) -> PeerAddress {
-        let any_member = self.members[random.usize(0..self.members.len())];
-        if random.u8(0..8) == 0 {
-            return any_member;
-        }
-        match self.mode {
-            Mode::Raft => self.leader.unwrap_or(any_member),
-            Mode::Chain if sequenced => self.members[0],
-            Mode::Chain => *self.members.last().expect("a chain has members"),
-        }
+        let (session, owners) = &mut self.owners;
+        *owners += 1;
+        TxnId { session: *session, sequence: *owners }
     }
 }

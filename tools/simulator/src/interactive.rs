@@ -1,10 +1,8 @@
 //! Transactions that clients execute step by step, on a few cells of each range.
 
 use bytes::Bytes;
-use palisade_wire::{
-    Basis, Commit, LockClaim, Locking, Operation, Outcome, Page, RangeId, ReadKind, ScanRequest,
-    TxnId,
-};
+use palisade_client::router::{Call, Locks, ReadMode, ScanSpan};
+use palisade_wire::{Basis, Commit, LockClaim, Outcome, Page, TxnId};
 
 use crate::invariants::Seen;
 
@@ -93,9 +91,13 @@ impl Interactive {
         matches!(self.steps.last(), Some(Step::Commit))
     }
 
-    /// Returns the claim that the commit relies on: `None` for a blind write.
-    pub(crate) fn locks(&self) -> Option<LockClaim> {
-        self.claim.token.map(|_| self.claim)
+    /// Returns the locks that the commit relies on: `None` for a blind write.
+    pub(crate) fn locks(&self, start: &[u8]) -> Option<Locks> {
+        self.claim.token.map(|_| self.locks_at(start, false))
+    }
+
+    fn locks_at(&self, start: &[u8], exclusive: bool) -> Locks {
+        Locks { claim: self.claim, exclusive, anchor: cell_key(start, 0) }
     }
 
     /// Returns the writes of the commit.
@@ -109,20 +111,19 @@ impl Interactive {
         })
     }
 
-    /// Returns the operation of the next step, or `None` if that is the commit.
-    pub(crate) fn operation(&self, range: RangeId, start: &[u8]) -> Option<Operation> {
-        let locking = |exclusive| ReadKind::Locking(Locking { claim: self.claim, exclusive });
+    /// Returns the call of the next step, or `None` if that is the commit.
+    pub(crate) fn call(&self, start: &[u8]) -> Option<Call> {
+        let mode = |exclusive| ReadMode::Locked(self.locks_at(start, exclusive));
         Some(match self.steps.last()? {
             Step::Get { cell, exclusive } => {
-                let key = cell_key(start, *cell);
-                Operation::Get { range, key, kind: locking(*exclusive) }
+                Call::Get { key: cell_key(start, *cell), mode: mode(*exclusive) }
             }
             Step::Scan { from, to, backward, exclusive } => {
                 let (begin, end) = (cell_key(start, *from), Some(cell_key(start, *to)));
-                let scan = ScanRequest { range, begin, end, backward: *backward, max_rows: 2 };
-                Operation::Scan { scan, kind: locking(*exclusive) }
+                let span = ScanSpan { begin, end, backward: *backward, max_rows: 2 };
+                Call::Scan { span, mode: mode(*exclusive) }
             }
-            Step::Rollback => Operation::Rollback { range, claim: self.claim },
+            Step::Rollback => Call::Rollback(self.locks_at(start, false)),
             Step::Commit => return None,
         })
     }

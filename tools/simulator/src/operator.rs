@@ -87,7 +87,7 @@ impl Operator {
         self.next_request += 1;
         let request = Request { request_id: self.next_request, operation };
         let connection = ConnectionId(FIRST_OWN_CONNECTION);
-        world.send_requests(vec![ClientSend { to, connection, request }]);
+        world.send_requests(vec![ClientSend { to, connection, request, breaks: false }]);
     }
 
     /// Transfers leadership of a random group in Raft mode, or changes its members.

@@ -107,7 +107,8 @@ pub struct Parameters {
     pub delay_tail_us: u64,
     /// Messages lost, in parts of ten thousand.
     pub loss: u32,
-    /// Messages delivered twice, in parts of ten thousand.
+    /// Messages between nodes delivered twice, and requests of clients whose connection breaks soon
+    /// after them, in parts of ten thousand.
     pub duplication: u32,
     /// Messages between nodes delivered once more up to a minute later, in parts of a million.
     pub stale: u32,
@@ -123,15 +124,15 @@ pub struct Parameters {
     /// Largest drift of a monotonic clock, fast or slow, in parts per million.
     pub drift_ppm: u64,
 
-    /// Number of clients, each with one operation at a time.
+    /// Number of clients: each is a router of production with its connections.
     pub clients: u32,
+    /// Number of callers, spread over the clients. Each has one operation at a time.
+    pub callers: u32,
     /// Number of keys for puts and gets.
     pub keys: u32,
-    /// Average interval between two operations of a client.
+    /// Average interval between two operations of a caller.
     pub think_us: u64,
-    /// A client without an answer tries again after this time.
-    pub attempt_us: u64,
-    /// How long a client tries before it gives up an operation.
+    /// The time limit of each call.
     pub timeout_us: u64,
     /// Share of reads among the operations on keys and pairs, in percent.
     pub read_percent: u32,
@@ -216,10 +217,10 @@ impl Parameters {
             max_offset_us: clock_bound_us * random.u64(2..8),
             clock_lie_us: 0,
             drift_ppm: random.u64(0..500),
-            clients: if crowded { random.u32(6..=12) } else { random.u32(1..=6) },
+            clients: random.u32(1..=if crowded { 8 } else { 4 }),
+            callers: if crowded { random.u32(6..=12) } else { random.u32(1..=6) },
             keys: if crowded { random.u32(1..=3) } else { random.u32(1..=24) },
             think_us: random.u64(if crowded { 1..20 } else { 5..300 }) * 1_000,
-            attempt_us: random.u64(20..300) * 1_000,
             timeout_us: random.u64(500..10_000) * 1_000,
             read_percent: random.u32(10..98),
             pair_percent: random.u32(0..60),
@@ -282,9 +283,9 @@ impl Parameters {
             max_offset_us: 500_000,
             drift_ppm: 0,
             clients: 2,
+            callers: 2,
             keys: 8,
             think_us: 20_000,
-            attempt_us: 300_000,
             timeout_us: 3_000_000,
             read_percent: 50,
             pair_percent: 20,
@@ -340,9 +341,10 @@ impl fmt::Display for Parameters {
         )?;
         write!(
             f,
-            "clients: {} on {} keys of {} bytes, {}% gets, {}% on pairs, {}% transactions and \
-             {}% snapshots of {} cells, {} ms apart, tried again after {} ms and given up after {} ms",
+            "clients: {} with {} callers on {} keys of {} bytes, {}% gets, {}% on pairs, {}% \
+             transactions and {}% snapshots of {} cells, {} ms apart, given up after {} ms",
             self.clients,
+            self.callers,
             self.keys,
             self.value_bytes,
             self.read_percent,
@@ -351,7 +353,6 @@ impl fmt::Display for Parameters {
             self.snapshot_percent,
             self.cells,
             self.think_us / 1_000,
-            self.attempt_us / 1_000,
             self.timeout_us / 1_000
         )?;
         let Self { planted, trust_damage, cut_early, clock_lie_us, monotonic_first, .. } = self;

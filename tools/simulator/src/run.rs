@@ -239,7 +239,7 @@ impl Probes {
                 put(range, txn, world.in_a_minute(), key, value)
             };
             let request = Request { request_id: 1, operation };
-            sends.push(ClientSend { to, connection: probe.connection, request });
+            sends.push(ClientSend { to, connection: probe.connection, request, breaks: false });
         }
         world.send_requests(sends);
         missing

@@ -66,7 +66,7 @@ impl World {
         self.next_question += 1;
         let connection = ConnectionId(FIRST_OWN_CONNECTION + self.next_question);
         let request = Request { request_id: 1, operation };
-        self.send_requests(vec![ClientSend { to, connection, request }]);
+        self.send_requests(vec![ClientSend { to, connection, request, breaks: false }]);
         connection
     }
 

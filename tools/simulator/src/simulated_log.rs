@@ -1,6 +1,8 @@
 //! A shard's log on a simulated disk: synced bytes survive a crash, unsynced bytes may be lost or
 //! torn.
 
+use std::collections::VecDeque;
+
 use palisade_shard::{LOG_AHEAD_BYTES, LOG_RESERVE_BYTES, ShardLog};
 use palisade_wal::{LengthRule, MemoryLog, MemoryLogDamage, Position, Record, Remains, WalError};
 
@@ -28,6 +30,10 @@ pub(crate) struct SimulatedLog {
     cut_early: bool,
     /// Records appended since the start.
     appends: u64,
+    /// The ends of segments that are full and not durable: each is synced on its own.
+    sealed: VecDeque<Sync>,
+    /// The next segment is not ready after so many further appends.
+    ready_appends: Option<usize>,
     /// Bytes that the shard may still write while the disk is filling up, or `None`.
     room_bytes: Option<u64>,
 }
@@ -80,7 +86,8 @@ impl SimulatedLog {
         let LogSettings { owner, rule, trust_damage, cut_early } = settings;
         let remains = crashed.remains;
         let log = MemoryLog::recover(owner, rule.segment_bytes, remains, trust_damage, &mut visit)?;
-        Ok(Self { log, rule, cut_early, appends: 0, room_bytes: None })
+        let (sealed, ready_appends, room_bytes) = (VecDeque::new(), None, None);
+        Ok(Self { log, rule, cut_early, appends: 0, sealed, ready_appends, room_bytes })
     }
 
     /// Returns what a power loss leaves: a random part of the unsynced tail has reached the disk.
@@ -107,6 +114,15 @@ impl SimulatedLog {
         CrashedLog { remains, first, known_durable }
     }
 
+    /// Makes the append after the next `appends` ones wait for a segment.
+    pub(crate) fn interrupt(&mut self, appends: usize) {
+        self.ready_appends = Some(appends);
+    }
+
+    fn segment(&self) -> u64 {
+        self.log.end() / self.rule.segment_bytes
+    }
+
     /// Sets how many bytes the shard may still write, or `None` while the disk has room.
     pub(crate) fn set_room(&mut self, room_bytes: Option<u64>) {
         self.room_bytes = room_bytes;
@@ -117,8 +133,20 @@ impl ShardLog for SimulatedLog {
     type Plan = Sync;
 
     fn append(&mut self, record: &Record<'_>) -> Result<(), WalError> {
+        match &mut self.ready_appends {
+            Some(0) => {
+                self.ready_appends = None;
+                return Err(WalError::NotReady);
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        let before = (self.segment(), Sync { end: self.log.end(), appends: self.appends });
         self.log.append(record);
         self.appends += 1;
+        if self.segment() > before.0 && before.1.end > self.log.durable() {
+            self.sealed.push_back(before.1);
+        }
         Ok(())
     }
 
@@ -132,12 +160,14 @@ impl ShardLog for SimulatedLog {
     }
 
     fn sync_plan(&self) -> Option<Sync> {
-        let end = self.log.end();
-        (end > self.log.durable()).then_some(Sync { end, appends: self.appends })
+        let all = Sync { end: self.log.end(), appends: self.appends };
+        let next = self.sealed.front().copied().unwrap_or(all);
+        (next.end > self.log.durable()).then_some(next)
     }
 
     fn synced(&mut self, sync: &Sync) -> u64 {
         self.log.synced(sync.end);
+        while self.sealed.pop_front_if(|sealed| sealed.end <= sync.end).is_some() {}
         sync.appends
     }
 

@@ -1,8 +1,9 @@
 //! Clients that read the cells of several ranges at one timestamp.
 
 use bytes::Bytes;
+use palisade_client::router::{Call, ReadMode, ScanSpan};
 use palisade_clock::Timestamp;
-use palisade_wire::{Basis, Operation, Outcome, Page, RangeId, ReadKind, ScanRequest};
+use palisade_wire::{Basis, Outcome, Page, ReadKind};
 
 use crate::{interactive::cell_key, invariants::Seen};
 
@@ -66,19 +67,21 @@ impl SnapshotReads {
         !matches!(self.age, Age::Fresh)
     }
 
-    pub(crate) fn operation(&self, range: RangeId, start: &[u8]) -> Option<Operation> {
+    /// Returns the call of the next read. With `anywhere`, a random replica serves it first.
+    pub(crate) fn call(&self, start: &[u8], anywhere: bool) -> Option<Call> {
         let (_, cell) = self.left.last()?;
         let kind = match (self.at_ts, self.age) {
             (Some(at_ts), _) => ReadKind::AsOf(at_ts),
             (None, Age::Stale { max_us, at_least }) => ReadKind::Stale { max_us, at_least },
             (None, _) => ReadKind::Snapshot,
         };
+        let mode = ReadMode::AtTimestamp { kind, anywhere };
         Some(match cell {
-            Some(cell) => Operation::Get { range, key: cell_key(start, *cell), kind },
+            Some(cell) => Call::Get { key: cell_key(start, *cell), mode },
             None => {
                 let (begin, end) = (cell_key(start, 0), Some(cell_key(start, self.cells)));
-                let scan = ScanRequest { range, begin, end, backward: false, max_rows: 99 };
-                Operation::Scan { scan, kind }
+                let span = ScanSpan { begin, end, backward: false, max_rows: 99 };
+                Call::Scan { span, mode }
             }
         })
     }

@@ -1,16 +1,19 @@
 //! A cluster in virtual time: the queue of events, and the handler of each kind of event.
 
+mod connections;
+
 use std::{cmp::Reverse, collections::BinaryHeap, fmt::Debug};
 
 use bytes::BytesMut;
 use palisade_clock::Now;
 use palisade_control::{RangeDescriptor, RangeMap};
 use palisade_shard::{ConnectionId, Input, PeerBody, PeerMessage, Runtime, Shard, ShardEffects};
+use palisade_wal::WalError;
 use palisade_wire::{Decode, Encode, Mode, NodeId, PeerAddress, Request, Response, decode_exact};
 
 use crate::{
     Trace, Violation,
-    clients::{ClientSend, Clients},
+    clients::Clients,
     invariants::Invariants,
     network::{ClientLink, Network},
     node::{Node, StoppedTurn},
@@ -24,6 +27,12 @@ const TICK_US: u64 = 10_000;
 
 /// For this long after a pause, a turn takes only a random part of the messages in its inbox.
 const WAKING_US: u64 = 1_000;
+
+/// Interval at which a turn looks if the next segment of the log is ready, as in production.
+const SEGMENT_POLL_US: u64 = 1_000;
+
+/// Time from a crash at a sync until the node starts again.
+const RESTART_US: u64 = 500_000;
 
 /// Shards count as having met once all have been admitted for this long: by then even the slowest
 /// disk has synced.
@@ -78,8 +87,11 @@ enum Event {
     Wake { node: usize, slot: usize, life: u32 },
     Peer { from: PeerAddress, to: PeerAddress, message: Box<PeerMessage> },
     Request { to: PeerAddress, connection: ConnectionId, request: Box<Request> },
-    Reply { from: PeerAddress, connection: ConnectionId, response: Box<Response> },
+    Reply { connection: ConnectionId, response: Box<Response> },
     WakeClients,
+    Connect { client: usize, to: PeerAddress },
+    Broken { connection: ConnectionId },
+    Crash { node: usize, life: u32 },
     Start { node: usize, life: u32 },
 }
 
@@ -119,7 +131,7 @@ impl World {
         for node in 0..world.nodes.len() {
             world.start(node);
         }
-        world.wake_clients();
+        world.connect_clients();
         world
     }
 
@@ -166,42 +178,41 @@ impl World {
             Event::Request { to, connection, request } => {
                 self.input(to, Input::Request { connection, request: *request });
             }
-            Event::Reply { from, connection, response } => {
+            Event::Reply { connection, response } => {
                 if connection.0 >= FIRST_OWN_CONNECTION {
                     self.answers.push((connection, *response));
-                } else {
-                    let mut sends = Vec::new();
-                    let checked =
-                        self.clients.reply(self.now_us, from, connection, *response, &mut sends);
-                    if let Err(violation) = checked {
-                        self.violation.get_or_insert(violation);
-                    }
-                    self.send_requests(sends);
-                    self.wake_clients();
+                } else if self.is_awake(connection, || Event::Reply {
+                    connection,
+                    response: response.clone(),
+                }) {
+                    self.with_clients(|clients, now_us, sends| {
+                        clients.reply(now_us, connection, *response, sends)
+                    });
                 }
             }
             // An earlier wake was scheduled since: it has come already, or will.
             Event::WakeClients if self.now_us != self.client_wake_us => {}
             Event::WakeClients => {
                 self.client_wake_us = u64::MAX;
-                let mut sends = Vec::new();
-                self.clients.act(self.now_us, &mut sends);
-                self.send_requests(sends);
-                self.wake_clients();
+                self.with_clients(Clients::act);
+            }
+            Event::Connect { client, to } => self.connect(client, to),
+            Event::Broken { connection } => {
+                if self.is_awake(connection, || Event::Broken { connection }) {
+                    self.disconnect(connection);
+                }
+            }
+            Event::Crash { node, life } => {
+                if self.nodes[node].life == life {
+                    self.crash(node);
+                    self.start_in(node, RESTART_US);
+                }
             }
             Event::Start { node, life } => {
                 if self.nodes[node].life == life {
                     self.start(node);
                 }
             }
-        }
-    }
-
-    fn wake_clients(&mut self) {
-        let due_us = self.clients.next_due_us().map(|due_us| due_us.max(self.now_us));
-        if let Some(due_us) = due_us.filter(|due_us| *due_us < self.client_wake_us) {
-            self.client_wake_us = due_us;
-            self.schedule(due_us, Event::WakeClients);
         }
     }
 
@@ -332,8 +343,14 @@ impl World {
             return;
         }
         let place = &mut self.nodes[node].shards[slot];
-        let effects = place.turn.take().expect("a turn was in progress");
-        let left = !place.inbox.is_empty();
+        let mut effects = place.turn.take().expect("a turn was in progress");
+        let at = place.at;
+        if !self.write(node, slot, &mut effects) {
+            self.record.line(self.now_us, || format!("{at} waits for a segment of its log"));
+            self.nodes[node].shards[slot].turn = Some(effects);
+            let due_us = self.now_us + SEGMENT_POLL_US;
+            return self.schedule(due_us, Event::EndOfTurn { node, slot, life });
+        }
         self.carry_out(node, slot, effects);
         let at = &mut self.nodes[node];
         let now_us = at.now(self.now_us).monotonic_us;
@@ -341,25 +358,41 @@ impl World {
             // Whether the disk has room shows in the next turn.
             let _ = runtime.maintain(now_us);
         }
-        if left {
+        if !self.nodes[node].shards[slot].inbox.is_empty() {
             self.turn_soon(node, slot);
         }
     }
 
+    /// Writes to the log of a shard, and begins to sync it. Returns false if the log has no segment
+    /// ready for the rest of the writes. A part of them may become durable meanwhile.
+    fn write(&mut self, node: usize, slot: usize, effects: &mut ShardEffects) -> bool {
+        let appends = &mut effects.appends;
+        let interrupted = !appends.is_empty() && self.schedule.u8(0..32) == 0;
+        let place = &mut self.nodes[node].shards[slot];
+        let runtime = place.runtime.as_mut().expect("its turn has ended");
+        if interrupted {
+            runtime.log_mut().interrupt(self.schedule.usize(0..appends.len()));
+        }
+        for (range, append) in &*appends {
+            self.record.line(self.now_us, || format!("{} writes {range} {append:?}", place.at));
+        }
+        let written = runtime.write(appends);
+        self.sync(node, slot);
+        match written {
+            Ok(()) => true,
+            Err(WalError::NotReady) => false,
+            Err(error) => panic!("a simulated log takes every write: {error}"),
+        }
+    }
+
     fn carry_out(&mut self, node: usize, slot: usize, effects: ShardEffects) {
-        let ShardEffects { mut appends, sends, replies, installs, wake_after_us } = effects;
+        let ShardEffects { appends: _, sends, replies, installs, wake_after_us } = effects;
         if let Some(us) = wake_after_us {
             let life = self.nodes[node].life;
             self.schedule(self.now_us + us, Event::Wake { node, slot, life });
         }
         let from = self.nodes[node].shards[slot].at;
         let now_us = self.now_us;
-        for (range, append) in &appends {
-            self.record.line(now_us, || format!("{from} writes {range} {append:?}"));
-        }
-        let runtime = self.nodes[node].shards[slot].runtime.as_mut().expect("its turn has ended");
-        runtime.write(&mut appends).expect("a simulated log takes every write");
-        self.sync(node, slot);
         for (to, message) in sends {
             let mut deliveries = std::mem::take(&mut self.deliveries);
             self.network.deliveries(from.node, to.node, &mut deliveries);
@@ -375,14 +408,11 @@ impl World {
         }
         for (connection, response) in replies {
             self.record.line(now_us, || format!("{from} answers {connection:?}: {response:?}"));
-            let mut deliveries = std::mem::take(&mut self.deliveries);
-            self.network.client_deliveries(from.node, ClientLink::Replies, &mut deliveries);
-            let response = through_codec(&response);
-            for delay_us in deliveries.drain(..) {
-                let response = Box::new(response.clone());
-                self.schedule(now_us + delay_us, Event::Reply { from, connection, response });
+            let response = Box::new(through_codec(&response));
+            match self.network.client_delay_us(from.node, ClientLink::Replies) {
+                Some(us) => self.schedule(now_us + us, Event::Reply { connection, response }),
+                None => self.break_later(connection),
             }
-            self.deliveries = deliveries;
         }
         for descriptor in installs {
             self.install(node, &descriptor);
@@ -390,7 +420,6 @@ impl World {
     }
 
     fn install(&mut self, node: usize, descriptor: &RangeDescriptor) {
-        self.clients.range_changed(descriptor);
         for slot in 0..self.nodes[node].shards.len() {
             self.nodes[node].shards[slot].inbox.push(Input::Install(descriptor.clone()));
             self.turn_soon(node, slot);
@@ -426,7 +455,7 @@ impl World {
         if self.nodes[node].failing_disk {
             // As in production: a failed sync ends the process.
             self.crash(node);
-            self.start_in(node, 500_000);
+            self.start_in(node, RESTART_US);
             return;
         }
         let place = &mut self.nodes[node].shards[slot];
@@ -435,22 +464,18 @@ impl World {
             self.input(to, durable);
         }
         self.sync(node, slot);
+        if self.nodes[node].shards[slot].syncing.is_some() && self.crashes_between_syncs() {
+            let due_us = self.now_us + self.schedule.u64(0..=2 * self.parameters.sync_us);
+            self.schedule(due_us, Event::Crash { node, life });
+        }
     }
 
-    /// Sends requests of clients, the operator, probes or scripts.
-    pub(crate) fn send_requests(&mut self, sends: Vec<ClientSend>) {
-        for ClientSend { to, connection, request } in sends {
-            self.record.line(self.now_us, || format!("{connection:?} asks {to}: {request:?}"));
-            let mut deliveries = std::mem::take(&mut self.deliveries);
-            self.network.client_deliveries(to.node, ClientLink::Requests, &mut deliveries);
-            let request = through_codec(&request);
-            for delay_us in deliveries.drain(..) {
-                let request = Box::new(request.clone());
-                let event = Event::Request { to, connection, request };
-                self.schedule(self.now_us + delay_us, event);
-            }
-            self.deliveries = deliveries;
-        }
+    /// Returns true if a node crashes after a sync, while the next one is in flight. Then it has
+    /// acted on the first, and may lose everything after it.
+    fn crashes_between_syncs(&mut self) -> bool {
+        self.now_us < self.parameters.fault_us
+            && self.parameters.faults.contains(&FaultKind::Crash)
+            && self.schedule.u8(0..128) == 0
     }
 
     /// Crashes a node. A random part of its unsynced log remains. No effect if the node is down.
@@ -459,7 +484,11 @@ impl World {
             self.crashes += 1;
             self.record.line(self.now_us, || format!("n{node} dies"));
             self.nodes[node].crash(&mut self.disk_random);
-            self.invariants.after_crash(NodeId(u16::try_from(node).expect("nodes are few")));
+            let id = self.nodes[node].id;
+            self.invariants.after_crash(id);
+            for connection in self.clients.connections_to(id) {
+                self.break_later(connection);
+            }
         }
     }
 
@@ -480,7 +509,9 @@ impl World {
                 self.record.line(self.now_us, || format!("n{node} starts"));
                 for slot in &self.nodes[node].shards {
                     let shard = slot.shard().expect("it was started just now");
-                    self.invariants.after_start(slot.at, shard);
+                    if let Err(violation) = self.invariants.after_start(slot.at, shard) {
+                        self.violation.get_or_insert(violation);
+                    }
                 }
                 self.schedule(self.now_us + 1, Event::Tick { node, life });
             }

@@ -237,6 +237,8 @@ fn scenario_15_a_snapshot_is_installed_whole_or_not_at_all() {
     for crash_us in (0..120_000).step_by(3_000) {
         let mut parameters = Parameters::quiet(crash_us, 3, 1, 1, Some(Mode::Raft));
         (parameters.checkpoint_bytes, parameters.think_us) = (4_000, 2_000);
+        // Many callers, because some wait for the dead node.
+        parameters.callers = 12;
         // A client that retries at the dead node again and again would keep its locks meanwhile.
         parameters.transaction_percent = 0;
         let mut world = World::new(parameters, Trace::Off);
@@ -264,7 +266,7 @@ fn scenario_15_a_snapshot_is_installed_whole_or_not_at_all() {
 #[test]
 fn scenario_16_reads_are_never_stale_while_a_range_moves() {
     let mut parameters = Parameters::quiet(3, 6, 1, 1, Some(Mode::Raft));
-    (parameters.clients, parameters.keys, parameters.think_us) = (6, 2, 1_000);
+    (parameters.callers, parameters.keys, parameters.think_us) = (6, 2, 1_000);
     let mut world = World::new(parameters, Trace::Off);
     world.run_for(2 * SECOND_US);
     change(&mut world, &members(&[0, 1, 2], &[3, 4, 5]));

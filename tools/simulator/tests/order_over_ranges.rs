@@ -34,7 +34,7 @@ fn write(world: &mut World, range: RangeId, value: u8) {
 fn read_beside_a_pending_write(mode: Mode, planted: Planted<TestFault>) -> [Option<u8>; 2] {
     let quiet = Parameters::quiet(7, 3, 2, 1, Some(mode));
     // Without clients, which would detect the planted fault too.
-    let mut world = World::new(Parameters { clients: 0, planted, ..quiet }, Trace::Off);
+    let mut world = World::new(Parameters { callers: 0, planted, ..quiet }, Trace::Off);
     world.run_for(2 * SECOND_US);
     write(&mut world, RANGE, 1);
     let sequencer = world.await_sequencer(RANGE);
@@ -146,7 +146,7 @@ fn scenario_61_sees_a_locked_read_that_is_not_confirmed() {
 /// no answer came.
 fn second_locked_read(seed: u64, stopped_after_us: u64) -> Option<Outcome> {
     let quiet = Parameters::quiet(seed, 3, 1, 1, Some(Mode::Raft));
-    let mut world = World::new(Parameters { clients: 0, ..quiet }, Trace::Off);
+    let mut world = World::new(Parameters { callers: 0, ..quiet }, Trace::Off);
     world.run_for(2 * SECOND_US);
     put(&mut world, 1);
     let old = world.await_leader(RANGE);
@@ -201,7 +201,7 @@ fn waits_us(world: &mut World, puts: u32) -> u32 {
 #[test]
 fn scenario_62_a_clock_that_is_unsure_slows_its_own_commits_only() {
     let quiet = Parameters::quiet(7, 3, 2, 1, Some(Mode::Raft));
-    let mut world = World::new(Parameters { clients: 0, ..quiet }, Trace::Off);
+    let mut world = World::new(Parameters { callers: 0, ..quiet }, Trace::Off);
     world.run_for(2 * SECOND_US);
     let leaders = [RANGE, OTHER].map(|range| usize::from(world.await_sequencer(range).node.0));
     let sure = waits_us(&mut world, 20);

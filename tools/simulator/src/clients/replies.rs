@@ -1,113 +1,129 @@
-//! How clients handle answers: they check them, record them, and choose the next step.
+//! How callers handle the results of their calls: they check them, record them, and choose the next
+//! step.
 
+use palisade_client::ClientError;
 use palisade_clock::Timestamp;
 use palisade_history::{Action, Completion, timestamps::Order};
-use palisade_shard::ConnectionId;
-use palisade_wire::{Outcome, Page, PeerAddress, Rejection, Response};
+use palisade_wire::{Outcome, Page, Rejection};
 
-use super::{BACKOFF_US, COMMITTED, ClientSend, Clients, PairAction, Task, unique};
+use super::{Clients, PairAction, Task, unique};
 use crate::{
     Violation,
     clock::timestamp,
     invariants::{ExternalConsistency, Pairs, Transactions, named},
 };
 
+/// The longest pause before an aborted transaction is tried again.
+const BACKOFF_US: u64 = 20_000;
+
 impl Clients {
-    pub(crate) fn reply(
+    /// Handles the end of a caller's call.
+    pub(super) fn completed(
         &mut self,
+        at: usize,
         now_us: u64,
-        from: PeerAddress,
-        connection: ConnectionId,
-        response: Response,
-        out: &mut Vec<ClientSend>,
+        result: Result<Outcome, ClientError>,
     ) -> Result<(), Violation> {
-        let at = usize::try_from(connection.0).expect("clients are few");
-        let Response { request_id, outcome } = response;
-        if request_id == COMMITTED && outcome == Outcome::Rejected(Rejection::Aborted) {
-            let detail = format!("{from} calls a committed transaction aborted");
-            return named(Transactions::NAME, Err(detail));
+        // After the end of the run, a caller has no operation.
+        let Some(current) = &self.callers[at].current else { return Ok(()) };
+        let task = current.task;
+        match (result, task) {
+            (Ok(outcome), _) => self.answered(at, now_us, outcome),
+            (Err(ClientError::Aborted), Task::Transaction { .. }) => {
+                named(Transactions::NAME, self.aborted(at, now_us))
+            }
+            // The read was late or at an old timestamp, and its versions were collected.
+            (Err(ClientError::Rejected(Rejection::Collected)), Task::Snapshot { .. }) => {
+                self.end(at, now_us);
+                Ok(())
+            }
+            (
+                Err(
+                    error @ (ClientError::Deadline { .. }
+                    | ClientError::Rejected(Rejection::Unknown | Rejection::Expired)),
+                ),
+                _,
+            ) => {
+                if error.is_outcome_unknown() {
+                    self.give_up(at, now_us);
+                    Ok(())
+                } else {
+                    self.failed(at, now_us)
+                }
+            }
+            (Err(error), task) => Err(Violation {
+                invariant: "a client returns only the errors of its call",
+                detail: format!("{task:?} failed: {error}"),
+            }),
         }
-        let client = &mut self.clients[at];
-        let Some(current) = &client.current else { return Ok(()) };
-        if request_id < current.first_request || request_id >= client.next_request {
-            // It answers an earlier operation.
-            return Ok(());
-        }
+    }
+
+    /// Checks and records the outcome of a call.
+    fn answered(&mut self, at: usize, now_us: u64, outcome: Outcome) -> Result<(), Violation> {
+        let caller = &mut self.callers[at];
+        let current = caller.current.as_ref().expect("it has an operation");
         let checked = self.timestamps.check(&outcome, current.known_ts);
         named(ExternalConsistency::NAME, checked)?;
         let task = current.task;
-        client.seen_ts = client.seen_ts.max(outcome.visible_ts().unwrap_or_default());
-        let place = self.place(task);
+        caller.seen_ts = caller.seen_ts.max(outcome.visible_ts().unwrap_or_default());
         self.record_register(at, now_us, &outcome);
-        let client = &mut self.clients[at];
         match (outcome, task) {
             (Outcome::Committed { .. }, Task::Register { value: Some(value), .. }) => {
-                self.ranges[place].leader = Some(from);
                 self.finish(at, now_us, Action::Write(value), Completion::Ok);
+                Ok(())
             }
             (Outcome::Value { value, .. }, Task::Register { value: None, .. }) => {
-                self.ranges[place].leader = Some(from);
                 self.finish(at, now_us, Action::Read(value.as_ref().map(unique)), Completion::Ok);
+                Ok(())
             }
-            (
-                outcome @ (Outcome::Committed { .. }
-                | Outcome::ConditionFailed { .. }
-                | Outcome::Page { .. }
-                | Outcome::Value { .. }),
-                Task::Pair { known_ts, action, .. },
-            ) => {
-                self.ranges[place].leader = Some(from);
+            (outcome, Task::Pair { place, known_ts, action }) => {
                 let checked = check_pair(&mut self.pairs[place], known_ts, action, &outcome);
                 named(Pairs::NAME, checked)?;
                 self.record_pair(at, now_us, &outcome);
                 self.end(at, now_us);
+                Ok(())
             }
-            // The read was late or at an old timestamp, and its versions were collected.
-            (Outcome::Rejected(Rejection::Collected), Task::Snapshot { .. }) => {
-                self.end(at, now_us);
+            (outcome, Task::Snapshot { .. }) => {
+                named(Transactions::NAME, self.snapshot_read(at, now_us, &outcome))
             }
-            (outcome @ (Outcome::Value { .. } | Outcome::Page { .. }), Task::Snapshot { .. }) => {
-                let checked = self.snapshot_read(at, now_us, &outcome);
-                named(Transactions::NAME, checked)?;
+            (outcome, Task::Transaction { .. }) => {
+                named(Transactions::NAME, self.step_done(at, now_us, &outcome))
             }
-            (Outcome::Rejected(Rejection::Aborted), Task::Transaction { .. }) => {
-                let checked = self.aborted(at, now_us);
-                named(Transactions::NAME, checked)?;
-            }
-            (
-                outcome @ (Outcome::Value { .. }
-                | Outcome::Page { .. }
-                | Outcome::Committed { .. }
-                | Outcome::RolledBack),
-                Task::Transaction { .. },
-            ) => {
-                self.ranges[place].leader = Some(from);
-                let checked = self.step_done(at, now_us, &outcome);
-                named(Transactions::NAME, checked)?;
-            }
-            // It is unknown if an earlier attempt took effect.
-            (Outcome::Rejected(Rejection::Expired), _) => self.give_up(at, now_us),
-            (Outcome::Rejected(Rejection::NotServing { hint: Some(hint) }), _) => {
-                self.ranges[place].leader = Some(hint);
-                if self.random.bool() {
-                    self.attempt(at, now_us, out);
-                } else {
-                    client.due_us = now_us + BACKOFF_US;
-                }
-            }
-            (Outcome::Rejected(_), _) => {
-                client.due_us = now_us + self.random.u64(BACKOFF_US..2 * BACKOFF_US);
-            }
-            (outcome, _) => unreachable!("{outcome:?} does not answer {task:?}"),
+            (outcome, task) => unreachable!("{outcome:?} does not answer {task:?}"),
         }
+    }
+
+    /// Records that an operation has certainly had no effect, and never will have one.
+    fn failed(&mut self, at: usize, now_us: u64) -> Result<(), Violation> {
+        let current = self.callers[at].current.as_ref().expect("it has an operation");
+        let (task, is_committing) = (current.task, current.is_committing);
+        if is_committing {
+            self.record_without_effect(at, now_us, Order::Failed);
+        }
+        match task {
+            Task::Register { value: Some(value), .. } => {
+                self.finish(at, now_us, Action::Write(value), Completion::Fail);
+                return Ok(());
+            }
+            Task::Pair { place, action: PairAction::Write { value, .. }, .. } => {
+                named(Pairs::NAME, self.pairs[place].refused(value))?;
+            }
+            Task::Transaction { place } if is_committing => {
+                let transaction = self.callers[at].transaction.as_ref();
+                let writes = &transaction.expect("it is the operation").writes;
+                named(Transactions::NAME, self.transactions[place].aborted(writes))?;
+            }
+            _ => {}
+        }
+        self.drop_operation(at, now_us);
         Ok(())
     }
 
     /// Checks the answer to a step of a transaction. The next step follows at once, or after a
     /// think time.
     fn step_done(&mut self, at: usize, now_us: u64, outcome: &Outcome) -> Result<(), String> {
-        let client = &mut self.clients[at];
-        let transaction = client.transaction.as_mut().expect("its step was answered");
+        let caller = &mut self.callers[at];
+        let transaction = caller.transaction.as_mut().expect("its step was answered");
         let place = transaction.place;
         let invariant = &mut self.transactions[place];
         let done = transaction.answered(outcome, &self.ranges[place].start, unique)?;
@@ -125,20 +141,18 @@ impl Clients {
             self.end(at, now_us);
             return Ok(());
         }
-        let client = &mut self.clients[at];
-        let current = client.current.as_mut().expect("it has an operation");
-        current.first_request = client.next_request;
         let thinks = self.random.u8(0..4) == 0;
-        client.due_us = now_us + if thinks { self.random.u64(0..=self.think_us) } else { 0 };
+        let pause_us = if thinks { self.random.u64(0..=self.think_us) } else { 0 };
+        self.callers[at].due_us = now_us + pause_us;
         Ok(())
     }
 
     /// Checks the answer to one of the reads at a timestamp, and prepares the next read.
     fn snapshot_read(&mut self, at: usize, now_us: u64, outcome: &Outcome) -> Result<(), String> {
-        let client = &mut self.clients[at];
-        let current = client.current.as_mut().expect("it has an operation");
+        let caller = &mut self.callers[at];
+        let current = caller.current.as_mut().expect("it has an operation");
         let Task::Snapshot { place } = &mut current.task else { return Ok(()) };
-        let snapshot = client.snapshot.as_mut().expect("it is the operation");
+        let snapshot = caller.snapshot.as_mut().expect("it is the operation");
         let (start, began_ts) = (&self.ranges[*place].start, timestamp(current.start_us));
         let (at_ts, seen) =
             snapshot.answered(outcome, start, current.known_ts, began_ts, unique)?;
@@ -151,11 +165,10 @@ impl Clients {
         match next {
             None => self.end(at, now_us),
             Some(next) => {
-                let client = &mut self.clients[at];
-                let current = client.current.as_mut().expect("it has an operation");
+                let caller = &mut self.callers[at];
+                let current = caller.current.as_mut().expect("it has an operation");
                 current.task = Task::Snapshot { place: next };
-                current.first_request = client.next_request;
-                client.due_us = now_us;
+                caller.due_us = now_us;
             }
         }
         Ok(())
@@ -163,27 +176,23 @@ impl Clients {
 
     /// Handles a transaction that has certainly failed: records that, and tries it again.
     fn aborted(&mut self, at: usize, now_us: u64) -> Result<(), String> {
-        let may_have_run = self.clients[at].current.as_ref().is_some_and(|c| c.may_have_run);
-        if may_have_run {
+        let current = self.callers[at].current.as_ref().expect("it has an operation");
+        if current.is_committing {
             self.record_without_effect(at, now_us, Order::Failed);
         }
         self.record_locked_reads(at, now_us);
-        let expires_ts = self.expires_ts(now_us);
-        let client = &mut self.clients[at];
-        let owner = client.next_owner();
-        let current = client.current.as_mut().expect("it has an operation");
-        let transaction = client.transaction.as_mut().expect("it is the operation");
-        if current.may_have_run {
+        let caller = &mut self.callers[at];
+        let owner = caller.next_owner();
+        let current = caller.current.as_mut().expect("it has an operation");
+        let transaction = caller.transaction.as_mut().expect("it is the operation");
+        if current.is_committing {
             self.transactions[transaction.place].aborted(&transaction.writes)?;
         }
         transaction.again(owner, &mut self.next_value);
-        client.sequence += 1;
-        current.may_have_run = false;
+        current.is_committing = false;
         current.try_us = now_us;
-        current.expires_ts = expires_ts;
         current.known_ts = self.timestamps.known_ts();
-        current.first_request = client.next_request;
-        client.due_us = now_us + self.random.u64(0..BACKOFF_US);
+        caller.due_us = now_us + self.random.u64(0..BACKOFF_US);
         Ok(())
     }
 }

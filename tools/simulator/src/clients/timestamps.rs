@@ -48,10 +48,10 @@ impl Clients {
         reads: Vec<(u32, Saw)>,
         writes: Vec<(u32, Option<u64>)>,
     ) {
-        let client = &self.clients[at];
-        let current = client.current.as_ref().expect("there was an operation");
+        let caller = &self.callers[at];
+        let current = caller.current.as_ref().expect("there was an operation");
         self.timestamped.push(TimestampedOperation {
-            process: client.process,
+            process: caller.process,
             start_ns: current.try_us * 1_000,
             // Events in the same microsecond count as concurrent.
             end_ns: now_us * 1_000 + 1,
@@ -63,15 +63,15 @@ impl Clients {
 
     /// Returns what the current operation of a client writes: empty for reads.
     fn writes_of(&self, at: usize) -> Vec<(u32, Option<u64>)> {
-        let client = &self.clients[at];
-        let current = client.current.as_ref().expect("there was an operation");
+        let caller = &self.callers[at];
+        let current = caller.current.as_ref().expect("there was an operation");
         match current.task {
             Task::Register { key, value: Some(value), .. } => vec![(number(key), Some(value))],
             Task::Pair { place, action: PairAction::Write { value, .. }, .. } => {
                 [false, true].map(|second| (pair_number(place, second), value)).to_vec()
             }
             Task::Transaction { place } => {
-                let transaction = client.transaction.as_ref().expect("it is the operation");
+                let transaction = caller.transaction.as_ref().expect("it is the operation");
                 let writes = transaction.writes.iter();
                 writes.map(|(cell, value)| (cell_number(place, *cell), *value)).collect()
             }
@@ -89,7 +89,7 @@ impl Clients {
 
     /// Records an answered put or get of a register.
     pub(super) fn record_register(&mut self, at: usize, now_us: u64, outcome: &Outcome) {
-        let current = self.clients[at].current.as_ref().expect("there was an operation");
+        let current = self.callers[at].current.as_ref().expect("there was an operation");
         let Task::Register { key, of_key, .. } = current.task else { return };
         match outcome {
             Outcome::Committed { commit_ts, .. } => {
@@ -107,7 +107,7 @@ impl Clients {
 
     /// Records an answered operation on a pair.
     pub(super) fn record_pair(&mut self, at: usize, now_us: u64, outcome: &Outcome) {
-        let current = self.clients[at].current.as_ref().expect("there was an operation");
+        let current = self.callers[at].current.as_ref().expect("there was an operation");
         let Task::Pair { place, action, .. } = current.task else { return };
         let key = |second| pair_number(place, second);
         match (action, outcome) {
@@ -149,7 +149,7 @@ impl Clients {
 
     /// Records a committed transaction.
     pub(super) fn record_transaction(&mut self, at: usize, now_us: u64, commit_ts: Timestamp) {
-        let transaction = self.clients[at].transaction.as_ref().expect("it is the operation");
+        let transaction = self.callers[at].transaction.as_ref().expect("it is the operation");
         let reads = saw_cells(transaction.place, &transaction.seen);
         let writes = self.writes_of(at);
         self.record(at, now_us, Order::Commit(commit_ts.to_bits()), reads, writes);
@@ -158,7 +158,7 @@ impl Clients {
     /// Records the reads of a transaction that ended without a commit. All of them held at the time
     /// of the last read, because the transaction then held all of its locks.
     pub(super) fn record_locked_reads(&mut self, at: usize, now_us: u64) {
-        let transaction = self.clients[at].transaction.as_ref().expect("it is the operation");
+        let transaction = self.callers[at].transaction.as_ref().expect("it is the operation");
         let reads = saw_cells(transaction.place, &transaction.seen);
         if !reads.is_empty() {
             self.record(at, now_us, Order::Latest, reads, Vec::new());

@@ -1,6 +1,7 @@
 //! Committed entries are durable: at a majority of the voters in Raft mode (thesis §3.6), at every
 //! member of a chain (van Renesse and Schneider §3). Only committed writes are acknowledged, so
-//! acknowledged writes are durable as well.
+//! acknowledged writes are durable as well. An entry that a replica calls durable survives a crash
+//! of the replica.
 //!
 //! No false alarm:
 //!
@@ -15,7 +16,7 @@ use std::collections::BTreeSet;
 
 use palisade_wire::{Mode, NodeId, PeerAddress};
 
-use super::observation::{Committed, Observation, agree};
+use super::observation::{Committed, Log, Observation, agree};
 
 #[derive(Debug, Default)]
 pub(crate) struct Durability;
@@ -65,6 +66,18 @@ impl Durability {
             "{range}: {at} commits {commit_index}, which is durable at {copies} of {needed}"
         ))
     }
+
+    /// Checks that a replica which was restarted still has the entries that it called durable.
+    /// `replayed` is its log after the restart.
+    pub(crate) fn check_restart(&self, before: &Observation, replayed: &Log) -> Result<(), String> {
+        let Observation { at, range, durable_index, log, .. } = before;
+        let is_other = |held| replayed.mark(*durable_index).is_some_and(|mark| !agree(held, mark));
+        let has_changed = log.mark(*durable_index).is_some_and(is_other);
+        if replayed.last() < *durable_index || has_changed {
+            return Err(format!("{range}: {at} lost entry {durable_index}, which was durable"));
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -89,5 +102,15 @@ mod tests {
         check(&seen, &other).unwrap_err();
         let chain = Observation { mode: Mode::Chain, ..seen };
         check(&chain, &synced).unwrap_err();
+    }
+
+    #[test]
+    fn a_durable_entry_that_is_gone_after_a_restart_is_noticed() {
+        let log = || Log::of(&[(1, 10), (1, 20), (1, 30)]);
+        let before = Observation { durable_index: 2, ..observed(0, log()) };
+        Durability.check_restart(&before, &log()).unwrap();
+        Durability.check_restart(&before, &Log::of(&[(1, 10), (1, 20)])).unwrap();
+        Durability.check_restart(&before, &Log::of(&[(1, 10)])).unwrap_err();
+        Durability.check_restart(&before, &Log::of(&[(1, 10), (2, 20)])).unwrap_err();
     }
 }

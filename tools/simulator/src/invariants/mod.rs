@@ -92,8 +92,8 @@ impl Invariants {
         Ok(())
     }
 
-    /// Records that a shard has started: later changes are compared with the log that it replayed.
-    pub(crate) fn after_start(&mut self, at: PeerAddress, shard: &Shard) {
+    /// Checks what a shard has replayed at its start, and compares later changes with it.
+    pub(crate) fn after_start(&mut self, at: PeerAddress, shard: &Shard) -> Result<(), Violation> {
         for view in shard.views() {
             let range = view.range();
             let committed = self.committed.entry(range).or_default();
@@ -101,10 +101,12 @@ impl Invariants {
             log.refresh(&view, committed);
             let before = self.seen.entry(range).or_default();
             if let Some(known) = before.get_mut(&at) {
+                named(Durability::NAME, Durability.check_restart(known, &log))?;
                 known.log = log;
                 known.durable_index = view.durable_index();
             }
         }
+        Ok(())
     }
 
     /// Records that a node has crashed: its replicas keep the entries known to be durable.
