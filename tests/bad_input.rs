@@ -46,7 +46,7 @@ fn config(dir: &Path, port: u16) -> String {
 }
 
 #[test]
-fn wrong_arguments_are_named() {
+fn cli_error_names_invalid_argument() {
     refused(&["compare", "--no-such-flag"], "--no-such-flag");
     refused(&["compare", "--kill", "7"], "node 7");
     refused(&["bench", "--mode", "paxos"], "paxos");
@@ -57,7 +57,7 @@ fn wrong_arguments_are_named() {
 }
 
 #[test]
-fn a_wrong_config_is_named() {
+fn config_error_names_unreadable_file_or_invalid_field() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("node.toml");
     start(&path, "cannot read the config file");
@@ -73,7 +73,7 @@ fn a_wrong_config_is_named() {
 }
 
 #[test]
-fn a_port_in_use_is_named() {
+fn startup_error_names_port_in_use() {
     let dir = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
@@ -83,7 +83,7 @@ fn a_port_in_use_is_named() {
 }
 
 #[test]
-fn a_data_directory_in_use_or_of_another_cluster_is_named() {
+fn startup_refuses_locked_or_foreign_data_directory() {
     run(async {
         let mut cluster = Cluster::start(options()).unwrap();
         let client = cluster.wait_until_serving().await.unwrap();
@@ -118,7 +118,7 @@ fn is_closed_after(address: SocketAddr, bytes: &[u8]) -> bool {
 }
 
 #[test]
-fn garbage_on_either_port_closes_the_connection_and_loses_nothing() {
+fn connection_with_invalid_bytes_is_closed_without_data_loss() {
     run(async {
         let mut cluster = Cluster::start(options()).unwrap();
         let client = cluster.wait_until_serving().await.unwrap();

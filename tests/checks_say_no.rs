@@ -23,7 +23,7 @@ use support::{
 };
 
 #[test]
-fn a_replica_that_serves_stale_reads_is_caught_in_both_modes() {
+fn checker_detects_stale_reads_in_both_modes() {
     run(async {
         let mut cluster = Cluster::start(options()).unwrap();
         cluster.wait_until_serving().await.unwrap();
@@ -55,7 +55,7 @@ fn a_replica_that_serves_stale_reads_is_caught_in_both_modes() {
 }
 
 #[test]
-fn replicas_that_forget_acknowledged_entries_are_caught_in_both_modes() {
+fn checker_detects_lost_acknowledged_entries_in_both_modes() {
     run(async {
         let mut cluster = Cluster::start(options()).unwrap();
         let client = cluster.wait_until_serving().await.unwrap();
@@ -84,7 +84,7 @@ fn replicas_that_forget_acknowledged_entries_are_caught_in_both_modes() {
 
 /// A load without reads is checked by the values that are read back at its end.
 #[test]
-fn a_load_of_writes_alone_is_caught_when_they_are_read_wrong() {
+fn checker_detects_stale_final_reads_of_write_only_load() {
     run(async {
         let (cluster, _) = start_with_fault(FaultConfig::StaleReads).await;
         let trial = Trial {
@@ -111,7 +111,7 @@ fn a_load_of_writes_alone_is_caught_when_they_are_read_wrong() {
 }
 
 #[test]
-fn nodes_that_ignore_pending_writes_are_caught() {
+fn checker_detects_reads_that_ignore_pending_writes() {
     run(async {
         let (mut cluster, _) = start_with_fault(FaultConfig::IgnorePendingWrites).await;
         let caught = async {
@@ -129,7 +129,7 @@ fn nodes_that_ignore_pending_writes_are_caught() {
 }
 
 #[test]
-fn nodes_that_ignore_locks_are_caught() {
+fn checker_detects_nodes_that_ignore_locks() {
     run(async {
         let (_cluster, client) = start_with_fault(FaultConfig::IgnoreLocks).await;
         for mode in BOTH_MODES {
@@ -145,7 +145,7 @@ fn nodes_that_ignore_locks_are_caught() {
 /// Scenario 41: after a failed sync, the node acknowledges nothing more, reports the reason and
 /// stops. It restarts from what the disk holds.
 #[test]
-fn a_failed_sync_stops_the_node_and_loses_nothing() {
+fn sync_failure_stops_node_without_data_loss() {
     run(async {
         let mut cluster = Cluster::start(options()).unwrap();
         cluster.wait_until_serving().await.unwrap();

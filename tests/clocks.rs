@@ -36,7 +36,7 @@ async fn status(source: ClockSourceConfig, bound_us: u64) -> (String, serde_json
 }
 
 #[test]
-fn status_shows_the_source_of_each_clock_bound_and_warns_without_one() {
+fn clock_status_shows_bound_source_and_warns_if_unknown() {
     run(async {
         let (text, json) = status(ClockSourceConfig::Fixed, 300).await;
         assert_eq!(json[0]["shards"][0]["clock_bound_source"], "config");
@@ -98,7 +98,7 @@ fn write_ahead(cluster: &Cluster, ahead: Duration, key: &[u8]) {
 }
 
 #[test]
-fn a_node_whose_clock_was_set_back_says_so_and_does_not_start() {
+fn clock_far_behind_log_is_refused_at_startup() {
     run(async {
         let alone = ClusterOptions { nodes: 1, shards: 1, ..options() };
         let mut cluster = Cluster::start(alone).unwrap();

@@ -18,7 +18,7 @@ fn fails(result: &Result<palisade_client::Committed, ClientError>, expected: usi
 }
 
 #[test]
-fn conditions_hold_and_deletes_last_in_both_modes_and_over_a_restart() {
+fn commit_conditions_and_deletes_hold_across_restart() {
     run(async {
         let mut cluster = Cluster::start(options()).unwrap();
         let mut client = cluster.wait_until_serving().await.unwrap();
@@ -68,7 +68,7 @@ fn conditions_hold_and_deletes_last_in_both_modes_and_over_a_restart() {
 }
 
 #[test]
-fn a_scan_goes_over_all_ranges_in_both_directions() {
+fn scan_covers_all_ranges_in_both_directions() {
     run(async {
         let mut cluster = Cluster::start(options()).unwrap();
         let client = cluster.wait_until_serving().await.unwrap();
@@ -108,7 +108,7 @@ fn a_scan_goes_over_all_ranges_in_both_directions() {
 }
 
 #[test]
-fn what_a_commit_can_not_be_is_said_at_once() {
+fn commit_rejects_several_ranges_and_invalid_sizes() {
     run(async {
         let mut cluster = Cluster::start(options()).unwrap();
         let client = cluster.wait_until_serving().await.unwrap();

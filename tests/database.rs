@@ -145,7 +145,7 @@ async fn counters(db: &Client) {
 }
 
 #[test]
-fn in_memory() {
+fn database_in_memory_passes_common_suite() {
     run(async {
         let db = palisade::open("mem:").await.unwrap();
         suite(&db).await;
@@ -160,7 +160,7 @@ fn in_memory() {
 }
 
 #[test]
-fn in_a_directory_and_again_after_it_was_closed() {
+fn database_in_directory_passes_common_suite_and_reopens() {
     run(async {
         let dir = tempfile::tempdir().unwrap();
         let address = format!("file:{}", dir.path().join("db").display());
@@ -182,7 +182,7 @@ fn in_a_directory_and_again_after_it_was_closed() {
 
 /// The process aborts after a commit, and its engine with it. Acknowledged commits must survive.
 #[test]
-fn a_killed_program_loses_nothing_that_was_acknowledged() {
+fn database_acknowledged_commits_survive_process_abort() {
     const VISITOR: &str = "PALISADE_TEST_DIRECTORY";
     if let Ok(directory) = std::env::var(VISITOR) {
         let db = palisade::open_blocking(&format!("file:{directory}")).unwrap();
@@ -197,7 +197,7 @@ fn a_killed_program_loses_nothing_that_was_acknowledged() {
     for _ in 0..4 {
         let this = std::env::current_exe().unwrap();
         let mut visit = std::process::Command::new(this);
-        visit.args(["--exact", "a_killed_program_loses_nothing_that_was_acknowledged"]);
+        visit.args(["--exact", "database_acknowledged_commits_survive_process_abort"]);
         let output = visit.env(VISITOR, dir.path()).output().unwrap();
         assert!(!output.status.success(), "it kills itself");
     }
@@ -213,7 +213,7 @@ fn a_killed_program_loses_nothing_that_was_acknowledged() {
 }
 
 #[test]
-fn a_cluster() {
+fn database_on_cluster_passes_common_suite() {
     run(async {
         let mut cluster = Cluster::start(options()).unwrap();
         drop(cluster.wait_until_serving().await.unwrap());
@@ -224,7 +224,7 @@ fn a_cluster() {
 }
 
 #[test]
-fn addresses_that_are_none_are_named() {
+fn database_invalid_address_is_refused() {
     run(async {
         for address in ["", "mem", "file:", "palisade://", "postgres://x"] {
             let error = palisade::open(address).await.unwrap_err();

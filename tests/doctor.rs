@@ -23,7 +23,7 @@ fn verdict(output: &Output, check: &str) -> String {
 }
 
 #[test]
-fn a_directory_on_a_disk_is_measured_and_left_as_it_was() {
+fn doctor_reports_all_checks_and_leaves_directory_unchanged() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = dir.path().to_str().unwrap();
     let output = doctor(path, true);
@@ -48,7 +48,7 @@ fn a_directory_on_a_disk_is_measured_and_left_as_it_was() {
 }
 
 #[test]
-fn what_would_lose_data_fails() {
+fn doctor_rejects_volatile_file_system_and_missing_directory() {
     let output = doctor("/dev/shm", true);
     assert_eq!(verdict(&output, "file system"), "unsafe");
     assert_eq!(output.status.code(), Some(1));

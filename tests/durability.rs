@@ -14,12 +14,12 @@ use support::{
 };
 
 #[test]
-fn every_acknowledged_put_survives_the_kill_of_all_nodes_under_load() {
+fn durability_acknowledged_puts_survive_kill_of_all_nodes() {
     kill_all_under_load(LogBackend::Mapped);
 }
 
 #[test]
-fn the_same_with_a_log_that_is_written_past_the_page_cache() {
+fn durability_direct_io_puts_survive_kill_of_all_nodes() {
     kill_all_under_load(LogBackend::Direct);
 }
 
@@ -54,7 +54,7 @@ fn kill_all_under_load(backend: LogBackend) {
 }
 
 #[test]
-fn a_drained_node_loses_nothing_and_comes_back() {
+fn durability_drained_node_rejoins_without_data_loss() {
     run(async {
         let mut cluster = Cluster::start(options()).unwrap();
         let client = cluster.wait_until_serving().await.unwrap();
@@ -79,7 +79,7 @@ fn a_drained_node_loses_nothing_and_comes_back() {
 /// Turns with many large writes need segments faster than they are prepared. The shard must wait
 /// for segments between turns, never within one.
 #[test]
-fn the_largest_values_come_through_faster_than_segments_are_prepared() {
+fn log_largest_writes_succeed_when_segment_preallocation_lags() {
     run(async {
         let mut cluster = Cluster::start(options()).unwrap();
         let client = cluster.wait_until_serving().await.unwrap();
@@ -109,7 +109,7 @@ fn the_largest_values_come_through_faster_than_segments_are_prepared() {
 /// Writes 400 MiB to each node, whose logs are limited to 128 MiB per shard. All nodes are
 /// restarted after each round.
 #[test]
-fn a_log_takes_any_amount_of_writes_within_its_limit() {
+fn log_compaction_sustains_writes_beyond_limit_bytes() {
     const WRITERS: u32 = 8;
     const WRITES: usize = 400;
     const VALUE_BYTES: usize = 32 * 1024;

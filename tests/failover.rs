@@ -11,7 +11,7 @@ use palisade_load::Workload;
 use support::{KEYS, keys, load, load_while, options, pause, read_all, run};
 
 #[test]
-fn raft_goes_on_when_a_leader_is_killed_and_takes_it_back_in() {
+fn failover_raft_serves_through_leader_kill_and_restart() {
     run(async {
         let mut cluster = Cluster::start(options()).unwrap();
         let client = cluster.wait_until_serving().await.unwrap();
@@ -35,7 +35,7 @@ fn raft_goes_on_when_a_leader_is_killed_and_takes_it_back_in() {
 }
 
 #[test]
-fn a_chain_goes_on_without_its_head_and_refuses_it_when_it_comes_back() {
+fn failover_chain_serves_without_head_and_refuses_returning_head() {
     run(async {
         let mut cluster = Cluster::start(options()).unwrap();
         let client = cluster.wait_until_serving().await.unwrap();
@@ -81,7 +81,7 @@ fn a_chain_goes_on_without_its_head_and_refuses_it_when_it_comes_back() {
 }
 
 #[test]
-fn calls_end_by_their_deadline_and_say_what_is_unknown() {
+fn deadline_ends_calls_while_all_nodes_are_down() {
     run(async {
         let mut cluster = Cluster::start(options()).unwrap();
         let client = cluster.wait_until_serving().await.unwrap();
@@ -102,7 +102,7 @@ fn calls_end_by_their_deadline_and_say_what_is_unknown() {
 }
 
 #[test]
-fn the_blocking_client_needs_no_executor() {
+fn blocking_client_works_without_async_executor() {
     let mut cluster = Cluster::start(options()).unwrap();
     run(async { drop(cluster.wait_until_serving().await.unwrap()) });
     let client = BlockingClient::connect(&cluster.addresses(), cluster.client_options()).unwrap();

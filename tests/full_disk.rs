@@ -15,14 +15,14 @@ use palisade_cluster::{Cluster, ClusterOptions};
 use support::{BOTH_MODES, kill_all, last_words, options, pause, run, start_all};
 
 const INSIDE: &str = "PALISADE_TEST_INSIDE";
-const TEST: &str = "nodes_on_a_full_disk_refuse_writes_and_go_on_once_there_is_room";
+const TEST: &str = "full_disk_refuses_writes_serves_reads_and_recovers";
 
 const VALUE_BYTES: usize = 256 * 1024;
 
 /// Scenario 45: on a full disk, writes are refused with a retryable error, reads are answered, and
 /// no process ends. Once there is room, writes succeed again.
 #[test]
-fn nodes_on_a_full_disk_refuse_writes_and_go_on_once_there_is_room() {
+fn full_disk_refuses_writes_serves_reads_and_recovers() {
     let Some(dir) = env::var_os(INSIDE) else {
         let dir = tempfile::tempdir().unwrap();
         let status = Command::new("unshare")

@@ -78,27 +78,27 @@ fn replay(target: &str, check: fn(&[u8]) -> bool) {
 }
 
 #[test]
-fn frames_are_the_same_in_pieces_of_any_size() {
+fn codec_frames_decode_from_chunks_of_any_size() {
     replay("frames", frames::check);
 }
 
 #[test]
-fn client_messages_are_encoded_as_they_were_decoded() {
+fn codec_client_messages_round_trip() {
     replay("client_messages", client_messages::check);
 }
 
 #[test]
-fn peer_messages_are_encoded_as_they_were_decoded() {
+fn codec_peer_messages_round_trip() {
     replay("peer_messages", peer_messages::check);
 }
 
 #[test]
-fn log_payloads_are_encoded_as_they_were_decoded() {
+fn codec_log_payloads_round_trip() {
     replay("log_payloads", log_payloads::check);
 }
 
 #[test]
-fn a_damaged_log_is_recovered_or_refused() {
+fn recovery_restores_or_refuses_damaged_log() {
     replay("wal_recovery", |input| {
         wal_recovery::check(input);
         true

@@ -29,7 +29,7 @@ fn check(history: &[TimestampedOperation]) {
 }
 
 #[test]
-fn scenario_49_operations_over_all_ranges_fit_their_timestamps() {
+fn scenario_49_timestamp_order_holds_over_all_ranges() {
     run(async {
         let mut cluster = Cluster::start(options()).unwrap();
         cluster.wait_until_serving().await.unwrap();
@@ -39,7 +39,7 @@ fn scenario_49_operations_over_all_ranges_fit_their_timestamps() {
 }
 
 #[test]
-fn scenario_49_also_while_nodes_are_killed() {
+fn scenario_49_timestamp_order_holds_over_all_ranges_under_node_kills() {
     run(async {
         let mut cluster = Cluster::start(options()).unwrap();
         cluster.wait_until_serving().await.unwrap();

@@ -17,7 +17,7 @@ fn key(row: u32) -> Vec<u8> {
 }
 
 #[test]
-fn a_start_in_another_shape_is_refused_and_addresses_may_change() {
+fn cluster_shape_change_is_refused_and_address_change_accepted() {
     run(async {
         let few = ClusterOptions { shards: 1, ranges_per_mode: 2, ..options() };
         let mut cluster = Cluster::start(few).unwrap();
@@ -76,7 +76,7 @@ fn a_start_in_another_shape_is_refused_and_addresses_may_change() {
 /// A refused start must not record its shape in a shard whose log is new. Otherwise no later start
 /// would be possible.
 #[test]
-fn a_refused_start_records_nothing() {
+fn cluster_shape_is_not_recorded_by_refused_startup() {
     run(async {
         let alone = ClusterOptions { nodes: 1, shards: 2, ranges_per_mode: 2, ..options() };
         let mut cluster = Cluster::start(alone).unwrap();

@@ -62,7 +62,7 @@ fn assert_none(faults: &[String], rule: &str) {
 }
 
 #[test]
-fn words_are_plain() {
+fn tidy_text_avoids_banned_words() {
     let banned = BANNED_WORDS.map(|parts| parts.concat());
     let mut faults = Vec::new();
     for path in files(&["rs", "md", "toml"]) {
@@ -81,7 +81,7 @@ fn words_are_plain() {
 }
 
 #[test]
-fn comments_fit_the_width() {
+fn tidy_comments_fit_line_width() {
     let mut faults = Vec::new();
     for path in files(&["rs"]) {
         let text = fs::read_to_string(&path).expect("text");
@@ -96,7 +96,7 @@ fn comments_fit_the_width() {
 }
 
 #[test]
-fn files_are_short() {
+fn tidy_source_files_stay_within_line_limit() {
     let lines = |path: &PathBuf| fs::read_to_string(path).expect("text").lines().count();
     let long = files(&["rs"]).into_iter().map(|path| (lines(&path), path));
     let long = long.filter(|(lines, _)| *lines > MAX_LINES);
@@ -106,7 +106,7 @@ fn files_are_short() {
 }
 
 #[test]
-fn documents_name_files_that_exist() {
+fn tidy_documents_reference_existing_files() {
     let sources: Vec<_> = files(&["rs"]).iter().map(|path| format!("/{}", shown(path))).collect();
     let exists = |name: &str| sources.iter().any(|path| path.ends_with(&format!("/{name}")));
     let mut faults = Vec::new();
@@ -132,7 +132,7 @@ fn layers() -> Vec<String> {
 }
 
 #[test]
-fn crates_depend_on_crates_above_them() {
+fn tidy_crate_dependencies_follow_layer_order() {
     let layers = layers();
     let mut faults = Vec::new();
     for (own, directory) in layers.iter().enumerate() {
@@ -288,7 +288,7 @@ fn absolute(
 }
 
 #[test]
-fn modules_import_each_other_in_no_circle() {
+fn tidy_modules_have_no_import_cycles() {
     let mut faults = Vec::new();
     for directory in layers() {
         let cycle = Imports::of_crate(&root().join(&directory).join("src")).cycle();
@@ -302,7 +302,7 @@ fn modules_import_each_other_in_no_circle() {
 }
 
 #[test]
-fn a_circle_of_imports_is_found_also_through_an_export() {
+fn tidy_import_cycle_through_reexport_is_detected() {
     let module = |name: &str| name.split("::").map(str::to_owned).collect::<Module>();
     let cycle = |texts: &[(&str, &str)]| {
         let mut all = BTreeMap::from([(Module::new(), "pub use a::Exported;".to_owned())]);

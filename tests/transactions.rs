@@ -29,7 +29,7 @@ async fn add(client: &Client, key: &[u8], locks_first: bool) -> Result<()> {
 
 /// Each node is killed in turn, and the locks in its memory are lost with it.
 #[test]
-fn no_update_is_lost_among_many_writers_and_over_kills() {
+fn transactions_lose_no_updates_under_contention_and_node_kills() {
     run(async {
         let mut cluster = Cluster::start(options()).unwrap();
         let client = cluster.wait_until_serving().await.unwrap();
@@ -66,7 +66,7 @@ fn no_update_is_lost_among_many_writers_and_over_kills() {
 
 /// Scenario 33, as clients see it: transfers conserve the total that concurrent scans read.
 #[test]
-fn transfers_conserve_the_total_that_others_see() {
+fn transactions_transfers_conserve_total_seen_by_scans() {
     const ACCOUNTS: u8 = 6;
     run(async {
         let mut cluster = Cluster::start(options()).unwrap();
@@ -124,7 +124,7 @@ fn transfers_conserve_the_total_that_others_see() {
 }
 
 #[test]
-fn a_transaction_sees_its_own_writes_and_no_other_sees_those_of_one_that_fails() {
+fn transactions_read_own_writes_and_failed_writes_stay_invisible() {
     run(async {
         let mut cluster = Cluster::start(options()).unwrap();
         let client = cluster.wait_until_serving().await.unwrap();
@@ -185,7 +185,7 @@ fn a_transaction_sees_its_own_writes_and_no_other_sees_those_of_one_that_fails()
 
 /// Scenarios 7 and 32: a transaction that waits for a lock ends by its deadline, without the lock.
 #[test]
-fn waiting_for_a_lock_ends_by_the_deadline() {
+fn lock_wait_ends_by_transaction_deadline() {
     run(async {
         let mut cluster = Cluster::start(options()).unwrap();
         let client = cluster.wait_until_serving().await.unwrap();
@@ -218,7 +218,7 @@ fn waiting_for_a_lock_ends_by_the_deadline() {
 /// One writer puts each number to a key of one range, then to a key of another range. In every
 /// snapshot, the first number equals the second or is one larger.
 #[test]
-fn a_snapshot_of_several_ranges_is_of_one_moment_and_misses_nothing_acknowledged() {
+fn snapshot_over_ranges_is_consistent_and_includes_acknowledged_writes() {
     run(async {
         let mut cluster = Cluster::start(options()).unwrap();
         let client = cluster.wait_until_serving().await.unwrap();
@@ -267,7 +267,7 @@ fn a_snapshot_of_several_ranges_is_of_one_moment_and_misses_nothing_acknowledged
 
 /// Scenario 34: versions of a snapshot that is still read are kept, others are collected.
 #[test]
-fn a_long_reader_sees_the_same_as_long_as_it_comes_back() {
+fn snapshot_versions_are_kept_while_read_then_collected() {
     run(async {
         let mut cluster = Cluster::start(options()).unwrap();
         let client = cluster.wait_until_serving().await.unwrap();
@@ -306,7 +306,7 @@ fn a_long_reader_sees_the_same_as_long_as_it_comes_back() {
 /// Scenario 53: a snapshot that was read in only one range stays readable in all others, while
 /// writes go on there and after a node is killed.
 #[test]
-fn a_snapshot_stays_readable_in_ranges_that_it_has_not_read() {
+fn snapshot_stays_readable_in_ranges_not_yet_read() {
     run(async {
         let mut cluster =
             Cluster::start(ClusterOptions { ranges_per_mode: 6, ..options() }).unwrap();
@@ -349,7 +349,7 @@ fn a_snapshot_stays_readable_in_ranges_that_it_has_not_read() {
 /// Scenario 6: at any replica, a client reads its own writes and never reads an older state. The
 /// same holds for another client that observes its session token.
 #[test]
-fn stale_reads_never_go_back_behind_what_a_session_has_seen() {
+fn session_stale_reads_are_monotonic_and_read_own_writes() {
     run(async {
         let mut cluster = Cluster::start(options()).unwrap();
         let client = cluster.wait_until_serving().await.unwrap();

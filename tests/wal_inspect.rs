@@ -28,7 +28,7 @@ fn log_of_node_0(parent: &Path) -> PathBuf {
 }
 
 #[test]
-fn a_log_is_printed_and_verified() {
+fn wal_inspect_prints_entries_and_reports_damage() {
     let parent = tempfile::tempdir().unwrap();
     let cluster_options =
         ClusterOptions { shards: 1, data_dir: Some(parent.path().to_owned()), ..options() };

@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_key_after_a_prefix_is_the_first_that_does_not_begin_with_it() {
+    fn prefix_successor_is_first_key_past_prefix() {
         let after = |prefix: &[u8]| after_prefix(prefix).map(|after| after.to_vec());
         assert_eq!(after(b"a"), Some(b"b".to_vec()));
         assert_eq!(after(b"a\xff\xff"), Some(b"b".to_vec()));
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_is_empty_or_as_long_as_a_key() {
+    fn scan_bound_over_max_key_size_is_rejected() {
         let key = |bytes| Bytes::from(vec![b'k'; bytes]);
         let check = |begin, end| ScanSpan::new(begin, end).check();
         let refused = Err(Rejection::KeySize { bytes: MAX_KEY_BYTES as u32 + 1 });

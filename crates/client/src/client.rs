@@ -604,7 +604,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_time_limit_has_a_deadline() {
+    fn deadline_does_not_overflow_at_maximum_timeout() {
         let (commands, _received) = mpsc::channel(1);
         let (counters, lock_session) = (Arc::default(), SessionId(1));
         let client =

@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_that_is_open_counts() {
+    fn oldest_timestamp_is_minimum_of_open_snapshots() {
         let all = Arc::new(OpenSnapshots::default());
         let ts = Timestamp::from_physical_us;
         assert_eq!(all.oldest(), None);

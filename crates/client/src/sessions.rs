@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stuck_range_does_not_hold_back_what_is_settled_in_others() {
+    fn settled_below_ignores_stuck_commit_of_other_range() {
         let (stuck, healthy) = (RangeId(1), RangeId(2));
         let mut sessions = sessions(0);
         let first = sessions.begin(stuck);
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn another_session_goes_on_counting_and_leaves_the_first_as_it_is() {
+    fn session_renewal_continues_sequence_numbers() {
         let range = RangeId(1);
         let mut sessions = sessions(0);
         let before = sessions.begin(range);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_wide_once_many_commits_followed_one_that_waits() {
+    fn session_is_wide_once_window_exceeds_limit() {
         let (stuck, other) = (RangeId(1), RangeId(2));
         let mut sessions = sessions(0);
         let first = sessions.begin(stuck);
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_outlives_its_call_by_the_slack_and_never_the_limit() {
+    fn commit_expiry_adds_slack_up_to_limit() {
         let (start_us, second_us) = (77, 1_000_000);
         let sessions = sessions(start_us);
         let expires_us = |timeout_us, after_us: u64| {

@@ -104,7 +104,7 @@ mod tests {
 
     /// An estimate is used only while the daemon calls it valid.
     #[test]
-    fn the_daemon_is_trusted_only_while_it_reports_a_usable_clock() {
+    fn daemon_bound_is_used_only_while_status_is_valid() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("shm0");
         let daemon = Daemon::at(path.to_str().unwrap(), "no such file");

@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn timestamps_rise_while_the_wall_clock_stands_or_goes_back() {
+    fn timestamps_rise_while_wall_clock_stalls_or_steps_back() {
         let mut hlc = Hlc::new(100);
         let mut last = hlc.tick(at(1_000));
         for reading_us in [1_000, 1_000, 400, 1_001, 0, 5_000, 4_999] {
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn more_events_than_a_microsecond_counts_run_into_the_next_one() {
+    fn logical_counter_overflow_advances_physical_part() {
         let mut hlc = Hlc::new(100);
         let first = hlc.tick(at(1_007));
         let mut last = first;
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_is_not_below_true_time_and_rises_and_the_clock_does_not_follow() {
+    fn commit_ts_is_monotonic_and_at_least_true_time() {
         let hlc = Hlc::new(100);
         let first = hlc.commit_ts(at(1_000), Timestamp::ZERO).unwrap();
         assert_eq!(first.physical_us(), 1_010);
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_remote_timestamp_within_the_bound_is_adopted() {
+    fn remote_timestamp_within_max_offset_is_adopted() {
         let mut hlc = Hlc::new(100);
         let remote = Timestamp::from_physical_us(1_110);
         hlc.observe(remote, at(1_000)).unwrap();
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_remote_timestamp_far_ahead_is_rejected_and_leaves_no_trace() {
+    fn remote_timestamp_too_far_ahead_is_rejected() {
         let mut hlc = Hlc::new(100);
         let before = hlc.tick(at(1_000));
         let remote = Timestamp::from_physical_us(1_111);

@@ -272,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn monotonic_time_does_not_go_back_and_the_interval_holds_the_reading() {
+    fn fixed_source_is_monotonic_with_constant_bound() {
         let clock = KernelClock::new(ClockSource::Fixed, 250);
         let mut last_us = 0;
         for _ in 0..1_000 {
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_is_asked_and_where_it_does_not_know_the_configured_bound_holds() {
+    fn kernel_source_falls_back_to_configured_bound() {
         let clock = KernelClock::new(ClockSource::Kernel, 123_456);
         let now = clock.now();
         let estimate = clock.estimate();
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn an_estimate_of_the_kernel_is_used_for_a_while() {
+    fn kernel_estimate_is_cached_until_it_expires() {
         let clock = KernelClock::new(ClockSource::Kernel, 250);
         let bound_us = |at_us: u64, max_error_us| {
             let kernel = || KernelTime { max_error_us, ..KernelTime::default() };
@@ -313,7 +313,7 @@ mod tests {
 
     /// Losing synchronisation must not shrink the bound below the last one plus drift.
     #[test]
-    fn a_clock_that_the_kernel_gives_up_is_trusted_no_more_than_before() {
+    fn kernel_bound_does_not_shrink_on_lost_sync() {
         const HOUR_US: u64 = 3_600_000_000;
         let clock = KernelClock::new(ClockSource::Kernel, 250_000);
         let bound_us = |at_us: u64, kernel: KernelTime| {
@@ -333,7 +333,7 @@ mod tests {
     /// the monotonic clock, by which leases are judged. The bound must not be from before the
     /// pause.
     #[test]
-    fn a_stop_between_readings_makes_the_wall_clock_old_and_never_the_lease() {
+    fn pause_between_readings_never_ages_monotonic_time() {
         const HOUR_US: u64 = 3_600_000_000;
         for source in [ClockSource::Fixed, ClockSource::Kernel] {
             for stopped_at in 0..6 {
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_still_slews_is_part_of_the_error() {
+    fn kernel_error_includes_pending_slew() {
         let still = KernelTime { max_error_us: 100, ..KernelTime::default() };
         assert_eq!(still.max_error_us(), Some(100));
         let loop_us = KernelTime { offset: -7_000, ..still };
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leap_second_widens_the_bound_around_midnight_only() {
+    fn leap_second_widens_bound_only_around_midnight() {
         for status in [libc::STA_INS, libc::STA_DEL] {
             assert!(KernelTime { status, ..KernelTime::default() }.announces_leap_second());
         }

@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_durations_saturate() {
+    fn timestamp_arithmetic_saturates() {
         let ts = Timestamp::from_physical_us(5_000);
         for duration_us in [5_001, 1 << 52, (1 << 52) + 7, u64::MAX] {
             assert_eq!(ts.saturating_sub_us(duration_us), Timestamp::ZERO, "{duration_us}");

@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_change_of_the_shape_is_named() {
+    fn bootstrap_check_names_each_changed_setting() {
         let nodes: Vec<_> = (0..3).map(NodeId).collect();
         let recorded = Bootstrap { nodes, shards: 2, ranges_per_mode: 2, only: None };
         assert_eq!(Bootstrap::from_bytes(&recorded.to_bytes()).unwrap(), recorded);

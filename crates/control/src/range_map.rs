@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_is_held_by_the_one_range_that_is_found() {
+    fn key_belongs_to_exactly_one_range() {
         let map = map();
         let keys = (0..=255u8).flat_map(|byte| [vec![byte], vec![byte, 0], vec![byte, 255, 7]]);
         for key in keys.chain([Vec::new()]) {
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removal_raises_the_epoch_and_is_refused_a_second_time() {
+    fn removal_increments_epoch_and_rejects_old_epoch() {
         let mut map = map();
         let chain = map.ranges().iter().find(|range| range.mode == Mode::Chain).unwrap().clone();
         let change =
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_removed_stays() {
+    fn removal_rejects_raft_range_nonmember_and_last_member() {
         let mut map = map();
         let raft = map.ranges().iter().find(|range| range.mode == Mode::Raft).unwrap().range;
         let remove = |range, epoch, node| Change::RemoveFromChain { range, epoch, node };

@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_was_replaced_before_it_was_durable_does_not_count() {
+    fn durable_index_skips_entries_replaced_before_sync() {
         let mut log = log();
         let effects = &mut Effects::<()>::default();
         for index in 1..=3 {
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slice_holds_at_least_one_entry_and_keeps_to_its_bytes() {
+    fn slice_respects_byte_limit_after_first_entry() {
         let mut log = log();
         let effects = &mut Effects::<()>::default();
         for index in 1..=4 {
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_of_what_is_here_forgets_the_front_and_keeps_some() {
+    fn snapshot_within_log_truncates_head_except_kept_bytes() {
         let mut log = log();
         let effects = &mut Effects::<()>::default();
         for index in 1..=6 {
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_beyond_the_log_replaces_it_and_is_durable_when_written() {
+    fn snapshot_beyond_log_replaces_it_and_awaits_sync() {
         let mut log = log();
         let effects = &mut Effects::<()>::default();
         for index in 1..=3 {

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_joint_configuration_needs_both_majorities() {
+    fn joint_configuration_needs_both_majorities() {
         let joint = members(&[1, 2, 3], &[3, 4, 5], &[6]);
         let table: [(&[u16], bool); 5] = [
             (&[1, 2, 3], false),
@@ -177,14 +177,14 @@ mod tests {
     }
 
     #[test]
-    fn encodings_come_back() {
+    fn members_encoding_round_trips() {
         let joint = members(&[1, 2], &[2, 3], &[9]);
         assert_eq!(Members::from_bytes(joint.to_bytes()).unwrap(), joint);
         assert!(Members::from_bytes(Bytes::from_static(&[9, 0, 1])).is_err());
     }
 
     #[test]
-    fn the_latest_configuration_counts_until_its_entry_is_gone() {
+    fn latest_configuration_applies_until_truncated() {
         let mut all = Configurations::new(0, members(&[1], &[], &[]));
         all.push(5, members(&[2], &[1], &[]));
         all.push(8, members(&[2], &[], &[]));
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_not_sound() {
+    fn soundness_requires_voters_without_duplicates() {
         assert!(members(&[1, 2], &[], &[3]).is_sound());
         assert!(!members(&[], &[], &[3]).is_sound());
         assert!(!members(&[1, 1], &[], &[]).is_sound());

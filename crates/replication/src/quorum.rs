@@ -19,7 +19,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn majorities() {
+    fn majority_is_more_than_half_of_voters() {
         let table = [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3), (6, 4), (7, 4)];
         for (voters, expected) in table {
             assert_eq!(majority(voters), expected, "of {voters}");
@@ -27,7 +27,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_majority_has_reached() {
+    fn majority_value_is_highest_reached_by_majority() {
         let table: [(&[u64], u64); 8] = [
             (&[], u64::MAX),
             (&[5], 5),

@@ -163,7 +163,7 @@ impl Replica {
 }
 
 #[test]
-fn given_by_following_a_leader_and_ended_by_time() {
+fn promise_to_followed_leader_blocks_votes_until_expiry() {
     let mut voter = Replica::voter(Planted::default());
     assert!(!voter.would_vote_for(CANDIDATE) && !voter.votes_for(CANDIDATE, false));
     assert_eq!(voter.raft.term(), 1, "not even the term of the request counts");
@@ -174,14 +174,14 @@ fn given_by_following_a_leader_and_ended_by_time() {
 }
 
 #[test]
-fn given_by_a_leader_to_itself_while_it_leads() {
+fn promise_of_leader_to_itself_lasts_while_leading() {
     let mut leader = Replica::leader();
     leader.now_us += 10 * promise_us();
     assert!(!leader.would_vote_for(CANDIDATE));
 }
 
 #[test]
-fn given_before_a_restart_it_holds_after_it() {
+fn promise_survives_restart_of_voter() {
     let state = Some((1, Bytes::from_static(&[0; 8])));
     let recovered = RecoveredGroup { state, ..RecoveredGroup::default() };
     let mut voter = Replica::new(1, recovered, Planted::default());
@@ -196,7 +196,7 @@ fn given_before_a_restart_it_holds_after_it() {
 }
 
 #[test]
-fn renewed_by_every_heartbeat_of_the_leaders_shard() {
+fn promise_is_renewed_by_each_heartbeat_of_leader_shard() {
     let mut voter = Replica::voter(Planted::default());
     voter.now_us += promise_us() - 1;
     voter.receive_heartbeat(LEADER, 1);
@@ -222,26 +222,26 @@ fn stands_after_its_promise_was_renewed(planted: Planted<ProtocolFault>) -> bool
 }
 
 #[test]
-fn renewed_it_keeps_a_pre_candidate_from_standing() {
+fn promise_renewal_prevents_candidacy_after_pre_vote() {
     assert!(!stands_after_its_promise_was_renewed(Planted::default()));
 }
 
 #[cfg(feature = "planted-faults")]
 #[test]
-fn renewed_it_does_not_keep_a_faulty_pre_candidate_from_standing() {
+fn promise_renewal_is_ignored_by_planted_fault() {
     let planted = Planted::new(ProtocolFault::StandUnlooked);
     assert!(stands_after_its_promise_was_renewed(planted));
 }
 
 #[test]
-fn broken_by_a_vote_that_the_leader_asked_for() {
+fn promise_allows_vote_on_leadership_transfer() {
     let mut voter = Replica::voter(Planted::default());
     assert!(voter.votes_for(CANDIDATE, true));
     assert_eq!(voter.raft.term(), 2);
 }
 
 #[test]
-fn ended_by_the_leaders_own_word() {
+fn promise_ends_when_leader_revokes_leadership() {
     let mut voter = Replica::voter(Planted::default());
     voter.revoke(LEADER, 1, Revoked::Leadership);
     assert!(voter.would_vote_for(CANDIDATE));
@@ -251,7 +251,7 @@ fn ended_by_the_leaders_own_word() {
 }
 
 #[test]
-fn ended_by_the_former_leaders_word_again_if_a_follower_missed_it() {
+fn promise_revocation_is_resent_to_follower_that_missed_it() {
     let mut former = Replica::voter(Planted::default());
     former.receive(CANDIDATE, 1, Body::Matched { index: 1, commit_index: 0, round: 0 });
     let over = Revocation { range: RANGE, term: 1, what: Revoked::Leadership };
@@ -259,14 +259,14 @@ fn ended_by_the_former_leaders_word_again_if_a_follower_missed_it() {
 }
 
 #[test]
-fn ended_by_a_restart_of_the_leaders_shard() {
+fn promise_ends_with_restart_of_leader_shard() {
     let mut voter = Replica::voter(Planted::default());
     voter.receive_heartbeat(LEADER, 2);
     assert!(voter.would_vote_for(CANDIDATE));
 }
 
 #[test]
-fn outlives_the_term_of_its_leader_and_that_is_revoked() {
+fn promise_outlives_term_and_support_is_revoked() {
     let mut voter = Replica::voter(Planted::default());
     voter.append(CANDIDATE, 2);
     let support = Revocation { range: RANGE, term: 2, what: Revoked::Support };
@@ -278,7 +278,7 @@ fn outlives_the_term_of_its_leader_and_that_is_revoked() {
 }
 
 #[test]
-fn counted_on_from_when_the_echoed_heartbeat_was_sent() {
+fn lease_starts_at_send_time_of_echoed_heartbeat() {
     let mut leader = Replica::leader();
     assert!(!leader.is_leased());
     let sent_us = leader.now_us;
@@ -298,7 +298,7 @@ fn counted_on_from_when_the_echoed_heartbeat_was_sent() {
 }
 
 #[test]
-fn not_counted_on_once_a_follower_has_moved_on() {
+fn lease_ends_when_follower_revokes_support() {
     let mut leader = Replica::leader();
     leader.support(at(1), leader.now_us);
     assert!(leader.is_leased());
@@ -308,7 +308,7 @@ fn not_counted_on_once_a_follower_has_moved_on() {
 }
 
 #[test]
-fn not_counted_on_in_another_session_of_the_follower() {
+fn lease_ends_when_follower_session_changes() {
     let mut leader = Replica::leader();
     leader.support(at(1), leader.now_us);
     leader.echo(at(1), 2, leader.now_us);
@@ -316,7 +316,7 @@ fn not_counted_on_in_another_session_of_the_follower() {
 }
 
 #[test]
-fn not_counted_on_for_the_rest_of_a_term_once_leadership_was_offered() {
+fn lease_ends_for_rest_of_term_after_transfer_offer() {
     let mut leader = Replica::leader();
     leader.support(at(1), leader.now_us);
     leader.tick();

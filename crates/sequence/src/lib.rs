@@ -175,7 +175,7 @@ mod tests {
 
     /// Compares a sequence with a plain list of all items ever added.
     #[test]
-    fn items_keep_their_numbers_when_others_are_dropped_at_either_end() {
+    fn items_keep_numbers_after_pop_front_and_truncate() {
         let mut random = fastrand::Rng::with_seed(5);
         for round in 0..60 {
             let first = random.u64(0..3);
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_never_moves() {
+    fn item_address_is_stable() {
         let last = CHUNK_ITEMS as u64 - 1;
         let mut sequence = Sequence::default();
         for item in 0..=last {

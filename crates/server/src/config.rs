@@ -322,12 +322,12 @@ mod tests {
     }
 
     #[test]
-    fn a_short_config_is_enough() {
+    fn config_with_required_fields_only_is_valid() {
         parse(GOOD).unwrap();
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn config_error_names_invalid_setting() {
         let table = [
             ("node = 0\n        data_dir", "node = 4\n        data_dir", "node 4 exactly once"),
             ("shards = 2", "shards = 0", "shards must be between"),

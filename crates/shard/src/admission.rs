@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_shard_waits_for_more_than_half_of_its_peers() {
+    fn admission_needs_more_than_half_of_peers() {
         let mut shard = begun(5, 4);
         for (peer, expected) in [(1, false), (2, false), (3, true)] {
             assert!(shard.receive(at(peer), 100, 5));
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_incarnation_is_refused_and_said_so() {
+    fn second_incarnation_is_refused_after_registration() {
         let mut peer = begun(9, 2);
         assert!(peer.receive(at(0), 5, 0));
         // The registration is not sent before it is durable.
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_counts_and_remembers() {
+    fn restart_increments_session_and_keeps_registry() {
         let mut shard = begun(5, 2);
         shard.receive(at(1), 100, 5);
         shard.receive(at(2), 100, 5);

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_leave_once_what_they_tell_has_passed_and_say_how_long_they_waited() {
+    fn replies_wait_until_their_timestamp_has_passed() {
         let mut wait = CommitWait::default();
         let value = |us, value| Outcome::Value {
             basis: Basis::Latest,

@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timestamp_is_protected_while_it_is_renewed_and_no_longer_than_allowed() {
+    fn protection_lasts_while_renewed_up_to_limit() {
         let mut protections = Protections::new(1_000);
         assert_eq!(protections.oldest_ts(now(100)), recent_ts(100));
         for second in (100..=165).step_by(4) {
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_counts_until_it_is_not_renewed_any_more() {
+    fn protection_of_oldest_timestamp_ends_without_renewal() {
         let mut protections = Protections::new(1_000);
         assert!(protections.protect(ts(100), now(101)) && protections.protect(ts(103), now(104)));
         protections.expire(now(105));
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn their_number_is_bounded() {
+    fn protection_count_is_bounded() {
         let mut protections = Protections::new(1_000);
         for us in (100_000_000..160_000_000).step_by(777) {
             protections.protect(Timestamp::from_physical_us(us), now(160));

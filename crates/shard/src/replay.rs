@@ -252,13 +252,13 @@ mod tests {
     }
 
     #[test]
-    fn a_later_entry_replaces_those_from_its_index_on() {
+    fn later_entry_replaces_suffix_from_its_index() {
         let group = recover(&[entry(1, 1), entry(2, 1), entry(3, 1), entry(2, 2)]);
         assert_eq!(indexes(&group), [(1, 1), (2, 2)]);
     }
 
     #[test]
-    fn a_whole_snapshot_takes_the_place_of_what_it_holds() {
+    fn complete_snapshot_replaces_covered_entries() {
         let before = [entry(1, 1), entry(2, 1), part(2, 1, 0, false), entry(3, 1)];
         let group = recover(&before);
         assert!(group.snapshot.is_none());
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_that_differs_from_the_log_replaces_it() {
+    fn snapshot_conflicting_with_log_replaces_it() {
         let before = [entry(1, 1), entry(2, 1), entry(3, 1)];
         let group = recover(&[&before[..], &replacement(2, 2), &[entry(3, 2)]].concat());
         assert_eq!(indexes(&group), [(3, 2)]);
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_a_transfer_that_was_given_up_are_left_out() {
+    fn snapshot_ignores_parts_of_abandoned_transfer() {
         let group = recover(&[
             part(5, 1, 0, false),
             part(7, 1, 0, false),
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_refused_unless_a_snapshot_holds_it() {
+    fn gap_is_refused_unless_snapshot_covers_it() {
         let mut replayed = Replayed::default();
         replayed.visit(record_of(RangeId(1), &entry(2, 1)));
         assert!(matches!(replayed.finish(), Err(ReplayError::Gap { expected: 1, .. })));
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_after_a_snapshot_is_refused_unless_another_one_holds_it() {
+    fn gap_after_snapshot_needs_later_snapshot() {
         let log = [part(2, 1, 0, false), part(2, 1, 1, true), entry(9, 2)];
         let mut replayed = Replayed::default();
         log.iter().for_each(|append| replayed.visit(record_of(RangeId(1), append)));

@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_is_of_one_moment_although_the_state_goes_on() {
+    fn snapshot_is_consistent_during_concurrent_writes() {
         let mut state = StateMachine::keys();
         for sequence in 1..400 {
             put(&mut state, sequence, Timestamp::MAX);

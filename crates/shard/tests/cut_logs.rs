@@ -119,7 +119,7 @@ fn replay(records: &[(RangeId, Append)]) -> String {
 }
 
 #[test]
-fn a_cut_log_replays_to_the_same() {
+fn log_truncation_preserves_replayed_state() {
     let mut cuts = 0;
     for seed in 0..4_000 {
         let mut random = fastrand::Rng::with_seed(seed);

@@ -259,7 +259,7 @@ fn play(path: &Path, mode: Mode) -> usize {
 }
 
 #[test]
-fn every_session_goes_as_written() {
+fn transcripts_replay_as_recorded() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts");
     let mut scripts: Vec<_> = fs::read_dir(dir)
         .expect("the scripts")

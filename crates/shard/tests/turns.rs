@@ -67,7 +67,7 @@ impl Alone {
 /// Bug: a delayed driver had many ticks in its inbox, and each wrote a checkpoint part. One turn
 /// wrote tens of megabytes of log, more than was prepared, and the node stopped.
 #[test]
-fn late_ticks_write_one_part_of_a_checkpoint_between_them() {
+fn checkpoint_writes_one_part_per_turn_despite_late_ticks() {
     for mode in [Mode::Raft, Mode::Chain] {
         let mut alone = Alone::new(mode, 1 << 20);
         for sequence in 1..=8 {
@@ -97,7 +97,7 @@ fn late_ticks_write_one_part_of_a_checkpoint_between_them() {
 /// Bug: a commit that had waited for a lock was ordered although the clock had become uncertain. It
 /// got a timestamp as far ahead as the error bound, and so did all later commits.
 #[test]
-fn a_commit_that_waited_is_refused_once_the_clock_is_unsure() {
+fn commit_after_lock_wait_needs_certain_clock() {
     let mut alone = Alone::new(Mode::Raft, 1 << 20);
     let key = Bytes::from_static(b"key1");
     let owner = TxnId { session: SessionId(2), sequence: 1 };
@@ -137,7 +137,7 @@ fn a_commit_that_waited_is_refused_once_the_clock_is_unsure() {
 /// A failed commit forgets outcomes up to its own timestamp. A forgotten commit must stay expired
 /// for a later retry, even at a leader whose clock has a smaller error.
 #[test]
-fn what_a_failed_commit_forgot_stays_expired() {
+fn outcome_forgotten_by_failed_commit_stays_expired() {
     for mode in [Mode::Raft, Mode::Chain] {
         let mut alone = Alone::new(mode, 1 << 20);
         alone.put(1, 8);
@@ -164,7 +164,7 @@ fn what_a_failed_commit_forgot_stays_expired() {
 /// The first copy of a commit with locks releases them when it is ordered. A second copy must not
 /// be ordered without locks: other transactions may write its keys in between.
 #[test]
-fn a_copy_of_a_commit_that_is_ordered_is_not_ordered_without_locks() {
+fn commit_duplicate_is_not_sequenced_without_locks() {
     for mode in [Mode::Raft, Mode::Chain] {
         let mut alone = Alone::new(mode, 1 << 20);
         let key = Bytes::from_static(b"key1");

@@ -104,7 +104,7 @@ mod tests {
 
     /// Two keys: one is written each microsecond, the other once in a hundred microseconds.
     #[test]
-    fn every_version_is_found_however_many_there_are_and_were() {
+    fn version_lookup_is_exact_across_growth_and_collection() {
         const VERSIONS: u64 = 500;
         let ts = Timestamp::from_physical_us;
         let mut history = History::default();

@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_key_is_found_while_tables_split_and_keys_go() {
+    fn lookup_finds_all_keys_across_splits_and_removals() {
         const KEYS: u32 = 60_000;
         let mut index = KeyIndex::default();
         let hash = |index: &KeyIndex, key: u32| index.hash(&key.to_le_bytes());
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_with_one_hash_are_told_apart_by_the_caller() {
+    fn hash_collision_is_resolved_by_caller() {
         let mut index = KeyIndex::default();
         let hash = index.hash(b"k");
         let ids = (0..TABLE_KEYS as u32 + 5).map(SlotId::for_test);

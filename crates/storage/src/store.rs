@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_sees_what_was_newest_at_its_timestamp() {
+    fn read_returns_newest_version_at_timestamp() {
         let mut store = Store::new();
         let key = Bytes::from_static(b"k");
         for (us, written) in [(10, Some("10")), (20, None), (30, Some("30"))] {
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_write_of_a_transaction_counts_and_its_writes_are_seen_together() {
+    fn transaction_writes_are_atomic_and_last_write_wins() {
         let mut store = Store::new();
         store.begin(ts(5));
         store.write(b"a", Some("1".into()));
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_below_the_horizon_is_refused() {
+    fn read_below_horizon_is_refused() {
         let mut store = Store::new();
         store.begin(ts(5));
         store.write(b"a", Some("1".into()));
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_key_is_removed_once_no_read_can_see_it() {
+    fn tombstone_is_collected_once_below_horizon() {
         let mut store = Store::new();
         for (us, written) in [(5, Some("1".into())), (6, None)] {
             store.begin(ts(us));
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_follow_each_other_in_both_directions() {
+    fn pages_are_contiguous_in_both_directions() {
         let mut store = Store::new();
         for key in 0..20_u8 {
             store.begin(ts(u64::from(key) + 1));
@@ -408,7 +408,7 @@ mod tests {
     /// Compares reads with the model, over snapshots, collections of any size, deletes, and spans
     /// of any shape.
     #[test]
-    fn reads_at_or_above_the_horizon_are_as_if_nothing_was_collected() {
+    fn collection_preserves_reads_at_or_above_horizon() {
         const KEYS: u8 = 5;
         let mut random = fastrand::Rng::with_seed(3);
         for round in 0..300 {

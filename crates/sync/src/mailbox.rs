@@ -361,7 +361,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_say_whether_to_retry_and_give_the_message_back() {
+    fn send_error_returns_message_and_retryability() {
         let full = TrySendError::Full(1);
         let closed = TrySendError::Closed(2);
         assert!(full.is_retryable());
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_sender_is_counted_through_clones() {
+    fn sender_count_includes_clones() {
         let (sender, receiver) = mailbox::<u8>(1);
         let clone = sender.clone();
         assert_eq!(receiver.shared.senders.load(Ordering::Relaxed), 2);
@@ -383,7 +383,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "capacity must be non-zero")]
-    fn a_mailbox_has_room_for_something() {
+    fn capacity_of_zero_panics() {
         let _ = mailbox::<u8>(0);
     }
 }

@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn going_back_is_ignored_and_reported() {
+    fn advance_ignores_lower_values_and_returns_previous() {
         let watermark = Watermark::default();
         assert_eq!(watermark.advance(5), 0);
         assert_eq!(watermark.advance(5), 5);
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn waiters_are_counted_out_again() {
+    fn waiter_count_returns_to_zero_after_timeout() {
         let watermark = Watermark::new(1);
         assert!(!watermark.wait_for(2, Duration::ZERO));
         assert_eq!(watermark.waiters.load(Ordering::Relaxed), 0);

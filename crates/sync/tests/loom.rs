@@ -77,7 +77,7 @@ impl Drop for Tracked {
 }
 
 #[test]
-fn no_wake_is_lost_between_two_senders() {
+fn mailbox_loses_no_wake_between_two_senders() {
     check(TRIO, || {
         let (first, mut receiver) = mailbox::<u8>(2);
         let second = first.clone();
@@ -98,7 +98,7 @@ fn no_wake_is_lost_between_two_senders() {
 }
 
 #[test]
-fn no_wake_is_lost_from_one_batch_to_the_next() {
+fn mailbox_loses_no_wake_between_batches() {
     check(PAIR, || {
         let (sender, mut receiver) = mailbox::<u8>(2);
         let sending = thread::spawn(move || {
@@ -112,7 +112,7 @@ fn no_wake_is_lost_from_one_batch_to_the_next() {
 }
 
 #[test]
-fn the_last_sender_to_go_wakes_the_receiver() {
+fn mailbox_wakes_receiver_when_last_sender_drops() {
     check(PAIR, || {
         let (sender, mut receiver) = mailbox::<u8>(1);
         let dropping = thread::spawn(move || drop(sender));
@@ -122,7 +122,7 @@ fn the_last_sender_to_go_wakes_the_receiver() {
 }
 
 #[test]
-fn the_last_of_two_senders_to_go_wakes_the_receiver() {
+fn mailbox_wakes_receiver_when_both_senders_drop() {
     check(TRIO, || {
         let (first, mut receiver) = mailbox::<u8>(1);
         let second = first.clone();
@@ -135,7 +135,7 @@ fn the_last_of_two_senders_to_go_wakes_the_receiver() {
 }
 
 #[test]
-fn closing_never_overtakes_a_message() {
+fn mailbox_close_never_overtakes_message() {
     check(PAIR, || {
         let (sender, mut receiver) = mailbox::<u8>(2);
         let sending = thread::spawn(move || {
@@ -148,7 +148,7 @@ fn closing_never_overtakes_a_message() {
 }
 
 #[test]
-fn what_a_full_mailbox_accepts_is_received_once_and_the_rest_is_handed_back() {
+fn mailbox_delivers_accepted_and_returns_rejected_messages() {
     check(TRIO, || {
         let (first, mut receiver) = mailbox::<u8>(1);
         let second = first.clone();
@@ -173,7 +173,7 @@ fn what_a_full_mailbox_accepts_is_received_once_and_the_rest_is_handed_back() {
 }
 
 #[test]
-fn the_messages_of_each_sender_arrive_in_order() {
+fn mailbox_preserves_order_per_sender() {
     check(TRIO, || {
         let (first, mut receiver) = mailbox::<u8>(4);
         let second = first.clone();
@@ -200,7 +200,7 @@ fn the_messages_of_each_sender_arrive_in_order() {
 }
 
 #[test]
-fn a_message_to_a_receiver_that_goes_is_not_stranded() {
+fn mailbox_frees_message_sent_during_receiver_drop() {
     check(PAIR, || {
         let released = Arc::new(AtomicUsize::new(0));
         let (sender, receiver) = mailbox::<Tracked>(2);
@@ -219,7 +219,7 @@ fn a_message_to_a_receiver_that_goes_is_not_stranded() {
 }
 
 #[test]
-fn two_senders_to_a_receiver_that_goes_strand_nothing() {
+fn mailbox_frees_messages_of_two_senders_during_receiver_drop() {
     check(TRIO, || {
         let released = Arc::new(AtomicUsize::new(0));
         let (first, receiver) = mailbox::<Tracked>(2);
@@ -242,7 +242,7 @@ fn two_senders_to_a_receiver_that_goes_strand_nothing() {
 }
 
 #[test]
-fn a_receiver_may_go_while_it_is_being_woken() {
+fn mailbox_receiver_may_drop_while_being_woken() {
     check(PAIR, || {
         let (sender, mut receiver) = mailbox::<u8>(1);
         let sending = thread::spawn(move || {
@@ -259,7 +259,7 @@ fn a_receiver_may_go_while_it_is_being_woken() {
 }
 
 #[test]
-fn a_waiter_misses_no_advance() {
+fn watermark_waiter_misses_no_advance() {
     check(PAIR, || {
         let watermark = Arc::new(Watermark::new(0));
         let publisher = {
@@ -276,7 +276,7 @@ fn a_waiter_misses_no_advance() {
 }
 
 #[test]
-fn two_waiters_miss_no_advance() {
+fn watermark_two_waiters_miss_no_advance() {
     check(TRIO, || {
         let watermark = Arc::new(Watermark::new(0));
         let near = {
@@ -295,7 +295,7 @@ fn two_waiters_miss_no_advance() {
 }
 
 #[test]
-fn a_watermark_never_falls() {
+fn watermark_never_decreases() {
     check(PAIR, || {
         let watermark = Arc::new(Watermark::new(0));
         let publisher = {
@@ -314,7 +314,7 @@ fn a_watermark_never_falls() {
 }
 
 #[test]
-fn what_precedes_an_advance_is_seen_with_it() {
+fn watermark_advance_publishes_preceding_writes() {
     check(PAIR, || {
         let watermark = Arc::new(Watermark::new(0));
         let data = Arc::new(AtomicUsize::new(0));

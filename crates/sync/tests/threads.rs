@@ -77,7 +77,7 @@ fn send_patiently<T>(sender: &Sender<T>, mut message: T) {
 }
 
 #[test]
-fn the_ends_may_move_between_threads() {
+fn mailbox_and_watermark_can_move_between_threads() {
     fn send<T: Send>() {}
     fn share<T: Sync>() {}
     send::<Sender<u8>>();
@@ -88,7 +88,7 @@ fn the_ends_may_move_between_threads() {
 }
 
 #[test]
-fn four_senders_lose_and_reorder_nothing() {
+fn mailbox_loses_and_reorders_nothing_with_four_senders() {
     const SENDERS: usize = 4;
     const EACH: usize = 50_000;
 
@@ -125,7 +125,7 @@ fn four_senders_lose_and_reorder_nothing() {
 }
 
 #[test]
-fn a_tiny_mailbox_under_pressure_loses_nothing() {
+fn mailbox_of_capacity_one_loses_nothing_under_load() {
     const EACH: usize = 5_000;
 
     let (sender, mut receiver) = mailbox::<usize>(1);
@@ -152,7 +152,7 @@ fn a_tiny_mailbox_under_pressure_loses_nothing() {
 }
 
 #[test]
-fn a_batch_costs_one_wake() {
+fn mailbox_wakes_receiver_once_per_batch() {
     const ROUNDS: usize = 200;
     const SENDERS: usize = 4;
     const EACH: usize = 16;
@@ -186,7 +186,7 @@ fn a_batch_costs_one_wake() {
 }
 
 #[test]
-fn a_full_mailbox_says_so_and_keeps_its_order() {
+fn mailbox_at_capacity_rejects_and_keeps_order() {
     let (sender, mut receiver) = mailbox::<u32>(3);
     for n in 0..3 {
         sender.try_send(n).unwrap();
@@ -203,7 +203,7 @@ fn a_full_mailbox_says_so_and_keeps_its_order() {
 }
 
 #[test]
-fn the_last_sender_to_go_wakes_and_closes() {
+fn mailbox_closes_and_wakes_when_last_sender_drops() {
     let (sender, mut receiver) = mailbox::<u8>(4);
     let unpark = Unpark::new();
     let waker = Waker::from(Arc::clone(&unpark));
@@ -226,7 +226,7 @@ fn the_last_sender_to_go_wakes_and_closes() {
 }
 
 #[test]
-fn a_receiver_that_goes_takes_its_messages_and_its_waker_along() {
+fn mailbox_receiver_drop_closes_and_frees_waker() {
     let (sender, mut receiver) = mailbox(2);
     let message = Arc::new(());
     let unpark = Unpark::new();
@@ -245,7 +245,7 @@ fn a_receiver_that_goes_takes_its_messages_and_its_waker_along() {
 }
 
 #[test]
-fn messages_that_race_with_the_receivers_end_are_not_stranded() {
+fn mailbox_frees_messages_racing_with_receiver_drop() {
     for _ in 0..500 {
         let (sender, receiver) = mailbox(8);
         let message = Arc::new(());
@@ -265,7 +265,7 @@ fn messages_that_race_with_the_receivers_end_are_not_stranded() {
 }
 
 #[test]
-fn waiters_wake_when_their_target_is_reached() {
+fn watermark_waiters_wake_at_their_target() {
     const TOP: u64 = 20_000;
 
     let watermark = Watermark::new(0);
@@ -292,7 +292,7 @@ fn waiters_wake_when_their_target_is_reached() {
 }
 
 #[test]
-fn a_wait_ends_at_its_timeout() {
+fn watermark_wait_ends_at_timeout() {
     let watermark = Watermark::new(4);
     assert!(watermark.wait_for(4, Duration::ZERO));
     let start = Instant::now();
@@ -303,7 +303,7 @@ fn a_wait_ends_at_its_timeout() {
 }
 
 #[test]
-fn advances_short_of_the_target_do_not_prolong_the_wait() {
+fn watermark_advances_below_target_do_not_extend_wait() {
     let watermark = Watermark::new(0);
     let done = AtomicBool::new(false);
     thread::scope(|scope| {

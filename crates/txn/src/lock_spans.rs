@@ -202,7 +202,7 @@ mod tests {
 
     /// Compares the walk over two lists with a check of every pair.
     #[test]
-    fn lists_conflict_if_any_two_of_their_locks_do() {
+    fn lock_lists_conflict_if_any_pair_conflicts() {
         let mut random = fastrand::Rng::with_seed(5);
         let mut found = [0; 2];
         for _ in 0..20_000 {

@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_share_and_a_younger_writer_waits_for_them() {
+    fn shared_locks_coexist_and_block_younger_writer() {
         let mut desk = Desk::new();
         assert!(desk.lock(1, b"k", Shared).1 && desk.lock(2, b"k", Shared).1);
         let (ticket, granted) = desk.lock(3, b"k", Exclusive);
@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_one_takes_locks_away_from_a_younger() {
+    fn older_transaction_wounds_younger_holder() {
         let mut desk = Desk::new();
         assert!(desk.lock(5, b"k", Exclusive).1);
         assert!(desk.lock(1, b"other", Exclusive).1);
@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_holds_in_the_term_that_gave_it_only() {
+    fn token_is_valid_only_in_its_term() {
         let mut desk = Desk::new();
         desk.table.begin_term(3);
         let before = desk.table.enter(Desk::claim(1), ts(1), 0).unwrap();
@@ -481,7 +481,7 @@ mod tests {
 
     /// Two readers of a key that both upgrade to a write do not deadlock: the younger is wounded.
     #[test]
-    fn of_two_who_want_to_write_what_both_read_the_older_does() {
+    fn upgrade_conflict_wounds_younger_reader() {
         let mut desk = Desk::new();
         assert!(desk.lock(1, b"k", Shared).1 && desk.lock(2, b"k", Shared).1);
         let (younger, granted) = desk.lock(2, b"k", Exclusive);
@@ -490,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn a_span_keeps_phantoms_out_and_keys_beside_it_free() {
+    fn span_lock_blocks_phantoms_but_not_adjacent_keys() {
         let mut desk = Desk::new();
         let span = Span { begin: "b".into(), end: Some("d".into()) };
         assert!(desk.ask(1, true, vec![(span, Shared)]).1);
@@ -505,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_does_not_overtake_an_older_writer_that_waits() {
+    fn reader_does_not_overtake_older_waiting_writer() {
         let mut desk = Desk::new();
         assert!(desk.lock(1, b"k", Shared).1);
         let (writer, _) = desk.ask(2, false, vec![(Span::key(b"k"), Exclusive)]);
@@ -517,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waited_too_long_has_no_lock_and_who_is_idle_loses_all() {
+    fn wait_timeout_denies_lock_and_idle_timeout_releases_all() {
         let mut desk = Desk::new();
         assert!(desk.lock(1, b"k", Exclusive).1);
         assert!(desk.lock(2, b"own", Exclusive).1);
@@ -537,7 +537,7 @@ mod tests {
 
     /// The idle time restarts when a request stops waiting.
     #[test]
-    fn who_waited_long_is_not_idle_sooner() {
+    fn idle_time_restarts_when_wait_ends() {
         let mut desk = Desk::new();
         assert!(desk.lock(1, b"k", Exclusive).1);
         let (ticket, _) = desk.lock(2, b"k", Exclusive);
@@ -553,7 +553,7 @@ mod tests {
     /// Compares the table with a list of all grants. No grants conflict, no request is forgotten,
     /// the oldest transaction is never wounded, and a table whose transactions have ended is empty.
     #[test]
-    fn any_order_of_requests_is_free_of_conflicts_deadlocks_and_lost_wakes() {
+    fn random_requests_cause_no_conflict_deadlock_or_lost_wake() {
         for seed in 0..400 {
             let mut random = fastrand::Rng::with_seed(seed);
             let mut desk = Desk::new();

@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_remembered_too() {
+    fn failed_outcome_is_recorded_and_restored() {
         let mut table = OutcomeTable::new();
         let failed = Settled::Failed { condition: 3, as_of_ts: ts(5) };
         table.record(&attempt(txn(1, 5), 5, EXPIRES_US), failed);
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_gets_the_first_outcome_and_another_body_is_told_apart() {
+    fn retry_returns_first_outcome_and_detects_reused_id() {
         let mut table = OutcomeTable::new();
         assert_eq!(look_up(&table, txn(1, 5), 1), Verdict::New);
         record(&mut table, txn(1, 5), 5, 1);
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_hold_everything() {
+    fn pieces_restore_complete_table() {
         let mut table = OutcomeTable::new();
         for sequence in 1..4 {
             record(&mut table, txn(1, sequence), 2, sequence);
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forgotten_is_refused() {
+    fn forgotten_commit_is_refused_as_expired() {
         let mut table = OutcomeTable::new();
         record(&mut table, txn(1, 1), 0, 10);
         // Still remembered after its expiry, because `forget_expired` has not run since.
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_remembered_until_the_last_of_its_requests_expires() {
+    fn session_is_kept_until_its_last_request_expires() {
         let mut table = OutcomeTable::new();
         for (sequence, expires_us) in [(1, 100), (2, 300), (3, 200)] {
             apply(&mut table, attempt(txn(1, sequence), 0, expires_us), sequence);
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_memory_refuses_what_is_new_and_lets_a_session_go_on_that_settles() {
+    fn full_table_refuses_new_commits_unless_session_settles() {
         let mut table = full();
         let fresh = attempt(txn(u64::MAX, 1), 0, 1_000_000);
         assert_eq!(apply(&mut table, fresh, 2), Verdict::Full);
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_memory_makes_room_as_sessions_expire_although_none_of_them_comes_back() {
+    fn full_table_frees_space_as_sessions_expire() {
         let mut table = full();
         let fresh = |sequence| attempt(txn(u64::MAX, sequence), 0, 1_000_000);
         let us = EXPIRES_US + 1;

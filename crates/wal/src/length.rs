@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_is_long_by_what_writing_it_again_takes_and_by_its_limit() {
+    fn long_log_threshold_follows_state_size_and_limit() {
         let long = |max_segments, state_bytes| {
             LengthRule { segment_bytes: 100, max_segments }.long_segments(state_bytes)
         };

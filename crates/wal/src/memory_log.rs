@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_comes_back_and_can_be_continued() {
+    fn recovery_returns_records_and_continues_appending() {
         let (mut log, records) = recover(log_of(5, 0).remains().clone(), false).unwrap();
         assert_eq!(records, 5);
         log.append(&entry(6, &[1]));
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_tail_is_cut_and_damage_below_it_is_refused() {
+    fn recovery_truncates_torn_tail_and_refuses_damage() {
         let log = log_of(6, 3);
         let synced = usize::try_from(log.durable()).unwrap();
         let mut torn = log.remains().clone();
@@ -299,7 +299,7 @@ mod tests {
     /// Flips each bit of a small log. Recovery refuses the log, or cuts it within the part that no
     /// record shows to be durable. It never returns a record that was not written.
     #[test]
-    fn a_flipped_bit_is_refused_or_cuts_what_was_not_known_to_be_durable() {
+    fn recovery_refuses_bit_flip_or_truncates_unsynced_tail() {
         let mut log = log_of(5, 3);
         log.append(&entry(6, &[9; 30]));
         let known = usize::try_from(log.durable()).unwrap();
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_snapshot_holds_is_cut_off_once_that_is_durable() {
+    fn head_truncation_waits_for_durable_snapshot() {
         const SEGMENT_BYTES: u64 = 1000;
         let mut log = MemoryLog::new(9, SEGMENT_BYTES);
         for index in 1..=100 {

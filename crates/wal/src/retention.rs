@@ -203,12 +203,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_needed_of_an_empty_log() {
+    fn first_needed_is_none_for_empty_log() {
         assert_eq!(Retention::default().first_needed(), None);
     }
 
     #[test]
-    fn a_whole_snapshot_frees_the_entries_that_it_holds() {
+    fn complete_snapshot_releases_covered_entries() {
         let mut log = retention(&[entry(1, 1, 0), entry(1, 2, 1), entry(1, 3, 2), entry(1, 4, 3)]);
         let [first, last] = snapshot(1, 3, 4, 5);
         log.observe(first);
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_pins_its_segment_until_it_is_written_again() {
+    fn state_pins_segment_until_rewritten() {
         let state = |sequence| note(RecordKind::State, 1, 0, 0, sequence);
         let mut log = retention(&[state(0), entry(1, 1, 1)]);
         snapshot(1, 1, 2, 2).into_iter().for_each(|note| log.observe(note));
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replacement_frees_all_entries_before_it() {
+    fn replacement_releases_all_earlier_entries() {
         let mut log = retention(&[entry(1, 4, 0), entry(1, 9, 1)]);
         let [first, last] = snapshot(1, 6, 2, 3);
         log.observe(first);
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_group_that_lags_behind_is_named() {
+    fn pinning_names_group_that_lags() {
         let mut log = retention(&[entry(1, 1, 0), entry(2, 1, 0), entry(3, 1, 1)]);
         snapshot(1, 1, 2, 2).into_iter().for_each(|note| log.observe(note));
         assert_eq!(log.pinning().collect::<Vec<_>>(), [2]);
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_whose_parts_are_not_all_there_frees_nothing() {
+    fn incomplete_snapshot_releases_nothing() {
         let mut log = retention(&[entry(1, 5, 0)]);
         let [first, mut last] = snapshot(1, 5, 1, 1);
         log.observe(first);

@@ -71,7 +71,7 @@ fn sync(log: &mut Log, backend: Backend) {
 /// Random appends and syncs over reused segments. Each round ends with a crash in the middle of a
 /// write, and picks a random backend.
 #[test]
-fn what_a_plan_names_is_all_that_has_to_be_written() {
+fn plan_covers_all_unsynced_pages() {
     let seed = 11;
     let mut rng = fastrand::Rng::with_seed(seed);
     let dir = tempfile::tempdir().unwrap();
@@ -117,7 +117,7 @@ fn what_a_plan_names_is_all_that_has_to_be_written() {
 
 /// A page that both plans cover is written again by the second.
 #[test]
-fn appends_beside_a_write_belong_to_the_next_plan() {
+fn plan_excludes_appends_made_during_write() {
     let dir = tempfile::tempdir().unwrap();
     let (mut log, _) = open(dir.path(), Backend::Direct);
     append(&mut log, RecordKind::Entry, 1, 100);
@@ -133,7 +133,7 @@ fn appends_beside_a_write_belong_to_the_next_plan() {
 
 /// A plan covers one segment only. The next plan starts with the new segment's header.
 #[test]
-fn a_sealed_segment_is_a_plan_of_its_own() {
+fn plan_covers_one_segment_only() {
     let dir = tempfile::tempdir().unwrap();
     let (mut log, _) = open(dir.path(), Backend::Direct);
     for index in 1..=9 {

@@ -106,12 +106,12 @@ fn written() -> Vec<u8> {
 }
 
 #[test]
-fn the_same_records_give_the_same_bytes() {
+fn fixture_bytes_match_encoded_records() {
     assert!(written() == fixture("whole"), "the format has changed without a new version");
 }
 
 #[test]
-fn a_kept_log_is_read_as_it_was_written() {
+fn fixture_logs_recover_expected_records() {
     let expected: Vec<_> = RECORDS.iter().map(|r| (r.kind, r.index, r.payload.to_vec())).collect();
     assert_eq!(open(&fixture("whole")).unwrap(), expected);
     // The last record may be torn: no record shows that it was durable.
@@ -120,7 +120,7 @@ fn a_kept_log_is_read_as_it_was_written() {
 }
 
 #[test]
-fn kept_damage_is_refused_with_what_it_is() {
+fn fixture_damage_is_refused_with_its_cause() {
     let table = [
         ("flipped-record", "a record does not verify"),
         ("lost-record", "a record does not verify"),
@@ -140,7 +140,7 @@ fn kept_damage_is_refused_with_what_it_is() {
 /// describe.
 #[test]
 #[ignore = "writes files of the project"]
-fn write_the_fixtures_of_a_new_version() {
+fn fixtures_generate_new_format_version() {
     let whole = written();
     let keep = |name: &str, change: &dyn Fn(&mut Vec<u8>)| {
         let mut bytes = whole.clone();

@@ -56,10 +56,10 @@ fn append(log: &mut Log, index: u64) -> Result<u64, WalError> {
 /// Scenario 45: a full disk causes an error and no signal, and loses nothing. Appends continue once
 /// there is space.
 #[test]
-fn a_full_disk_is_an_error_and_nothing_is_lost() {
+fn full_disk_returns_error_and_loses_nothing() {
     let Some(dir) = env::var_os(INSIDE) else {
         let dir = tempfile::tempdir().unwrap();
-        return enter("a_full_disk_is_an_error_and_nothing_is_lost", dir.path());
+        return enter("full_disk_returns_error_and_loses_nothing", dir.path());
     };
     let dir = Path::new(&dir);
     let mount = ["-t", "tmpfs", "-o", "size=37m", "tmpfs"];

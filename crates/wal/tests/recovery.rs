@@ -84,7 +84,7 @@ fn damage(path: &Path, offset: u64) {
 }
 
 #[test]
-fn records_come_back_in_order_over_segments_and_restarts() {
+fn recovery_returns_records_in_order_across_segments() {
     let dir = tempfile::tempdir().unwrap();
     let (mut log, entries) = open(dir.path()).unwrap();
     assert_eq!(entries, []);
@@ -103,7 +103,7 @@ fn records_come_back_in_order_over_segments_and_restarts() {
 }
 
 #[test]
-fn the_limit_is_an_error_before_anything_is_written() {
+fn append_at_limit_fails_before_writing() {
     let dir = tempfile::tempdir().unwrap();
     let (mut log, _) = open(dir.path()).unwrap();
     let mut written = 0;
@@ -127,7 +127,7 @@ fn the_limit_is_an_error_before_anything_is_written() {
 }
 
 #[test]
-fn a_torn_tail_is_cut_wherever_it_tears_and_does_not_come_back() {
+fn recovery_truncates_torn_tail_permanently() {
     const BYTES: usize = 40;
     let record = record_bytes(BYTES) as u64;
     for torn_at in 0..record {
@@ -154,7 +154,7 @@ fn a_torn_tail_is_cut_wherever_it_tears_and_does_not_come_back() {
 }
 
 #[test]
-fn damage_of_durable_records_is_refused_and_changes_nothing() {
+fn recovery_refuses_durable_damage_without_writing() {
     const BYTES: usize = 40;
     let record = record_bytes(BYTES) as u64;
     for at in 0..2 * record {
@@ -180,7 +180,7 @@ fn damage_of_durable_records_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn a_log_of_another_cluster_or_another_size_is_refused() {
+fn open_refuses_log_of_other_cluster_or_segment_size() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()).unwrap());
     let other = LogOptions { cluster_id: 8, ..options() };
@@ -196,7 +196,7 @@ fn a_log_of_another_cluster_or_another_size_is_refused() {
 }
 
 #[test]
-fn any_subset_of_unsynced_pages_may_land() {
+fn recovery_tolerates_any_subset_of_unsynced_pages() {
     const PAGE: usize = 4096;
     let mut rng = fastrand::Rng::with_seed(11);
     for round in 0..60 {
@@ -271,7 +271,7 @@ fn segments_are_reused_once_no_group_needs_them() {
 }
 
 #[test]
-fn a_group_that_writes_nothing_more_pins_the_log_and_is_named() {
+fn pinning_names_idle_group_of_full_log() {
     let dir = tempfile::tempdir().unwrap();
     let (mut log, _) = open(dir.path()).unwrap();
     append_record(&mut log, RecordKind::State, 9, 0, 0, 20);
@@ -302,9 +302,9 @@ fn a_group_that_writes_nothing_more_pins_the_log_and_is_named() {
     panic!("the log never filled up");
 }
 
-/// Like `any_subset_of_unsynced_pages_may_land`, but over several segments, most of them reused.
+/// Like `recovery_tolerates_any_subset_of_unsynced_pages`, but over several segments, most of them reused.
 #[test]
-fn any_subset_of_unsynced_pages_may_land_in_recycled_segments() {
+fn recovery_tolerates_unsynced_pages_in_recycled_segments() {
     const PAGE: usize = 4096;
     let mut rng = fastrand::Rng::with_seed(12);
     let dir = tempfile::tempdir().unwrap();
@@ -358,7 +358,7 @@ fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 #[test]
-fn nothing_is_appended_after_a_failed_sync() {
+fn append_after_failed_sync_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (mut log, _) = open(dir.path()).unwrap();
     append_all(&mut log, 1..=2, 40);
@@ -368,7 +368,7 @@ fn nothing_is_appended_after_a_failed_sync() {
 }
 
 #[test]
-fn an_inspection_changes_nothing_and_says_what_is_wrong() {
+fn inspection_is_read_only_and_reports_damage() {
     let dir = tempfile::tempdir().unwrap();
     let (mut log, _) = open(dir.path()).unwrap();
     append_all(&mut log, 1..=12, 1024 * 1024);

@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_part_comes_back() {
+    fn commit_encoding_round_trips_all_parts() {
         let expected =
             [Expected::Absent, Expected::Value("v".into()), Expected::Version(Timestamp::MAX)];
         let condition = |expected| Condition { key: "c".into(), expected };
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_checked_for_the_whole() {
+    fn commit_limits_apply_to_total_size() {
         assert!(commit(vec![], vec![put("a", 10)]).check().is_ok());
         let size = |refused: Result<(), Rejection>| match refused {
             Err(Rejection::CommitSize { parts, bytes }) => (parts, bytes),

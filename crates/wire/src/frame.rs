@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_come_out_whole_however_the_stream_is_cut() {
+    fn decoder_yields_whole_frames_for_any_chunking() {
         let stream = stream();
         for step in 1..=stream.len() {
             let mut decoder = FrameDecoder::default();
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_is_noticed() {
+    fn decoder_detects_every_bit_flip() {
         let stream = stream();
         let first_frame_bytes = FRAME_HEADER_BYTES + b"first".len();
         for bit in 0..first_frame_bytes * 8 {
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_over_the_limit_is_refused_before_anything_is_reserved() {
+    fn decoder_rejects_length_over_limit_before_allocating() {
         let mut decoder = FrameDecoder::default();
         decoder.buffer().extend_from_slice(&[
             0,
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_is_named() {
+    fn decoder_rejects_other_protocol_version() {
         let mut decoder = FrameDecoder::default();
         decoder.buffer().extend_from_slice(b"GET / HTTP/1.1\r\n\r\n");
         assert!(matches!(decoder.next_frame(), Err(WireError::Version { .. })));

@@ -162,7 +162,7 @@ mod tests {
     use crate::{LockGrant, LockToken, NodeId, PeerAddress, Row, ShardId, decode_exact};
 
     #[test]
-    fn responses_come_back_as_they_were() {
+    fn response_encoding_round_trips() {
         let at = PeerAddress { node: NodeId(2), shard: ShardId(1) };
         let rejections = [
             Rejection::NotServing { hint: None },

@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_come_back_as_they_were() {
+    fn request_encoding_round_trips() {
         let get = |kind| Operation::Get { range: RangeId(1), key: Bytes::from_static(b"k"), kind };
         let claims = [claim(None, None), claim(Some(1), None), claim(Some(1), Some(0))];
         let locking = |(claim, exclusive)| ReadKind::Locking(Locking { claim, exclusive });
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_and_every_addition_is_refused() {
+    fn request_with_missing_or_extra_bytes_is_refused() {
         let whole = encoded(&put());
         for len in 0..whole.len() {
             assert!(matches!(

@@ -213,7 +213,7 @@ mod tests {
     use crate::results::sample;
 
     #[test]
-    fn the_report_has_every_phase_and_marks_the_kill() {
+    fn report_shows_every_phase_and_marks_kill() {
         let html = render_html(&sample::all_phases());
         assert!(html.contains("Palisade: raft and chain compared"));
         assert!(html.contains("node 2 killed"));
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn the_report_needs_nothing_from_elsewhere() {
+    fn report_references_no_external_resources() {
         let html = render_html(&sample::all_phases());
         for text in ["http://", "https://", "<script", "<link", "@import", "url(", "src="] {
             assert!(!html.contains(text), "{text}");
@@ -233,14 +233,14 @@ mod tests {
     }
 
     #[test]
-    fn a_report_of_no_runs_says_so() {
+    fn report_without_runs_shows_notice_and_no_charts() {
         let html = render_html(&sample::results(Vec::new()));
         assert!(html.contains("no run was finished"));
         assert!(!html.contains("<svg"));
     }
 
     #[test]
-    fn runs_that_measured_nothing_are_no_trouble() {
+    fn report_handles_runs_without_measurements() {
         let mut results = sample::all_phases();
         for run in &mut results.runs {
             run.series.clear();
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn text_from_the_results_is_escaped() {
+    fn report_escapes_text_from_results() {
         let mut results = sample::all_phases();
         let hostile = "<b onload=\"x\">&'".to_string();
         results.machine.warnings.push(hostile.clone());

@@ -409,7 +409,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_file_reads_back_as_it_was_written() {
+    fn results_round_trip_through_json() {
         let results = sample::all_phases();
         let json = serde_json::to_string(&results).unwrap();
         assert!(json.contains(r#""phase":"closed-loop""#), "{json}");
@@ -417,14 +417,14 @@ mod tests {
     }
 
     #[test]
-    fn a_summary_is_the_median_of_its_runs() {
+    fn summary_takes_median_of_runs() {
         let runs = [9000.0, 30_000.0, 10_000.0].map(|ops| sample::run(Phase::Kill, "raft", ops, 1));
         let [summary]: [Summary; 1] = sample::results(runs.into()).summaries().try_into().unwrap();
         assert_eq!((summary.runs, summary.ops_per_s, summary.gap_ms), (3, 10_000.0, Some(340.0)));
     }
 
     #[test]
-    fn a_median_passes_over_what_is_not_a_number() {
+    fn median_ignores_nan_values() {
         assert_eq!(median([4.0, f64::NAN, 1.0].into_iter()), Some(2.5));
         assert_eq!(median([f64::NAN].into_iter()), None);
     }

@@ -211,7 +211,7 @@ mod tests {
     use crate::results::sample;
 
     #[test]
-    fn the_table_has_a_row_for_each_phase_and_mode() {
+    fn table_has_row_per_phase_and_mode() {
         let text = render(&sample::all_phases());
         for expected in ["closed loop", "open loop", "kill", "raft", "chain"] {
             assert!(text.contains(expected), "{expected} is missing:\n{text}");
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_itself_fits_100_columns() {
+    fn table_fits_100_columns() {
         let mut results = sample::all_phases();
         for run in &mut results.runs {
             run.ops_per_s = 123_456.0;
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_words_are_ratios_of_medians() {
+    fn summary_text_states_ratios_of_medians() {
         let words = in_words(&sample::all_phases()).join("\n");
         let closed =
             "closed loop: chain 1.12 x raft's throughput (better), 0.75 x its p99 (better)";
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_check_is_said_first() {
+    fn summary_text_starts_with_failed_check() {
         let mut results = sample::all_phases();
         results.runs[1].check.verdict = "key 7 read a value never written".to_string();
         let words = in_words(&results);
@@ -255,14 +255,14 @@ mod tests {
     }
 
     #[test]
-    fn a_mode_that_cannot_keep_up_is_named() {
+    fn summary_text_names_mode_that_falls_behind_load() {
         let results = sample::results(vec![sample::run(Phase::OpenLoop, "raft", 8000.0, 9000)]);
         let words = in_words(&results);
         assert_eq!(words[0], "open loop: raft fell behind the load: 8,000 of 10,000 ops/s");
     }
 
     #[test]
-    fn a_single_mode_and_no_runs_are_no_trouble() {
+    fn table_renders_single_mode_and_empty_results() {
         let mut run = sample::run(Phase::ClosedLoop, "raft", 0.0, 0);
         run.seconds = 0.0;
         run.entries_per_sync = f64::NAN;
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_read_well() {
+    fn numbers_are_formatted_with_units_and_separators() {
         let table = [(0.0, "0 µs"), (7.0, "7.00 µs"), (999.0, "999 µs"), (999.7, "1.00 ms")];
         for (us, expected) in table.into_iter().chain([(45_600.0, "45.6 ms"), (2.5e6, "2.50 s")]) {
             assert_eq!(micros(us), expected);

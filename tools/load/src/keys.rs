@@ -62,7 +62,7 @@ mod tests {
 
     /// Regression: the first range starts with the empty key, and its keys lay in another range.
     #[test]
-    fn every_key_lies_in_the_range_that_it_is_meant_for() {
+    fn keys_lie_in_their_assigned_range() {
         let ranges = palisade_control::Bootstrap {
             nodes: vec![NodeId(0)],
             shards: 1,

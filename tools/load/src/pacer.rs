@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_ticks_no_faster_than_asked_and_ends() {
+    fn pacer_respects_interval_and_stops_when_dropped() {
         const STEP: Duration = Duration::from_micros(300);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let start = Instant::now();

@@ -42,7 +42,7 @@ fn lead(world: &mut World, node: u16) {
 }
 
 #[test]
-fn scenario_08_an_acknowledgement_waits_for_a_quorums_syncs() {
+fn scenario_08_acknowledgement_waits_for_quorum_sync() {
     let mut world = raft(3);
     let leader = world.await_leader(RANGE);
     let operation = world.put_operation(RANGE, 1);
@@ -61,7 +61,7 @@ fn scenario_08_an_acknowledgement_waits_for_a_quorums_syncs() {
 }
 
 #[test]
-fn scenario_08_a_single_voter_waits_for_its_own_sync() {
+fn scenario_08_single_voter_waits_for_own_sync() {
     let mut world = raft(1);
     let leader = world.await_leader(RANGE);
     let operation = world.put_operation(RANGE, 1);
@@ -74,7 +74,7 @@ fn scenario_08_a_single_voter_waits_for_its_own_sync() {
 }
 
 #[test]
-fn scenario_09_a_vote_is_not_given_before_it_is_synced() {
+fn scenario_09_vote_is_sent_only_after_sync() {
     for wait_us in (0..400_000).step_by(40_000) {
         let mut world = raft(3);
         let leader = world.await_leader(RANGE);
@@ -99,7 +99,7 @@ fn scenario_09_a_vote_is_not_given_before_it_is_synced() {
 }
 
 #[test]
-fn scenario_10_a_new_leader_reads_nothing_before_its_first_entry_is_committed() {
+fn scenario_10_new_leader_reads_wait_for_commit_in_own_term() {
     let mut world = raft(3);
     put(&mut world, 5);
     let old = world.await_leader(RANGE);
@@ -127,7 +127,7 @@ fn scenario_10_a_new_leader_reads_nothing_before_its_first_entry_is_committed() 
 /// A vote takes up to two seconds here. Covers a bug: the next election began after tenths of a
 /// second, before the current one could be won. Half of them took more than thirty seconds.
 #[test]
-fn scenario_10_elections_end_on_slow_disks() {
+fn scenario_10_elections_complete_on_slow_disks() {
     for seed in 0..10 {
         let mut world = World::new(Parameters::quiet(seed, 3, 1, 1, Some(Mode::Raft)), Trace::Off);
         world.run_for(2 * SECOND_US);
@@ -143,7 +143,7 @@ fn scenario_10_elections_end_on_slow_disks() {
 }
 
 #[test]
-fn scenario_12_learners_do_not_count() {
+fn scenario_12_learners_do_not_count_toward_quorum() {
     let mut world = raft(4);
     change(&mut world, &members(&[0, 1, 2], &[3]));
     world.run_for(SECOND_US);
@@ -159,7 +159,7 @@ fn scenario_12_learners_do_not_count() {
 }
 
 #[test]
-fn scenario_12_confirmations_of_a_removed_member_do_not_count() {
+fn scenario_12_acks_of_removed_member_do_not_count_toward_quorum() {
     let mut world = raft(3);
     lead(&mut world, 0);
     world.record_messages(2, 0);
@@ -179,7 +179,7 @@ fn scenario_12_confirmations_of_a_removed_member_do_not_count() {
 }
 
 #[test]
-fn scenario_13_all_voters_but_one_are_replaced_at_once_over_a_partition() {
+fn scenario_13_replacing_two_of_three_voters_survives_partition() {
     for cut_us in (0..60_000).step_by(4_000) {
         let mut world = raft(5);
         change(&mut world, &members(&[0, 1, 2], &[3, 4]));
@@ -196,7 +196,7 @@ fn scenario_13_all_voters_but_one_are_replaced_at_once_over_a_partition() {
 }
 
 #[test]
-fn scenario_14_a_replica_whose_disk_was_wiped_does_not_vote() {
+fn scenario_14_replica_with_wiped_disk_does_not_vote() {
     let mut world = raft(3);
     put(&mut world, 1);
     world.run_for(SECOND_US);
@@ -216,7 +216,7 @@ fn scenario_14_a_replica_whose_disk_was_wiped_does_not_vote() {
 }
 
 #[test]
-fn scenario_14_a_removed_replica_that_returns_has_no_effect() {
+fn scenario_14_returning_removed_replica_causes_no_election() {
     let mut world = raft(3);
     world.run_for(SECOND_US);
     let leader = world.await_leader(RANGE);
@@ -233,7 +233,7 @@ fn scenario_14_a_removed_replica_that_returns_has_no_effect() {
 }
 
 #[test]
-fn scenario_15_a_snapshot_is_installed_whole_or_not_at_all() {
+fn scenario_15_snapshot_install_is_atomic_over_crashes() {
     for crash_us in (0..120_000).step_by(3_000) {
         let mut parameters = Parameters::quiet(crash_us, 3, 1, 1, Some(Mode::Raft));
         (parameters.checkpoint_bytes, parameters.think_us) = (4_000, 2_000);
@@ -264,7 +264,7 @@ fn scenario_15_a_snapshot_is_installed_whole_or_not_at_all() {
 }
 
 #[test]
-fn scenario_16_reads_are_never_stale_while_a_range_moves() {
+fn scenario_16_reads_are_never_stale_while_range_moves() {
     let mut parameters = Parameters::quiet(3, 6, 1, 1, Some(Mode::Raft));
     (parameters.callers, parameters.keys, parameters.think_us) = (6, 2, 1_000);
     let mut world = World::new(parameters, Trace::Off);
@@ -279,7 +279,7 @@ fn scenario_16_reads_are_never_stale_while_a_range_moves() {
 }
 
 #[test]
-fn scenario_17_one_way_and_bridge_partitions_end_in_a_leader_that_stays() {
+fn scenario_17_partial_partitions_end_with_stable_leader() {
     let bridge: &[(u16, u16)] = &[(0, 1), (1, 0)];
     for cuts in [&[(0, 1)][..], &[(1, 0)], &[(0, 1), (0, 2)], &[(1, 0), (2, 0)], bridge] {
         let mut world = raft(3);
@@ -296,7 +296,7 @@ fn scenario_17_one_way_and_bridge_partitions_end_in_a_leader_that_stays() {
 }
 
 #[test]
-fn scenario_18_messages_that_come_once_more_much_later_change_nothing() {
+fn scenario_18_messages_replayed_an_hour_late_have_no_effect() {
     for (from, to) in [(0, 1), (1, 0), (2, 1)] {
         // Few operations, because this run simulates an hour.
         let mut parameters = Parameters::quiet(7, 3, 1, 1, Some(Mode::Raft));
@@ -319,7 +319,7 @@ fn scenario_18_messages_that_come_once_more_much_later_change_nothing() {
 }
 
 #[test]
-fn scenario_19_a_group_that_stalls_leaves_its_neighbours_alone() {
+fn scenario_19_stalled_group_does_not_affect_other_groups() {
     let mut world = raft(5);
     let other = RangeId(2);
     change(&mut world, &members(&[0, 1, 2], &[3, 4]));
@@ -345,7 +345,7 @@ fn scenario_19_a_group_that_stalls_leaves_its_neighbours_alone() {
 }
 
 #[test]
-fn scenario_46_leadership_leaves_a_slow_disk() {
+fn scenario_46_leadership_moves_off_slow_disk() {
     let mut world = raft(3);
     let leader = world.await_leader(RANGE);
     world.slow_disk(usize::from(leader.node.0), 60 * SECOND_US);

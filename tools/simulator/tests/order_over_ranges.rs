@@ -61,7 +61,7 @@ fn read_beside_a_pending_write(mode: Mode, planted: Planted<TestFault>) -> [Opti
 }
 
 #[test]
-fn scenario_49_a_latest_read_waits_for_pending_writes_of_its_key() {
+fn scenario_49_latest_read_waits_for_pending_writes_of_its_key() {
     for mode in [Mode::Raft, Mode::Chain] {
         let answers = read_beside_a_pending_write(mode, Planted::default());
         assert_eq!(answers, [None, Some(2)], "{mode}");
@@ -70,7 +70,7 @@ fn scenario_49_a_latest_read_waits_for_pending_writes_of_its_key() {
 
 #[cfg(feature = "planted-faults")]
 #[test]
-fn scenario_49_sees_a_read_that_does_not_wait() {
+fn scenario_49_check_detects_read_that_ignores_pending_writes() {
     for mode in [Mode::Raft, Mode::Chain] {
         let planted = Planted::new(TestFault::IgnorePendingWrites);
         assert_eq!(read_beside_a_pending_write(mode, planted), [Some(1), None], "{mode}");
@@ -94,14 +94,14 @@ fn answers_of_a_superseded_leader(planted: Planted<TestFault>) -> Vec<Option<Out
 }
 
 #[test]
-fn scenario_60_a_superseded_leader_does_not_call_a_committed_transaction_aborted() {
+fn scenario_60_superseded_leader_reports_no_false_abort() {
     let answers = answers_of_a_superseded_leader(Planted::default());
     assert!(!answers.contains(&Some(Outcome::Rejected(Rejection::Aborted))), "{answers:?}");
 }
 
 #[cfg(feature = "planted-faults")]
 #[test]
-fn scenario_60_sees_an_abort_that_is_not_confirmed() {
+fn scenario_60_check_detects_unconfirmed_abort() {
     let answers = answers_of_a_superseded_leader(Planted::new(TestFault::UnconfirmedAborts));
     assert!(answers.contains(&Some(Outcome::Rejected(Rejection::Aborted))), "{answers:?}");
 }
@@ -122,7 +122,7 @@ fn locked_reads_at_a_superseded_leader(planted: Planted<TestFault>) -> Vec<Optio
 }
 
 #[test]
-fn scenario_61_a_superseded_leader_answers_no_locked_read() {
+fn scenario_61_superseded_leader_serves_no_stale_locked_read() {
     for answer in locked_reads_at_a_superseded_leader(Planted::default()) {
         let refused =
             matches!(answer, Some(Outcome::Rejected(Rejection::NotServing { .. })) | None);
@@ -132,7 +132,7 @@ fn scenario_61_a_superseded_leader_answers_no_locked_read() {
 
 #[cfg(feature = "planted-faults")]
 #[test]
-fn scenario_61_sees_a_locked_read_that_is_not_confirmed() {
+fn scenario_61_check_detects_unconfirmed_locked_read() {
     let planted = Planted::new(TestFault::UnconfirmedLockedReads);
     let answers = locked_reads_at_a_superseded_leader(planted);
     let stale = answers.into_iter().any(|answer| value_of(answer) == Some(1));
@@ -169,7 +169,7 @@ fn second_locked_read(seed: u64, stopped_after_us: u64) -> Option<Outcome> {
 }
 
 #[test]
-fn locks_end_before_entries_of_a_successor_are_read() {
+fn locked_read_never_returns_writes_of_next_leader() {
     let mut aborted = 0;
     for seed in 0..40 {
         for stopped_after_us in (200..2_000).step_by(100) {
@@ -199,7 +199,7 @@ fn waits_us(world: &mut World, puts: u32) -> u32 {
 }
 
 #[test]
-fn scenario_62_a_clock_that_is_unsure_slows_its_own_commits_only() {
+fn scenario_62_uncertain_clock_delays_only_its_own_commits() {
     let quiet = Parameters::quiet(7, 3, 2, 1, Some(Mode::Raft));
     let mut world = World::new(Parameters { callers: 0, ..quiet }, Trace::Off);
     world.run_for(2 * SECOND_US);

@@ -17,7 +17,7 @@ fn missed(fault: &PlantedFault) -> Option<String> {
 }
 
 #[test]
-fn each_planted_fault_is_caught_at_its_seed() {
+fn planted_faults_are_detected_at_recorded_seeds() {
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     let part = |first: usize| {
         let faults = PLANTED_FAULTS.iter().skip(first).step_by(threads);

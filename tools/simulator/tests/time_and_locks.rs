@@ -7,7 +7,7 @@ use palisade_wire::{Basis, Operation, Outcome, ReadKind, Rejection, ReplicaChang
 use support::{RANGE, SECOND_US, at, claim, commit, holds, lock, put, raft};
 
 #[test]
-fn scenario_20_a_leader_that_was_stopped_past_its_lease_serves_nothing_on_waking() {
+fn scenario_20_leader_paused_past_lease_serves_no_stale_reads() {
     for pause_us in [SECOND_US, 2 * SECOND_US, 5 * SECOND_US] {
         let mut world = raft(3);
         put(&mut world, 1);
@@ -41,7 +41,7 @@ fn scenario_20_a_leader_that_was_stopped_past_its_lease_serves_nothing_on_waking
 /// A commit is acknowledged only after its timestamp has passed in true time. So after a restart,
 /// every clock reading within its bound leads to a later timestamp.
 #[test]
-fn scenario_23_timestamps_do_not_go_back_over_a_restart() {
+fn scenario_23_timestamps_increase_across_restart() {
     for nodes in [1, 3] {
         let mut world = raft(nodes);
         let mut last_ts = Timestamp::ZERO;
@@ -63,7 +63,7 @@ fn scenario_23_timestamps_do_not_go_back_over_a_restart() {
 }
 
 #[test]
-fn scenario_26_a_follower_that_lags_does_not_hide_what_a_read_depends_on() {
+fn scenario_26_lagging_follower_refuses_read_of_missing_commit() {
     let mut world = raft(3);
     put(&mut world, 1);
     let leader = world.await_leader(RANGE);
@@ -88,7 +88,7 @@ fn scenario_26_a_follower_that_lags_does_not_hide_what_a_read_depends_on() {
 }
 
 #[test]
-fn an_idle_range_is_read_at_its_followers() {
+fn follower_serves_stale_reads_of_idle_range() {
     let mut world = raft(3);
     put(&mut world, 1);
     let leader = world.await_leader(RANGE);
@@ -115,7 +115,7 @@ fn an_idle_range_is_read_at_its_followers() {
 }
 
 #[test]
-fn scenario_32_locks_end_with_the_leadership_that_gave_them() {
+fn scenario_32_locks_end_when_granting_leader_loses_leadership() {
     let mut world = raft(3);
     put(&mut world, 1);
     let old = world.await_leader(RANGE);
@@ -143,7 +143,7 @@ fn scenario_32_locks_end_with_the_leadership_that_gave_them() {
 /// A client retries a commit after its leader has crashed. The next leader returns the first
 /// outcome, and does not report the transaction as aborted because its locks are lost.
 #[test]
-fn scenario_01_a_commit_with_locks_is_known_to_the_next_leader() {
+fn scenario_01_next_leader_returns_first_outcome_of_locked_commit() {
     let mut world = raft(3);
     put(&mut world, 1);
     let old = world.await_leader(RANGE);

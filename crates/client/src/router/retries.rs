@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_the_last() {
+    fn backoff_doubles_up_to_limit() {
         let pauses: Vec<_> = (1..=8).map(pause_us).collect();
         assert_eq!(pauses, [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 50_000, 50_000]);
         assert_eq!(pause_us(u32::MAX), LAST_PAUSE_US);

@@ -150,7 +150,7 @@ fn commit_of(request: &Request) -> &CommitRequest {
 }
 
 #[test]
-fn the_first_hint_is_followed_at_once_and_the_second_after_a_pause() {
+fn redirect_is_immediate_once_then_pauses() {
     let mut cluster = Cluster::new(Mode::Raft);
     let hint = |number| Rejection::NotServing { hint: Some(node(number)) };
     let (to, request) = sent(cluster.start(get()));
@@ -165,7 +165,7 @@ fn the_first_hint_is_followed_at_once_and_the_second_after_a_pause() {
 }
 
 #[test]
-fn a_hint_to_the_replica_that_gave_it_is_not_followed_at_once() {
+fn redirect_to_same_replica_pauses_first() {
     let mut cluster = Cluster::new(Mode::Raft);
     let (_, request) = sent(cluster.start(get()));
     let hint = Rejection::NotServing { hint: Some(node(0)) };
@@ -174,7 +174,7 @@ fn a_hint_to_the_replica_that_gave_it_is_not_followed_at_once() {
 }
 
 #[test]
-fn pauses_grow_while_a_shard_is_overloaded() {
+fn backoff_grows_while_shard_is_overloaded() {
     let mut cluster = Cluster::new(Mode::Raft);
     let (_, request) = sent(cluster.start(get()));
     let mut pauses = Vec::new();
@@ -188,7 +188,7 @@ fn pauses_grow_while_a_shard_is_overloaded() {
 }
 
 #[test]
-fn a_replica_that_does_not_serve_is_passed_over() {
+fn retry_moves_to_next_replica_if_not_serving() {
     let mut cluster = Cluster::new(Mode::Raft);
     let (_, request) = sent(cluster.start(get()));
     let none = Rejection::NotServing { hint: None };
@@ -197,7 +197,7 @@ fn a_replica_that_does_not_serve_is_passed_over() {
 }
 
 #[test]
-fn a_deadline_states_whether_a_try_may_have_taken_effect() {
+fn deadline_error_states_whether_outcome_is_unknown() {
     let mut cluster = Cluster::new(Mode::Raft);
     let silent = "the shard did not answer";
     assert_eq!(sent(cluster.start(get())).0, node(0));
@@ -224,7 +224,7 @@ fn a_deadline_states_whether_a_try_may_have_taken_effect() {
 }
 
 #[test]
-fn a_call_that_starts_after_its_deadline_is_not_sent() {
+fn deadline_already_passed_prevents_send() {
     let mut cluster = Cluster::new(Mode::Raft);
     cluster.now_us = SECOND_US;
     let (id, deadline_us, timeout_us) = (CallId(1), SECOND_US, SECOND_US);
@@ -235,7 +235,7 @@ fn a_call_that_starts_after_its_deadline_is_not_sent() {
 
 /// The last call of a transaction that began long ago.
 #[test]
-fn a_commit_expires_by_the_deadline_of_its_call_and_not_by_its_time_limit() {
+fn commit_expiry_follows_deadline_not_timeout() {
     let mut cluster = Cluster::new(Mode::Raft);
     let (id, deadline_us, timeout_us) = (CallId(1), SECOND_US, 60 * SECOND_US);
     let call = put(KEY);
@@ -246,7 +246,7 @@ fn a_commit_expires_by_the_deadline_of_its_call_and_not_by_its_time_limit() {
 }
 
 #[test]
-fn a_broken_connection_makes_the_outcome_unknown_and_the_session_new() {
+fn disconnect_makes_outcome_unknown_and_renews_session() {
     let mut cluster = Cluster::new(Mode::Raft);
     let (to, request) = sent(cluster.start(put(KEY)));
     let effects = cluster.step(RouterInput::Disconnected(to));
@@ -265,7 +265,7 @@ fn a_broken_connection_makes_the_outcome_unknown_and_the_session_new() {
 }
 
 #[test]
-fn a_request_goes_elsewhere_while_its_shard_is_not_connected() {
+fn request_skips_disconnected_replica() {
     let mut cluster = Cluster::new(Mode::Raft);
     assert!(cluster.step(RouterInput::Disconnected(node(0))).is_empty());
     let effects = cluster.start(put(KEY));
@@ -277,7 +277,7 @@ fn a_request_goes_elsewhere_while_its_shard_is_not_connected() {
 }
 
 #[test]
-fn a_range_may_forget_the_outcomes_below_the_first_pending_commit() {
+fn settled_below_is_first_pending_commit_of_range() {
     let mut cluster = Cluster::new(Mode::Raft);
     let settled = |request: &Request| {
         let CommitRequest { txn, settled_below, .. } = commit_of(request);
@@ -292,7 +292,7 @@ fn a_range_may_forget_the_outcomes_below_the_first_pending_commit() {
 }
 
 #[test]
-fn the_range_map_is_refreshed_at_most_every_200_milliseconds() {
+fn range_map_refreshes_at_most_every_200_ms() {
     let mut cluster = Cluster::new(Mode::Raft);
     let (_, request) = sent(cluster.start(get()));
     let mut refreshed = Vec::new();
@@ -305,7 +305,7 @@ fn the_range_map_is_refreshed_at_most_every_200_milliseconds() {
 }
 
 #[test]
-fn a_range_map_is_taken_in_although_nothing_waits_for_it() {
+fn range_map_is_adopted_without_pending_request() {
     let mut cluster = Cluster::new(Mode::Chain);
     let mut later = cluster.router.topology().clone();
     let change = Change::RemoveFromChain { range: RangeId(1), epoch: 1, node: NodeId(0) };
@@ -322,7 +322,7 @@ fn a_range_map_is_taken_in_although_nothing_waits_for_it() {
 }
 
 #[test]
-fn a_read_whose_versions_are_collected_is_tried_once_at_each_replica() {
+fn read_of_collected_versions_tries_each_replica_once() {
     let mut cluster = Cluster::new(Mode::Raft);
     let kind = ReadKind::AsOf(Timestamp::ZERO);
     let mode = ReadMode::AtTimestamp { kind, anywhere: true };
@@ -337,7 +337,7 @@ fn a_read_whose_versions_are_collected_is_tried_once_at_each_replica() {
 }
 
 #[test]
-fn a_stale_replica_sends_a_read_to_the_sequencer() {
+fn timestamp_read_rejection_retries_at_sequencer() {
     let mut cluster = Cluster::new(Mode::Raft);
     let kind = ReadKind::AsOf(Timestamp::ZERO);
     for _ in 0..8 {
@@ -348,7 +348,7 @@ fn a_stale_replica_sends_a_read_to_the_sequencer() {
 }
 
 #[test]
-fn a_request_that_was_not_sent_is_tried_elsewhere_and_had_no_effect() {
+fn unsent_request_retries_elsewhere_without_effect() {
     let mut cluster = Cluster::new(Mode::Raft);
     let (_, request) = sent(cluster.start(put(KEY)));
     let not_sent = RouterInput::NotSent(request.request_id);
@@ -361,7 +361,7 @@ fn a_request_that_was_not_sent_is_tried_elsewhere_and_had_no_effect() {
 }
 
 #[test]
-fn the_next_tick_is_due_at_the_earliest_pause_or_deadline() {
+fn next_tick_is_at_earliest_pause_or_deadline() {
     let mut cluster = Cluster::new(Mode::Raft);
     assert_eq!(cluster.router.next_due_us(), None);
     let (_, early) = sent(cluster.start(get()));
@@ -383,7 +383,7 @@ fn the_next_tick_is_due_at_the_earliest_pause_or_deadline() {
 }
 
 #[test]
-fn a_commit_that_no_shard_has_run_gets_a_later_expiry() {
+fn expired_commit_gets_later_expiry_if_never_executed() {
     let mut cluster = Cluster::new(Mode::Raft);
     let (to, request) = sent(cluster.start(put(KEY)));
     let effects = cluster.reject(request.request_id, Rejection::Expired);
@@ -402,7 +402,7 @@ fn a_commit_that_no_shard_has_run_gets_a_later_expiry() {
 }
 
 #[test]
-fn a_change_that_is_invalid_after_a_lost_answer_is_unknown() {
+fn control_change_invalid_after_lost_reply_is_unknown() {
     let mut cluster = Cluster::new(Mode::Raft);
     let change = || Call::Control(Bytes::from_static(b"change"));
     let rejected = |rejection| Err(ClientError::Rejected(rejection));
@@ -416,7 +416,7 @@ fn a_change_that_is_invalid_after_a_lost_answer_is_unknown() {
 }
 
 #[test]
-fn a_commit_whose_lifetime_is_too_long_after_a_lost_answer_is_unknown() {
+fn commit_lifetime_rejection_after_lost_reply_is_unknown() {
     let mut cluster = Cluster::new(Mode::Raft);
     let (to, _) = sent(cluster.start(put(KEY)));
     cluster.step(RouterInput::Disconnected(to));
@@ -426,7 +426,7 @@ fn a_commit_whose_lifetime_is_too_long_after_a_lost_answer_is_unknown() {
 }
 
 #[test]
-fn a_commit_over_several_ranges_is_refused() {
+fn commit_across_ranges_is_rejected() {
     let mut cluster = Cluster::new(Mode::Raft);
     let commit = Commit::new().put(KEY, "value").put(OTHER_KEY, "value");
     let refused = result(cluster.start(Call::Commit { commit, locks: None }));
@@ -434,7 +434,7 @@ fn a_commit_over_several_ranges_is_refused() {
 }
 
 #[test]
-fn a_chain_serves_reads_of_one_key_at_its_tail() {
+fn chain_tail_serves_single_key_reads() {
     let mut cluster = Cluster::new(Mode::Chain);
     assert_eq!(sent(cluster.start(get())).0, node(0));
     let mode = ReadMode::LatestOfKey;
@@ -442,7 +442,7 @@ fn a_chain_serves_reads_of_one_key_at_its_tail() {
 }
 
 #[test]
-fn versions_are_kept_at_every_shard_that_is_connected() {
+fn keep_versions_is_sent_to_all_connected_shards() {
     let mut cluster = Cluster::new(Mode::Raft);
     let at_ts = Timestamp::from_physical_us(9);
     cluster.step(RouterInput::Disconnected(node(1)));

@@ -232,7 +232,7 @@ mod tests {
 
     /// Covers seed 1630 of the simulator: a checkpoint was written in the turn of a late `Attach`.
     #[test]
-    fn a_late_attachment_from_before_what_was_forgotten_changes_nothing() {
+    fn attach_below_truncated_head_is_ignored() {
         let membership = Membership { epoch: 1, members: vec![at(0), at(1)] };
         let setup = Setup {
             range: RangeId(1),

@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn support_lasts_from_when_the_echoed_heartbeat_was_sent_and_ends_before_the_promise() {
+    fn lease_starts_at_heartbeat_send_and_ends_before_promise() {
         let (mut a, mut b) = pair();
         exchange(&mut a, &mut b, 1_000_000);
         let PeerTiming { lease_us, promise_us, .. } = PeerTiming::default();
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn no_echo_renews_a_lease_before_all_revocations_have_arrived() {
+    fn lease_renewal_waits_for_all_revocations() {
         let (mut a, mut b) = pair();
         exchange(&mut a, &mut b, beat(100));
         let all: Vec<_> = (0..3 * MAX_REVOCATIONS as u64 - 1).map(revocation).collect();
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_peer_is_noticed_once_and_so_is_its_return() {
+    fn suspicion_is_reported_once_and_ends_on_heartbeat() {
         let (mut a, mut b) = pair();
         let mut now_us = 1_000_000;
         for _ in 0..50 {
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn irregular_heartbeats_buy_time_within_bounds() {
+    fn suspicion_timeout_adapts_within_bounds() {
         let timing = PeerTiming::default();
         let mut arrivals = Arrivals::default();
         assert_eq!(arrivals.suspect_us(&timing), timing.suspect_us.0);
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revocation_is_repeated_until_it_is_confirmed_and_processed_once() {
+    fn revocation_is_resent_until_confirmed_and_applied_once() {
         let (mut a, mut b) = pair();
         exchange(&mut a, &mut b, beat(1));
         a.revoke(at(1), revocation(3));
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revocation_outlives_a_restart_of_the_peer_that_has_not_confirmed_it() {
+    fn revocation_survives_restart_of_receiver() {
         let (mut a, mut b) = pair();
         exchange(&mut a, &mut b, beat(100));
         a.revoke(at(1), revocation(3));
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_of_an_earlier_session_are_dropped() {
+    fn messages_of_earlier_session_are_dropped() {
         let (mut a, _) = pair();
         assert_eq!(a.observe(at(1), 3), Some(true));
         assert_eq!(a.observe(at(1), 3), Some(false));

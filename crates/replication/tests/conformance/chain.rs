@@ -55,26 +55,26 @@ fn run_adversary(size: u16, powers: Powers, count: u64) {
 }
 
 #[test]
-fn a_chain_of_one_commits_only_what_it_synced() {
+fn chain_of_one_commits_only_synced_entries() {
     run_adversary(1, Powers { crashes: true, removals: false }, 100);
 }
 
 #[test]
-fn three_members_agree_over_a_bad_network() {
+fn chain_of_three_agrees_on_lossy_network() {
     run_adversary(3, Powers { crashes: false, removals: false }, 150);
 }
 
 #[test]
-fn three_members_agree_over_crashes() {
+fn chain_of_three_agrees_across_crashes() {
     run_adversary(3, Powers { crashes: true, removals: false }, 300);
 }
 
 #[test]
-fn three_members_agree_over_crashes_and_removals() {
+fn chain_of_three_agrees_across_crashes_and_removals() {
     run_adversary(3, Powers { crashes: true, removals: true }, 400);
 }
 
 #[test]
-fn five_members_agree_over_crashes_and_removals() {
+fn chain_of_five_agrees_across_crashes_and_removals() {
     run_adversary(5, Powers { crashes: true, removals: true }, 150);
 }

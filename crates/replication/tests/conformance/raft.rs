@@ -66,21 +66,21 @@ fn run_adversary(size: u16, crashes: bool, count: u64) {
 }
 
 #[test]
-fn one_replica_commits_only_what_it_synced() {
+fn raft_group_of_one_commits_only_synced_entries() {
     run_adversary(1, true, 100);
 }
 
 #[test]
-fn three_replicas_agree_over_a_bad_network() {
+fn raft_group_of_three_agrees_on_lossy_network() {
     run_adversary(3, false, 150);
 }
 
 #[test]
-fn three_replicas_agree_over_crashes() {
+fn raft_group_of_three_agrees_across_crashes() {
     run_adversary(3, true, 300);
 }
 
 #[test]
-fn five_replicas_agree_over_crashes() {
+fn raft_group_of_five_agrees_across_crashes() {
     run_adversary(5, true, 150);
 }

@@ -79,11 +79,11 @@ fn check(directory: &str, minimum: usize, replay: fn(&str) -> String) {
 }
 
 #[test]
-fn raft_has_the_effects_in_its_scripts() {
+fn raft_scripts_produce_expected_effects() {
     check("raft", 18, replay::<Raft>);
 }
 
 #[test]
-fn chains_have_the_effects_in_their_scripts() {
+fn chain_scripts_produce_expected_effects() {
     check("chain", 14, replay::<Chain>);
 }

@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_pending_until_its_last_write_is_applied() {
+    fn key_is_pending_until_last_write_is_applied() {
         let mut pending = PendingWrites::default();
         for (index, key) in [(5, b"a"), (5, b"b"), (6, b"a"), (7, b"c"), (7, b"c")] {
             pending.push(index, key);

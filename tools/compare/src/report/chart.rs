@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn no_input_panics_or_draws_what_is_no_number() {
+    fn chart_never_panics_or_draws_non_finite_values() {
         let inputs: [&[(f64, f64)]; 5] = [
             &[],
             &[(0.0, 0.0)],
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_without_a_place_interrupts_the_line() {
+    fn chart_line_is_interrupted_at_zero_on_log_scale() {
         let points = [(0.0, 1.0), (1.0, 2.0), (2.0, 0.0), (3.0, 1.0), (4.0, 2.0)];
         // One polyline more than the pieces of the line: the legend's sample.
         assert_eq!(chart(true, &points).matches("<polyline").count(), 3);
@@ -207,13 +207,13 @@ mod tests {
     }
 
     #[test]
-    fn the_title_is_escaped_and_announced() {
+    fn chart_title_is_escaped_and_set_as_aria_label() {
         let svg = chart(false, &[(0.0, 1.0)]);
         assert!(svg.contains(r#"aria-label="a &lt;b&gt; chart"><title>a &lt;b&gt; chart</title>"#));
     }
 
     #[test]
-    fn ticks_are_written_without_needless_zeros() {
+    fn tick_labels_omit_trailing_zeros() {
         for (value, expected) in [(0.0, "0"), (0.2, "0.2"), (100.0, "100"), (20_000.0, "20,000")] {
             assert_eq!(plain(value), expected);
         }

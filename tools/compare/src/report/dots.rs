@@ -87,14 +87,14 @@ mod tests {
     }
 
     #[test]
-    fn every_dot_is_labelled() {
+    fn dots_are_labelled_with_their_values() {
         let svg = chart(vec![(0, 1230.0), (1, 45_600.0)]);
         assert!(svg.contains("1.23 ms") && svg.contains("45.6 ms"), "{svg}");
         assert!(svg.contains("<circle") && svg.contains("<polygon"), "{svg}");
     }
 
     #[test]
-    fn dots_without_a_place_are_left_out() {
+    fn dots_with_unplottable_values_are_omitted() {
         for dots in [vec![], vec![(0, 0.0), (1, f64::NAN)], vec![(0, 5.0)]] {
             let svg = chart(dots);
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");

@@ -114,7 +114,7 @@ mod tests {
     use crate::results::{Kill, sample};
 
     #[test]
-    fn the_typical_run_is_the_median_one_and_the_others_are_faint() {
+    fn median_run_is_highlighted_and_other_runs_are_faint() {
         let runs = [9000.0, 12_000.0, 10_000.0];
         let runs = runs.map(|ops| sample::run(Phase::ClosedLoop, "raft", ops, 1000));
         let results = sample::results(runs.into());
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn kills_are_one_mark_only_at_the_same_moment() {
+    fn kill_marks_merge_only_for_same_node_and_time() {
         let mut results = sample::all_phases();
         let labels = |results: &Results| -> Vec<String> {
             throughput(results, Phase::Kill).marks.into_iter().map(|mark| mark.label).collect()
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn raft_and_chain_keep_their_colours() {
+    fn mode_colours_are_fixed_for_raft_and_chain() {
         let results = sample::results(vec![sample::run(Phase::Kill, "chain", 1.0, 1)]);
         assert_eq!(mode_number(&results, "raft"), 0);
         assert_eq!(mode_number(&results, "chain"), 1);

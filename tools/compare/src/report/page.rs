@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_escaped() {
+    fn escape_replaces_html_special_characters() {
         let table = [
             ("plain µs – text", "plain µs – text"),
             (
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_escapes_its_cells_and_aligns_its_numbers() {
+    fn table_escapes_cells_and_aligns_numbers() {
         let html = table(&["a<b", "n"], &(1..2), &[vec!["x&y".to_string(), "7".to_string()]]);
         assert!(html.contains("<th scope=\"col\">a&lt;b</th>"), "{html}");
         assert!(html.contains("<td>x&amp;y</td><td class=\"number\">7</td>"), "{html}");

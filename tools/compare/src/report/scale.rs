@@ -123,13 +123,13 @@ mod tests {
     }
 
     #[test]
-    fn log_ticks_are_decades() {
+    fn log_ticks_mark_decades_and_subdivide_short_ranges() {
         assert!(close(&log_ticks(2, 3), &[100.0, 200.0, 500.0, 1000.0]));
         assert!(close(&log_ticks(1, 4), &[10.0, 100.0, 1e3, 1e4]));
     }
 
     #[test]
-    fn a_log_scale_spans_whole_decades() {
+    fn log_scale_spans_whole_decades() {
         let scale = Scale::decades([250.0, 0.0, f64::NAN, 1000.0].into_iter());
         assert!(close(scale.ticks(), &[100.0, 200.0, 500.0, 1000.0]));
         assert_eq!(scale.at(100.0), Some(0.0));
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scale_of_nothing_still_has_ticks() {
+    fn scale_without_values_has_default_ticks() {
         let nothing = || [f64::NAN, 0.0].into_iter();
         for scale in
             [Scale::from_zero(nothing()), Scale::up_to(nothing()), Scale::decades(nothing())]
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scale_from_zero_ends_on_a_tick() {
+    fn linear_scale_from_zero_ends_on_tick() {
         let scale = Scale::from_zero([37_000.0].into_iter());
         assert!(close(scale.ticks(), &[0.0, 10_000.0, 20_000.0, 30_000.0, 40_000.0]));
         assert_eq!(scale.at(40_000.0), Some(1.0));

@@ -94,14 +94,14 @@ fn compare(seed: u64, generate: fn(&mut Rng) -> Vec<Operation>) -> Tally {
 }
 
 #[test]
-fn agrees_on_anything() {
+fn linearizability_check_agrees_with_search_on_random_histories() {
     let tally = compare(1, anything);
     assert!(tally.accepted > 1000 && tally.refused > 1000, "{tally:?}");
     assert!(tally.accepted_long > 1000, "{tally:?}");
 }
 
 #[test]
-fn agrees_on_contended_histories() {
+fn linearizability_check_agrees_with_search_on_contended_histories() {
     let tally = compare(2, contended);
     assert!(tally.accepted > 1000 && tally.refused > 1000, "{tally:?}");
     assert!(tally.stale > 1000 && tally.two_values > 1000, "{tally:?}");

@@ -15,7 +15,7 @@ fn refuse(history: &[Operation]) -> Violation {
 }
 
 #[test]
-fn stale_read() {
+fn stale_read_is_refused() {
     let history = [write(1, 1, 2), write(2, 3, 4), read(1, 5, 6)];
     let Violation::StaleRead(conflict) = refuse(&history) else { panic!("wrong variant") };
     assert_eq!(conflict.outer.finished_first, history[0]);
@@ -24,31 +24,31 @@ fn stale_read() {
 }
 
 #[test]
-fn new_value_then_old_while_the_write_is_still_running() {
+fn old_read_after_new_read_during_write_is_refused() {
     let history = [write(1, 1, 2), write(2, 3, 20), read(2, 4, 5), read(1, 6, 7)];
     assert!(matches!(refuse(&history), Violation::StaleRead(_)));
 }
 
 #[test]
-fn lost_update() {
+fn lost_update_is_refused() {
     let history = [write(1, 1, 2), read(1, 3, 4), write(2, 5, 6), write(3, 7, 8), read(2, 9, 10)];
     assert!(matches!(refuse(&history), Violation::StaleRead(_)));
 }
 
 #[test]
-fn overwritten_value_comes_back() {
+fn reappearing_overwritten_value_is_refused() {
     let history = [write(1, 1, 2), write(2, 3, 4), read(2, 5, 6), read(1, 7, 8)];
     assert!(matches!(refuse(&history), Violation::TwoValuesAtOnce(_)));
 }
 
 #[test]
-fn two_values_seen_after_concurrent_writes() {
+fn conflicting_reads_after_concurrent_writes_are_refused() {
     let history = [write(1, 1, 4), write(2, 2, 3), read(1, 5, 6), read(2, 7, 8)];
     assert!(matches!(refuse(&history), Violation::TwoValuesAtOnce(_)));
 }
 
 #[test]
-fn unknown_write_takes_effect_twice() {
+fn unknown_outcome_write_applied_twice_is_refused() {
     let history = [
         info(write(1, 1, 2)),
         read(1, 3, 4),
@@ -61,27 +61,27 @@ fn unknown_write_takes_effect_twice() {
 }
 
 #[test]
-fn unknown_write_is_seen_for_a_moment_within_another_value() {
+fn transient_effect_of_unknown_outcome_write_is_refused() {
     let history =
         [info(write(1, 1, 2)), write(2, 3, 4), read(2, 5, 6), read(1, 7, 8), read(2, 9, 10)];
     assert!(matches!(refuse(&history), Violation::StaleRead(_)));
 }
 
 #[test]
-fn read_of_a_value_never_written() {
+fn read_of_unwritten_value_is_refused() {
     let history = [write(1, 1, 2), read(9, 3, 4)];
     assert_eq!(refuse(&history), Violation::ReadOfUnwritten { read: history[1] });
 }
 
 #[test]
-fn read_of_a_failed_write() {
+fn read_of_failed_write_is_refused() {
     let history = [fail(write(1, 1, 2)), read(1, 3, 4)];
     let expected = Violation::ReadOfFailedWrite { read: history[1], write: history[0] };
     assert_eq!(refuse(&history), expected);
 }
 
 #[test]
-fn read_from_the_future() {
+fn read_before_its_write_started_is_refused() {
     let history = [read(1, 1, 2), write(1, 3, 4)];
     let expected = Violation::ReadBeforeWrite { read: history[0], write: history[1] };
     assert_eq!(refuse(&history), expected);
@@ -92,39 +92,39 @@ fn read_from_the_future() {
 }
 
 #[test]
-fn acknowledged_write_lost() {
+fn lost_acknowledged_write_is_refused() {
     let history = [write(1, 1, 2), absent(3, 4)];
     let expected = Violation::AbsentAfterWrite { seen: history[0], read: history[1] };
     assert_eq!(refuse(&history), expected);
 }
 
 #[test]
-fn acknowledged_write_lost_at_the_beginning_of_time() {
+fn lost_acknowledged_write_at_time_zero_is_refused() {
     assert!(matches!(refuse(&[write(1, 0, 0), absent(1, 1)]), Violation::AbsentAfterWrite { .. }));
 }
 
 #[test]
-fn unknown_write_seen_then_lost() {
+fn unknown_outcome_write_lost_after_read_is_refused() {
     let history = [info(write(1, 1, 2)), read(1, 3, 4), absent(5, 6)];
     let expected = Violation::AbsentAfterWrite { seen: history[1], read: history[2] };
     assert_eq!(refuse(&history), expected);
 }
 
 #[test]
-fn one_value_written_twice() {
+fn duplicate_write_of_value_is_refused() {
     let history = [write(1, 1, 2), info(write(1, 3, 4))];
     let expected = Violation::DuplicateWrite { first: history[0], second: history[1] };
     assert_eq!(refuse(&history), expected);
 }
 
 #[test]
-fn reversed_times() {
+fn operation_ending_before_start_is_refused() {
     let history = [write(1, 2, 1)];
     assert_eq!(refuse(&history), Violation::EndsBeforeStart { operation: history[0] });
 }
 
 #[test]
-fn message_names_key_values_processes_and_times() {
+fn violation_message_names_key_values_processes_and_times() {
     let old = write(1, 10, 20);
     let new = Operation { process: 2, ..write(2, 30, 40) };
     let stale = Operation { process: 3, ..read(1, 50, 60) };

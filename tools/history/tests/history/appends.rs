@@ -25,7 +25,7 @@ fn cycle_of(history: &[Transaction]) -> usize {
 }
 
 #[test]
-fn what_is_in_order_is_accepted() {
+fn serializable_history_is_accepted() {
     let history = [
         at(0, 10, [append(1, 1), append(2, 1)]),
         at(5, 15, [read(1, &[1]), append(1, 2), read(1, &[1, 2])]),
@@ -41,7 +41,7 @@ fn what_is_in_order_is_accepted() {
 }
 
 #[test]
-fn a_lost_update_is_refused() {
+fn lost_update_is_refused() {
     let history = [
         at(0, 1, [append(1, 1)]),
         at(2, 9, [read(1, &[1]), append(1, 2)]),
@@ -68,7 +68,7 @@ fn write_skew_is_refused() {
 /// The search for a short cycle starts from a limited number of transactions. None of them may be
 /// on a cycle.
 #[test]
-fn a_cycle_is_found_behind_many_transactions_between_two_cycles() {
+fn cycle_is_found_among_many_acyclic_transactions() {
     const BETWEEN: u64 = 100;
     let mut history: Vec<_> = (1..=BETWEEN).map(|n| at(0, 9, [append(10, n)])).collect();
     history.push(at(0, 9, [read(1, &[]), append(2, 1), append(10, 0)]));
@@ -82,7 +82,7 @@ fn a_cycle_is_found_behind_many_transactions_between_two_cycles() {
 }
 
 #[test]
-fn a_stale_read_is_refused_by_real_time_alone() {
+fn stale_read_is_refused_by_real_time_order() {
     let mut history = [at(0, 5, [append(1, 1)]), at(5, 9, [read(1, &[])])];
     assert_eq!(check_appends(&history), Ok(2));
     history[1].start_ns = 6;
@@ -92,7 +92,7 @@ fn a_stale_read_is_refused_by_real_time_alone() {
 }
 
 #[test]
-fn two_observers_who_disagree_are_refused() {
+fn long_fork_between_two_readers_is_refused() {
     let history = [
         at(0, 90, [append(1, 1)]),
         at(0, 90, [append(2, 1)]),
@@ -103,7 +103,7 @@ fn two_observers_who_disagree_are_refused() {
 }
 
 #[test]
-fn a_read_of_an_element_that_was_never_appended_is_named() {
+fn violations_without_cycle_are_classified() {
     let fails = |history: &[Transaction]| check_appends(history).unwrap_err();
     let reads = |list: &[u64]| at(5, 6, [read(1, list)]);
     assert!(matches!(fails(&[reads(&[7])]), AppendViolation::Unexplained { element: 7, .. }));
@@ -202,7 +202,7 @@ fn almost_serial(random: &mut Rng) -> Vec<Transaction> {
 }
 
 #[test]
-fn the_check_and_the_search_agree() {
+fn append_check_agrees_with_exhaustive_search() {
     let mut random = Rng::with_seed(9);
     let (mut refused, mut accepted) = (0, 0);
     for round in 0..20_000 {
@@ -220,7 +220,7 @@ fn the_check_and_the_search_agree() {
 /// A long history is accepted if each transaction ran at an instant between its start and its end,
 /// and refused once one read is truncated.
 #[test]
-fn a_long_history_is_checked_as_a_whole() {
+fn long_history_is_refused_after_truncating_one_read() {
     let mut random = Rng::with_seed(4);
     let mut lists = Lists::new();
     let mut history = Vec::new();

@@ -23,7 +23,7 @@ fn malformed(text: &[u8]) -> (u64, String) {
 }
 
 #[test]
-fn layout() {
+fn writer_output_matches_expected_layout() {
     let history = [read(5, 10, 20), write(6, 30, 40), info(absent(50, 60))];
     let expected = concat!(
         r#"{"process":1,"start_ns":10,"end_ns":20,"type":"ok","session":"1","ops":[["r","k17",5]]}"#,
@@ -37,7 +37,7 @@ fn layout() {
 }
 
 #[test]
-fn session_is_optional_and_blank_lines_and_other_fields_are_skipped() {
+fn reader_accepts_missing_session_blank_lines_and_extra_fields() {
     let expected = Operation { process: 3, ..write(6, 1, 2) };
     let more = GOOD.replace(r#""ops""#, r#""note":{"a":[1]},"session":"x","ops""#);
     let text = format!("\n{GOOD}\r\n   \n  {more}");
@@ -46,7 +46,7 @@ fn session_is_optional_and_blank_lines_and_other_fields_are_skipped() {
 }
 
 #[test]
-fn garbage_is_named_with_its_line() {
+fn reader_reports_line_and_reason_of_malformed_input() {
     let damaged = |from: &str, to: &str| GOOD.replace(from, to);
     let cases = [
         ("nonsense".to_owned(), "not a JSON object"),
@@ -78,13 +78,13 @@ fn garbage_is_named_with_its_line() {
 }
 
 #[test]
-fn message_leads_with_the_line() {
+fn error_message_starts_with_line_number() {
     let error = read_history(&b"\nnonsense"[..]).expect_err("garbage was accepted");
     assert!(error.to_string().starts_with("line 2: not a JSON"), "{error}");
 }
 
 #[test]
-fn text_that_is_not_utf8_is_malformed() {
+fn reader_refuses_text_that_is_not_utf8() {
     let mut text = GOOD.replace("k17", "k?").into_bytes();
     for byte in &mut text {
         if *byte == b'?' {
@@ -115,13 +115,13 @@ fn operations() -> impl Strategy<Value = Operation> {
 
 proptest! {
     #[test]
-    fn reads_back_what_was_written(history in prop::collection::vec(operations(), 0..20)) {
+    fn history_round_trips_through_jsonl(history in prop::collection::vec(operations(), 0..20)) {
         let text = stored(&history);
         prop_assert_eq!(read_history(text.as_slice()).expect("well-formed"), history);
     }
 
     #[test]
-    fn damage_never_panics(
+    fn reader_never_panics_on_damaged_history(
         history in prop::collection::vec(operations(), 1..4),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
     ) {
@@ -135,7 +135,7 @@ proptest! {
     }
 
     #[test]
-    fn noise_never_panics(noise in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn reader_never_panics_on_random_bytes(noise in prop::collection::vec(any::<u8>(), 0..200)) {
         let _either = read_history(noise.as_slice());
     }
 }

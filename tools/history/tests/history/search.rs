@@ -55,7 +55,7 @@ mod tests {
     use crate::script::{absent, info, read, write};
 
     #[test]
-    fn follows_the_definition() {
+    fn exhaustive_search_follows_linearizability_definition() {
         assert!(is_linearizable(&[]));
         assert!(is_linearizable(&[absent(1, 2), write(1, 3, 4), read(1, 5, 6)]));
         assert!(is_linearizable(&[write(1, 1, 3), absent(3, 4)]));

@@ -67,7 +67,7 @@ fn replaced_before(history: &[Operation], read: &Operation) -> Option<u64> {
 }
 
 #[test]
-fn atomic_registers_are_accepted() {
+fn atomic_register_histories_are_accepted() {
     for seed in 0..20 {
         let history = simulate(seed);
         match check(&history) {
@@ -81,7 +81,7 @@ fn atomic_registers_are_accepted() {
 }
 
 #[test]
-fn one_stale_read_among_thousands_is_found() {
+fn single_stale_read_in_long_history_is_refused() {
     let mut history = simulate(99);
     let mut falsified = 0;
     for at in 0..history.len() {

@@ -49,7 +49,7 @@ fn stale_over_two_keys(order: Order) -> Vec<TimestampedOperation> {
 }
 
 #[test]
-fn a_latest_read_below_another_keys_acknowledged_write_is_refused() {
+fn latest_read_below_other_keys_acknowledged_write_is_refused() {
     let violation = refused(&stale_over_two_keys(Order::Latest));
     assert!(matches!(violation, TimestampViolation::NoTimestampFits { key: X, from: 20, .. }));
     // Each key alone is linearizable, which is all that a read at this level requires.
@@ -58,7 +58,7 @@ fn a_latest_read_below_another_keys_acknowledged_write_is_refused() {
 }
 
 #[test]
-fn concurrent_operations_are_in_any_order() {
+fn concurrent_operations_may_take_any_order() {
     let mut history = stale_over_two_keys(Order::Latest);
     // The read now starts at the instant at which `put y` ends.
     history[3].start_ns = 30;
@@ -66,7 +66,7 @@ fn concurrent_operations_are_in_any_order() {
 }
 
 #[test]
-fn commits_that_follow_each_other_have_rising_timestamps() {
+fn sequential_commits_have_increasing_timestamps() {
     let history = [put((0, 10), 20, X, 1), put((11, 20), 20, Y, 2)];
     let violation = refused(&history);
     assert!(matches!(violation, TimestampViolation::BelowAcknowledged { ts: 20, .. }));
@@ -74,7 +74,7 @@ fn commits_that_follow_each_other_have_rising_timestamps() {
 }
 
 #[test]
-fn a_fresh_snapshot_is_not_below_what_was_acknowledged_and_an_old_one_may_be() {
+fn fresh_snapshot_below_acknowledged_write_is_refused() {
     let snapshot = |order| vec![put((0, 10), 20, X, 1), read((11, 20), order, &[(X, Saw::Absent)])];
     let violation = refused(&snapshot(Order::Fresh(15)));
     assert!(matches!(violation, TimestampViolation::BelowAcknowledged { ts: 15, .. }));
@@ -84,7 +84,7 @@ fn a_fresh_snapshot_is_not_below_what_was_acknowledged_and_an_old_one_may_be() {
 }
 
 #[test]
-fn a_snapshot_of_two_moments_is_refused() {
+fn snapshot_mixing_two_timestamps_is_refused() {
     let reads = [(X, value(5, 1)), (Y, value(20, 3))];
     let mut history = stale_over_two_keys(Order::LatestOfKey);
     history.push(read((40, 110), Order::AsOf(25), &reads));
@@ -96,7 +96,7 @@ fn a_snapshot_of_two_moments_is_refused() {
 }
 
 #[test]
-fn what_a_commit_read_holds_until_its_timestamp() {
+fn commit_reads_must_hold_until_commit_timestamp() {
     let update =
         |ts| TimestampedOperation { reads: vec![(X, value(5, 1))], ..put((12, 40), ts, X, 9) };
     let history = |ts| [put((0, 1), 5, X, 1), put((10, 20), 10, X, 2), update(ts)];
@@ -106,7 +106,7 @@ fn what_a_commit_read_holds_until_its_timestamp() {
 }
 
 #[test]
-fn a_write_takes_effect_once_and_a_failed_one_never() {
+fn write_applied_twice_or_after_failure_is_refused() {
     let twice = [
         put((0, 10), 5, X, 1),
         read((11, 20), Order::AsOf(6), &[(X, value(5, 1))]),
@@ -123,7 +123,7 @@ fn a_write_takes_effect_once_and_a_failed_one_never() {
 }
 
 #[test]
-fn a_write_of_unknown_outcome_takes_effect_after_its_start_or_never() {
+fn unknown_outcome_write_takes_effect_after_start_or_never() {
     let mut history = [
         put((0, 10), 5, Y, 1),
         TimestampedOperation { order: Order::Unknown, ..put((20, 25), 0, X, 2) },
@@ -136,7 +136,7 @@ fn a_write_of_unknown_outcome_takes_effect_after_its_start_or_never() {
 }
 
 #[test]
-fn deletes_count_and_unknown_ones_excuse_an_absent_key() {
+fn delete_of_known_or_unknown_outcome_explains_absent_key() {
     let delete = |ts, order: fn(u64) -> Order| TimestampedOperation {
         writes: vec![(X, None)],
         ..operation((20, 30), order(ts))
@@ -150,7 +150,7 @@ fn deletes_count_and_unknown_ones_excuse_an_absent_key() {
 }
 
 #[test]
-fn a_failed_condition_is_a_read_of_another_version() {
+fn failed_condition_counts_as_read_of_another_version() {
     let failed = |start_ns| read((start_ns, 50), Order::Latest, &[(X, Saw::NotVersion { ts: 5 })]);
     check_timestamps(&[put((0, 10), 5, X, 1), put((20, 30), 25, X, 2), failed(22)]).unwrap();
     // A write of unknown outcome that was not read may have replaced the version.

@@ -64,7 +64,7 @@ mod tests {
     use super::{super::observation::*, *};
 
     #[test]
-    fn a_successor_that_is_ahead_or_differs_is_noticed() {
+    fn successor_log_ahead_or_diverged_is_detected() {
         let member = |node, marks| Observation {
             mode: Mode::Chain,
             epoch: 1,

@@ -85,7 +85,7 @@ mod tests {
     use super::{super::observation::*, *};
 
     #[test]
-    fn a_commit_without_a_durable_majority_is_noticed() {
+    fn commit_without_durable_majority_is_detected() {
         let log = || Log::of(&[(1, 10), (1, 20)]);
         let seen = Observation { commit_index: 2, ..observed(0, log()) };
         let (known, unsynced) =
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_durable_entry_that_is_gone_after_a_restart_is_noticed() {
+    fn durable_entry_lost_over_restart_is_detected() {
         let log = || Log::of(&[(1, 10), (1, 20), (1, 30)]);
         let before = Observation { durable_index: 2, ..observed(0, log()) };
         Durability.check_restart(&before, &log()).unwrap();

@@ -40,7 +40,7 @@ mod tests {
     use super::{super::observation::*, *};
 
     #[test]
-    fn two_leaders_of_a_term_are_noticed() {
+    fn two_leaders_in_one_term_are_detected() {
         let leader = |node, term| {
             let seen = observed(node, Log::new());
             Observation { role: Role::Leader, term, ..seen }

@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn a_causal_reverse_is_noticed_through_writers_and_readers() {
+    fn causal_reverse_after_commit_or_read_is_detected() {
         let mut invariant = ExternalConsistency::default();
         let before = invariant.known_ts();
         invariant.check(&committed(10), before).unwrap();

@@ -47,7 +47,7 @@ mod tests {
     use super::{super::observation::*, *};
 
     #[test]
-    fn a_leader_that_lacks_a_committed_entry_is_noticed() {
+    fn leader_without_committed_entry_is_detected() {
         let committed = Committed::from([(1, ((1, Some(10)), 1)), (2, ((1, Some(20)), 1))]);
         let leader = |marks: &[(u64, u32)]| Observation {
             role: Role::Leader,

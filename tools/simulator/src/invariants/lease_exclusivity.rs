@@ -43,7 +43,7 @@ mod tests {
     use super::{super::observation::*, *};
 
     #[test]
-    fn a_lease_that_outlives_the_next_election_is_noticed() {
+    fn lease_held_past_next_election_is_detected() {
         let leader = |node, term| {
             let seen = observed(node, Log::new());
             Observation { role: Role::Leader, term, ..seen }

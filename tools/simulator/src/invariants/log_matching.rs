@@ -45,7 +45,7 @@ mod tests {
     use super::{super::observation::*, *};
 
     #[test]
-    fn logs_that_differ_before_an_equal_entry_are_noticed() {
+    fn logs_diverging_before_matching_entry_are_detected() {
         let mut invariant = LogMatching::default();
         invariant.check(&observed(0, Log::of(&[(1, 10), (1, 20)]))).unwrap();
         invariant.check(&observed(1, Log::of(&[(1, 10), (2, 30)]))).unwrap();

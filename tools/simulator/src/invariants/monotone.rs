@@ -38,7 +38,7 @@ mod tests {
     use super::{super::observation::*, *};
 
     #[test]
-    fn going_back_is_noticed() {
+    fn term_or_commit_index_decrease_is_detected() {
         let seen = |term, commit_index| Observation {
             term,
             commit_index,

@@ -41,7 +41,7 @@ mod tests {
     use super::{super::observation::*, *};
 
     #[test]
-    fn an_entry_of_an_earlier_term_that_is_counted_is_noticed() {
+    fn commit_by_counting_earlier_term_entry_is_detected() {
         let leader = |commit_index| {
             let seen = observed(0, Log::of(&[(1, 10), (1, 20), (2, 30)]));
             Observation { role: Role::Leader, term: 2, commit_index, ..seen }

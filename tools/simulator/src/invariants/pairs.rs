@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_sense_is_accepted() {
+    fn consistent_pair_commits_and_reads_are_accepted() {
         let mut pairs = Pairs::default();
         pairs.committed(ts(10), Some(1), None).unwrap();
         pairs.read(ts(10), Some(1), ts(10)).unwrap();
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_none_is_noticed() {
+    fn inconsistent_pair_commits_and_reads_are_detected() {
         let noticed = |after: fn(&mut Pairs) -> Result<(), String>| {
             let mut pairs = Pairs::default();
             pairs.committed(ts(10), Some(1), None).unwrap();

@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn different_entries_at_an_index_are_noticed() {
+    fn different_entries_at_one_index_are_detected() {
         let (mut invariant, mut committed) = Default::default();
         let mut check = |seen| StateMachineSafety::check(&mut invariant, 0, &seen, &mut committed);
         check(commits(0, &[(1, 10)], 7)).unwrap();
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn different_states_after_as_many_entries_are_noticed() {
+    fn state_divergence_at_equal_index_is_detected() {
         let (mut invariant, mut committed) = Default::default();
         let mut check = |seen| StateMachineSafety::check(&mut invariant, 0, &seen, &mut committed);
         check(commits(0, &[(1, 10)], 7)).unwrap();

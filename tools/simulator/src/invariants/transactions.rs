@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_serializable_is_accepted() {
+    fn serializable_transactions_are_accepted() {
         let mut all = Transactions::default();
         let nothing = [seen(0, 0, None), seen(1, 5, None)];
         all.read(&nothing).unwrap();
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn anomalies_are_noticed() {
+    fn transaction_anomalies_are_detected() {
         let noticed = |after: fn(&mut Transactions) -> Result<(), String>| {
             let mut all = Transactions::default();
             all.committed(ts(10), &[], &[(0, Some(1)), (1, Some(2))]).unwrap();
