@@ -1,6 +1,8 @@
 //! Clusters of real processes for the whole-system tests.
 #![allow(dead_code, reason = "each test uses a part of this")]
 
+pub(crate) mod proxy;
+
 use std::{
     path::PathBuf,
     time::{Duration, Instant},

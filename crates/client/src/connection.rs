@@ -1,8 +1,8 @@
 //! A connection to one shard, reopened when it breaks.
 //!
 //! Invariants:
-//! - [`ConnectionEvent::Opened`] and [`ConnectionEvent::Closed`] alternate, and answers come only
-//!   between them.
+//! - [`ConnectionEvent::Opened`] alternates with [`ConnectionEvent::Closed`] or
+//!   [`Connection::close`], and answers come only between them.
 //! - A connection accepts requests only while it is open. When it breaks, the requests that it has
 //!   accepted but not written are dropped.
 //!
@@ -47,6 +47,7 @@ pub(crate) struct Connection {
     buffer: RefCell<BytesMut>,
     filled: Notify,
     is_open: Cell<bool>,
+    closed: Notify,
 }
 
 impl Connection {
@@ -64,6 +65,12 @@ impl Connection {
         if !self.buffer.borrow().is_empty() {
             self.filled.notify_one();
         }
+    }
+
+    /// Closes the connection without a [`ConnectionEvent::Closed`], and opens another soon.
+    pub(crate) fn close(&self) {
+        self.is_open.set(false);
+        self.closed.notify_one();
     }
 
     /// Keeps a connection to the shard `at` open, and reports its events.
@@ -86,11 +93,19 @@ impl Connection {
                 tokio::select! {
                     _ = read_answers(&mut reader, &mut decoder, &report) => {}
                     () = self.write_out(writer) => {}
+                    () = self.wait_until_closed() => {}
                 }
-                self.is_open.set(false);
-                report(ConnectionEvent::Closed);
+                if self.is_open.replace(false) {
+                    report(ConnectionEvent::Closed);
+                }
             }
             sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    async fn wait_until_closed(&self) {
+        while self.is_open.get() {
+            self.closed.notified().await;
         }
     }
 

@@ -172,9 +172,10 @@ async fn run(shared: Rc<Shared>, mut commands: mpsc::Receiver<Command>) {
 
 /// Processes the answers of a shard in this process, until its sender is dropped.
 async fn receive(shared: Rc<Shared>, mut answers: mpsc::Receiver<Response>) {
+    let Some(from) = shared.links.keys().next().copied() else { return };
     let mut batch = Vec::with_capacity(BATCH);
     while answers.recv_many(&mut batch, BATCH).await > 0 {
-        shared.process(batch.drain(..).map(RouterInput::Answer));
+        shared.process(batch.drain(..).map(|response| RouterInput::Answer { from, response }));
         shared.end_batch();
     }
 }
@@ -265,7 +266,8 @@ impl Shared {
         match event {
             ConnectionEvent::Opened => self.step(RouterInput::Connected(at)),
             ConnectionEvent::Answers(answers) => {
-                self.process(answers.into_iter().map(RouterInput::Answer));
+                let answers = answers.into_iter();
+                self.process(answers.map(|response| RouterInput::Answer { from: at, response }));
             }
             ConnectionEvent::Closed => self.step(RouterInput::Disconnected(at)),
         }
@@ -299,29 +301,36 @@ impl Shared {
         let mut core = self.core.borrow_mut();
         let Core { router, effects, replies } = &mut *core;
         router.step(input, now_us, effects);
-        let mut refused = Vec::new();
+        let mut failed = Vec::new();
         while !effects.is_empty() {
             for effect in effects.drain(..) {
                 match effect {
-                    RouterEffect::Send { to, request } => refused.extend(self.push(to, request)),
+                    RouterEffect::Send { to, request } => failed.extend(self.push(to, request)),
+                    RouterEffect::Reconnect(at) => failed.extend(self.close(at)),
                     RouterEffect::Complete { id, result } => replies.complete(id, result),
                 }
             }
-            for request_id in refused.drain(..) {
-                router.step(RouterInput::NotSent(request_id), now_us, effects);
-            }
+            failed.drain(..).for_each(|input| router.step(input, now_us, effects));
         }
     }
 
-    /// Passes a request to its shard. Returns its id if that is not possible now.
-    fn push(&self, to: PeerAddress, request: Request) -> Option<u64> {
+    /// Passes a request to its shard. Returns the input for the router if that is not possible now.
+    fn push(&self, to: PeerAddress, request: Request) -> Option<RouterInput> {
         let request_id = request.request_id;
         let is_accepted = match self.links.get(&to) {
             Some(Link::Socket(connection)) => connection.push(&request),
             Some(Link::InProcess(submit)) => submit(request),
             None => false,
         };
-        (!is_accepted).then_some(request_id)
+        (!is_accepted).then_some(RouterInput::NotSent { to, request_id })
+    }
+
+    /// Closes the connection to a shard, and returns the input for the router. A shard of this
+    /// process has no connection that could be broken.
+    fn close(&self, at: PeerAddress) -> Option<RouterInput> {
+        let Some(Link::Socket(connection)) = self.links.get(&at) else { return None };
+        connection.close();
+        Some(RouterInput::Disconnected(at))
     }
 
     /// Starts writing the requests that were pushed, and publishes the number of retries.

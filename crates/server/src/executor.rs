@@ -185,8 +185,10 @@ impl Executor {
     }
 
     async fn carry_out(&self, effects: ShardEffects) {
-        let ShardEffects { appends, sends, replies, installs, wake_after_us: _ } = effects;
+        let ShardEffects { appends, sends, replies, reconnects, installs, wake_after_us: _ } =
+            effects;
         self.write(appends).await;
+        reconnects.iter().filter_map(|at| self.peers.get(at)).for_each(|peer| peer.close());
         self.send(&sends);
         self.reply(&replies);
         for descriptor in installs {

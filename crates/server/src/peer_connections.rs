@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, rc::Rc, time::Duration};
 
+use futures_lite::FutureExt;
 use glommio::net::TcpStream;
 use palisade_shard::{Input, PeerMessage};
 use palisade_wire::{
@@ -17,7 +18,8 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
-/// Keeps a connection to a peer open, and sends the peer's buffered frames on it.
+/// Keeps a connection to a peer open, and sends the peer's buffered frames on it. Opens another
+/// once [`Outbound::close`] was called, whether or not the kernel still waits for the first.
 pub(crate) async fn dial_peer(
     executor: Rc<Executor>,
     cluster_id: u64,
@@ -33,7 +35,8 @@ pub(crate) async fn dial_peer(
             outbound.reopen(|out| {
                 write_frame(out, FrameKind::PeerHello, |out| hello.encode(out));
             });
-            outbound.drain_into(&mut stream).await;
+            // A write to a peer that does not read may wait for minutes.
+            outbound.drain_into(&mut stream).or(outbound.wait_closed()).await;
         }
         glommio::timer::sleep(RETRY_PAUSE).await;
     }

@@ -48,6 +48,9 @@ pub struct ShardEffects {
     pub sends: Vec<(PeerAddress, PeerMessage)>,
     /// Replies to clients.
     pub replies: Vec<(ConnectionId, Response)>,
+    /// Peers that messages do not reach. The driver closes its connection to each, and opens
+    /// another.
+    pub reconnects: Vec<PeerAddress>,
     /// Changed range descriptors, to be installed in every shard of this node, including this one.
     pub installs: Vec<RangeDescriptor>,
     /// Microseconds after which the next turn is due, unless an input causes one earlier.

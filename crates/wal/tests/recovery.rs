@@ -302,7 +302,8 @@ fn pinning_names_idle_group_of_full_log() {
     panic!("the log never filled up");
 }
 
-/// Like `recovery_tolerates_any_subset_of_unsynced_pages`, but over several segments, most of them reused.
+/// Like `recovery_tolerates_any_subset_of_unsynced_pages`, but over several segments, most of them
+/// reused.
 #[test]
 fn recovery_tolerates_unsynced_pages_in_recycled_segments() {
     const PAGE: usize = 4096;

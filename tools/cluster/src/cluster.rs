@@ -315,6 +315,30 @@ impl Cluster {
         Ok(false)
     }
 
+    /// Suspends the process of a node with SIGSTOP: its connections stay open, and it answers
+    /// nothing. Does nothing if the node does not run.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ClusterError::Io`] if the process cannot be signalled.
+    pub fn suspend(&mut self, node: u16) -> Result<(), ClusterError> {
+        self.signal(node, Signal::STOP).map_err(failed("suspend a node"))
+    }
+
+    /// Resumes a suspended node.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ClusterError::Io`] if the process cannot be signalled.
+    pub fn resume(&mut self, node: u16) -> Result<(), ClusterError> {
+        self.signal(node, Signal::CONT).map_err(failed("resume a node"))
+    }
+
+    fn signal(&self, node: u16, signal: Signal) -> io::Result<()> {
+        let Some(child) = &self.processes[usize::from(node)] else { return Ok(()) };
+        Ok(kill_process(Pid::from_child(child), signal)?)
+    }
+
     /// Sets the fault that is planted in a node from its next start on, to test that the checks
     /// detect it.
     #[cfg(feature = "planted-faults")]

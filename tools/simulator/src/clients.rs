@@ -2,6 +2,7 @@
 //! through a client: the router of production, whose connections are simulated.
 
 mod client;
+mod connections;
 mod replies;
 mod timestamps;
 
@@ -16,8 +17,8 @@ use palisade_history::{
 };
 use palisade_shard::ConnectionId;
 use palisade_wire::{
-    Commit, CommitRequest, Expected, NodeId, Operation, Outcome, PeerAddress, RangeId, Rejection,
-    Request, Response, SessionId, TxnId,
+    Commit, CommitRequest, Expected, Operation, Outcome, PeerAddress, RangeId, Rejection, Request,
+    Response, SessionId, TxnId,
 };
 
 use crate::{
@@ -67,6 +68,8 @@ pub(crate) struct Clients {
     /// The open connections: the client, and the shard.
     connections: BTreeMap<ConnectionId, (usize, PeerAddress)>,
     connections_opened: u64,
+    /// Connections that a client closes now.
+    closing: Vec<ConnectionId>,
     ranges: Vec<Range>,
     keys: Vec<(Bytes, usize)>,
     think_us: u64,
@@ -199,6 +202,7 @@ impl Clients {
             clients,
             connections: BTreeMap::new(),
             connections_opened: REPEATS.0,
+            closing: Vec::new(),
             random,
             ranges: keyed.iter().map(of).collect(),
             keys: (0..parameters.keys).map(key).collect(),
@@ -436,6 +440,9 @@ impl Clients {
         for effect in self.clients[client].step(input, now_us) {
             match effect {
                 RouterEffect::Send { to, request } => self.send(client, to, request, out),
+                RouterEffect::Reconnect(at) => {
+                    self.closing.extend(self.clients[client].connections.get(&at));
+                }
                 RouterEffect::Complete { id: CallId(at), result } => {
                     let at = usize::try_from(at).expect("callers are few");
                     self.completed(at, now_us, result)?;
@@ -491,11 +498,13 @@ impl Clients {
             return Ok(());
         }
         // An answer on a connection that is broken is lost.
-        let Some((client, _)) = self.connections.get(&connection).copied() else { return Ok(()) };
+        let Some((client, from)) = self.connections.get(&connection).copied() else {
+            return Ok(());
+        };
         if let Some(sent) = self.clients[client].answered(&response) {
             self.keep(sent);
         }
-        self.step(client, RouterInput::Answer(response), now_us, out)
+        self.step(client, RouterInput::Answer { from, response }, now_us, out)
     }
 
     /// Keeps a commit that was answered, to repeat it later.
@@ -506,51 +515,6 @@ impl Clients {
             let instead = self.random.usize(0..64);
             self.old[instead] = sent;
         }
-    }
-
-    /// Opens the connection of a client to a shard.
-    pub(crate) fn connect(
-        &mut self,
-        now_us: u64,
-        (client, to): (usize, PeerAddress),
-        out: &mut Vec<ClientSend>,
-    ) -> Result<ConnectionId, Violation> {
-        self.connections_opened += 1;
-        let connection = ConnectionId(self.connections_opened);
-        self.connections.insert(connection, (client, to));
-        self.clients[client].connections.insert(to, connection);
-        self.step(client, RouterInput::Connected(to), now_us, out)?;
-        Ok(connection)
-    }
-
-    /// Closes a connection. Returns its client and shard, or `None` if it is closed already.
-    pub(crate) fn disconnect(
-        &mut self,
-        now_us: u64,
-        connection: ConnectionId,
-        out: &mut Vec<ClientSend>,
-    ) -> Result<Option<(usize, PeerAddress)>, Violation> {
-        let Some((client, to)) = self.connections.remove(&connection) else { return Ok(None) };
-        self.clients[client].connections.remove(&to);
-        self.step(client, RouterInput::Disconnected(to), now_us, out)?;
-        Ok(Some((client, to)))
-    }
-
-    /// Returns the open connections to a node.
-    pub(crate) fn connections_to(&self, node: NodeId) -> Vec<ConnectionId> {
-        let to_node = self.connections.iter().filter(|(_, (_, to))| to.node == node);
-        to_node.map(|(connection, _)| *connection).collect()
-    }
-
-    /// Returns until when the client of a connection is suspended, with its clock.
-    pub(crate) fn suspended_until_us(&self, connection: ConnectionId) -> u64 {
-        let client = self.connections.get(&connection).map(|(client, _)| *client);
-        client.map_or(0, |client| self.clients[client].suspended_until_us())
-    }
-
-    /// Returns the number of clients.
-    pub(crate) fn count(&self) -> usize {
-        self.clients.len()
     }
 
     /// Ends an operation, and adds it to the history if it is on a register.

@@ -4,7 +4,8 @@
 //! request was sent. If the client only returned an error, every caller would need a retry loop,
 //! and would have to handle the case where the first try took effect. So a request keeps its
 //! transaction id over all tries. It is sent to the replica that the last answer named, or else to
-//! the members in turn, with growing pauses, until it is answered or its deadline passes.
+//! the members in turn, with growing pauses, until it is answered or its deadline passes. A shard
+//! that is silent for too long counts as disconnected.
 //!
 //! ```text
 //! Start ───> in flight at one shard ──answer──> Complete(outcome)
@@ -22,6 +23,7 @@
 //! Left out: sockets, threads and the clock, which `driver.rs` owns, and the checks of sizes.
 #![warn(clippy::disallowed_methods, clippy::disallowed_types, reason = "time is an input here")]
 
+mod links;
 mod pending;
 mod retries;
 mod routes;
@@ -36,6 +38,7 @@ use palisade_wire::{
 };
 
 use crate::{ClientError, sessions::Sessions};
+use links::Due;
 use pending::{Pending, PendingCommit, Requests};
 use retries::{REFRESH_PAUSE_US, pause_us, reason};
 use routes::{Place, Routes};
@@ -73,13 +76,23 @@ pub enum RouterInput {
         timeout_us: u64,
     },
     /// A shard answered. Comes before the `Disconnected` of its connection.
-    Answer(Response),
+    Answer {
+        /// The shard.
+        from: PeerAddress,
+        /// The answer.
+        response: Response,
+    },
     /// The connection to a shard is open.
     Connected(PeerAddress),
     /// The connection to a shard is closed. Requests that were sent on it may not have arrived.
     Disconnected(PeerAddress),
-    /// The request with this id, of a [`RouterEffect::Send`], was not sent and will not be.
-    NotSent(u64),
+    /// The request of a [`RouterEffect::Send`] was not sent and will not be.
+    NotSent {
+        /// The shard.
+        to: PeerAddress,
+        /// The id of the request.
+        request_id: u64,
+    },
     /// The shards must keep the versions at this timestamp, that of the oldest open snapshot, for
     /// some more seconds.
     KeepVersions(Timestamp),
@@ -98,6 +111,9 @@ pub enum RouterEffect {
         /// The request.
         request: Request,
     },
+    /// Closes the connection to a shard that does not answer, and opens another. The driver reports
+    /// [`RouterInput::Disconnected`] at once.
+    Reconnect(PeerAddress),
     /// Ends a call.
     Complete {
         /// The id of the call.
@@ -140,7 +156,7 @@ pub enum RouterEffect {
 /// // The shard has no room for the request, so it is sent again after a pause.
 /// let outcome = Outcome::Rejected(Rejection::Overloaded);
 /// let response = Response { request_id: request.request_id, outcome };
-/// router.step(RouterInput::Answer(response), 200, &mut effects);
+/// router.step(RouterInput::Answer { from: at, response }, 200, &mut effects);
 /// assert!(effects.is_empty());
 /// assert_eq!(router.next_due_us(), Some(1_200));
 /// router.step(RouterInput::Tick, 1_200, &mut effects);
@@ -194,10 +210,11 @@ impl Router {
             RouterInput::Start { id, call, deadline_us, timeout_us } => {
                 self.start(id, call, deadline_us, timeout_us);
             }
-            RouterInput::Answer(response) => self.answer(response),
-            RouterInput::Connected(at) => self.routes.connected.extend([at]),
+            RouterInput::Answer { from, response } => self.answer(from, response),
+            RouterInput::Connected(at) => self.routes.links.open(at),
             RouterInput::Disconnected(at) => self.disconnected(at),
-            RouterInput::NotSent(request_id) => {
+            RouterInput::NotSent { to, request_id } => {
+                self.routes.links.not_sent(to);
                 self.try_elsewhere(request_id, "the shard accepts no request");
             }
             RouterInput::KeepVersions(at_ts) => self.keep_versions(at_ts),
@@ -206,10 +223,11 @@ impl Router {
         mem::swap(&mut self.effects, effects);
     }
 
-    /// Returns the time at which the next `Tick` is due, or `None` if no call is pending. Each step
-    /// may change it. The tick may find that nothing is due yet.
+    /// Returns the time at which the next `Tick` is due, or `None` if nothing waits for time to
+    /// pass. Each step may change it. The tick may find that nothing is due yet.
     pub fn next_due_us(&self) -> Option<u64> {
-        self.requests.next_due_us()
+        let due_us = self.requests.next_due_us().min(self.routes.links.next_due_us());
+        (due_us < u64::MAX).then_some(due_us)
     }
 
     /// Returns how many requests were retried, because they were rejected or a connection broke.
@@ -258,6 +276,7 @@ impl Router {
             retry_us: None,
             tries: 0,
             at: None,
+            sent_us: 0,
             reason: "the shard did not answer",
             may_have_run: false,
             collected_at: Vec::new(),
@@ -291,7 +310,8 @@ impl Router {
             commit.expires_ts.get_or_insert(fresh_ts);
         }
         pending.at = self.routes.target(&pending.call, place);
-        match pending.at.filter(|at| self.routes.connected.contains(at)) {
+        pending.sent_us = self.now_us;
+        match pending.at.filter(|at| self.routes.links.is_open(*at)) {
             Some(at) => {
                 let operation = pending.operation(place, &self.sessions);
                 self.send(at, request_id, operation);
@@ -300,8 +320,11 @@ impl Router {
         }
     }
 
-    fn answer(&mut self, response: Response) {
+    fn answer(&mut self, from: PeerAddress, response: Response) {
         let Response { request_id, outcome } = response;
+        let pending = self.requests.get_mut(request_id);
+        let latency_us = pending.map(|pending| self.now_us.saturating_sub(pending.sent_us));
+        self.routes.links.heard(from, latency_us, self.now_us);
         if let Outcome::RangeMap(topology) = &outcome {
             self.learn(topology);
         }
@@ -420,7 +443,7 @@ impl Router {
         pending.at = None;
         pending.tries += 1;
         pending.reason = reason;
-        let retry_us = self.now_us + pause_us(pending.tries);
+        let retry_us = self.now_us + pause_us(pending.tries, &mut self.routes.random);
         self.requests.retry_at(request_id, retry_us);
     }
 
@@ -432,16 +455,20 @@ impl Router {
         self.refreshed_us = Some(self.now_us);
         // If that shard is not connected, the next refresh uses another random one.
         let at = self.routes.random_shard();
-        if let Some(at) = at.filter(|at| self.routes.connected.contains(at)) {
-            let request_id = self.next_request_id();
-            self.send(at, request_id, Operation::RangeMap);
+        if let Some(at) = at.filter(|at| self.routes.links.is_open(*at)) {
+            self.fetch_range_map(at);
         }
+    }
+
+    fn fetch_range_map(&mut self, at: PeerAddress) {
+        let request_id = self.next_request_id();
+        self.send(at, request_id, Operation::RangeMap);
     }
 
     /// Makes every shard keep the versions at `at_ts`. A shard that is not connected gets the next
     /// renewal.
     fn keep_versions(&mut self, at_ts: Timestamp) {
-        for at in self.routes.connected.clone() {
+        for at in self.routes.links.shards().collect::<Vec<_>>() {
             let request_id = self.next_request_id();
             self.send(at, request_id, Operation::KeepVersions { at_ts });
         }
@@ -449,7 +476,7 @@ impl Router {
 
     /// Retries all requests that were sent on a connection.
     fn disconnected(&mut self, at: PeerAddress) {
-        self.routes.connected.remove(&at);
+        self.routes.links.close(at);
         self.renew_session();
         for request_id in self.requests.lose(at) {
             self.retries += 1;
@@ -464,7 +491,8 @@ impl Router {
         }
     }
 
-    /// Ends the calls whose deadline has passed, and sends the requests whose pause is over.
+    /// Ends the calls whose deadline has passed, sends the requests whose pause is over, and closes
+    /// the connections to silent shards.
     fn tick(&mut self) {
         for request_id in self.requests.late(self.now_us) {
             if let Some(pending) = self.requests.get_mut(request_id) {
@@ -474,6 +502,12 @@ impl Router {
         }
         while let Some(request_id) = self.requests.take_retry(self.now_us) {
             self.dispatch_again(request_id);
+        }
+        while let Some((at, due)) = self.routes.links.take_due(self.now_us) {
+            match due {
+                Due::Probe => self.fetch_range_map(at),
+                Due::Close => self.effects.push(RouterEffect::Reconnect(at)),
+            }
         }
     }
 
@@ -492,6 +526,7 @@ impl Router {
     }
 
     fn send(&mut self, to: PeerAddress, request_id: u64, operation: Operation) {
+        self.routes.links.sent(to, self.now_us);
         self.effects.push(RouterEffect::Send { to, request: Request { request_id, operation } });
     }
 

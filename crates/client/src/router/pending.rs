@@ -36,6 +36,8 @@ pub(super) struct Pending {
     pub(super) tries: u32,
     /// The shard at which the request is in flight, or `None` while it waits for a retry.
     pub(super) at: Option<PeerAddress>,
+    /// When the last try was sent.
+    pub(super) sent_us: u64,
     /// Why the last try failed.
     pub(super) reason: &'static str,
     /// True if an earlier try may have taken effect, although it was not answered.
@@ -165,11 +167,10 @@ impl Requests {
         late
     }
 
-    /// Returns a time before which no retry and no deadline is due, if there is any.
-    pub(super) fn next_due_us(&self) -> Option<u64> {
+    /// Returns a time before which no retry and no deadline is due, or `u64::MAX`.
+    pub(super) fn next_due_us(&self) -> u64 {
         let retry_us = self.retries.first().map_or(u64::MAX, |(retry_us, _)| *retry_us);
-        let due_us = retry_us.min(self.deadlines_from_us);
-        (due_us < u64::MAX).then_some(due_us)
+        retry_us.min(self.deadlines_from_us)
     }
 
     /// Records that the requests in flight at a shard may have run, and returns them.
@@ -180,5 +181,57 @@ impl Requests {
             *request_id
         });
         lost.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pending(deadline_us: u64) -> Pending {
+        Pending {
+            id: CallId(0),
+            call: Call::Topology,
+            commit: None,
+            deadline_us,
+            timeout_us: 1,
+            retry_us: None,
+            tries: 0,
+            at: None,
+            sent_us: 0,
+            reason: "",
+            may_have_run: false,
+            collected_at: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn deadlines_share_a_lower_bound() {
+        let mut requests = Requests::default();
+        for (request_id, deadline_us) in [(1, 30), (2, 10), (3, 20), (4, 20)] {
+            requests.insert(request_id, pending(deadline_us));
+        }
+        assert_eq!((requests.next_due_us(), requests.late(9)), (10, Vec::new()));
+        assert!(requests.remove(2).is_some());
+        assert_eq!((requests.next_due_us(), requests.late(10)), (10, Vec::new()));
+        assert_eq!((requests.next_due_us(), requests.late(20)), (20, vec![3, 4]));
+        assert!(requests.remove(3).is_some() && requests.remove(4).is_some());
+        assert_eq!(requests.next_due_us(), 30);
+        assert!(requests.remove(1).is_some());
+        assert_eq!(requests.next_due_us(), u64::MAX, "nothing is pending");
+    }
+
+    #[test]
+    fn retries_are_due_in_order_and_end_with_their_request() {
+        let mut requests = Requests::default();
+        (1..=3).for_each(|request_id| requests.insert(request_id, pending(100)));
+        requests.retry_at(1, 30);
+        requests.retry_at(2, 20);
+        requests.retry_at(3, 10);
+        requests.retry_at(1, 15);
+        assert!(requests.remove(3).is_some());
+        assert_eq!((requests.next_due_us(), requests.take_retry(14)), (15, None));
+        assert_eq!([requests.take_retry(20), requests.take_retry(20)], [Some(1), Some(2)]);
+        assert_eq!((requests.take_retry(99), requests.next_due_us()), (None, 100));
     }
 }

@@ -3,11 +3,12 @@
 //!
 //! The view may be outdated. A wrong replica rejects the request, and its hint corrects the view.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use palisade_control::{RangeDescriptor, Topology};
 use palisade_wire::{Mode, PeerAddress, RangeId, ShardId};
 
+use super::links::Links;
 use crate::calls::{Call, ReadMode, ScanSpan};
 
 /// The role of the replica that serves a request. In Raft mode the leader has both.
@@ -27,10 +28,10 @@ pub(super) struct Routes {
     pub(super) topology: Topology,
     /// All shards of the cluster.
     pub(super) shards: Vec<PeerAddress>,
-    pub(super) connected: BTreeSet<PeerAddress>,
+    pub(super) links: Links,
     /// The replica that serves each place: the last hint, or the next member to try.
     serving: BTreeMap<Place, PeerAddress>,
-    random: fastrand::Rng,
+    pub(super) random: fastrand::Rng,
 }
 
 impl Routes {
@@ -40,8 +41,8 @@ impl Routes {
                 .map(|shard| ShardId(u16::try_from(shard).expect("shards are numbered by u16")));
             shards.map(|shard| PeerAddress { node: node.node, shard })
         });
-        let (shards, connected) = (shards.collect(), BTreeSet::new());
-        Self { topology, shards, connected, serving: BTreeMap::new(), random }
+        let (shards, links) = (shards.collect(), Links::default());
+        Self { topology, shards, links, serving: BTreeMap::new(), random }
     }
 
     pub(super) fn random_shard(&mut self) -> Option<PeerAddress> {
@@ -120,7 +121,7 @@ impl Routes {
     /// Returns the first member of a range that is connected and not among `tried`.
     pub(super) fn member(&self, range: RangeId, tried: &[PeerAddress]) -> Option<PeerAddress> {
         let mut members = descriptor(&self.topology, range).members.iter().copied();
-        members.find(|at| !tried.contains(at) && self.connected.contains(at))
+        members.find(|at| !tried.contains(at) && self.links.is_open(*at))
     }
 }
 

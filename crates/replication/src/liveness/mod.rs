@@ -62,7 +62,13 @@ struct Peer {
     taken_in: u64,
     /// The state as of the last [`Peers::tick`].
     state: PeerState,
+    /// Since when this shard's heartbeats have not reached the peer, or since the connection was
+    /// last reported as broken.
+    unreached_us: Option<u64>,
 }
+
+/// How long heartbeats do not reach a peer until the connection to it counts as broken.
+const BROKEN_AFTER_US: u64 = 2_000_000;
 
 /// Whether the peer's heartbeats arrive here, and whether this shard's heartbeats reach the peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -154,6 +160,22 @@ impl Peers {
             }
         }
         changed
+    }
+
+    /// Returns the peers that this shard's heartbeats have not reached for two seconds, each once
+    /// in that time. Another connection may reach them: TCP waits for up to minutes before it sends
+    /// again on one that lost packets. Call this after [`Peers::tick`].
+    pub fn broken_connections(&mut self, now_us: u64) -> Vec<PeerAddress> {
+        let mut broken = Vec::new();
+        for (address, peer) in &mut self.peers {
+            if peer.state.hears {
+                peer.unreached_us = None;
+            } else if *peer.unreached_us.get_or_insert(now_us) + BROKEN_AFTER_US <= now_us {
+                peer.unreached_us = Some(now_us);
+                broken.push(*address);
+            }
+        }
+        broken
     }
 
     /// Returns the heartbeats that are due.
@@ -285,6 +307,25 @@ mod tests {
         }
         assert!(arrived == all, "{} of {} arrived", arrived.len(), all.len());
         assert!(a.supported_until_us(at(1), 1) > until_us);
+    }
+
+    #[test]
+    fn connection_is_broken_while_heartbeats_do_not_reach_peer() {
+        let (mut a, mut b) = pair();
+        exchange(&mut a, &mut b, 1_000_000);
+        exchange(&mut a, &mut b, 1_000_000 + beat(1));
+        assert_eq!(a.broken_connections(1_000_000 + beat(1)), []);
+        let mut broken = Vec::new();
+        for tick in 0..650 {
+            let now_us = 1_100_000 + tick * 10_000;
+            a.tick(now_us);
+            broken.extend(a.broken_connections(now_us).into_iter().map(|peer| (peer, now_us)));
+        }
+        assert_eq!(broken.len(), 3, "{broken:?}");
+        assert!(broken.windows(2).all(|pair| pair[1].1 - pair[0].1 == BROKEN_AFTER_US));
+        exchange(&mut a, &mut b, 8_000_000);
+        exchange(&mut a, &mut b, 8_000_000 + beat(1));
+        assert_eq!(a.broken_connections(8_000_000 + beat(1)), []);
     }
 
     #[test]

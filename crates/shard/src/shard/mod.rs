@@ -289,6 +289,7 @@ impl Shard {
         }
         self.protections.expire(now);
         let changed = self.peers.tick(now.monotonic_us);
+        self.effects.reconnects.extend(self.peers.broken_connections(now.monotonic_us));
         self.ticked = true;
         if self.config.planted.is(TestFault::EarlyHeartbeats) {
             self.send_heartbeats(now);

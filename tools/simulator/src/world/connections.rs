@@ -31,6 +31,9 @@ impl World {
         let mut sends = Vec::new();
         let acted = act(&mut self.clients, self.now_us, &mut sends);
         self.send_requests(sends);
+        for connection in self.clients.take_closing() {
+            self.schedule(self.now_us, Event::Broken { connection });
+        }
         self.wake_clients();
         acted.map_err(|violation| self.violation.get_or_insert(violation)).ok()
     }
