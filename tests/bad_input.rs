@@ -13,8 +13,14 @@ use std::{
     time::Duration,
 };
 
-use palisade_cluster::Cluster;
-use support::{options, run};
+use bytes::{Bytes, BytesMut};
+use palisade_client::{Mode, NodeId, PeerAddress, Timestamp, Topology};
+use palisade_cluster::{Cluster, ClusterOptions};
+use palisade_control::RangeDescriptor;
+use palisade_replication::{Entry, EntryKind, Heartbeat, Revocation, Revoked, SnapshotPart, raft};
+use palisade_shard::{Hello, PeerBody, PeerMessage, SnapshotMessage};
+use palisade_wire::{Encode, FrameKind, PeerHello, ShardId, write_frame};
+use support::{keys, options, pause, run};
 
 fn palisade(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_palisade"))
@@ -123,9 +129,9 @@ fn connection_with_invalid_bytes_is_closed_without_data_loss() {
         let mut cluster = Cluster::start(options()).unwrap();
         let client = cluster.wait_until_serving().await.unwrap();
         client.put("key", "value").await.unwrap();
-        let mut hello = bytes::BytesMut::new();
-        palisade_wire::write_frame(&mut hello, palisade_wire::FrameKind::ClientHello, |out| {
-            palisade_wire::Encode::encode(&palisade_wire::ClientHello { cluster_id: None }, out);
+        let mut hello = BytesMut::new();
+        write_frame(&mut hello, FrameKind::ClientHello, |out| {
+            Encode::encode(&palisade_wire::ClientHello { cluster_id: None }, out);
         });
         let mut garbage: Vec<Vec<u8>> = vec![
             b"GET / HTTP/1.1\r\nHost: palisade\r\n\r\n".to_vec(),
@@ -136,9 +142,9 @@ fn connection_with_invalid_bytes_is_closed_without_data_loss() {
             // A valid hello, then garbage. A hello for another cluster is added below.
             [hello.to_vec(), vec![7; 5_000]].concat(),
         ];
-        let mut foreign = bytes::BytesMut::new();
-        palisade_wire::write_frame(&mut foreign, palisade_wire::FrameKind::ClientHello, |out| {
-            palisade_wire::Encode::encode(&palisade_wire::ClientHello { cluster_id: Some(1) }, out);
+        let mut foreign = BytesMut::new();
+        write_frame(&mut foreign, FrameKind::ClientHello, |out| {
+            Encode::encode(&palisade_wire::ClientHello { cluster_id: Some(1) }, out);
         });
         garbage.push(foreign.to_vec());
         for bytes in &garbage {
@@ -150,5 +156,122 @@ fn connection_with_invalid_bytes_is_closed_without_data_loss() {
         assert_eq!(client.get("key").await.unwrap().unwrap().value, "value");
         client.put("key", "other").await.unwrap();
         assert_eq!(client.get("key").await.unwrap().unwrap().value, "other");
+    });
+}
+
+/// Writes a frame with a message as its payload.
+fn frame(out: &mut BytesMut, kind: FrameKind, message: &impl Encode) {
+    write_frame(out, kind, |out| message.encode(out));
+}
+
+/// Returns messages that no correct peer sends, about the ranges that a shard replicates.
+fn hostile_bodies(topology: &Topology, at: PeerAddress) -> Vec<PeerBody> {
+    let of_mode = |mode| {
+        let mut ranges = topology.ranges.ranges()[1..].iter();
+        let found = ranges.find(|range| range.mode == mode && range.members.contains(&at));
+        found.expect("a shard has ranges of both modes").clone()
+    };
+    let (raft, chain) = (of_mode(Mode::Raft), of_mode(Mode::Chain));
+    let part = |index, part, payload: &[u8]| SnapshotPart {
+        index,
+        term: 1 << 40,
+        part,
+        last: true,
+        payload: Bytes::copy_from_slice(payload),
+    };
+    let snapshot = |range: &RangeDescriptor, part| PeerBody::Snapshot {
+        range: range.range,
+        message: SnapshotMessage::Part { stream: 1, part },
+    };
+    let append = |entries| PeerBody::Raft {
+        range: raft.range,
+        message: raft::Message {
+            term: 1 << 40,
+            body: raft::Body::Append {
+                previous_index: 0,
+                previous_term: 0,
+                commit_index: u64::MAX,
+                round: 0,
+                entries,
+            },
+        },
+    };
+    let entry = |index, bytes| Entry {
+        index,
+        term: 1,
+        kind: EntryKind::Command,
+        payload: vec![0; bytes].into(),
+    };
+    let heartbeat = |echo_us, revocations| {
+        let revocation = Revocation { range: raft.range, term: 1, what: Revoked::Leadership };
+        PeerBody::Hello(Hello {
+            shape_checksum: 0,
+            incarnation: 1,
+            registered: 0,
+            ranges_version: u64::MAX,
+            heartbeat: Heartbeat {
+                sent_us: u64::MAX,
+                to_session: 1,
+                echo_us,
+                taken_in: u64::MAX,
+                confirmed: u64::MAX,
+                revocations: vec![revocation; revocations],
+            },
+        })
+    };
+    let ranges = |change: fn(&mut RangeDescriptor)| {
+        let mut range = chain.clone();
+        change(&mut range);
+        PeerBody::Ranges(RangeDescriptor::to_bytes([&range].into_iter()))
+    };
+    vec![
+        snapshot(&chain, part(1 << 40, 0, b"")),
+        snapshot(&raft, part(1 << 40, 0, b"no members")),
+        snapshot(&raft, part(u64::MAX, 0, b"")),
+        append(vec![entry(u64::MAX, 1)]),
+        append(vec![entry(1, 3 << 20)]),
+        heartbeat(u64::MAX, 0),
+        heartbeat(0, 5_000),
+        ranges(|range| range.members.clear()),
+        ranges(|range| range.epoch = u64::MAX),
+        ranges(|range| (range.start, range.epoch) = (vec![0xFF; 9], 7)),
+        PeerBody::Ranges(Bytes::from_static(b"\xFF\xFF\xFF")),
+    ]
+}
+
+#[test]
+fn hostile_peer_messages_do_not_stop_a_node() {
+    run(async {
+        let options = ClusterOptions { shards: 1, ..options() };
+        let mut cluster = Cluster::start(options).unwrap();
+        let client = cluster.wait_until_serving().await.unwrap();
+        let topology = client.topology().await.unwrap();
+        let at = |node| PeerAddress { node: NodeId(node), shard: ShardId(0) };
+        for (number, body) in hostile_bodies(&topology, at(0)).into_iter().enumerate() {
+            let mut bytes = BytesMut::new();
+            let hello = PeerHello { cluster_id: topology.cluster_id, from: at(1), to: at(0) };
+            frame(&mut bytes, FrameKind::PeerHello, &hello);
+            frame(
+                &mut bytes,
+                FrameKind::Peer,
+                &PeerMessage { session: 1, sent_ts: Timestamp::ZERO, body },
+            );
+            let mut stream = TcpStream::connect(cluster.peer_address(0)).unwrap();
+            // The node may close the connection before everything is written.
+            let _ = stream.write_all(&bytes);
+            pause(Duration::from_millis(200)).await;
+            let keys = keys(&client, Mode::Raft).await;
+            for key in 0..u32::try_from(keys.ranges()).unwrap() {
+                let written = client.put(keys.key(key), "value").await;
+                assert!(
+                    written.is_ok(),
+                    "message {number}: {written:?}, {}",
+                    cluster.last_words(0)
+                );
+            }
+            let status = client.status().await.unwrap();
+            let runs = status.iter().filter(|node| !node.shards.is_empty()).count();
+            assert_eq!(runs, 3, "message {number}: {}", cluster.last_words(0));
+        }
     });
 }

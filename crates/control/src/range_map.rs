@@ -40,6 +40,10 @@ pub struct RangeMap {
 /// The epoch of every range in the cluster's first map.
 pub(crate) const FIRST_EPOCH: u64 = 1;
 
+/// Epochs are below this. Far above the number of changes that a cluster can make, and low enough
+/// that sums of them do not overflow.
+const MAX_EPOCH: u64 = 1 << 40;
+
 /// A change of the map.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
@@ -143,12 +147,14 @@ impl RangeMap {
     }
 
     /// Replaces the descriptor of a range by a later one from another shard. Ignores a descriptor
-    /// whose epoch is not later, and one of an unknown range.
+    /// whose epoch is not later, and one of an unknown range, or of one with other keys.
     pub fn install(&mut self, later: &RangeDescriptor) {
-        if let Some(place) = self.place(later.range)
-            && self.ranges[place].epoch < later.epoch
-        {
-            self.ranges[place].clone_from(later);
+        if let Some(place) = self.place(later.range) {
+            let known = &mut self.ranges[place];
+            let is_same = known.start == later.start && known.end == later.end;
+            if is_same && known.mode == later.mode && known.epoch < later.epoch {
+                known.clone_from(later);
+            }
         }
     }
 }
@@ -165,7 +171,29 @@ impl RangeMap {
     ///
     /// [`WireError`] if the bytes are no range map. Not retryable.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, WireError> {
-        decode_cold(bytes)
+        let map: Self = decode_cold(bytes)?;
+        map.check()?;
+        Ok(map)
+    }
+
+    /// Checks that the map is one that a cluster can have: the control plane's range, and ranges
+    /// that cover the key space without overlap.
+    pub(crate) fn check(&self) -> Result<(), WireError> {
+        self.ranges.iter().try_for_each(RangeDescriptor::check)?;
+        let rises = self.ranges.windows(2).all(|pair| pair[0].range < pair[1].range);
+        let [control, keyed @ ..] = &self.ranges[..] else {
+            return Err(WireError::Invalid("a range map is empty"));
+        };
+        let is_control =
+            control.range == RangeId::CONTROL && control.end.as_deref() == Some(&control.start[..]);
+        let adjoin = keyed.windows(2).all(|pair| pair[0].end.as_ref() == Some(&pair[1].start));
+        let begins = keyed.first().is_some_and(|first| first.start.is_empty());
+        let ends = keyed.last().is_some_and(|last| last.end.is_none());
+        if rises && is_control && adjoin && begins && ends {
+            Ok(())
+        } else {
+            Err(WireError::Invalid("the ranges of a map do not cover the keys, each once"))
+        }
     }
 }
 
@@ -182,7 +210,22 @@ impl RangeDescriptor {
     ///
     /// [`WireError`] if the bytes are no list of descriptors. Not retryable.
     pub fn from_bytes(bytes: &[u8]) -> Result<Vec<Self>, WireError> {
-        decode_cold(bytes)
+        let all: Vec<Self> = decode_cold(bytes)?;
+        all.iter().try_for_each(Self::check)?;
+        Ok(all)
+    }
+
+    fn check(&self) -> Result<(), WireError> {
+        let mut distinct = self.members.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        if distinct.is_empty() || distinct.len() < self.members.len() {
+            return Err(WireError::Invalid("a range has no member, or one twice"));
+        }
+        if !(FIRST_EPOCH..MAX_EPOCH).contains(&self.epoch) {
+            return Err(WireError::Invalid("a range has an impossible epoch"));
+        }
+        Ok(())
     }
 }
 
@@ -258,5 +301,44 @@ mod tests {
             let at = |node, shard| PeerAddress { node: NodeId(node), shard: ShardId(shard) };
             assert_eq!(firsts, [at(0, 0), at(1, 1), at(2, 0)], "{mode}");
         }
+    }
+
+    #[test]
+    fn decoding_refuses_maps_that_no_cluster_can_have() {
+        let decoded = |change: fn(&mut Vec<RangeDescriptor>)| {
+            let mut map = map();
+            change(&mut map.ranges);
+            RangeMap::from_bytes(&map.to_bytes())
+        };
+        assert_eq!(decoded(|_| {}).unwrap(), map());
+        assert!(decoded(Vec::clear).is_err());
+        assert!(decoded(|ranges| ranges.truncate(1)).is_err());
+        assert!(decoded(|ranges| ranges.swap(1, 2)).is_err());
+        assert!(decoded(|ranges| drop(ranges.remove(2))).is_err());
+        assert!(decoded(|ranges| ranges[1].start = vec![0]).is_err());
+        assert!(decoded(|ranges| ranges[3].members.clear()).is_err());
+        assert!(decoded(|ranges| ranges[3].epoch = u64::MAX).is_err());
+        assert!(decoded(|ranges| ranges[3].members[1] = ranges[3].members[0]).is_err());
+    }
+
+    #[test]
+    fn install_ignores_descriptor_with_other_keys_or_mode() {
+        let (mut installed, original) = (map(), map());
+        let mut later = original.ranges()[2].clone();
+        later.epoch += 1;
+        for change in [
+            |range: &mut RangeDescriptor| range.start = vec![0xFF; 9],
+            |range: &mut RangeDescriptor| range.end = None,
+            |range: &mut RangeDescriptor| {
+                range.mode = if range.mode == Mode::Raft { Mode::Chain } else { Mode::Raft };
+            },
+        ] {
+            let mut other = later.clone();
+            change(&mut other);
+            installed.install(&other);
+            assert_eq!(installed, original);
+        }
+        installed.install(&later);
+        assert_eq!(installed.ranges()[2], later);
     }
 }

@@ -50,6 +50,8 @@ impl Topology {
     ///
     /// [`WireError`] if the bytes are no topology. Not retryable.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, WireError> {
-        decode_cold(bytes)
+        let topology: Self = decode_cold(bytes)?;
+        topology.ranges.check()?;
+        Ok(topology)
     }
 }

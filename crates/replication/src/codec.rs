@@ -25,19 +25,18 @@ pub(crate) fn decode_entries(reader: &mut Reader) -> Result<Vec<Entry>, WireErro
     if count == 0 {
         return Ok(Vec::new());
     }
-    let first = reader.u64()?;
+    let first = reader.count()?;
     // Reserves no capacity for `count`, which is unverified input.
     let mut entries = Vec::new();
     for at in 0..u64::from(count) {
-        let term = reader.u64()?;
+        let term = reader.count()?;
         let kind = match reader.u8()? {
             0 => EntryKind::Command,
             1 => EntryKind::Members,
             tag => return Err(WireError::UnknownTag { what: "entry", tag }),
         };
-        // Copies the payload, so that one long-lived entry does not hold a whole receive buffer.
-        let payload = bytes::Bytes::copy_from_slice(&reader.bytes()?);
-        entries.push(Entry { index: first.saturating_add(at), term, kind, payload });
+        let payload = reader.payload()?;
+        entries.push(Entry { index: first + at, term, kind, payload });
     }
     Ok(entries)
 }

@@ -262,6 +262,10 @@ pub trait Protocol {
     /// needed for it.
     fn write_state(&mut self, cx: Context<'_>, effects: &mut Effects<Self::Message>);
 
+    /// Returns true if a part of another replica's snapshot may be written here. False for bytes
+    /// that no correct replica sends.
+    fn accepts_snapshot(&self, part: &SnapshotPart) -> bool;
+
     /// Writes the next part of a snapshot of this replica's own state, or of one that it receives.
     /// The last part drops entries up to its index from memory, oldest first, until at most
     /// `keep_bytes` of entries remain.

@@ -95,6 +95,10 @@ impl Members {
         };
         let members = Self { voters: list()?, outgoing: list()?, learners: list()? };
         reader.finish()?;
+        let outgoing = Self::of(members.outgoing.clone());
+        if !members.is_sound() || members.is_joint() && !outgoing.is_sound() {
+            return Err(WireError::Invalid("a configuration has no voter, or a member twice"));
+        }
         Ok(members)
     }
 }
@@ -181,6 +185,10 @@ mod tests {
         let joint = members(&[1, 2], &[2, 3], &[9]);
         assert_eq!(Members::from_bytes(joint.to_bytes()).unwrap(), joint);
         assert!(Members::from_bytes(Bytes::from_static(&[9, 0, 1])).is_err());
+        assert!(Members::from_bytes(Members::default().to_bytes()).is_err(), "no voter");
+        let mut twice = joint;
+        twice.outgoing.push(twice.outgoing[0]);
+        assert!(Members::from_bytes(twice.to_bytes()).is_err(), "a voter twice");
     }
 
     #[test]

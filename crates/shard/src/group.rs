@@ -173,6 +173,11 @@ impl Group {
         either!(self, running => running.protocol.write_state(cx, &mut running.effects));
     }
 
+    /// Returns true if this part of another replica's snapshot may be written.
+    pub(crate) fn accepts_snapshot(&self, part: &SnapshotPart) -> bool {
+        either!(self, running => running.protocol.accepts_snapshot(part))
+    }
+
     pub(crate) fn write_snapshot(
         &mut self,
         part: SnapshotPart,

@@ -235,12 +235,11 @@ impl Decode for SnapshotMessage {
         match tag {
             1 => {
                 let part = SnapshotPart {
-                    index: reader.u64()?,
-                    term: reader.u64()?,
+                    index: reader.count()?,
+                    term: reader.count()?,
                     part: reader.u32()?,
                     last: reader.bool()?,
-                    // Copy: the part outlives the receive buffer.
-                    payload: Bytes::copy_from_slice(&reader.bytes()?),
+                    payload: reader.payload()?,
                 };
                 Ok(Self::Part { stream, part })
             }

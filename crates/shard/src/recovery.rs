@@ -44,12 +44,12 @@ impl Recovery<'_> {
         let mut snapshot_bytes = 0;
         let mut logged_ts = Timestamp::ZERO;
         if let Some(snapshot) = &mut recovered.snapshot {
-            let mut builder = StateBuilder::new();
+            let mut builder = StateBuilder::new(descriptor.range);
             // Part 0 belongs to the protocol.
             for part in snapshot.parts.drain(1..) {
                 builder.push(part)?;
             }
-            let built = builder.finish();
+            let built = builder.finish()?;
             (logged_ts, snapshot_bytes) = (built.last_ts, built.bytes);
             applied = Applied::from_snapshot(built, snapshot.index);
         }

@@ -14,7 +14,7 @@ use palisade_clock::Timestamp;
 use palisade_control::RangeMap;
 use palisade_storage::Store;
 use palisade_txn::OutcomeTable;
-use palisade_wire::{Encode, Reader, WireError};
+use palisade_wire::{Encode, RangeId, Reader, WireError};
 
 use crate::state_machine::StateMachine;
 
@@ -117,11 +117,14 @@ fn item(tag: u8, write: impl FnOnce(&mut BytesMut)) -> Bytes {
 /// Rebuilds a state from its parts.
 #[derive(Debug)]
 pub(crate) struct StateBuilder {
+    range: RangeId,
     store: Box<Store>,
     outcomes: OutcomeTable,
     map: Option<RangeMap>,
     digest: u32,
     last_ts: Timestamp,
+    /// The last key restored. Keys come in order, each once.
+    last_key: Option<Bytes>,
     bytes: u64,
 }
 
@@ -138,13 +141,16 @@ pub(crate) struct Built {
 }
 
 impl StateBuilder {
-    pub(crate) fn new() -> Self {
+    /// Starts to rebuild the state of a range.
+    pub(crate) fn new(range: RangeId) -> Self {
         Self {
+            range,
             store: Box::default(),
             outcomes: OutcomeTable::new(),
             map: None,
             digest: 0,
             last_ts: Timestamp::ZERO,
+            last_key: None,
             bytes: 0,
         }
     }
@@ -153,23 +159,30 @@ impl StateBuilder {
     ///
     /// # Errors
     ///
-    /// [`WireError`] if the part cannot be decoded.
+    /// [`WireError`] if the part cannot be decoded, or has an item of another kind of range.
     pub(crate) fn push(&mut self, part: Bytes) -> Result<(), WireError> {
         let mut left = part.len();
         self.bytes += left as u64;
         let mut reader = Reader::new(part);
         while left > 0 {
-            match reader.u8()? {
+            let tag = reader.u8()?;
+            let is_control = self.range == RangeId::CONTROL;
+            if is_control != (tag == RANGE_MAP) && !matches!(tag, DIGEST | LAST_TS) {
+                return Err(WireError::Invalid("a snapshot of another kind of range"));
+            }
+            match tag {
                 DIGEST => self.digest = reader.u32()?,
                 LAST_TS => self.last_ts = Timestamp::from_bits(reader.u64()?),
                 OUTCOMES => self.outcomes.restore(reader.bytes()?)?,
                 RANGE_MAP => self.map = Some(RangeMap::from_bytes(&reader.bytes()?)?),
                 VERSION => {
-                    // Copies, because they outlive the part.
-                    let key = Bytes::copy_from_slice(&reader.bytes()?);
+                    let key = reader.payload()?;
+                    if self.last_key.as_ref().is_some_and(|last| *last >= key) {
+                        return Err(WireError::Invalid("the keys of a snapshot are not in order"));
+                    }
                     let ts = Timestamp::from_bits(reader.u64()?);
-                    let value = Bytes::copy_from_slice(&reader.bytes()?);
-                    self.store.restore(key, ts, value);
+                    self.store.restore(key.clone(), ts, reader.payload()?);
+                    self.last_key = Some(key);
                 }
                 tag => return Err(WireError::UnknownTag { what: "part of a snapshot", tag }),
             }
@@ -179,14 +192,19 @@ impl StateBuilder {
     }
 
     /// Returns the state. Call it after all parts were pushed.
-    pub(crate) fn finish(self) -> Built {
-        let Self { mut store, outcomes, map, digest, last_ts, bytes } = self;
+    ///
+    /// # Errors
+    ///
+    /// [`WireError`] if a snapshot of the control plane's range has no range map.
+    pub(crate) fn finish(self) -> Result<Built, WireError> {
+        let Self { range, mut store, outcomes, map, digest, last_ts, last_key: _, bytes } = self;
         store.restored(last_ts);
         let state = match map {
             Some(map) => StateMachine::Control(map),
-            None => StateMachine::Keys { store, outcomes },
+            None if range != RangeId::CONTROL => StateMachine::Keys { store, outcomes },
+            None => return Err(WireError::Invalid("a snapshot has no range map")),
         };
-        Built { state, digest, last_ts, bytes }
+        Ok(Built { state, digest, last_ts, bytes })
     }
 }
 
@@ -236,7 +254,7 @@ mod tests {
         }
         let expected = values(&state);
         let mut reader = StateReader::new(&state, 77, SNAPSHOT_PART_BYTES, false);
-        let mut builder = StateBuilder::new();
+        let mut builder = StateBuilder::new(RangeId(1));
         let (mut sequence, mut parts) = (400, 0);
         loop {
             let (part, last) = reader.next_part(&state);
@@ -251,11 +269,25 @@ mod tests {
             }
         }
         assert!(parts > 2, "{parts} parts");
-        let built = builder.finish();
+        let built = builder.finish().unwrap();
         assert_eq!((built.digest, built.last_ts), (77, reader.protected_ts()));
         assert_eq!(values(&built.state), expected);
         assert_ne!(values(&state), expected);
         let StateMachine::Keys { outcomes, .. } = built.state else { panic!("it holds keys") };
         assert_eq!(outcomes.to_pieces().count(), 5);
+    }
+
+    #[test]
+    fn part_with_repeated_items_or_of_another_kind_is_refused() {
+        let mut state = StateMachine::keys();
+        (1..9).for_each(|sequence| put(&mut state, sequence, Timestamp::MAX));
+        let (part, _) = StateReader::new(&state, 0, SNAPSHOT_PART_BYTES, false).next_part(&state);
+        let mut builder = StateBuilder::new(RangeId(1));
+        builder.push(part.clone()).unwrap();
+        assert!(builder.push(part.clone()).is_err(), "sessions or keys come twice");
+        assert!(StateBuilder::new(RangeId::CONTROL).push(part).is_err(), "keys in range 0");
+        assert!(StateBuilder::new(RangeId::CONTROL).finish().is_err(), "no range map");
+        let map = item(RANGE_MAP, |out| Bytes::new().encode(out));
+        assert!(StateBuilder::new(RangeId(1)).push(map).is_err(), "a range map among keys");
     }
 }

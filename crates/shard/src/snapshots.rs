@@ -13,11 +13,11 @@ use std::collections::{BTreeMap, VecDeque};
 
 use palisade_clock::Timestamp;
 use palisade_replication::SnapshotPart;
-use palisade_wire::{PeerAddress, WireError};
+use palisade_wire::{PeerAddress, RangeId, WireError};
 
 use crate::{
     messages::SnapshotMessage,
-    snapshot_state::{StateBuilder, StateReader},
+    snapshot_state::{Built, StateBuilder, StateReader},
     state_machine::StateMachine,
 };
 
@@ -44,6 +44,7 @@ pub(crate) struct Snapshots {
     incoming: Option<Box<Receiving>>,
     checkpoint: Option<Box<SnapshotInProgress>>,
     next_stream: u64,
+    range: RangeId,
 }
 
 /// A snapshot that is being read from the state.
@@ -83,7 +84,7 @@ pub(crate) enum Arrived {
     /// Acknowledge it with this message: it is stored already, or not needed.
     Known(SnapshotMessage),
     /// Write it, then acknowledge it with this message. The last part yields the whole state.
-    Next(SnapshotMessage, Option<Box<StateBuilder>>),
+    Next(SnapshotMessage, Option<Box<Built>>),
 }
 
 impl SnapshotInProgress {
@@ -105,8 +106,9 @@ impl SnapshotInProgress {
 impl Snapshots {
     /// Creates an empty set. Stream numbers start at `first_stream`, which is drawn at random, so
     /// that a receiver does not mistake a stream for one of an earlier start.
-    pub(crate) fn new(first_stream: u64) -> Self {
+    pub(crate) fn new(range: RangeId, first_stream: u64) -> Self {
         Self {
+            range,
             outgoing: BTreeMap::new(),
             incoming: None,
             checkpoint: None,
@@ -251,7 +253,7 @@ impl Snapshots {
             if part.part != 0 {
                 return Ok(Arrived::Ignored);
             }
-            let builder = StateBuilder::new();
+            let builder = StateBuilder::new(self.range);
             self.checkpoint = None;
             self.incoming =
                 Some(Box::new(Receiving { from, stream, next_part: 0, builder, last_us: now_us }));
@@ -270,11 +272,12 @@ impl Snapshots {
         incoming.last_us = now_us;
         let answer = received(incoming.next_part, part.last);
         let whole = if part.last { self.incoming.take() } else { None };
+        let whole = whole.map(|incoming| incoming.builder.finish()).transpose()?;
         if whole.is_some() {
             // The state is replaced, so snapshots of the old state end.
             self.checkpoint = None;
             self.outgoing.clear();
         }
-        Ok(Arrived::Next(answer, whole.map(|incoming| Box::new(incoming.builder))))
+        Ok(Arrived::Next(answer, whole.map(Box::new)))
     }
 }

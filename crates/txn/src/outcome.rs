@@ -264,11 +264,13 @@ impl OutcomeTable {
         };
         let outcomes = (0..outcomes).map(outcome).collect::<Result<VecDeque<_>, WireError>>()?;
         reader.finish()?;
+        if self.sessions.contains_key(&id) {
+            return Err(WireError::Invalid("a snapshot has a session twice"));
+        }
         self.entries += 1 + outcomes.len();
         self.queue.insert((queued_ts, id));
         let session = SessionOutcomes { settled_below, outcomes, expires_ts, queued_ts };
-        let before = self.sessions.insert(id, session);
-        assert!(before.is_none(), "{id:?} is in the snapshot twice");
+        self.sessions.insert(id, session);
         Ok(())
     }
 }

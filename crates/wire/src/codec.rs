@@ -3,6 +3,8 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
+use crate::{MAX_COUNT, MAX_ENTRY_BYTES};
+
 /// Why received bytes were rejected. No variant is retryable on the same connection: the rest of
 /// the stream can't be trusted, so the connection is closed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -45,6 +47,9 @@ pub enum WireError {
         /// The limit, in bytes.
         limit: usize,
     },
+    /// A value that no sender of this version writes.
+    #[error("{0}: the peer may run another version, or is not Palisade")]
+    Invalid(&'static str),
     /// The checksum does not match the frame.
     #[error("a frame's checksum does not match: the stream is damaged, or is not Palisade's")]
     Checksum,
@@ -124,6 +129,13 @@ impl Reader {
         Ok(self.bytes.get_u64_le())
     }
 
+    /// Reads a term, an index or another count: a little-endian `u64` below [`MAX_COUNT`], so that
+    /// its successors do not overflow.
+    pub fn count(&mut self) -> Result<u64, WireError> {
+        let count = self.u64()?;
+        if count < MAX_COUNT { Ok(count) } else { Err(WireError::Invalid("a count is too large")) }
+    }
+
     /// Reads one byte that must be 0 or 1; other values are [`WireError::UnknownTag`].
     pub fn bool(&mut self) -> Result<bool, WireError> {
         match self.u8()? {
@@ -138,6 +150,16 @@ impl Reader {
         let len = self.u32()? as usize;
         self.need(len)?;
         Ok(self.bytes.split_to(len))
+    }
+
+    /// Reads a copy of a payload for the log, preceded by a `u32` length. A copy, because payloads
+    /// outlive the receive buffer.
+    pub fn payload(&mut self) -> Result<Bytes, WireError> {
+        let payload = self.bytes()?;
+        if payload.len() > MAX_ENTRY_BYTES {
+            return Err(WireError::Invalid("an entry is over the limit"));
+        }
+        Ok(Bytes::copy_from_slice(&payload))
     }
 
     /// Takes all remaining bytes, possibly none.

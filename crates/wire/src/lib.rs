@@ -31,8 +31,8 @@ pub use frame::{
 pub use handshake::{ClientHello, PeerHello, ServerHello};
 pub use ids::{Mode, NodeId, PeerAddress, RangeId, SessionId, ShardId, TxnId};
 pub use limits::{
-    MAX_COMMIT_BYTES, MAX_COMMIT_PARTS, MAX_FRAME_BYTES, MAX_KEY_BYTES, MAX_LIFETIME_US,
-    MAX_SNAPSHOT_AGE_US, MAX_VALUE_BYTES,
+    MAX_COMMIT_BYTES, MAX_COMMIT_PARTS, MAX_COUNT, MAX_ENTRY_BYTES, MAX_FRAME_BYTES, MAX_KEY_BYTES,
+    MAX_LIFETIME_US, MAX_SNAPSHOT_AGE_US, MAX_VALUE_BYTES,
 };
 pub use outcome::{Outcome, Response};
 pub use read::{Basis, LockClaim, LockGrant, LockToken, Locking, ReadKind};

@@ -130,27 +130,27 @@ impl Encode for Message {
 
 impl Decode for Message {
     fn decode(reader: &mut Reader) -> Result<Self, WireError> {
-        let epoch = reader.u64()?;
+        let epoch = reader.count()?;
         let body = match reader.u8()? {
             1 => Body::Hello,
             2 => Body::Probe { session: reader.u64()? },
             3 => Body::Attach {
                 session: reader.u64()?,
                 link: reader.u64()?,
-                last_index: reader.u64()?,
-                last_term: reader.u64()?,
-                commit_index: reader.u64()?,
+                last_index: reader.count()?,
+                last_term: reader.count()?,
+                commit_index: reader.count()?,
             },
-            4 => Body::Fetch { session: reader.u64()?, from_index: reader.u64()? },
+            4 => Body::Fetch { session: reader.u64()?, from_index: reader.count()? },
             5 => Body::Fetched { session: reader.u64()?, entries: decode_entries(reader)? },
             6 => Body::Forward {
                 link: reader.u64()?,
-                previous_index: reader.u64()?,
-                previous_term: reader.u64()?,
-                stable_index: reader.u64()?,
+                previous_index: reader.count()?,
+                previous_term: reader.count()?,
+                stable_index: reader.count()?,
                 entries: decode_entries(reader)?,
             },
-            7 => Body::Committed { index: reader.u64()? },
+            7 => Body::Committed { index: reader.count()? },
             tag => return Err(WireError::UnknownTag { what: "chain message", tag }),
         };
         Ok(Self { epoch, body })

@@ -3,7 +3,7 @@
 use bytes::{BufMut, BytesMut};
 use palisade_wire::{Decode, Encode, RangeId, Reader, WireError};
 
-use super::revocations::{Revocation, Revoked};
+use super::revocations::{MAX_REVOCATIONS, Revocation, Revoked};
 
 /// The periodic message from one shard to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,14 +43,16 @@ impl Encode for Heartbeat {
 
 impl Decode for Heartbeat {
     fn decode(reader: &mut Reader) -> Result<Self, WireError> {
-        let sent_us = reader.u64()?;
+        let sent_us = reader.count()?;
         let (to_session, echo_us) = (reader.u64()?, reader.u64()?);
-        let (taken_in, confirmed) = (reader.u64()?, reader.u64()?);
+        let (taken_in, confirmed) = (reader.count()?, reader.count()?);
         let count = reader.u32()?;
-        // Reserves no capacity for `count`, which is unverified input.
+        if count as usize > MAX_REVOCATIONS {
+            return Err(WireError::Invalid("a heartbeat has too many revocations"));
+        }
         let mut revocations = Vec::new();
         for _ in 0..count {
-            let (range, term) = (RangeId(reader.u32()?), reader.u64()?);
+            let (range, term) = (RangeId(reader.u32()?), reader.count()?);
             let what = match reader.u8()? {
                 1 => Revoked::Leadership,
                 2 => Revoked::Support,

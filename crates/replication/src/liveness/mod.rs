@@ -129,7 +129,8 @@ impl Peers {
             // Its echo and its numbers refer to an earlier session of this shard.
             return Vec::new();
         }
-        if heartbeat.echo_us > 0 {
+        // An echo of a heartbeat that was not sent yet would make a lease last too long.
+        if (1..=now_us).contains(&heartbeat.echo_us) {
             peer.acked_us = peer.acked_us.max(Some(heartbeat.echo_us));
         }
         peer.revocations.confirm(heartbeat.taken_in);
@@ -402,5 +403,22 @@ mod tests {
         assert_eq!(a.observe(at(1), 3), Some(false));
         assert_eq!(a.observe(at(1), 2), None);
         assert_eq!(a.observe(at(9), 1), None);
+    }
+
+    #[test]
+    fn lease_ignores_echo_of_heartbeat_not_yet_sent() {
+        let (mut a, mut b) = pair();
+        exchange(&mut a, &mut b, 1_000_000);
+        let until_us = a.supported_until_us(at(1), 1);
+        let heartbeat = Heartbeat {
+            sent_us: 1_000_001,
+            to_session: 1,
+            echo_us: 9_000_000,
+            taken_in: 0,
+            confirmed: 0,
+            revocations: Vec::new(),
+        };
+        a.receive(at(1), &heartbeat, 1_000_001);
+        assert_eq!(a.supported_until_us(at(1), 1), until_us);
     }
 }

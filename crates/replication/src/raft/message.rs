@@ -136,34 +136,34 @@ impl Encode for Message {
 
 impl Decode for Message {
     fn decode(reader: &mut Reader) -> Result<Self, WireError> {
-        let term = reader.u64()?;
+        let term = reader.count()?;
         let body = match reader.u8()? {
             1 => Body::RequestVote {
-                last_index: reader.u64()?,
-                last_term: reader.u64()?,
+                last_index: reader.count()?,
+                last_term: reader.count()?,
                 transfer: reader.bool()?,
             },
             2 => Body::Vote,
             3 => Body::Append {
-                previous_index: reader.u64()?,
-                previous_term: reader.u64()?,
-                commit_index: reader.u64()?,
-                round: reader.u64()?,
+                previous_index: reader.count()?,
+                previous_term: reader.count()?,
+                commit_index: reader.count()?,
+                round: reader.count()?,
                 entries: decode_entries(reader)?,
             },
             4 => Body::Matched {
-                index: reader.u64()?,
-                commit_index: reader.u64()?,
-                round: reader.u64()?,
+                index: reader.count()?,
+                commit_index: reader.count()?,
+                round: reader.count()?,
             },
             5 => Body::Mismatched {
-                previous_index: reader.u64()?,
-                try_index: reader.u64()?,
-                round: reader.u64()?,
+                previous_index: reader.count()?,
+                try_index: reader.count()?,
+                round: reader.count()?,
             },
             6 => Body::Outdated,
-            7 => Body::RequestPreVote { last_index: reader.u64()?, last_term: reader.u64()? },
-            8 => Body::PreVote { asked_in: reader.u64()? },
+            7 => Body::RequestPreVote { last_index: reader.count()?, last_term: reader.count()? },
+            8 => Body::PreVote { asked_in: reader.count()? },
             9 => Body::Transfer,
             tag => return Err(WireError::UnknownTag { what: "raft message", tag }),
         };

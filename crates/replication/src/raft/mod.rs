@@ -534,6 +534,12 @@ impl Protocol for Raft {
         self.persist_state(cx.now_us, effects);
     }
 
+    fn accepts_snapshot(&self, part: &SnapshotPart) -> bool {
+        // A leader holds all committed entries. The first part holds the members.
+        let is_leader = matches!(self.role, RoleState::Leader(_));
+        !is_leader && (part.part > 0 || Members::from_bytes(part.payload.clone()).is_ok())
+    }
+
     fn write_snapshot(
         &mut self,
         part: SnapshotPart,

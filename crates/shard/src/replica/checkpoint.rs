@@ -8,7 +8,7 @@ use super::{Replica, apply::Applied, checkpoint_schedule::RECORD_OVERHEAD_BYTES}
 use crate::{
     TestFault,
     messages::{PeerBody, SnapshotMessage},
-    snapshot_state::{StateBuilder, StateReader},
+    snapshot_state::{Built, StateReader},
     snapshots::{Arrived, SnapshotInProgress},
     turn::Turn,
 };
@@ -100,6 +100,7 @@ impl Replica {
     ) {
         let now_us = turn.now.monotonic_us;
         match message {
+            SnapshotMessage::Part { part, .. } if !self.group.accepts_snapshot(&part) => {}
             SnapshotMessage::Part { stream, part } => {
                 let commit_index = self.group.commit_index();
                 match self.snapshots.arrived((from, stream), &part, commit_index, now_us) {
@@ -109,8 +110,8 @@ impl Replica {
                     Ok(Arrived::Next(answer, whole)) => {
                         let index = part.index;
                         self.write_snapshot(part, turn);
-                        if let Some(builder) = whole {
-                            self.install_state(*builder, index);
+                        if let Some(built) = whole {
+                            self.install_state(*built, index);
                         }
                         self.send_snapshot(from, answer, After::Appends);
                     }
@@ -133,8 +134,7 @@ impl Replica {
         }
     }
 
-    fn install_state(&mut self, builder: StateBuilder, index: u64) {
-        let built = builder.finish();
+    fn install_state(&mut self, built: Built, index: u64) {
         self.schedule.installed(built.bytes);
         self.changed_ranges = built.state.changed_ranges();
         self.applied = Applied::from_snapshot(built, index);

@@ -98,6 +98,7 @@ impl Replica {
         let Start { descriptor, group, applied, schedule, .. } = start;
         let Start { first_stream, first_token, logged_ts, .. } = start;
         Self {
+            snapshots: Snapshots::new(descriptor.range, first_stream),
             descriptor,
             group,
             config,
@@ -108,7 +109,6 @@ impl Replica {
             commit_timestamps: CommitTimestamps::default(),
             transactions: Transactions::new(first_token, config.planted),
             safe_time: SafeTime::default(),
-            snapshots: Snapshots::new(first_stream),
             schedule,
             outgoing: Vec::new(),
             read_ts: None,
