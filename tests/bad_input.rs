@@ -20,7 +20,7 @@ use palisade_control::RangeDescriptor;
 use palisade_replication::{Entry, EntryKind, Heartbeat, Revocation, Revoked, SnapshotPart, raft};
 use palisade_shard::{Hello, PeerBody, PeerMessage, SnapshotMessage};
 use palisade_wire::{Encode, FrameKind, PeerHello, ShardId, write_frame};
-use support::{keys, options, pause, run};
+use support::{BOTH_MODES, keys, options, pause, run};
 
 fn palisade(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_palisade"))
@@ -260,14 +260,13 @@ fn hostile_peer_messages_do_not_stop_a_node() {
             // The node may close the connection before everything is written.
             let _ = stream.write_all(&bytes);
             pause(Duration::from_millis(200)).await;
-            let keys = keys(&client, Mode::Raft).await;
-            for key in 0..u32::try_from(keys.ranges()).unwrap() {
-                let written = client.put(keys.key(key), "value").await;
-                assert!(
-                    written.is_ok(),
-                    "message {number}: {written:?}, {}",
-                    cluster.last_words(0)
-                );
+            for mode in BOTH_MODES {
+                let keys = keys(&client, mode).await;
+                for key in 0..u32::try_from(keys.ranges()).unwrap() {
+                    let written = client.put(keys.key(key), "value").await;
+                    let words = cluster.last_words(0);
+                    assert!(written.is_ok(), "message {number}, {mode}: {written:?}, {words}");
+                }
             }
             let status = client.status().await.unwrap();
             let runs = status.iter().filter(|node| !node.shards.is_empty()).count();

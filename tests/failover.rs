@@ -5,7 +5,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use palisade_client::{BlockingClient, Change, Mode, NodeId, Role};
+use palisade_client::{BlockingClient, Change, Client, Mode, NodeId, Role};
 use palisade_cluster::Cluster;
 use palisade_load::Workload;
 use support::{KEYS, keys, load, load_while, options, pause, read_all, run};
@@ -116,4 +116,19 @@ fn blocking_client_works_without_async_executor() {
     assert!(!error.is_retryable() && !error.is_outcome_unknown(), "{error}");
     client.put("a key", vec![1; palisade_client::MAX_VALUE_BYTES]).unwrap();
     assert_eq!(client.get("a key").unwrap().unwrap().value.len(), palisade_client::MAX_VALUE_BYTES);
+}
+
+#[test]
+fn local_client_ends_its_tasks_when_dropped() {
+    run(async {
+        let mut cluster = Cluster::start(options()).unwrap();
+        drop(cluster.wait_until_serving().await.unwrap());
+        let tasks = tokio::task::LocalSet::new();
+        let (addresses, options) = (cluster.addresses(), cluster.client_options());
+        let client = tasks.run_until(Client::connect_local(&addresses, options)).await.unwrap();
+        tasks.run_until(client.put("key", "value")).await.unwrap();
+        drop(client);
+        let ended = tokio::time::timeout(Duration::from_secs(20), tasks).await;
+        assert!(ended.is_ok(), "connections outlive the client");
+    });
 }

@@ -38,6 +38,8 @@ pub(crate) enum ConnectionEvent {
     Opened,
     /// All answers of one read. Not empty.
     Answers(Vec<Response>),
+    /// A part of an answer came, or a part of the requests was written.
+    Progressed,
     Closed,
 }
 
@@ -91,9 +93,11 @@ impl Connection {
                 self.is_open.set(true);
                 report(ConnectionEvent::Opened);
                 tokio::select! {
-                    _ = read_answers(&mut reader, &mut decoder, &report) => {}
-                    () = self.write_out(writer) => {}
+                    // No answer is reported after the connection was closed.
+                    biased;
                     () = self.wait_until_closed() => {}
+                    _ = read_answers(&mut reader, &mut decoder, &report) => {}
+                    () = self.write_out(writer, &report) => {}
                 }
                 if self.is_open.replace(false) {
                     report(ConnectionEvent::Closed);
@@ -109,15 +113,23 @@ impl Connection {
         }
     }
 
-    async fn write_out(&self, mut stream: impl AsyncWrite + Unpin) {
+    async fn write_out(
+        &self,
+        mut stream: impl AsyncWrite + Unpin,
+        report: impl Fn(ConnectionEvent),
+    ) {
         let mut sending = BytesMut::new();
         loop {
             self.filled.notified().await;
             mem::swap(&mut sending, &mut self.buffer.borrow_mut());
-            if stream.write_all(&sending).await.is_err() {
-                return;
+            while !sending.is_empty() {
+                if stream.write_buf(&mut sending).await.is_err() {
+                    return;
+                }
+                if !sending.is_empty() {
+                    report(ConnectionEvent::Progressed);
+                }
             }
-            sending.clear();
         }
     }
 }
@@ -167,6 +179,8 @@ async fn read_answers(
         }
         if !answers.is_empty() {
             report(ConnectionEvent::Answers(answers));
+        } else if !decoder.buffer().is_empty() {
+            report(ConnectionEvent::Progressed);
         }
         read(stream, decoder).await?;
     }

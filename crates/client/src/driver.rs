@@ -25,7 +25,7 @@ use palisade_control::Topology;
 use palisade_wire::{Outcome, PeerAddress, Request, Response, SessionId};
 use tokio::{
     sync::{Notify, mpsc, oneshot},
-    task::{LocalSet, spawn_local},
+    task::{JoinSet, LocalSet},
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
@@ -98,7 +98,9 @@ impl Driver {
         let _ = ready.send(found.as_ref().map(|_| ()).map_err(Clone::clone));
         let Ok((topology, in_process)) = found else { return };
         let (submit, answers) = in_process.unzip();
-        let shared = Shared::connect(&topology, session, counters, submit);
+        let shared = Shared::new(&topology, session, counters, submit);
+        // The connections end together with the client.
+        let _connections = shared.clone().connect(&topology);
         match answers {
             None => run(shared, commands).await,
             Some(answers) => {
@@ -207,8 +209,9 @@ enum Link {
 }
 
 impl Shared {
-    /// Connects to the shards: through sockets, or to the only one through `submit`.
-    fn connect(
+    /// Creates the state of a client whose shards are reached through sockets, or of which the only
+    /// one is reached through `submit`.
+    fn new(
         topology: &Topology,
         session: SessionId,
         counters: Arc<Counters>,
@@ -227,28 +230,33 @@ impl Shared {
             Some(submit) => (*at, Link::InProcess(submit)),
             None => (*at, Link::Socket(Rc::default())),
         };
-        let shared = Rc::new(Self {
+        Rc::new(Self {
             links: router.shards().iter().map(link).collect(),
             core: RefCell::new(Core { router, effects: Vec::new(), replies: Replies::default() }),
             counters,
             epoch: Instant::now(),
             wakes_us: Cell::default(),
             earlier: Notify::new(),
-        });
-        for (&at, link) in &shared.links {
+        })
+    }
+
+    /// Connects to all shards. Returns the tasks of the connections.
+    fn connect(self: Rc<Self>, topology: &Topology) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        for (&at, link) in &self.links {
             let Link::Socket(connection) = link else {
-                shared.step(RouterInput::Connected(at));
+                self.step(RouterInput::Connected(at));
                 continue;
             };
             let address = topology.client_address(at).expect("the shards are those of it");
             let (cluster_id, connection, shared) =
-                (topology.cluster_id, connection.clone(), shared.clone());
-            spawn_local(async move {
+                (topology.cluster_id, connection.clone(), self.clone());
+            tasks.spawn_local(async move {
                 let report = |event| shared.handle(at, event);
                 connection.keep_open(at, address, cluster_id, report).await;
             });
         }
-        shared
+        tasks
     }
 
     fn now_us(&self) -> u64 {
@@ -269,6 +277,7 @@ impl Shared {
                 let answers = answers.into_iter();
                 self.process(answers.map(|response| RouterInput::Answer { from: at, response }));
             }
+            ConnectionEvent::Progressed => self.step(RouterInput::Progressed(at)),
             ConnectionEvent::Closed => self.step(RouterInput::Disconnected(at)),
         }
         self.end_batch();

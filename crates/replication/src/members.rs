@@ -95,9 +95,20 @@ impl Members {
         };
         let members = Self { voters: list()?, outgoing: list()?, learners: list()? };
         reader.finish()?;
+        // A replica that has not received the first configuration yet has an empty one.
+        let is_empty = members == Self::default();
         let outgoing = Self::of(members.outgoing.clone());
-        if !members.is_sound() || members.is_joint() && !outgoing.is_sound() {
+        if !is_empty && !members.is_sound() || members.is_joint() && !outgoing.is_sound() {
             return Err(WireError::Invalid("a configuration has no voter, or a member twice"));
+        }
+        Ok(members)
+    }
+
+    /// Decodes a configuration of another replica, which has a voter.
+    pub(crate) fn from_peer(bytes: Bytes) -> Result<Self, WireError> {
+        let members = Self::from_bytes(bytes)?;
+        if members.voters.is_empty() {
+            return Err(WireError::Invalid("a configuration has no voter"));
         }
         Ok(members)
     }
@@ -185,7 +196,11 @@ mod tests {
         let joint = members(&[1, 2], &[2, 3], &[9]);
         assert_eq!(Members::from_bytes(joint.to_bytes()).unwrap(), joint);
         assert!(Members::from_bytes(Bytes::from_static(&[9, 0, 1])).is_err());
-        assert!(Members::from_bytes(Members::default().to_bytes()).is_err(), "no voter");
+        let none = Members::default();
+        assert_eq!(Members::from_bytes(none.to_bytes()).unwrap(), none, "none was received yet");
+        assert!(Members::from_peer(none.to_bytes()).is_err(), "no voter");
+        let learners = Members { learners: joint.voters.clone(), ..none };
+        assert!(Members::from_bytes(learners.to_bytes()).is_err(), "learners alone");
         let mut twice = joint;
         twice.outgoing.push(twice.outgoing[0]);
         assert!(Members::from_bytes(twice.to_bytes()).is_err(), "a voter twice");

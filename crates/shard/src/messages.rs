@@ -241,6 +241,9 @@ impl Decode for SnapshotMessage {
                     last: reader.bool()?,
                     payload: reader.payload()?,
                 };
+                if part.part == 0 && part.last {
+                    return Err(WireError::Invalid("a snapshot has no state"));
+                }
                 Ok(Self::Part { stream, part })
             }
             2 => Ok(Self::Received { stream, parts: reader.u32()?, done: reader.bool()? }),

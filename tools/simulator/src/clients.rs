@@ -37,6 +37,11 @@ const REPEATS: ConnectionId = ConnectionId(0);
 const BLIND: u64 = 0;
 const LOCKED: u64 = 1;
 
+const CALLS_COMPLETE: &str = "each call completes once, by its deadline";
+
+/// How late a client may notice a deadline: its events are not handled in between.
+const MAX_LATE_US: u64 = 1_000_000;
+
 /// A request to be sent to a shard.
 #[derive(Clone, Debug)]
 pub(crate) struct ClientSend {
@@ -68,6 +73,9 @@ pub(crate) struct Clients {
     /// The open connections: the client, and the shard.
     connections: BTreeMap<ConnectionId, (usize, PeerAddress)>,
     connections_opened: u64,
+    /// The calls in flight: the caller, and the deadline on its client's clock.
+    calls: BTreeMap<CallId, (usize, u64)>,
+    calls_started: u64,
     /// Connections that a client closes now.
     closing: Vec<ConnectionId>,
     ranges: Vec<Range>,
@@ -202,6 +210,8 @@ impl Clients {
             clients,
             connections: BTreeMap::new(),
             connections_opened: REPEATS.0,
+            calls: BTreeMap::new(),
+            calls_started: 0,
             closing: Vec::new(),
             random,
             ranges: keyed.iter().map(of).collect(),
@@ -422,9 +432,11 @@ impl Clients {
             }
         };
         self.callers[at].due_us = u64::MAX;
-        let (client, id) = (self.callers[at].client, CallId(at as u64));
+        self.calls_started += 1;
+        let (client, id) = (self.callers[at].client, CallId(self.calls_started));
         let timeout_us = self.timeout_us;
         let deadline_us = self.clients[client].now_us(now_us) + timeout_us;
+        self.calls.insert(id, (at, deadline_us));
         let start = RouterInput::Start { id, call, deadline_us, timeout_us };
         self.step(client, start, now_us, out)
     }
@@ -443,8 +455,11 @@ impl Clients {
                 RouterEffect::Reconnect(at) => {
                     self.closing.extend(self.clients[client].connections.get(&at));
                 }
-                RouterEffect::Complete { id: CallId(at), result } => {
-                    let at = usize::try_from(at).expect("callers are few");
+                RouterEffect::Complete { id, result } => {
+                    let Some((at, _)) = self.calls.remove(&id) else {
+                        let detail = format!("{id:?} completes again: {result:?}");
+                        return named(CALLS_COMPLETE, Err(detail));
+                    };
                     self.completed(at, now_us, result)?;
                 }
             }
@@ -504,6 +519,7 @@ impl Clients {
         if let Some(sent) = self.clients[client].answered(&response) {
             self.keep(sent);
         }
+        let from = self.clients[client].answers_for(response.request_id, from);
         self.step(client, RouterInput::Answer { from, response }, now_us, out)
     }
 
@@ -567,12 +583,19 @@ impl Clients {
         caller.due_us = now_us + 1;
     }
 
-    /// Gives up all pending operations, and starts no more.
-    pub(crate) fn stop(&mut self, now_us: u64) {
+    /// Gives up all pending operations, and starts no more. Checks that no call is overdue.
+    pub(crate) fn stop(&mut self, now_us: u64) -> Result<(), Violation> {
         self.stopped = true;
         for at in 0..self.callers.len() {
             self.give_up(at, now_us);
         }
+        let is_overdue = |(at, deadline_us): (usize, u64)| {
+            let client = &self.clients[self.callers[at].client];
+            client.now_us(now_us) > deadline_us + MAX_LATE_US
+                && client.suspended_until_us() + MAX_LATE_US < now_us
+        };
+        let overdue = self.calls.iter().find(|(_, call)| is_overdue(**call));
+        named(CALLS_COMPLETE, overdue.map_or(Ok(()), |(id, _)| Err(format!("{id:?} is overdue"))))
     }
 
     pub(crate) fn history(&self) -> &[Recorded] {

@@ -146,7 +146,7 @@ fn heal(world: &mut World, faults: &mut Faults) -> Result<(), Violation> {
             return Err(violation);
         }
         if !stopped && world.now_us >= stop_us {
-            world.clients.stop(world.now_us);
+            world.clients.stop(world.now_us)?;
             stopped = true;
         }
         if !stopped || faults.operator.is_at_work() {

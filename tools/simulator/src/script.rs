@@ -184,7 +184,7 @@ impl World {
     /// # Errors
     /// The first violation of an invariant in the run so far.
     pub fn verdict(&mut self) -> Result<(), Violation> {
-        self.clients.stop(self.now_us);
+        self.clients.stop(self.now_us)?;
         match self.violation.take() {
             Some(violation) => Err(violation),
             None => self.invariants.at_end(self.clients.history(), self.clients.timestamped()),

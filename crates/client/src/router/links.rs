@@ -12,7 +12,9 @@
 //! sent ── nothing heard for `limit_us` ──> probe ── nothing for `limit_us` ──> silent
 //! ```
 //!
-//! The limit follows the latency of the shard, as TCP's retransmission timeout does (RFC 6298 §2).
+//! Bytes on the connection count as well: a large value takes long on a slow network. The limit
+//! follows the latency of the shard, and doubles after each connection that was closed for silence,
+//! as TCP's retransmission timeout does (RFC 6298 §2, §5).
 
 use std::collections::BTreeMap;
 
@@ -22,19 +24,27 @@ use palisade_wire::PeerAddress;
 const MIN_LIMIT_US: u64 = 200_000;
 const MAX_LIMIT_US: u64 = 500_000;
 
-/// The open connections, by shard.
+/// The limit doubles with each connection that is closed without an answer, up to this often.
+const MAX_DOUBLINGS: u32 = 4;
+
+/// The connections, by shard. What is known of a shard's latency outlives its connection.
 #[derive(Debug, Default)]
 pub(super) struct Links {
-    open: BTreeMap<PeerAddress, Link>,
+    links: BTreeMap<PeerAddress, Link>,
 }
 
 #[derive(Debug, Default)]
 struct Link {
+    is_open: bool,
     /// Number of requests without an answer.
     in_flight: u64,
     /// When the shard sent its last answer, or was sent a request while it owed none.
     heard_us: u64,
     stage: Stage,
+    /// When the probe was sent.
+    probed_us: u64,
+    /// How often the connection was closed for silence since anything was heard.
+    closes: u32,
     /// The smoothed latency, and its mean deviation.
     latency_us: u64,
     deviation_us: u64,
@@ -59,25 +69,26 @@ pub(super) enum Due {
 
 impl Links {
     pub(super) fn open(&mut self, at: PeerAddress) {
-        self.open.insert(at, Link::default());
+        let link = self.links.entry(at).or_default();
+        (link.is_open, link.in_flight, link.stage) = (true, 0, Stage::Answers);
     }
 
     pub(super) fn close(&mut self, at: PeerAddress) {
-        self.open.remove(&at);
+        self.links.entry(at).or_default().is_open = false;
     }
 
     pub(super) fn is_open(&self, at: PeerAddress) -> bool {
-        self.open.contains_key(&at)
+        self.links.get(&at).is_some_and(|link| link.is_open)
     }
 
     /// Returns the shards with an open connection.
     pub(super) fn shards(&self) -> impl Iterator<Item = PeerAddress> {
-        self.open.keys().copied()
+        self.links.iter().filter(|(_, link)| link.is_open).map(|(at, _)| *at)
     }
 
     /// Records that a request was sent to a shard.
     pub(super) fn sent(&mut self, to: PeerAddress, now_us: u64) {
-        if let Some(link) = self.open.get_mut(&to) {
+        if let Some(link) = self.links.get_mut(&to) {
             if link.in_flight == 0 {
                 link.heard_us = now_us;
             }
@@ -87,16 +98,16 @@ impl Links {
 
     /// Records that a request was not sent after all.
     pub(super) fn not_sent(&mut self, to: PeerAddress) {
-        if let Some(link) = self.open.get_mut(&to) {
+        if let Some(link) = self.links.get_mut(&to) {
             link.in_flight = link.in_flight.saturating_sub(1);
         }
     }
 
     /// Records an answer of a shard, and the latency of the request if that is known.
     pub(super) fn heard(&mut self, from: PeerAddress, latency_us: Option<u64>, now_us: u64) {
-        let Some(link) = self.open.get_mut(&from) else { return };
+        self.progressed(from, now_us);
+        let Some(link) = self.links.get_mut(&from) else { return };
         link.in_flight = link.in_flight.saturating_sub(1);
-        (link.heard_us, link.stage) = (now_us, Stage::Answers);
         if let Some(sample_us) = latency_us.map(|us| us.min(MAX_LIMIT_US)) {
             let deviation_us = link.latency_us.abs_diff(sample_us);
             link.deviation_us = (3 * link.deviation_us + deviation_us) / 4;
@@ -104,32 +115,42 @@ impl Links {
         }
     }
 
+    /// Records that bytes came from a shard, or went to it.
+    pub(super) fn progressed(&mut self, at: PeerAddress, now_us: u64) {
+        if let Some(link) = self.links.get_mut(&at) {
+            (link.heard_us, link.stage, link.closes) = (now_us, Stage::Answers, 0);
+        }
+    }
+
     /// Returns what is due now, and records that it is done.
     pub(super) fn take_due(&mut self, now_us: u64) -> Option<(PeerAddress, Due)> {
-        let (at, link) = self.open.iter_mut().find(|(_, link)| link.due_us() <= now_us)?;
+        let (at, link) = self.links.iter_mut().find(|(_, link)| link.due_us() <= now_us)?;
         Some(if link.stage == Stage::Answers {
-            link.stage = Stage::IsProbed;
+            // Counted from the probe: this client may have been suspended until now.
+            (link.stage, link.probed_us) = (Stage::IsProbed, now_us);
             (*at, Due::Probe)
         } else {
             link.stage = Stage::IsSilent;
+            link.closes += 1;
             (*at, Due::Close)
         })
     }
 
     /// Returns when something is due next, or `u64::MAX`.
     pub(super) fn next_due_us(&self) -> u64 {
-        self.open.values().map(Link::due_us).min().unwrap_or(u64::MAX)
+        self.links.values().map(Link::due_us).min().unwrap_or(u64::MAX)
     }
 }
 
 impl Link {
     fn due_us(&self) -> u64 {
         let limit_us = self.latency_us + 4 * self.deviation_us;
-        let limit_us = limit_us.clamp(MIN_LIMIT_US, MAX_LIMIT_US);
+        // A shard that is silent again and again may be far away, or overloaded.
+        let limit_us = limit_us.clamp(MIN_LIMIT_US, MAX_LIMIT_US) << self.closes.min(MAX_DOUBLINGS);
         match self.stage {
-            Stage::Answers if self.in_flight > 0 => self.heard_us + limit_us,
-            Stage::IsProbed => self.heard_us + 2 * limit_us,
-            Stage::Answers | Stage::IsSilent => u64::MAX,
+            Stage::Answers if self.is_open && self.in_flight > 0 => self.heard_us + limit_us,
+            Stage::IsProbed if self.is_open => self.probed_us + limit_us,
+            _ => u64::MAX,
         }
     }
 }
@@ -196,6 +217,38 @@ mod tests {
         assert_eq!(limit_us(&mut links, 10_000_000), MAX_LIMIT_US);
         links.close(AT);
         links.open(AT);
-        assert_eq!(limit_us(&mut links, 100), MIN_LIMIT_US);
+        links.sent(AT, 0);
+        assert_eq!(links.next_due_us(), MAX_LIMIT_US, "the latency outlives the connection");
+    }
+
+    #[test]
+    fn suspended_client_probes_before_it_closes() {
+        let mut links = links();
+        links.sent(AT, 0);
+        let late_us = 100 * MAX_LIMIT_US;
+        assert_eq!(links.take_due(late_us), Some((AT, Due::Probe)));
+        assert_eq!(links.take_due(late_us), None);
+        assert_eq!(links.next_due_us(), late_us + MIN_LIMIT_US);
+        links.progressed(AT, late_us + 1);
+        assert_eq!(links.next_due_us(), late_us + 1 + MIN_LIMIT_US, "bytes have come");
+    }
+
+    #[test]
+    fn limit_doubles_while_nothing_is_heard() {
+        let mut links = links();
+        let mut limits_us = Vec::new();
+        for _ in 0..6 {
+            links.close(AT);
+            links.open(AT);
+            links.sent(AT, 0);
+            limits_us.push(links.next_due_us());
+            assert_eq!(links.take_due(1 << 40).unwrap().1, Due::Probe);
+            assert_eq!(links.take_due(1 << 41).unwrap().1, Due::Close);
+        }
+        assert_eq!(limits_us, [1, 2, 4, 8, 16, 16].map(|times| times * MIN_LIMIT_US));
+        links.heard(AT, None, 0);
+        links.open(AT);
+        links.sent(AT, 0);
+        assert_eq!(links.next_due_us(), MIN_LIMIT_US);
     }
 }

@@ -82,6 +82,9 @@ pub enum RouterInput {
         /// The answer.
         response: Response,
     },
+    /// Bytes of an answer that is not complete yet came from a shard, or bytes of a request that
+    /// is not sent completely went to it.
+    Progressed(PeerAddress),
     /// The connection to a shard is open.
     Connected(PeerAddress),
     /// The connection to a shard is closed. Requests that were sent on it may not have arrived.
@@ -211,6 +214,7 @@ impl Router {
                 self.start(id, call, deadline_us, timeout_us);
             }
             RouterInput::Answer { from, response } => self.answer(from, response),
+            RouterInput::Progressed(at) => self.routes.links.progressed(at, now_us),
             RouterInput::Connected(at) => self.routes.links.open(at),
             RouterInput::Disconnected(at) => self.disconnected(at),
             RouterInput::NotSent { to, request_id } => {
@@ -329,7 +333,7 @@ impl Router {
             self.learn(topology);
         }
         match outcome {
-            Outcome::Rejected(rejection) => self.rejected(request_id, rejection),
+            Outcome::Rejected(rejection) => self.rejected(from, request_id, rejection),
             outcome => self.finish(request_id, Ok(outcome)),
         }
     }
@@ -346,9 +350,10 @@ impl Router {
         }
     }
 
-    fn rejected(&mut self, request_id: u64, rejection: Rejection) {
+    fn rejected(&mut self, from: PeerAddress, request_id: u64, rejection: Rejection) {
         // The call has ended, nothing waits for this answer, or its try was given up already.
-        let pending = self.requests.get_mut(request_id).filter(|pending| pending.at.is_some());
+        let pending = self.requests.get_mut(request_id);
+        let pending = pending.filter(|pending| pending.at == Some(from));
         let Some(pending) = pending else { return };
         let may_have_run = pending.may_have_run;
         if rejection.is_retryable() {
@@ -456,13 +461,16 @@ impl Router {
         // If that shard is not connected, the next refresh uses another random one.
         let at = self.routes.random_shard();
         if let Some(at) = at.filter(|at| self.routes.links.is_open(*at)) {
-            self.fetch_range_map(at);
+            let request_id = self.next_request_id();
+            self.send(at, request_id, Operation::RangeMap);
         }
     }
 
-    fn fetch_range_map(&mut self, at: PeerAddress) {
+    /// Sends a request that every shard answers in its next turn. It asks for versions so old that
+    /// no shard keeps them, so it has no effect.
+    fn probe(&mut self, at: PeerAddress) {
         let request_id = self.next_request_id();
-        self.send(at, request_id, Operation::RangeMap);
+        self.send(at, request_id, Operation::KeepVersions { at_ts: Timestamp::ZERO });
     }
 
     /// Makes every shard keep the versions at `at_ts`. A shard that is not connected gets the next
@@ -505,7 +513,7 @@ impl Router {
         }
         while let Some((at, due)) = self.routes.links.take_due(self.now_us) {
             match due {
-                Due::Probe => self.fetch_range_map(at),
+                Due::Probe => self.probe(at),
                 Due::Close => self.effects.push(RouterEffect::Reconnect(at)),
             }
         }

@@ -62,13 +62,16 @@ struct Peer {
     taken_in: u64,
     /// The state as of the last [`Peers::tick`].
     state: PeerState,
-    /// Since when this shard's heartbeats have not reached the peer, or since the connection was
-    /// last reported as broken.
-    unreached_us: Option<u64>,
+    /// When the connection was last reported as broken, or first looked at.
+    reported_us: Option<u64>,
+    /// How often it was reported since an echo arrived.
+    reports: u32,
 }
 
-/// How long heartbeats do not reach a peer until the connection to it counts as broken.
+/// How long no echo may arrive until the connection counts as broken. Doubles with each report, up
+/// to about a minute: the peer may be down, or the way back may be broken.
 const BROKEN_AFTER_US: u64 = 2_000_000;
+const MAX_DOUBLINGS: u32 = 5;
 
 /// Whether the peer's heartbeats arrive here, and whether this shard's heartbeats reach the peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -163,16 +166,20 @@ impl Peers {
         changed
     }
 
-    /// Returns the peers that this shard's heartbeats have not reached for two seconds, each once
-    /// in that time. Another connection may reach them: TCP waits for up to minutes before it sends
-    /// again on one that lost packets. Call this after [`Peers::tick`].
+    /// Returns the peers that have echoed no new heartbeat of this shard for two seconds, and
+    /// again after longer times. Another connection may reach them: TCP waits for up to minutes
+    /// before it sends again on one that lost packets.
     pub fn broken_connections(&mut self, now_us: u64) -> Vec<PeerAddress> {
         let mut broken = Vec::new();
         for (address, peer) in &mut self.peers {
-            if peer.state.hears {
-                peer.unreached_us = None;
-            } else if *peer.unreached_us.get_or_insert(now_us) + BROKEN_AFTER_US <= now_us {
-                peer.unreached_us = Some(now_us);
+            let reported_us = *peer.reported_us.get_or_insert(now_us);
+            if peer.acked_us.is_some_and(|us| us > reported_us) {
+                peer.reports = 0;
+            }
+            let since_us = peer.acked_us.unwrap_or(0).max(reported_us);
+            if since_us + (BROKEN_AFTER_US << peer.reports.min(MAX_DOUBLINGS)) <= now_us {
+                peer.reported_us = Some(now_us);
+                peer.reports += 1;
                 broken.push(*address);
             }
         }
@@ -317,16 +324,17 @@ mod tests {
         exchange(&mut a, &mut b, 1_000_000 + beat(1));
         assert_eq!(a.broken_connections(1_000_000 + beat(1)), []);
         let mut broken = Vec::new();
-        for tick in 0..650 {
+        for tick in 0..1_450 {
             let now_us = 1_100_000 + tick * 10_000;
             a.tick(now_us);
             broken.extend(a.broken_connections(now_us).into_iter().map(|peer| (peer, now_us)));
         }
         assert_eq!(broken.len(), 3, "{broken:?}");
-        assert!(broken.windows(2).all(|pair| pair[1].1 - pair[0].1 == BROKEN_AFTER_US));
-        exchange(&mut a, &mut b, 8_000_000);
-        exchange(&mut a, &mut b, 8_000_000 + beat(1));
-        assert_eq!(a.broken_connections(8_000_000 + beat(1)), []);
+        let pauses: Vec<_> = broken.windows(2).map(|pair| pair[1].1 - pair[0].1).collect();
+        assert_eq!(pauses, [2 * BROKEN_AFTER_US, 4 * BROKEN_AFTER_US]);
+        exchange(&mut a, &mut b, 20_000_000);
+        exchange(&mut a, &mut b, 20_000_000 + beat(1));
+        assert_eq!(a.broken_connections(21_000_000), []);
     }
 
     #[test]

@@ -537,7 +537,7 @@ impl Protocol for Raft {
     fn accepts_snapshot(&self, part: &SnapshotPart) -> bool {
         // A leader holds all committed entries. The first part holds the members.
         let is_leader = matches!(self.role, RoleState::Leader(_));
-        !is_leader && (part.part > 0 || Members::from_bytes(part.payload.clone()).is_ok())
+        !is_leader && (part.part > 0 || Members::from_peer(part.payload.clone()).is_ok())
     }
 
     fn write_snapshot(

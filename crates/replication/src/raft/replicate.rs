@@ -50,7 +50,7 @@ impl Raft {
         let mut terms = self.log.term_at(previous_index).unwrap_or(0)..=self.term;
         for entry in entries {
             let readable = entry.kind != EntryKind::Members
-                || Members::from_bytes(entry.payload.clone()).is_ok();
+                || Members::from_peer(entry.payload.clone()).is_ok();
             if entry.index != matched + 1 || !terms.contains(&entry.term) || !readable {
                 // No correct leader sends such entries: the message is corrupt.
                 return;

@@ -262,9 +262,12 @@ impl Shard {
             Input::Durable { appends } => self.durable(appends, now),
             Input::Install(descriptor) => {
                 self.ranges.install(&descriptor);
-                self.with_replica(descriptor.range, now, |replica, turn| {
-                    replica.install(&descriptor, turn);
-                });
+                // The replica may lag behind the map: it is checked against what the map has.
+                if self.ranges.get(descriptor.range) == Some(&descriptor) {
+                    self.with_replica(descriptor.range, now, |replica, turn| {
+                        replica.install(&descriptor, turn);
+                    });
+                }
             }
             Input::Tick => self.tick(now),
         }

@@ -32,6 +32,8 @@ pub(super) struct Client {
     pub(super) connections: BTreeMap<PeerAddress, ConnectionId>,
     /// Commits by the id of their request: the latest ones without an answer.
     sent: BTreeMap<u64, Sent>,
+    /// Requests that went to another shard than the router chose: that shard, by their ids.
+    strayed: BTreeMap<u64, PeerAddress>,
     /// Sends most requests to one fixed replica of a range, even if another leads. Such a client is
     /// the first to see a stale replica.
     stubborn_at: Option<usize>,
@@ -66,6 +68,7 @@ impl Client {
             router,
             connections: BTreeMap::new(),
             sent: BTreeMap::new(),
+            strayed: BTreeMap::new(),
             stubborn_at: random.bool().then(|| random.usize(..)),
             suspended_us: (0, 0),
             lost_us: 0,
@@ -107,7 +110,7 @@ impl Client {
     /// Returns the shard and connection of a request that the router sends to `to`. Some requests
     /// go to another member of their range.
     pub(super) fn stray(
-        &self,
+        &mut self,
         to: PeerAddress,
         request: &Request,
         random: &mut fastrand::Rng,
@@ -118,9 +121,18 @@ impl Client {
             _ if random.u8(0..8) == 0 => random.choice(members),
             _ => None,
         };
+        let other = other.copied();
         let open = |at: PeerAddress| self.connections.get(&at).map(|connection| (at, *connection));
-        let other = other.copied().and_then(open);
-        other.or_else(|| open(to)).expect("the router knows the open connections")
+        let other = other.and_then(open);
+        let found = other.or_else(|| open(to)).expect("the router knows the open connections");
+        self.strayed.remove(&request.request_id);
+        if found.0 != to {
+            self.strayed.insert(request.request_id, to);
+            if self.strayed.len() > SENT_KEPT {
+                self.strayed.pop_first();
+            }
+        }
+        found
     }
 
     /// Returns the members of the range of a request: empty for requests of one shard.
@@ -145,6 +157,11 @@ impl Client {
                 self.sent.pop_first();
             }
         }
+    }
+
+    /// Returns the shard that answers, as the router sees it.
+    pub(super) fn answers_for(&mut self, request_id: u64, from: PeerAddress) -> PeerAddress {
+        self.strayed.remove(&request_id).unwrap_or(from)
     }
 
     /// Returns the commit that an answer ends, if it was not rejected.
