@@ -164,9 +164,9 @@ impl StateBuilder {
         let mut left = part.len();
         self.bytes += left as u64;
         let mut reader = Reader::new(part);
+        let is_control = self.range == RangeId::CONTROL;
         while left > 0 {
             let tag = reader.u8()?;
-            let is_control = self.range == RangeId::CONTROL;
             if is_control != (tag == RANGE_MAP) && !matches!(tag, DIGEST | LAST_TS) {
                 return Err(WireError::Invalid("a snapshot of another kind of range"));
             }

@@ -105,8 +105,8 @@ impl Links {
 
     /// Records an answer of a shard, and the latency of the request if that is known.
     pub(super) fn heard(&mut self, from: PeerAddress, latency_us: Option<u64>, now_us: u64) {
-        self.progressed(from, now_us);
         let Some(link) = self.links.get_mut(&from) else { return };
+        link.progressed(now_us);
         link.in_flight = link.in_flight.saturating_sub(1);
         if let Some(sample_us) = latency_us.map(|us| us.min(MAX_LIMIT_US)) {
             let deviation_us = link.latency_us.abs_diff(sample_us);
@@ -118,7 +118,7 @@ impl Links {
     /// Records that bytes came from a shard, or went to it.
     pub(super) fn progressed(&mut self, at: PeerAddress, now_us: u64) {
         if let Some(link) = self.links.get_mut(&at) {
-            (link.heard_us, link.stage, link.closes) = (now_us, Stage::Answers, 0);
+            link.progressed(now_us);
         }
     }
 
@@ -143,6 +143,10 @@ impl Links {
 }
 
 impl Link {
+    fn progressed(&mut self, now_us: u64) {
+        (self.heard_us, self.stage, self.closes) = (now_us, Stage::Answers, 0);
+    }
+
     fn due_us(&self) -> u64 {
         let limit_us = self.latency_us + 4 * self.deviation_us;
         // A shard that is silent again and again may be far away, or overloaded.

@@ -2,8 +2,6 @@
 #![allow(dead_code, reason = "each test uses a part of this")]
 
 use palisade_clock::Timestamp;
-use palisade_replication::Planted;
-use palisade_shard::TestFault;
 use palisade_simulator::{Parameters, Trace, World};
 use palisade_wire::{
     Basis, Commit, CommitRequest, LockClaim, Locking, Mode, NodeId, Operation, Outcome,
@@ -19,13 +17,7 @@ pub(crate) fn at(node: u16) -> PeerAddress {
 
 /// Returns a cluster in Raft mode that has had two seconds to elect leaders.
 pub(crate) fn raft(nodes: u16) -> World {
-    raft_with(nodes, Planted::default())
-}
-
-/// Like [`raft`], with a rule broken on purpose.
-pub(crate) fn raft_with(nodes: u16, planted: Planted<TestFault>) -> World {
-    let quiet = Parameters::quiet(7, nodes, 1, 1, Some(Mode::Raft));
-    let mut world = World::new(Parameters { planted, ..quiet }, Trace::Off);
+    let mut world = World::new(Parameters::quiet(7, nodes, 1, 1, Some(Mode::Raft)), Trace::Off);
     world.run_for(2 * SECOND_US);
     world
 }
