@@ -210,6 +210,7 @@ fn hostile_bodies(topology: &Topology, at: PeerAddress) -> Vec<PeerBody> {
             registered: 0,
             ranges_version: u64::MAX,
             heartbeat: Heartbeat {
+                draining: false,
                 sent_us: u64::MAX,
                 to_session: 1,
                 echo_us,

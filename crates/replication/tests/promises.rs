@@ -108,6 +108,7 @@ impl Replica {
         self.peers.observe(from, session).expect("sessions rise");
         let heartbeat = Heartbeat {
             sent_us: self.now_us,
+            draining: false,
             to_session: 1,
             echo_us,
             taken_in: 0,

@@ -102,7 +102,7 @@ impl Executor {
             wake_after_us = effects.wake_after_us;
             self.carry_out(effects).await;
             self.maintain_log();
-            if self.inbox.draining.get() && self.is_drained() {
+            if self.is_drained() {
                 return;
             }
             // Let the readers run, so that the next turn processes more inputs at once.
@@ -112,9 +112,6 @@ impl Executor {
 
     fn turn(&self, inputs: &mut Vec<Input>) -> ShardEffects {
         let mut runtime = self.runtime.borrow_mut();
-        if self.inbox.draining.get() {
-            runtime.shard_mut().drain();
-        }
         let effects = runtime.turn(inputs.drain(..), self.clock.now());
         let shard = runtime.shard();
         if shard.is_refused() && !self.reported_refusal.replace(true) {
@@ -299,7 +296,7 @@ impl Executor {
     }
 
     fn is_drained(&self) -> bool {
-        self.runtime.borrow().is_idle()
+        self.runtime.borrow().is_drained()
             && self.clients.borrow().values().all(|client| client.is_empty())
     }
 }

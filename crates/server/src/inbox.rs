@@ -25,7 +25,6 @@ pub(crate) struct Inbox {
     arrived: Signal,
     /// The readers that wait for room. [`Inbox::take`] raises them all.
     room: RefCell<Vec<Rc<Signal>>>,
-    pub(crate) draining: Cell<bool>,
 }
 
 impl Inbox {
@@ -33,11 +32,6 @@ impl Inbox {
     pub(crate) fn push(&self, input: Input, bytes: usize) {
         self.inputs.borrow_mut().push_back((input, bytes));
         self.bytes.set(self.bytes.get() + bytes);
-        self.arrived.raise();
-    }
-
-    /// Starts a turn without an input.
-    pub(crate) fn nudge(&self) {
         self.arrived.raise();
     }
 

@@ -402,10 +402,7 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
                     ShardCommand::Install(descriptor) => {
                         obeying.inbox.push(Input::Install(descriptor), 0);
                     }
-                    ShardCommand::Drain => {
-                        obeying.inbox.draining.set(true);
-                        obeying.inbox.nudge();
-                    }
+                    ShardCommand::Drain => obeying.inbox.push(Input::Drain, 0),
                 }
             }
         }

@@ -164,6 +164,11 @@ impl Group {
         }
     }
 
+    /// Returns true if this replica leads, and another one can take over. False for chains.
+    pub(crate) fn has_successor(&self, cx: Context<'_>) -> bool {
+        matches!(self, Self::Raft(running) if running.protocol.successor(cx).is_some())
+    }
+
     pub(crate) fn snapshot_head(&self) -> SnapshotPart {
         either!(self, running => running.protocol.snapshot_head())
     }

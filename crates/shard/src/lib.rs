@@ -14,6 +14,7 @@
 mod admission;
 mod commit_wait;
 mod config;
+mod drain;
 mod early_reads;
 mod fault;
 mod group;

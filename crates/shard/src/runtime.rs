@@ -264,8 +264,8 @@ impl<L: ShardLog> Runtime<L> {
         Some(prepared)
     }
 
-    /// Returns true if no request waits for an answer, and everything is durable.
-    pub fn is_idle(&self) -> bool {
-        self.shard.is_idle() && self.log.sync_plan().is_none()
+    /// Returns true if the shard has drained, and everything is durable.
+    pub fn is_drained(&self) -> bool {
+        self.shard.is_drained() && self.log.sync_plan().is_none()
     }
 }

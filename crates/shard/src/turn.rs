@@ -37,6 +37,9 @@ pub enum Input {
     Install(RangeDescriptor),
     /// Time has passed.
     Tick,
+    /// The node is about to stop: the shard hands over its leaderships, then serves nothing more.
+    /// See [`Shard::is_drained`](crate::Shard::is_drained).
+    Drain,
 }
 
 /// Effects of a turn. The driver performs the writes first, in order, and the rest in any order.

@@ -21,7 +21,7 @@ use zerocopy::{
 use crate::{MAX_FRAME_BYTES, WireError};
 
 /// The protocol version of this build. Frames of any other version are rejected.
-pub const PROTOCOL_VERSION: u8 = 5;
+pub const PROTOCOL_VERSION: u8 = 6;
 
 /// Length of the frame header, in bytes.
 pub const FRAME_HEADER_BYTES: usize = size_of::<FrameHeader>();

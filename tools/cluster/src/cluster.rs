@@ -299,10 +299,30 @@ impl Cluster {
     ///
     /// Returns [`ClusterError::Io`] if the process cannot be signalled or waited for.
     pub fn stop(&mut self, node: u16) -> Result<bool, ClusterError> {
+        self.signal(node, Signal::TERM).map_err(failed("stop a node"))?;
+        self.wait_until_stopped(node)
+    }
+
+    /// Stops all nodes with SIGTERM at once. Returns true if every one exits with success within
+    /// 20 s, or does not run. A node that takes longer is killed.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ClusterError::Io`] if a process cannot be signalled or waited for.
+    pub fn stop_all(&mut self) -> Result<bool, ClusterError> {
+        let nodes = 0..u16::try_from(self.processes.len()).expect("nodes are numbered by u16");
+        for node in nodes.clone() {
+            self.signal(node, Signal::TERM).map_err(failed("stop a node"))?;
+        }
+        let mut all_well = true;
+        for node in nodes {
+            all_well &= self.wait_until_stopped(node)?;
+        }
+        Ok(all_well)
+    }
+
+    fn wait_until_stopped(&mut self, node: u16) -> Result<bool, ClusterError> {
         let Some(mut child) = self.processes[usize::from(node)].take() else { return Ok(true) };
-        kill_process(Pid::from_child(&child), Signal::TERM)
-            .map_err(io::Error::from)
-            .map_err(failed("stop a node"))?;
         let deadline = Instant::now() + STOP_TIMEOUT;
         while Instant::now() < deadline {
             if let Some(status) = child.try_wait().map_err(failed("wait for a node"))? {

@@ -85,6 +85,7 @@ impl Faults {
                 }
                 world.start_in(node, length_us);
             }
+            FaultKind::PlannedStop => world.drain(node, length_us),
             FaultKind::PowerLoss => {
                 // Only a quarter of its share: other faults have no effect until nodes restart.
                 if self.random.u8(0..4) == 0 {

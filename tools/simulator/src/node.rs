@@ -26,6 +26,8 @@ pub(crate) struct Node {
     pub(crate) running: bool,
     /// The node handles no events before this time.
     pub(crate) paused_until_us: u64,
+    /// While the node drains: how long it stays down afterwards.
+    pub(crate) draining_us: Option<u64>,
     pub(crate) slow_disk_until_us: u64,
     /// Start and end of the time in which its logs run out of room, step by step.
     pub(crate) filling_us: (u64, u64),
@@ -98,6 +100,7 @@ impl Node {
             life: 0,
             running: false,
             paused_until_us: 0,
+            draining_us: None,
             slow_disk_until_us: 0,
             filling_us: (0, 0),
             failing_disk: false,
@@ -116,6 +119,7 @@ impl Node {
         self.life += 1;
         self.running = false;
         self.paused_until_us = 0;
+        self.draining_us = None;
         self.failing_disk = false;
         for slot in &mut self.shards {
             let runtime = slot.runtime.take().expect("a node that runs has all its shards");

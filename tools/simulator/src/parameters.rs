@@ -22,6 +22,8 @@ pub(crate) fn stream(seed: u64, name: &str) -> fastrand::Rng {
 pub enum FaultKind {
     /// A node crashes, loses a random part of its unsynced log, and restarts later.
     Crash,
+    /// A node stops as planned: it hands over its leaderships and drains first. It restarts later.
+    PlannedStop,
     /// All nodes lose power at once.
     PowerLoss,
     /// A node handles no events for a while.
@@ -55,8 +57,9 @@ pub enum FaultKind {
 }
 
 /// All kinds of faults that a seed may draw.
-pub const ALL_FAULTS: [FaultKind; 16] = [
+pub const ALL_FAULTS: [FaultKind; 17] = [
     FaultKind::Crash,
+    FaultKind::PlannedStop,
     FaultKind::PowerLoss,
     FaultKind::Pause,
     FaultKind::Partition,

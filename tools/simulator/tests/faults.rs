@@ -354,3 +354,21 @@ fn scenario_46_leadership_moves_off_slow_disk() {
     assert!(moved, "a leader with a slow disk stays");
     holds(world);
 }
+
+#[test]
+fn scenario_54_planned_stop_hands_over_all_leaderships() {
+    let mut world = World::new(Parameters::quiet(54, 3, 1, 3, Some(Mode::Raft)), Trace::Off);
+    let ranges: Vec<_> = (0..7).map(RangeId).collect();
+    for node in 0..3 {
+        for range in &ranges {
+            world.await_leader(*range);
+        }
+        world.run_for(2 * SECOND_US);
+        world.drain(usize::from(node), SECOND_US);
+        let stopped = world.wait_for(SECOND_US / 2, |world| world.shard(at(node)).is_none());
+        assert!(stopped, "node {node} does not stop");
+        let leaders: Vec<_> = ranges.iter().map(|range| world.leader(*range)).collect();
+        assert!(leaders.iter().all(Option::is_some), "node {node} has stopped: {leaders:?}");
+    }
+    holds(world);
+}

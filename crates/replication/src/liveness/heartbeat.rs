@@ -10,6 +10,8 @@ use super::revocations::{MAX_REVOCATIONS, Revocation, Revoked};
 pub struct Heartbeat {
     /// Send time on the sender's clock, in microseconds.
     pub sent_us: u64,
+    /// True if the sender is about to stop: nothing should be handed over to it.
+    pub draining: bool,
     /// The latest session of the receiver that the sender knows, or 0.
     pub to_session: u64,
     /// The latest `sent_us` of that session that the sender received, or 0.
@@ -25,6 +27,7 @@ pub struct Heartbeat {
 impl Encode for Heartbeat {
     fn encode(&self, out: &mut BytesMut) {
         out.put_u64_le(self.sent_us);
+        out.put_u8(u8::from(self.draining));
         out.put_u64_le(self.to_session);
         out.put_u64_le(self.echo_us);
         out.put_u64_le(self.taken_in);
@@ -43,7 +46,7 @@ impl Encode for Heartbeat {
 
 impl Decode for Heartbeat {
     fn decode(reader: &mut Reader) -> Result<Self, WireError> {
-        let sent_us = reader.count()?;
+        let (sent_us, draining) = (reader.count()?, reader.bool()?);
         let (to_session, echo_us) = (reader.u64()?, reader.u64()?);
         let (taken_in, confirmed) = (reader.count()?, reader.count()?);
         let count = reader.u32()?;
@@ -60,6 +63,6 @@ impl Decode for Heartbeat {
             };
             revocations.push(Revocation { range, term, what });
         }
-        Ok(Self { sent_us, to_session, echo_us, taken_in, confirmed, revocations })
+        Ok(Self { sent_us, draining, to_session, echo_us, taken_in, confirmed, revocations })
     }
 }

@@ -44,6 +44,8 @@ pub struct Peers {
     timing: PeerTiming,
     session: u64,
     started_us: u64,
+    /// True if this shard is about to stop.
+    draining: bool,
     peers: BTreeMap<PeerAddress, Peer>,
 }
 
@@ -58,6 +60,8 @@ struct Peer {
     heartbeat_due_us: u64,
     arrivals: Arrivals,
     revocations: Unconfirmed,
+    /// True if the peer is about to stop.
+    draining: bool,
     /// How many of the peer's revocations this shard has processed.
     taken_in: u64,
     /// The state as of the last [`Peers::tick`].
@@ -89,7 +93,7 @@ impl Peers {
         now_us: u64,
     ) -> Self {
         let peers = peers.into_iter().map(|peer| (peer, Peer::default())).collect();
-        Self { timing, session, started_us: now_us, peers }
+        Self { timing, session, started_us: now_us, draining: false, peers }
     }
 
     /// Returns this shard's session, which rises with each of its starts.
@@ -128,6 +132,7 @@ impl Peers {
         }
         let bore_us = peer.heard.map_or(0, |(_, bore_us)| bore_us).max(heartbeat.sent_us);
         peer.heard = Some((now_us, bore_us));
+        peer.draining = heartbeat.draining;
         if heartbeat.to_session != session {
             // Its echo and its numbers refer to an earlier session of this shard.
             return Vec::new();
@@ -149,6 +154,24 @@ impl Peers {
         if let Some(peer) = self.peers.get_mut(&peer) {
             peer.revocations.push(revocation);
         }
+    }
+
+    /// Makes all later heartbeats say that this shard is about to stop. The next ones are due at
+    /// once.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        self.peers.values_mut().for_each(|peer| peer.heartbeat_due_us = 0);
+    }
+
+    /// Returns true if this shard is about to stop.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// Returns true if leadership may be handed over to a peer: it is live, and is not about to
+    /// stop.
+    pub(crate) fn may_take_over(&self, peer: PeerAddress) -> bool {
+        self.peers.get(&peer).is_some_and(|peer| peer.state.heard && !peer.draining)
     }
 
     /// Updates the state of all peers. Returns the peers whose state changed: their heartbeats
@@ -192,11 +215,11 @@ impl Peers {
     /// [`Peers::revoke`]. A heartbeat echoes what arrived in the turn, and an echo without the
     /// revocation would renew a lease that the turn has ended.
     pub fn heartbeats(&mut self, now_us: u64) -> Vec<(PeerAddress, Heartbeat)> {
-        let heartbeat_us = self.timing.heartbeat_us;
+        let (heartbeat_us, draining) = (self.timing.heartbeat_us, self.draining);
         let due = self.peers.iter_mut().filter(|(_, peer)| now_us >= peer.heartbeat_due_us);
         due.map(|(address, peer)| {
             peer.heartbeat_due_us = now_us + heartbeat_us;
-            (*address, peer.heartbeat(now_us))
+            (*address, peer.heartbeat(draining, now_us))
         })
         .collect()
     }
@@ -223,13 +246,14 @@ impl Peers {
 }
 
 impl Peer {
-    fn heartbeat(&self, now_us: u64) -> Heartbeat {
+    fn heartbeat(&self, draining: bool, now_us: u64) -> Heartbeat {
         // An echo renews every lease that is not revoked in this heartbeat or an earlier one. So
         // there is no echo while some revocations do not fit.
         let is_complete = self.revocations.fit();
         let echo_us = self.heard.map_or(0, |(_, bore_us)| bore_us);
         Heartbeat {
             sent_us: now_us,
+            draining,
             to_session: self.session,
             echo_us: if is_complete { echo_us } else { 0 },
             taken_in: self.taken_in,
@@ -420,6 +444,7 @@ mod tests {
         let until_us = a.supported_until_us(at(1), 1);
         let heartbeat = Heartbeat {
             sent_us: 1_000_001,
+            draining: false,
             to_session: 1,
             echo_us: 9_000_000,
             taken_in: 0,

@@ -1,14 +1,12 @@
-//! Terms and votes (thesis §3.4), pre-votes (§9.6), and leadership transfer (§3.10).
+//! Terms and votes (thesis §3.4), and pre-votes (§9.6).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use palisade_wire::PeerAddress;
 
-use super::{Body, Leader, Message, Raft, RoleState, Timing, Transfer, progress::Progress};
-use crate::{
-    After, Context, Effects, Entry, EntryKind, ProtocolFault, Refusal, Revocation, Revoked,
-};
+use super::{Body, Leader, Message, Raft, RoleState, Timing, progress::Progress};
+use crate::{After, Context, Effects, Entry, EntryKind, ProtocolFault, Revocation, Revoked};
 
 /// How often the time between elections doubles at most.
 const MAX_DOUBLINGS: u32 = 4;
@@ -20,7 +18,7 @@ impl Raft {
     /// Follower: stands for election once its leader is suspected. Voters stand one after another,
     /// so that one can win before the next one stands.
     pub(super) fn tick_follower(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
-        if !self.may_stand() || self.leader_is_there(cx) {
+        if !self.stands(cx) || self.leader_is_there(cx) {
             self.election_due_us = None;
             return;
         }
@@ -153,7 +151,7 @@ impl Raft {
         let retry_us = self.timing.retry_us;
         self.election_due_us = Some(cx.now_us + self.random.u64(retry_us..2 * retry_us));
         self.role = RoleState::Follower;
-        if self.leader_is_there(cx) || !self.may_stand() || self.has_promised(self.me, cx) {
+        if self.leader_is_there(cx) || !self.stands(cx) || self.has_promised(self.me, cx) {
             return;
         }
         self.role = RoleState::PreCandidate { votes: BTreeSet::from([self.me]) };
@@ -211,7 +209,12 @@ impl Raft {
     }
 
     /// Enters the next term as a candidate, votes for itself and requests votes.
-    fn campaign(&mut self, transfer: bool, cx: Context<'_>, effects: &mut Effects<Message>) {
+    pub(super) fn campaign(
+        &mut self,
+        transfer: bool,
+        cx: Context<'_>,
+        effects: &mut Effects<Message>,
+    ) {
         self.enter_term(self.term + 1, Some(self.me), cx, effects);
         let retry_us = self.count_election();
         self.election_due_us = Some(cx.now_us + self.random.u64(retry_us..2 * retry_us));
@@ -349,91 +352,6 @@ impl Raft {
             self.leader = Some((from, cx.peers.session_of(from)));
             self.elections_in_vain = 0;
             self.election_due_us = None;
-        }
-    }
-
-    /// Transfers leadership to the voter `to` as soon as it holds every entry. Proposals are
-    /// refused until the transfer succeeds or is given up after [`Timing::transfer_us`].
-    ///
-    /// # Errors
-    ///
-    /// [`Refusal::NotServing`] if this replica does not lead. [`Refusal::NotNow`] if `to` is not
-    /// another voter, is not live, or if a transfer is pending. Both are retryable.
-    pub fn transfer(
-        &mut self,
-        to: PeerAddress,
-        cx: Context<'_>,
-        effects: &mut Effects<Message>,
-    ) -> Result<(), Refusal> {
-        let hint = self.leader();
-        let can_lead = self.members().voters.contains(&to) && to != self.me;
-        let RoleState::Leader(leader) = &mut self.role else {
-            return Err(Refusal::NotServing { hint });
-        };
-        if !can_lead || leader.transfer.is_some() || !cx.peers.is_heard(to) {
-            return Err(Refusal::NotNow);
-        }
-        let deadline_us = cx.now_us + self.timing.transfer_us;
-        leader.transfer = Some(Transfer { to, deadline_us, told: false });
-        self.advance_transfer(cx, effects);
-        Ok(())
-    }
-
-    /// Leader: asks the target of a transfer to stand once it holds every entry, or gives up after
-    /// the deadline.
-    pub(super) fn advance_transfer(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
-        let last_index = self.log.last_index();
-        let message = self.message(Body::Transfer);
-        let RoleState::Leader(leader) = &mut self.role else { return };
-        let Some(transfer) = &mut leader.transfer else { return };
-        let caught_up =
-            leader.progress.get(&transfer.to).is_some_and(|p| p.match_index == last_index);
-        if cx.now_us >= transfer.deadline_us {
-            leader.transfer = None;
-        } else if caught_up && !transfer.told {
-            transfer.told = true;
-            // The target requests votes despite any promise to this leader, and the message may
-            // arrive arbitrarily late. So this leader has no lease for the rest of the term.
-            leader.gave_up_lease = true;
-            effects.send(transfer.to, message, After::Nothing);
-        }
-    }
-
-    /// Stands for election, if the leader of this term hands over to this replica.
-    pub(super) fn take_over(
-        &mut self,
-        from: PeerAddress,
-        cx: Context<'_>,
-        effects: &mut Effects<Message>,
-    ) {
-        if self.leader() == Some(from) && self.is_voter() {
-            self.campaign(true, cx, effects);
-        }
-    }
-
-    /// Leader: transfers leadership to the most advanced voter, if its own disk is slow and the
-    /// others commit without it.
-    pub(super) fn transfer_if_disk_slow(
-        &mut self,
-        cx: Context<'_>,
-        effects: &mut Effects<Message>,
-    ) {
-        let slow_disk_us = self.timing.slow_disk_us;
-        let oldest_us = self.log.oldest_pending_us();
-        let slow = oldest_us.is_some_and(|asked_us| asked_us + slow_disk_us < cx.now_us);
-        let others_commit = self.commit_index > self.log.durable_index();
-        let RoleState::Leader(leader) = &mut self.role else { return };
-        if !slow || !others_commit || cx.now_us < leader.slow_disk_due_us {
-            return;
-        }
-        leader.slow_disk_due_us = cx.now_us + self.timing.transfer_us;
-        let voters = &self.configurations.current().voters;
-        let may_lead = |peer: &PeerAddress| voters.contains(peer) && cx.peers.is_heard(*peer);
-        let able = leader.progress.iter().filter(|(peer, _)| may_lead(peer));
-        if let Some((to, _)) = able.max_by_key(|(_, progress)| progress.match_index) {
-            let to = *to;
-            // A transfer that fails is tried again after `transfer_us`.
-            let _ = self.transfer(to, cx, effects);
         }
     }
 

@@ -17,7 +17,7 @@
 //! its disk is slow, transfers leadership to one of them.
 //!
 //! Files:
-//! - `election`: terms and votes, pre-votes, promises, and leadership transfer;
+//! - `election`: terms and votes, pre-votes and promises; `transfer`: leadership transfer;
 //! - `replicate`: entries and commits; `progress`: flow control for one follower;
 //! - `lease`: reads under a lease or after a round, and a leader that has lost its majority;
 //! - `change`: learners, and voters by joint consensus.
@@ -34,6 +34,7 @@ mod lease;
 mod message;
 mod progress;
 mod replicate;
+mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -324,6 +325,12 @@ impl Raft {
         self.is_voter() || self.configurations.at(self.commit_index).is_voter(self.me)
     }
 
+    /// Returns true if this replica would stand for election now. One whose shard is about to stop
+    /// does not.
+    fn stands(&self, cx: Context<'_>) -> bool {
+        self.may_stand() && !cx.peers.is_draining()
+    }
+
     fn peers(&self) -> Vec<PeerAddress> {
         self.members().all().into_iter().filter(|member| *member != self.me).collect()
     }
@@ -391,7 +398,7 @@ impl Protocol for Raft {
         }
         match &self.role {
             RoleState::Leader(leader) => self.leader_wants_ticks(leader, cx),
-            RoleState::Follower => self.may_stand() && !self.leader_is_there(cx),
+            RoleState::Follower => self.stands(cx) && !self.leader_is_there(cx),
             RoleState::PreCandidate { .. } | RoleState::Candidate { .. } => true,
         }
     }

@@ -182,7 +182,7 @@ impl Raft {
         self.step_down_if_lost(cx, effects);
         self.settle_members(cx, effects);
         self.advance_transfer(cx, effects);
-        self.transfer_if_disk_slow(cx, effects);
+        self.transfer_if_due(cx, effects);
         let RoleState::Leader(leader) = &mut self.role else { return };
         if cx.now_us >= leader.heartbeat_due_us {
             leader.heartbeat_due_us = cx.now_us + self.timing.heartbeat_us;

@@ -20,6 +20,7 @@ use crate::{
     admission::Admission,
     commit_wait::CommitWait,
     config::{LogCounters, ShardConfig, ShardError},
+    drain::Drain,
     early_reads::EarlyReads,
     log_room::LogRoom,
     messages::{Hello, PeerBody, PeerMessage},
@@ -76,7 +77,7 @@ pub struct Shard {
     /// Timestamps whose versions are kept.
     protections: Protections,
     log: LogCounters,
-    draining: bool,
+    drain: Drain,
     requests: u64,
     clock_rejections: u64,
     bound_source: BoundSource,
@@ -152,7 +153,7 @@ impl Shard {
             held: VecDeque::new(),
             commit_wait: CommitWait::default(),
             log: LogCounters { left_bytes: u64::MAX, ..LogCounters::default() },
-            draining: false,
+            drain: Drain::default(),
             requests: 0,
             clock_rejections: 0,
             bound_source: BoundSource::default(),
@@ -166,12 +167,6 @@ impl Shard {
         self.log = log;
     }
 
-    /// Rejects all later requests but `Status` with `Draining`. Pending requests are still
-    /// answered; a read that waits for its timestamp is rejected when that has passed.
-    pub fn drain(&mut self) {
-        self.draining = true;
-    }
-
     /// Returns the highest commit timestamp that the log held at the start.
     pub fn logged_ts(&self) -> Timestamp {
         self.replicas.values().map(|replica| replica.logged_ts()).max().unwrap_or_default()
@@ -182,6 +177,12 @@ impl Shard {
         self.commit_wait.is_empty()
             && self.early_reads.is_empty()
             && self.replicas.values().all(|replica| replica.is_idle())
+    }
+
+    /// Returns true if the shard has drained: it serves nothing, and no request waits for an
+    /// answer.
+    pub fn is_drained(&self) -> bool {
+        self.drain.rejects() && self.is_idle()
     }
 
     /// Returns true if the shard's replicas take part in their groups.
@@ -270,6 +271,13 @@ impl Shard {
                 }
             }
             Input::Tick => self.tick(now),
+            Input::Drain => {
+                if self.drain.start(now) {
+                    // Leaders whose shard drains transfer their leadership at each tick.
+                    self.peers.drain();
+                    self.tick(now);
+                }
+            }
         }
     }
 
@@ -287,6 +295,9 @@ impl Shard {
     }
 
     fn tick(&mut self, now: Now) {
+        let cx = Context { now_us: now.monotonic_us, peers: &self.peers };
+        let mut leaders = self.replicas.values();
+        self.drain.advance(|| leaders.any(|replica| replica.group.has_successor(cx)), now);
         if !self.admission.has_begun() {
             return;
         }
@@ -300,11 +311,11 @@ impl Shard {
         if !self.admission.is_admitted() {
             return;
         }
-        if changed.is_empty() && self.was_admitted {
+        if changed.is_empty() && self.was_admitted && !self.drain.hands_over() {
             self.touched.extend(&self.active);
         } else {
-            // The shard was just admitted, or a peer was suspected or came back. Leadership in any
-            // group may depend on that.
+            // The shard was just admitted or hands over its leaderships, or a peer was suspected or
+            // came back. Leadership in any group may depend on that.
             self.touched.extend(self.replicas.keys());
         }
         self.was_admitted = true;

@@ -32,7 +32,7 @@ impl Shard {
         if let Operation::Status = operation {
             return Ok(Served::Done(Outcome::Status(self.status(now).to_bytes())));
         }
-        if self.draining {
+        if self.drain.rejects() {
             return Err(Rejection::Draining);
         }
         match operation {
