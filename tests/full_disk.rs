@@ -36,10 +36,10 @@ fn full_disk_refuses_writes_serves_reads_and_recovers() {
         return;
     };
     let dir = Path::new(&dir);
-    let mount = ["-t", "tmpfs", "-o", "size=220m", "tmpfs"];
+    let mount = ["-t", "tmpfs", "-o", "size=420m", "tmpfs"];
     assert!(Command::new("mount").args(mount).arg(dir).status().unwrap().success());
     let ballast = dir.join("ballast");
-    fs::write(&ballast, vec![1; 70 << 20]).unwrap();
+    fs::write(&ballast, vec![1; 270 << 20]).unwrap();
     run(async {
         let mut cluster = Cluster::start(ClusterOptions {
             shards: 1,

@@ -13,8 +13,8 @@ use palisade_clock::Timestamp;
 use palisade_control::{NodeAddress, Topology, range_map_of_one};
 use palisade_replication::{Planted, raft};
 use palisade_shard::{
-    ConnectionId, Input, RecoveryError, ReplayError, Runtime, SNAPSHOT_PART_BYTES, ShardConfig,
-    ShardEffects, ShardError, TICK_US, TURN_INPUT_BYTES,
+    ConnectionId, Input, LOG_RESERVE_BYTES, RecoveryError, ReplayError, Runtime,
+    SNAPSHOT_PART_BYTES, ShardConfig, ShardEffects, ShardError, TICK_US, TURN_INPUT_BYTES,
 };
 use palisade_wal::{DataDirError, Owner, SyncPlan, WalError};
 use palisade_wire::{NodeId, Operation, PeerAddress, Request, Response, ShardId};
@@ -44,9 +44,6 @@ const QUIET_TICK_US: u64 = 1_000_000;
 const SPIN_US: u64 = 50;
 
 const CHECKPOINT_BYTES: u64 = 8 << 20;
-
-/// Poll interval while an append waits for the next segment.
-const SEGMENT_POLL: Duration = Duration::from_millis(1);
 
 /// Why a database cannot be opened. No data was changed.
 #[derive(Debug, Error)]
@@ -132,6 +129,7 @@ impl Engine {
             max_offset_us: 1,
             random_seed: fastrand::u64(..),
             checkpoint_bytes: CHECKPOINT_BYTES,
+            log_reserve_bytes: LOG_RESERVE_BYTES,
             snapshot_part_bytes: SNAPSHOT_PART_BYTES,
             max_message_bytes: raft::DEFAULT_MESSAGE_BYTES,
             planted: Planted::default(),
@@ -285,14 +283,8 @@ impl Running {
         }
         loop {
             let effects = self.runtime.turn(inputs.drain(..), self.clock.now());
-            let ShardEffects { mut appends, replies, wake_after_us, .. } = effects;
-            loop {
-                match self.runtime.write(&mut appends) {
-                    Ok(()) => break,
-                    Err(WalError::NotReady) => thread::sleep(SEGMENT_POLL),
-                    Err(error) => return Err(error),
-                }
-            }
+            let ShardEffects { appends, replies, wake_after_us, .. } = effects;
+            self.runtime.write(appends)?;
             for (_, response) in replies {
                 // The client's queue is full, so the answer is dropped. The call ends by its
                 // deadline.
@@ -318,7 +310,8 @@ impl Running {
                 let soon_us = self.clock.now().monotonic_us + TICK_US;
                 self.tick_due_us = self.tick_due_us.min(soon_us);
             }
-            return Ok(wake_after_us);
+            let due_us = [wake_after_us, self.runtime.backlog_due_us()];
+            return Ok(due_us.into_iter().flatten().min());
         }
     }
 }

@@ -9,9 +9,10 @@ use std::{
 };
 
 use crossbeam::channel::{Receiver, Sender, bounded};
-use palisade_shard::{LOG_AHEAD_BYTES, ShardLog};
+use palisade_shard::{LOG_AHEAD_BYTES, LogSpace, ShardLog};
 use palisade_wal::{
-    Backend, DataDir, DataDirError, Log, LogOptions, Owner, Position, Record, SyncPlan, WalError,
+    Backend, DataDir, DataDirError, Log, LogOptions, Owner, Position, Record, Retained, SyncPlan,
+    WalError,
 };
 use thiserror::Error;
 
@@ -87,17 +88,12 @@ impl ShardLog for EmbeddedLog {
         }
     }
 
-    fn end(&self) -> Position {
+    fn space(&self) -> LogSpace {
         match self {
-            Self::Memory { end, .. } => *end,
-            Self::Directory { log, .. } => log.end(),
-        }
-    }
-
-    fn left_bytes(&self) -> u64 {
-        match self {
-            Self::Memory { .. } => u64::MAX,
-            Self::Directory { log, .. } => log.left_bytes(),
+            Self::Memory { end, .. } => {
+                LogSpace { first: *end, end: *end, left_bytes: u64::MAX, limit_bytes: u64::MAX }
+            }
+            Self::Directory { log, .. } => ShardLog::space(&**log),
         }
     }
 
@@ -131,6 +127,12 @@ impl ShardLog for EmbeddedLog {
         }
     }
 
+    fn reserve(&mut self, bytes: u64) {
+        if let Self::Directory { log, .. } = self {
+            log.reserve(bytes);
+        }
+    }
+
     fn is_long(&self, state_bytes: u64) -> bool {
         match self {
             Self::Memory { .. } => false,
@@ -138,12 +140,12 @@ impl ShardLog for EmbeddedLog {
         }
     }
 
-    fn pinning(&self) -> impl Iterator<Item = u32> {
-        let log = match self {
+    fn retained(&self, applied: impl Fn(u32) -> u64) -> impl Iterator<Item = Retained> {
+        let retained = match self {
             Self::Memory { .. } => None,
-            Self::Directory { log, .. } => Some(log),
+            Self::Directory { log, .. } => Some(log.retained(applied)),
         };
-        log.into_iter().flat_map(|log| log.pinning())
+        retained.into_iter().flatten()
     }
 
     fn forget(&mut self, group: u32) {

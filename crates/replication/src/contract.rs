@@ -75,10 +75,26 @@ pub enum Append {
     Snapshot {
         /// The part.
         part: SnapshotPart,
-        /// True only with the last part, if the log lacked the snapshot's last entry. The snapshot
-        /// then replaces every entry that was written before it.
+        /// True only with the last part, if the log lacked the snapshot's last entry, or holds
+        /// later ones that the group has removed. The snapshot then replaces every entry that was
+        /// written before it.
         replaces: bool,
     },
+}
+
+/// Approximate bytes that a log record takes beside its payload.
+const RECORD_OVERHEAD_BYTES: u64 = 48;
+
+impl Append {
+    /// Returns about how many bytes the write takes in the log.
+    pub fn bytes(&self) -> u64 {
+        let payload = match self {
+            Self::Entry(entry) => &entry.payload,
+            Self::State { payload, .. } => payload,
+            Self::Snapshot { part, .. } => &part.payload,
+        };
+        payload.len() as u64 + RECORD_OVERHEAD_BYTES
+    }
 }
 
 /// The writes that must be durable before a message may be sent.
@@ -255,8 +271,12 @@ pub trait Protocol {
     /// [`Protocol::flush`].
     fn last_unsynced(&self) -> u64;
 
-    /// Returns part 0 of a snapshot at the last entry that was handed out as committed.
-    fn snapshot_head(&self) -> SnapshotPart;
+    /// Returns part 0 of a snapshot at the entry `index`, the last one that the owner has applied.
+    ///
+    /// # Panics
+    ///
+    /// If the entry was not handed out as committed, or is not in memory any more.
+    fn snapshot_head(&self, index: u64) -> SnapshotPart;
 
     /// Requests another write of the current durable state, so that no older record in the log is
     /// needed for it.

@@ -27,6 +27,8 @@ pub(crate) struct EntryLog {
     /// How many of `pending` are states.
     pending_states: usize,
     durable_index: u64,
+    /// True if the disk holds entries after the last one, which were removed here.
+    has_removed: bool,
 }
 
 #[derive(Debug)]
@@ -58,6 +60,7 @@ impl EntryLog {
             pending: VecDeque::new(),
             unnumbered: 0,
             pending_states: 0,
+            has_removed: false,
         }
     }
 
@@ -109,6 +112,7 @@ impl EntryLog {
         assert_eq!(entry.index, self.last_index() + 1, "{}: an append leaves a gap", self.name);
         assert!(entry.term >= self.last_term(), "{}: an append goes back in term", self.name);
         effects.appends.push(Append::Entry(entry.clone()));
+        self.has_removed = false;
         self.bytes += bytes_of(&entry);
         self.entries.push(entry);
         self.add_pending(false, now_us);
@@ -139,7 +143,10 @@ impl EntryLog {
     ) -> bool {
         let SnapshotPart { index, term, last, .. } = part;
         let replaces = last && index > self.base.0 && self.term_at(index) != Some(term);
-        effects.appends.push(Append::Snapshot { part, replaces });
+        // A snapshot at the last entry also replaces those on disk that were removed here.
+        let replaces_on_disk = replaces || last && self.has_removed && index == self.last_index();
+        self.has_removed &= !replaces_on_disk;
+        effects.appends.push(Append::Snapshot { part, replaces: replaces_on_disk });
         if replaces {
             self.entries = Sequence::starting_at(index + 1);
             self.bytes = 0;
@@ -195,12 +202,14 @@ impl EntryLog {
         self.pending.back().map_or(0, |pending| pending.number)
     }
 
-    /// Removes the entries from `index` on. On disk, the next append at `index` replaces them.
+    /// Removes the entries from `index` on. On disk, the next append at `index` replaces them, or
+    /// the next snapshot at the entry before it.
     pub(crate) fn truncate(&mut self, index: u64) {
         let is_here = (self.first_index()..=self.last_index() + 1).contains(&index);
         assert!(is_here, "{}: only entries that are here are removed", self.name);
         self.bytes -= self.entries.iter_from(index).map(bytes_of).sum::<usize>();
         self.entries.truncate(index);
+        self.has_removed = true;
         let last = self.last_index();
         self.durable_index = self.durable_index.min(last);
         for pending in &mut self.pending {
@@ -285,6 +294,27 @@ mod tests {
         log.set_durable(4);
         assert_eq!(log.durable_index(), 2);
         assert_eq!(log.term_at(2), Some(2));
+    }
+
+    #[test]
+    fn snapshot_at_last_entry_replaces_entries_that_were_removed() {
+        let mut log = log();
+        let effects = &mut Effects::<()>::default();
+        let replaces = |log: &mut EntryLog, index, effects: &mut Effects<()>| {
+            log.append_snapshot(last_part(index, 1), usize::MAX, 0, effects);
+            matches!(effects.appends.pop(), Some(Append::Snapshot { replaces: true, .. }))
+        };
+        for index in 1..=4 {
+            log.append(entry(index, 1), 0, effects);
+        }
+        log.truncate(3);
+        assert!(!replaces(&mut log, 1, effects), "entry 2 is still needed");
+        assert!(replaces(&mut log, 2, effects));
+        assert!(!replaces(&mut log, 2, effects), "nothing is left to replace");
+        assert_eq!((log.first_index(), log.last_index()), (1, 2));
+        log.truncate(2);
+        log.append(entry(2, 1), 0, effects);
+        assert!(!replaces(&mut log, 2, effects), "the append has replaced it");
     }
 
     #[test]

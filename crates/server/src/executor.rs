@@ -13,13 +13,10 @@ use palisade_control::RangeDescriptor;
 use palisade_replication::Append;
 use palisade_shard::{ConnectionId, Input, PeerMessage, Runtime, ShardEffects, TURN_INPUT_BYTES};
 use palisade_sync::Sender;
-use palisade_wal::{Log, SyncPlan, WalError};
+use palisade_wal::{Log, SyncPlan};
 use palisade_wire::{Encode, FrameKind, PeerAddress, RangeId, Response, write_frame};
 
 use crate::{inbox::Inbox, outbound::Outbound, signal::Signal};
-
-/// Poll interval while an append waits for the next segment.
-const SEGMENT_POLL: Duration = Duration::from_millis(1);
 
 /// A message between the shards of one node, or from its main thread.
 #[derive(Clone, Debug)]
@@ -99,9 +96,11 @@ impl Executor {
             }
             self.inbox.take(TURN_INPUT_BYTES, &mut inputs);
             let effects = self.turn(&mut inputs);
-            wake_after_us = effects.wake_after_us;
-            self.carry_out(effects).await;
+            let wakes_us = effects.wake_after_us;
+            self.carry_out(effects);
             self.maintain_log();
+            let backlog_us = self.runtime.borrow().backlog_due_us();
+            wake_after_us = [wakes_us, backlog_us].into_iter().flatten().min();
             if self.is_drained() {
                 return;
             }
@@ -181,10 +180,10 @@ impl Executor {
         }
     }
 
-    async fn carry_out(&self, effects: ShardEffects) {
+    fn carry_out(&self, effects: ShardEffects) {
         let ShardEffects { appends, sends, replies, reconnects, installs, wake_after_us: _ } =
             effects;
-        self.write(appends).await;
+        self.write(appends);
         reconnects.iter().filter_map(|at| self.peers.get(at)).for_each(|peer| peer.close());
         self.send(&sends);
         self.reply(&replies);
@@ -196,27 +195,26 @@ impl Executor {
         self.send_installs();
     }
 
-    /// Writes to the log, and waits for the next segment if it is not ready. If the log is full,
-    /// the process stops, which is like a crash just before the write.
-    async fn write(&self, mut appends: Vec<(RangeId, Append)>) {
-        while !appends.is_empty() {
-            let written = self.runtime.borrow_mut().write(&mut appends);
-            self.appended.raise();
-            match written {
-                Ok(()) => {}
-                Err(WalError::NotReady) => glommio::timer::sleep(SEGMENT_POLL).await,
-                Err(error) => {
-                    let runtime = self.runtime.borrow();
-                    let pinning: Vec<_> = runtime.log().pinning().take(8).map(RangeId).collect();
-                    tracing::error!(
-                        "{}: {error}; the node stops to keep its promises. Of {} segments, the \
-                         first is kept for {pinning:?}",
-                        self.at,
-                        runtime.log().live_segments()
-                    );
-                    process::abort();
-                }
-            }
+    /// Writes to the log. If the log is full, the process stops, which is like a crash just before
+    /// the write.
+    fn write(&self, appends: Vec<(RangeId, Append)>) {
+        let mut runtime = self.runtime.borrow_mut();
+        if appends.is_empty() && runtime.backlog_due_us().is_none() {
+            return;
+        }
+        let written = runtime.write(appends);
+        drop(runtime);
+        self.appended.raise();
+        if let Err(error) = written {
+            let runtime = self.runtime.borrow();
+            let pinning: Vec<_> = runtime.log().pinning().take(8).map(RangeId).collect();
+            tracing::error!(
+                "{}: {error}; the node stops to keep its promises. Of {} segments, the first is \
+                 kept for {pinning:?}",
+                self.at,
+                runtime.log().live_segments()
+            );
+            process::abort();
         }
     }
 

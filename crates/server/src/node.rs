@@ -15,7 +15,9 @@ use glommio::{
     CpuSet, ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, Shares, net::TcpListener,
 };
 use palisade_clock::{Interval, KernelClock, Timestamp};
-use palisade_shard::{Input, RecoveryError, Runtime, SNAPSHOT_PART_BYTES, ShardConfig, TICK_US};
+use palisade_shard::{
+    Input, LOG_RESERVE_BYTES, RecoveryError, Runtime, SNAPSHOT_PART_BYTES, ShardConfig, TICK_US,
+};
 use palisade_sync::{Receiver, Sender, Watermark, mailbox};
 use palisade_wal::{DataDir, DataDirError, Log, Owner, WalError};
 use palisade_wire::{PeerAddress, ShardId};
@@ -314,6 +316,7 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
         max_offset_us: config.clock.max_offset_us,
         random_seed: now.wall.latest_us ^ (u64::from(at.node.0) << 32) ^ (u64::from(shard.0) << 48),
         checkpoint_bytes: config.log.checkpoint_bytes,
+        log_reserve_bytes: LOG_RESERVE_BYTES,
         snapshot_part_bytes: SNAPSHOT_PART_BYTES,
         max_message_bytes: palisade_replication::raft::DEFAULT_MESSAGE_BYTES,
         planted: config.planted(),

@@ -98,6 +98,12 @@ impl Admission {
         Some(Append::State { term: self.session, payload: payload.freeze() })
     }
 
+    /// Returns at most how many bytes the record takes in the log.
+    pub(crate) fn record_bytes(&self) -> u64 {
+        let peers = self.registry.len() + self.registered_at.len();
+        (self.shape.len() + 16 * peers + 128) as u64
+    }
+
     /// Requests that the record is written again, unchanged.
     pub(crate) fn rewrite(&mut self) {
         if self.is_durable {

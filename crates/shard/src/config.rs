@@ -5,7 +5,7 @@ use palisade_replication::Planted;
 use palisade_wire::{PeerAddress, WireError};
 use thiserror::Error;
 
-use crate::TestFault;
+use crate::{TestFault, log_room::LogRoom};
 
 /// Configuration of a shard, fixed at its start.
 #[derive(Clone, Debug)]
@@ -25,6 +25,9 @@ pub struct ShardConfig {
     pub random_seed: u64,
     /// Log growth in bytes after which a group's state is written as a checkpoint.
     pub checkpoint_bytes: u64,
+    /// Log that is kept for replication's own writes, in bytes. The other limits of the log follow
+    /// from it. Production uses [`LOG_RESERVE_BYTES`](crate::LOG_RESERVE_BYTES).
+    pub log_reserve_bytes: u64,
     /// Target size of one part of a checkpoint or snapshot, in bytes.
     pub snapshot_part_bytes: usize,
     /// Payload in one Raft message beyond the message's first entry, in bytes.
@@ -77,6 +80,6 @@ pub struct LogCounters {
     pub syncs: u64,
     /// Bytes appended since the start.
     pub bytes: u64,
-    /// Bytes that can still be appended, beyond what is kept free for the turn itself.
-    pub left_bytes: u64,
+    /// What can still be appended.
+    pub room: LogRoom,
 }

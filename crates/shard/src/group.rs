@@ -169,8 +169,8 @@ impl Group {
         matches!(self, Self::Raft(running) if running.protocol.successor(cx).is_some())
     }
 
-    pub(crate) fn snapshot_head(&self) -> SnapshotPart {
-        either!(self, running => running.protocol.snapshot_head())
+    pub(crate) fn snapshot_head(&self, index: u64) -> SnapshotPart {
+        either!(self, running => running.protocol.snapshot_head(index))
     }
 
     /// Rewrites the protocol's durable state, unchanged, at the end of the log.

@@ -20,6 +20,7 @@ mod fault;
 mod group;
 mod log_room;
 mod messages;
+mod pacing;
 mod protections;
 mod recovery;
 mod replay;
@@ -34,7 +35,7 @@ mod view;
 
 pub use config::{LogCounters, ShardConfig, ShardError};
 pub use fault::TestFault;
-pub use log_room::LOG_RESERVE_BYTES;
+pub use log_room::{LOG_RESERVE_BYTES, LogRoom, LogSpace, StateSize};
 pub use messages::{Hello, PeerBody, PeerMessage, SafeTimeMessage, SnapshotMessage};
 pub use replay::{Recovered, ReplayError, Replayed, record_of};
 pub use runtime::{LOG_AHEAD_BYTES, RecoveryError, Runtime, ShardLog, TICK_US, TURN_INPUT_BYTES};

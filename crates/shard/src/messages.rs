@@ -54,6 +54,17 @@ pub enum PeerBody {
 }
 
 impl PeerBody {
+    /// Returns the range that the content is about, or `None` if it is about the whole shard.
+    pub(crate) fn range(&self) -> Option<RangeId> {
+        match self {
+            Self::Raft { range, .. }
+            | Self::Chain { range, .. }
+            | Self::Snapshot { range, .. }
+            | Self::SafeTime { range, .. } => Some(*range),
+            Self::Hello(_) | Self::Ranges(_) => None,
+        }
+    }
+
     /// Returns true if the receiver writes the content to its log.
     pub(crate) fn is_to_be_written(&self) -> bool {
         match self {

@@ -56,7 +56,7 @@ impl Recovery<'_> {
         if !is_control {
             logged_ts = logged_ts.max(last_proposed_ts(&recovered)?);
         }
-        let log_bytes = recovered.entries.iter().map(|entry| entry.payload.len() as u64).sum();
+        let log_bytes: u64 = recovered.entries.iter().map(|entry| entry.payload.len() as u64).sum();
         let schedule = CheckpointSchedule::new(config.checkpoint_bytes, log_bytes, snapshot_bytes);
         let setup = GroupSetup { descriptor, recovered, random_seed: random.u64(..), now_us };
         let start = Start {
@@ -64,6 +64,7 @@ impl Recovery<'_> {
             group: Group::new(setup, config)?,
             applied,
             schedule,
+            unapplied_bytes: log_bytes,
             first_stream: random.u64(..),
             first_token: random.u64(..),
             logged_ts,

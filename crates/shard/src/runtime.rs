@@ -11,19 +11,22 @@
 //! maintained, and when it is compacted. `log_room` decides what is refused as the log fills up.
 //!
 //! Invariants:
-//! - A write is in the log before a message or a reply of its turn leaves.
+//! - Writes enter the log in the order of their turns. What depends on a write waits until it is
+//!   durable, so a write that waits for a segment delays nothing else.
 //! - A write counts as durable once a sync that covers it has returned.
+
+use std::collections::VecDeque;
 
 use palisade_clock::Now;
 use palisade_control::RangeMap;
 use palisade_replication::Append;
-use palisade_wal::{Log, Position, Record, SyncPlan, WalError};
+use palisade_wal::{Log, Position, Record, Retained, SyncPlan, WalError};
 use palisade_wire::RangeId;
 use thiserror::Error;
 
 use crate::{
     config::{LogCounters, ShardConfig, ShardError},
-    log_room::LOG_RESERVE_BYTES,
+    log_room::{LOG_RESERVE_BYTES, LogReserve, LogRoom, LogSpace},
     replay::{ReplayError, Replayed, record_of},
     shard::Shard,
     turn::{Input, ShardEffects},
@@ -33,19 +36,22 @@ use crate::{
 /// the largest size.
 pub const TURN_INPUT_BYTES: usize = 1024 * 1024;
 
-/// Limit on the log that one turn appends, in bytes. This much is kept free. It covers the inputs,
-/// of which small ones take about twice their size with their headers, one last input of two
-/// megabytes, one part of a checkpoint, and the protocols' own records.
-const TURN_LOG_BYTES: u64 = 7 * 1024 * 1024;
-
 /// Bytes of log that are prepared ahead, so that an append does not wait for them.
-pub const LOG_AHEAD_BYTES: u64 = LOG_RESERVE_BYTES + TURN_LOG_BYTES;
+pub const LOG_AHEAD_BYTES: u64 = LOG_RESERVE_BYTES + LogReserve(LOG_RESERVE_BYTES).turn_bytes();
 
 /// Time between two ticks while a replica needs them, in microseconds.
 pub const TICK_US: u64 = 10_000;
 
-/// Time between two checks of the log's length and spare segments, in microseconds.
+/// Time between two checks of the log's length and spare segments, in microseconds. The second is
+/// for a log with little room.
 const MAINTAIN_US: u64 = 1_000_000;
+const MAINTAIN_SLOW_US: u64 = TICK_US;
+
+/// Time after which the room of a log that has little is computed again, in microseconds.
+const ROOM_US: u64 = TICK_US;
+
+/// Interval at which the driver must call [`Runtime::write_backlog`], in microseconds.
+const BACKLOG_US: u64 = 1_000;
 
 /// The log of a shard.
 pub trait ShardLog {
@@ -59,11 +65,8 @@ pub trait ShardLog {
     /// [`WalError::NotReady`] (retryable after a short wait), or an error that ends the shard.
     fn append(&mut self, record: &Record<'_>) -> Result<(), WalError>;
 
-    /// Returns the position of the end of the last record.
-    fn end(&self) -> Position;
-
-    /// Returns the bytes that can still be appended before the log is full.
-    fn left_bytes(&self) -> u64;
+    /// Returns the extent of the log.
+    fn space(&self) -> LogSpace;
 
     /// Returns the next sync, or `None` if everything is durable.
     fn sync_plan(&self) -> Option<Self::Plan>;
@@ -79,12 +82,16 @@ pub trait ShardLog {
     /// If no segment can be prepared. Retryable: writes are refused before the log is full.
     fn prepare(&mut self) -> Result<(), WalError>;
 
+    /// Keeps at least `bytes` beyond the end of the log free on the disk.
+    fn reserve(&mut self, bytes: u64);
+
     /// Returns true if the groups that pin the oldest segment should rewrite their state.
     /// `state_bytes` is what rewriting the state of all groups takes.
     fn is_long(&self, state_bytes: u64) -> bool;
 
-    /// Returns the groups that pin the oldest segment.
-    fn pinning(&self) -> impl Iterator<Item = u32>;
+    /// Returns what each group needs of the log. `applied` returns the index up to which a group
+    /// has applied its entries.
+    fn retained(&self, applied: impl Fn(u32) -> u64) -> impl Iterator<Item = Retained>;
 
     /// Marks all records of a group as no longer needed.
     fn forget(&mut self, group: u32);
@@ -97,12 +104,13 @@ impl ShardLog for Log {
         Self::append(self, record).map(drop)
     }
 
-    fn end(&self) -> Position {
-        self.end()
-    }
-
-    fn left_bytes(&self) -> u64 {
-        self.left_bytes()
+    fn space(&self) -> LogSpace {
+        LogSpace {
+            first: self.first(),
+            end: self.end(),
+            left_bytes: self.left_bytes(),
+            limit_bytes: self.limit_bytes(),
+        }
     }
 
     fn sync_plan(&self) -> Option<SyncPlan> {
@@ -118,12 +126,16 @@ impl ShardLog for Log {
         self.prepare()
     }
 
+    fn reserve(&mut self, bytes: u64) {
+        self.reserve(bytes);
+    }
+
     fn is_long(&self, state_bytes: u64) -> bool {
         self.is_long(state_bytes)
     }
 
-    fn pinning(&self) -> impl Iterator<Item = u32> {
-        self.pinning()
+    fn retained(&self, applied: impl Fn(u32) -> u64) -> impl Iterator<Item = Retained> {
+        self.retained(applied)
     }
 
     fn forget(&mut self, group: u32) {
@@ -155,6 +167,11 @@ pub struct Runtime<L> {
     log_start: Position,
     syncs: u64,
     maintain_due_us: u64,
+    /// Writes that wait for the next segment, oldest first, and about how many bytes they take.
+    backlog: VecDeque<(RangeId, Append)>,
+    backlog_bytes: u64,
+    /// The room that was computed last, at which end of the log, and until when it is used.
+    room: Option<(LogRoom, Position, u64)>,
 }
 
 impl<L: ShardLog> Runtime<L> {
@@ -174,7 +191,16 @@ impl<L: ShardLog> Runtime<L> {
         let mut replayed = Replayed::default();
         let log = open(&mut replayed).map_err(RecoveryError::Log)?;
         let shard = Shard::new(config, ranges, replayed.finish()?, now())?;
-        Ok(Self { shard, log_start: log.end(), log, syncs: 0, maintain_due_us: 0 })
+        Ok(Self {
+            shard,
+            log_start: log.space().end,
+            log,
+            syncs: 0,
+            maintain_due_us: 0,
+            backlog: VecDeque::new(),
+            backlog_bytes: 0,
+            room: None,
+        })
     }
 
     /// Returns the shard.
@@ -200,36 +226,78 @@ impl<L: ShardLog> Runtime<L> {
     /// Runs a turn. The driver must pass the effects' writes to [`Runtime::write`] before it
     /// carries out the others.
     pub fn turn(&mut self, inputs: impl Iterator<Item = Input>, now: Now) -> ShardEffects {
-        self.shard.set_log_counters(LogCounters {
-            syncs: self.syncs,
-            bytes: self.log.end() - self.log_start,
-            left_bytes: self.log.left_bytes().saturating_sub(TURN_LOG_BYTES),
-        });
+        let space = self.space();
+        let room = self.room(space, now);
+        let bytes = space.end - self.log_start;
+        self.shard.set_log_counters(LogCounters { syncs: self.syncs, bytes, room });
         for input in inputs {
             self.shard.step(input, now);
         }
         self.shard.end_turn(now)
     }
 
-    /// Appends the writes of a turn to the log, and removes them from the list.
+    /// Returns the extent of the log, as if the backlog were written. With a long backlog, nothing
+    /// is left: no turn may add to it.
+    fn space(&self) -> LogSpace {
+        let space = self.log.space();
+        let is_long = self.backlog_bytes > self.shard.log_reserve().turn_bytes();
+        let left_bytes = space.left_bytes.saturating_sub(self.backlog_bytes);
+        LogSpace { left_bytes: if is_long { 0 } else { left_bytes }, ..space }
+    }
+
+    /// Returns what can still be written.
+    fn room(&mut self, space: LogSpace, now: Now) -> LogRoom {
+        let reserve = self.shard.log_reserve();
+        let at_once = LogRoom::at_once(space, self.shard.state_size(), reserve);
+        if !at_once.is_slow(reserve) {
+            self.room = None;
+            return at_once;
+        }
+        let known = self.room.filter(|(_, _, until_us)| now.monotonic_us < *until_us);
+        let known = known.unwrap_or_else(|| {
+            let retained = self.log.retained(|group| self.shard.applied_index(group));
+            let room = self.shard.log_room(space, retained);
+            (room, space.end, now.monotonic_us + ROOM_US)
+        });
+        self.room = Some(known);
+        let (room, end, _) = known;
+        room.without(space.end - end)
+    }
+
+    /// Appends the writes of a turn to the log. Writes for which no segment is ready wait in a
+    /// backlog, as if they were written and not durable yet.
     ///
     /// # Errors
     ///
-    /// [`WalError::NotReady`] if the next segment is not ready: call this again after a short wait.
-    /// Nothing that depends on the writes has left, so waiting is safe. Any other error must end
-    /// the shard, which is like a crash just before the write.
-    pub fn write(&mut self, appends: &mut Vec<(RangeId, Append)>) -> Result<(), WalError> {
-        let mut written = 0;
-        let mut result = Ok(());
-        for (range, append) in &*appends {
-            result = self.log.append(&record_of(*range, append));
-            if result.is_err() {
-                break;
+    /// An error must end the shard, which is like a crash just before the write.
+    pub fn write(&mut self, appends: Vec<(RangeId, Append)>) -> Result<(), WalError> {
+        self.backlog_bytes += appends.iter().map(|(_, append)| append.bytes()).sum::<u64>();
+        self.backlog.extend(appends);
+        self.write_backlog()
+    }
+
+    /// Appends the writes that wait for a segment, as far as one is ready.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runtime::write`].
+    pub fn write_backlog(&mut self) -> Result<(), WalError> {
+        while let Some((range, append)) = self.backlog.front() {
+            match self.log.append(&record_of(*range, append)) {
+                Ok(()) => {}
+                Err(WalError::NotReady) => return Ok(()),
+                Err(error) => return Err(error),
             }
-            written += 1;
+            self.backlog_bytes -= append.bytes();
+            self.backlog.pop_front();
         }
-        appends.drain(..written);
-        result
+        Ok(())
+    }
+
+    /// Returns the microseconds after which [`Runtime::write_backlog`] is due, or `None` if
+    /// everything is written.
+    pub fn backlog_due_us(&self) -> Option<u64> {
+        (!self.backlog.is_empty()).then_some(BACKLOG_US)
     }
 
     /// Returns the next sync, or `None` if everything is durable.
@@ -243,9 +311,9 @@ impl<L: ShardLog> Runtime<L> {
         Input::Durable { appends: self.log.synced(plan) }
     }
 
-    /// Maintains the log, at most once per second: prepares segments. If the log is long or cannot
-    /// grow, makes the groups that pin its oldest segment rewrite their state. Returns `None` if
-    /// nothing was due.
+    /// Maintains the log, at most once per second unless it has little room: prepares segments. If
+    /// the log is long, makes the groups that pin its oldest segment rewrite their state. Returns
+    /// `None` if nothing was due.
     ///
     /// # Errors
     ///
@@ -255,10 +323,16 @@ impl<L: ShardLog> Runtime<L> {
         if now_us < self.maintain_due_us {
             return None;
         }
-        self.maintain_due_us = now_us + MAINTAIN_US;
+        let is_slow = self.room.is_some();
+        self.maintain_due_us = now_us + if is_slow { MAINTAIN_SLOW_US } else { MAINTAIN_US };
+        self.shard.measure_largest();
+        let (reserve, state) = (self.shard.log_reserve(), self.shard.state_size());
+        self.log.reserve(state.needed_bytes() + reserve.0 + reserve.turn_bytes());
         let prepared = self.log.prepare();
-        if prepared.is_err() || self.log.is_long(self.shard.state_bytes()) {
-            let unknown = self.shard.compact(self.log.pinning());
+        if self.log.is_long(state.total_bytes) {
+            let retained: Vec<_> =
+                self.log.retained(|group| self.shard.applied_index(group)).collect();
+            let unknown = self.shard.compact(&retained);
             unknown.into_iter().for_each(|group| self.log.forget(group));
         }
         Some(prepared)
@@ -266,6 +340,6 @@ impl<L: ShardLog> Runtime<L> {
 
     /// Returns true if the shard has drained, and everything is durable.
     pub fn is_drained(&self) -> bool {
-        self.shard.is_drained() && self.log.sync_plan().is_none()
+        self.shard.is_drained() && self.backlog.is_empty() && self.log.sync_plan().is_none()
     }
 }

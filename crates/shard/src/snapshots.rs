@@ -250,11 +250,12 @@ impl Snapshots {
         }
         let known = self.incoming.as_ref().is_some_and(|i| i.from == from && i.stream == stream);
         if !known {
-            if part.part != 0 {
+            // The log holds the parts of one snapshot at a time. The sender repeats part 0 until
+            // the checkpoint is complete.
+            if part.part != 0 || self.checkpoint.is_some() {
                 return Ok(Arrived::Ignored);
             }
             let builder = StateBuilder::new(self.range);
-            self.checkpoint = None;
             self.incoming =
                 Some(Box::new(Receiving { from, stream, next_part: 0, builder, last_us: now_us }));
         }

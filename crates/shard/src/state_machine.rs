@@ -4,7 +4,7 @@ use bytes::Bytes;
 use palisade_clock::Timestamp;
 use palisade_control::{Change, RangeDescriptor, RangeMap};
 use palisade_replication::Planted;
-use palisade_storage::{Store, Version};
+use palisade_storage::{LiveData, Store, Version};
 use palisade_txn::{Attempt, CommitCommand, OutcomeTable, Settled, Verdict};
 use palisade_wire::{
     Basis, Commit, Condition, Expected, MAX_PAGE_BYTES, MAX_PAGE_ROWS, Outcome, Page, Rejection,
@@ -15,6 +15,13 @@ use crate::TestFault;
 
 /// Keys that one page of a scan examines at most, including keys without a value.
 const MAX_PAGE_KEYS: usize = 4096;
+
+/// Bytes that a key and its value take in a checkpoint beside their own: a tag, a timestamp and two
+/// lengths.
+const KEY_OVERHEAD_BYTES: u64 = 17;
+
+/// Bytes that a range takes in a checkpoint of the range map, at most about.
+const RANGE_BYTES: u64 = 256;
 
 /// Garbage-collection steps of one tick, at most. Each removes one version or tombstone.
 const COLLECT_WRITES: usize = 1024;
@@ -62,6 +69,17 @@ impl StateMachine {
                     Err(_) => (Outcome::Rejected(Rejection::InvalidChange), None),
                 }
             }
+        }
+    }
+
+    /// Returns about how many bytes a checkpoint of the state takes.
+    pub(crate) fn checkpoint_bytes(&self) -> u64 {
+        match self {
+            Self::Keys { store, outcomes } => {
+                let LiveData { keys, bytes } = store.live();
+                bytes + keys * KEY_OVERHEAD_BYTES + outcomes.pieces_bytes()
+            }
+            Self::Control(map) => map.ranges().len() as u64 * RANGE_BYTES,
         }
     }
 

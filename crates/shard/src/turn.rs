@@ -83,6 +83,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) hlc: &'a mut Hlc,
     pub(crate) peers: &'a Peers,
     pub(crate) effects: &'a mut ShardEffects,
+    /// False while the state of the shard must not grow: its log could not hold it.
+    pub(crate) may_grow: bool,
 }
 
 impl<'a> Turn<'a> {

@@ -6,7 +6,7 @@ mod support;
 use bytes::Bytes;
 use palisade_clock::{Interval, Now, Timestamp};
 use palisade_replication::Append;
-use palisade_shard::{ConnectionId, Input, LogCounters, Shard, ShardEffects};
+use palisade_shard::{ConnectionId, Input, Shard, ShardEffects};
 use palisade_wire::{
     Basis, Commit, CommitRequest, Expected, LockClaim, Locking, Mode, Operation, Outcome, RangeId,
     ReadKind, Rejection, Request, Response, SessionId, TxnId,
@@ -25,7 +25,6 @@ impl Alone {
         let now = Now { monotonic_us: 1, wall: Interval::around(1_000_000, 10) };
         let shard = shard_alone(mode, checkpoint_bytes, now);
         let mut alone = Self { shard, now, appends: 0 };
-        alone.shard.set_log_counters(LogCounters { left_bytes: 1 << 40, ..LogCounters::default() });
         for _ in 0..4 {
             alone.shard.step(Input::Tick, alone.now);
             alone.turn();

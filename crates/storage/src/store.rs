@@ -31,6 +31,32 @@ pub struct Store {
     deleted: VecDeque<(Timestamp, SlotId)>,
     last_ts: Timestamp,
     horizon_ts: Timestamp,
+    live: LiveData,
+}
+
+/// The keys that have a value, according to their newest versions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LiveData {
+    /// Number of these keys.
+    pub keys: u64,
+    /// Bytes of these keys and their newest values.
+    pub bytes: u64,
+}
+
+impl LiveData {
+    fn add(&mut self, key: &[u8], value: Option<&Bytes>) {
+        if let Some(value) = value {
+            self.keys += 1;
+            self.bytes += (key.len() + value.len()) as u64;
+        }
+    }
+
+    fn remove(&mut self, key: &[u8], value: Option<&Bytes>) {
+        if let Some(value) = value {
+            self.keys -= 1;
+            self.bytes -= (key.len() + value.len()) as u64;
+        }
+    }
 }
 
 /// A version of a key, as a read returns it.
@@ -74,6 +100,11 @@ impl Store {
         self.keys.len()
     }
 
+    /// Returns the keys that have a value, and their size.
+    pub fn live(&self) -> LiveData {
+        self.live
+    }
+
     /// Returns true if there are no keys, deleted ones included.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
@@ -106,6 +137,8 @@ impl Store {
             return;
         };
         let slot = &mut self.slots[id];
+        self.live.remove(key, slot.newest.1.as_ref());
+        self.live.add(key, value.as_ref());
         if slot.newest.0 == ts {
             slot.newest.1 = value;
         } else {
@@ -158,6 +191,7 @@ impl Store {
     }
 
     fn add(&mut self, key: Bytes, hash: KeyHash, newest: Dated) {
+        self.live.add(&key, newest.1.as_ref());
         let id = self.slots.insert(Slot { key: key.clone(), hash, newest, previous: None });
         self.index.insert(hash, id);
         let before = self.keys.insert(key, id);
@@ -309,6 +343,25 @@ mod tests {
         assert_eq!(store.get(b"other", Timestamp::MAX), Ok(None));
         let deleted = store.get(b"k", ts(25)).unwrap().unwrap();
         assert_eq!((deleted.ts, deleted.value), (ts(20), None));
+    }
+
+    #[test]
+    fn live_data_counts_keys_with_values() {
+        let mut store = Store::new();
+        let writes = [("a", Some("1")), ("bb", Some("22")), ("a", Some("333")), ("bb", None)];
+        for (us, (key, value)) in (1..).zip(writes) {
+            store.begin(ts(us));
+            store.write(key.as_bytes(), value.map(Bytes::from));
+        }
+        assert_eq!(store.live(), LiveData { keys: 1, bytes: 4 });
+        store.begin(ts(9));
+        store.write(b"c", Some("1".into()));
+        store.write(b"c", None);
+        store.write(b"none", None);
+        store.collect(ts(9), 99);
+        assert_eq!(store.live(), LiveData { keys: 1, bytes: 4 });
+        store.restore("d".into(), ts(3), "4".into());
+        assert_eq!(store.live(), LiveData { keys: 2, bytes: 6 });
     }
 
     #[test]

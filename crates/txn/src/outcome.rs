@@ -37,6 +37,10 @@ const FORGOTTEN_PER_COMMIT: usize = 32;
 /// In a piece, replaces the index of the failed condition if the commit took effect.
 const COMMITTED: u16 = u16::MAX;
 
+/// Bytes of a session in a piece, and of each of its outcomes.
+const HEAD_BYTES: usize = 32;
+const OUTCOME_BYTES: usize = 22;
+
 /// The outcomes of a range's commits, by session.
 #[derive(Debug, Default)]
 pub struct OutcomeTable {
@@ -213,6 +217,11 @@ impl OutcomeTable {
         }
     }
 
+    /// Returns at most how many bytes the pieces of [`OutcomeTable::to_pieces`] take together.
+    pub fn pieces_bytes(&self) -> u64 {
+        (self.sessions.len() * HEAD_BYTES + self.entries * OUTCOME_BYTES) as u64
+    }
+
     /// Encodes the table for a range's snapshot, one piece for each session.
     pub fn to_pieces(&self) -> impl Iterator<Item = Bytes> + '_ {
         self.sessions.iter().map(|(id, session)| {
@@ -245,8 +254,6 @@ impl OutcomeTable {
     ///
     /// If the table has the session already.
     pub fn restore(&mut self, piece: Bytes) -> Result<(), WireError> {
-        const HEAD_BYTES: usize = 32;
-        const OUTCOME_BYTES: usize = 22;
         let outcomes = piece.len().saturating_sub(HEAD_BYTES) / OUTCOME_BYTES;
         let mut reader = Reader::new(piece);
         let id = SessionId(reader.u64()?);

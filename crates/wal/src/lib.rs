@@ -45,7 +45,7 @@ pub use data_dir::{DataDir, DataDirError, Owner};
 pub use error::WalError;
 pub use inspect::{InspectedRecord, InspectedSegment, Inspection, SegmentRole, inspect};
 pub use length::LengthRule;
-pub use log::{Log, SyncPlan};
+pub use log::{Log, Retained, SyncPlan};
 pub use memory_log::{MemoryLog, MemoryLogDamage, Remains};
 pub use options::{Backend, LogOptions, OpenProgress};
 pub use record::{MAX_PAYLOAD_BYTES, RECORD_HEADER_BYTES, Record, RecordKind, record_bytes};

@@ -38,6 +38,20 @@ pub struct SyncPlan {
     pub appends: u64,
 }
 
+/// The part of a log that a group needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retained {
+    /// The group.
+    pub group: u32,
+    /// The log is kept from here on for the group.
+    pub from: Position,
+    /// Where the snapshot that is being written begins, if there is one. Once it is complete, the
+    /// log is kept from here on, or from the first entry that it does not cover.
+    pub unfinished: Option<Position>,
+    /// Where entries begin that are not applied. No checkpoint releases them.
+    pub unapplied: Option<Position>,
+}
+
 /// A complete segment that is not known to be durable yet.
 #[derive(Debug)]
 struct Sealed {
@@ -52,6 +66,8 @@ struct Sealed {
 enum Preparing {
     New,
     Old(PathBuf),
+    /// A new file that is not needed yet, so that the disk can't be full when it is.
+    Reserve,
 }
 
 /// The write-ahead log of a shard.
@@ -93,6 +109,8 @@ pub struct Log {
     failure: Option<WalError>,
     /// True if the last preparation failed.
     has_failed: bool,
+    /// Number of files to keep beyond those of the log, for [`Log::reserve`].
+    reserved_files: u64,
     /// Number of files that exist or are ordered; also the number of the next file.
     slots: u64,
     poisoned: bool,
@@ -165,6 +183,7 @@ impl Log {
             preparing: None,
             failure: None,
             has_failed: false,
+            reserved_files: 0,
             slots,
             poisoned: false,
         };
@@ -295,16 +314,48 @@ impl Log {
         self.live.len()
     }
 
+    /// Returns the position of the first record that may still be needed.
+    pub fn first(&self) -> Position {
+        let first = self.live.front().map_or(self.sequence, |first| first.sequence);
+        segment_position(first, self.options.segment_bytes)
+    }
+
+    /// Returns the limit on the bytes of all segments.
+    pub fn limit_bytes(&self) -> u64 {
+        self.options.limit_bytes
+    }
+
     /// Returns true if the groups that pin the oldest segment should rewrite their state.
     /// `state_bytes` is what rewriting the state of all groups takes.
     pub fn is_long(&self, state_bytes: u64) -> bool {
-        self.options.length_rule().is_long(self.live.len(), state_bytes)
+        let live = self.live.len();
+        let capacity = live as u64 + self.released.len() as u64 + self.spare_files();
+        self.options.length_rule(capacity).is_long(live, state_bytes)
+    }
+
+    /// Keeps files for at least `bytes` beyond the end of the log, so that this much can be
+    /// appended even if the disk fills up. [`Log::prepare`] creates them, one at a time.
+    pub fn reserve(&mut self, bytes: u64) {
+        let usable = self.options.segment_bytes - SEGMENT_HEADER_BYTES as u64;
+        self.reserved_files = bytes.div_ceil(usable);
     }
 
     /// Returns the groups that pin the oldest segment. It can be reused once they have rewritten or
     /// forgotten what they need in it.
     pub fn pinning(&self) -> impl Iterator<Item = u32> {
         self.retention.pinning()
+    }
+
+    /// Returns what each group needs of the log. `applied` returns the index up to which a group
+    /// has applied its entries.
+    pub fn retained(&self, applied: impl Fn(u32) -> u64) -> impl Iterator<Item = Retained> {
+        let at = |sequence| segment_position(sequence, self.options.segment_bytes);
+        self.retention.groups(applied).map(move |(group, needs)| Retained {
+            group,
+            from: at(needs.first),
+            unfinished: needs.unfinished.map(at),
+            unapplied: needs.unapplied.map(at),
+        })
     }
 
     /// Marks all records of a group as no longer needed.
@@ -395,6 +446,7 @@ impl Log {
         self.take_in_spare();
         let failure = self.failure.take();
         self.keep_spare();
+        self.keep_reserve();
         failure.map_or(Ok(()), Err)
     }
 
@@ -433,6 +485,11 @@ impl Log {
 
     fn take_in(&mut self, preparing: Preparing, prepared: Result<Segment, WalError>) {
         match prepared {
+            Ok(segment) if self.blanks.len() >= self.options.segments_ahead() => {
+                self.idle.push(segment.path.to_path_buf());
+                self.spares.order(Order::LetGo(segment));
+                self.has_failed = false;
+            }
             Ok(segment) => {
                 self.blanks.push_back(segment);
                 self.has_failed = false;
@@ -440,7 +497,7 @@ impl Log {
             }
             Err(error) => {
                 match preparing {
-                    Preparing::New => self.slots -= 1,
+                    Preparing::New | Preparing::Reserve => self.slots -= 1,
                     Preparing::Old(path) => self.idle.push(path),
                 }
                 self.failure = Some(error);
@@ -462,6 +519,17 @@ impl Log {
             self.spares.order(Order::Create(slot_path(&self.dir, self.slots)));
             self.slots += 1;
             self.preparing = Some(Preparing::New);
+        }
+    }
+
+    /// Orders a new file if fewer than those reserved are free, and the limit allows one.
+    fn keep_reserve(&mut self) {
+        let free = (self.blanks.len() + self.idle.len() + self.released.len()) as u64;
+        let idle = self.preparing.is_none() && self.failure.is_none();
+        if idle && free < self.reserved_files && self.slots < self.options.max_segments() {
+            self.spares.order(Order::Create(slot_path(&self.dir, self.slots)));
+            self.slots += 1;
+            self.preparing = Some(Preparing::Reserve);
         }
     }
 }

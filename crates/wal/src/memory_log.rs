@@ -4,7 +4,7 @@
 use std::{collections::VecDeque, fmt};
 
 use crate::{
-    Position, Record,
+    Position, Record, Retained,
     record::{Place, encode, record_bytes},
     recovery::{Records, was_durable_beyond},
     retention::{Note, Retention},
@@ -190,6 +190,18 @@ impl MemoryLog {
     /// Returns the groups that need the oldest segment.
     pub fn pinning(&self) -> impl Iterator<Item = u32> {
         self.retention.pinning()
+    }
+
+    /// Returns what each group needs of the log. `applied` returns the index up to which a group
+    /// has applied its entries.
+    pub fn retained(&self, applied: impl Fn(u32) -> u64) -> impl Iterator<Item = Retained> {
+        let at = |sequence| sequence * self.segment_bytes;
+        self.retention.groups(applied).map(move |(group, needs)| Retained {
+            group,
+            from: at(needs.first),
+            unfinished: needs.unfinished.map(at),
+            unapplied: needs.unapplied.map(at),
+        })
     }
 
     /// Marks all records of a group as no longer needed.

@@ -80,8 +80,8 @@ impl LogOptions {
         self.limit_bytes / self.segment_bytes
     }
 
-    pub(crate) fn length_rule(&self) -> LengthRule {
-        LengthRule { segment_bytes: self.segment_bytes, max_segments: self.max_segments() }
+    pub(crate) fn length_rule(&self, capacity_segments: u64) -> LengthRule {
+        LengthRule { segment_bytes: self.segment_bytes, capacity_segments }
     }
 }
 

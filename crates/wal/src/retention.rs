@@ -37,6 +37,17 @@ pub(crate) struct Retention {
     oldest: BTreeMap<u64, usize>,
 }
 
+/// The segments of a group that decide what rewriting its state releases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NeededSegments {
+    /// The first segment that the group needs.
+    pub(crate) first: u64,
+    /// The first segment of the snapshot that is being written.
+    pub(crate) unfinished: Option<u64>,
+    /// The first segment with entries that are not applied. A checkpoint does not release it.
+    pub(crate) unapplied: Option<u64>,
+}
+
 /// The segments that one group needs. Kept small, because there are many groups and most are idle.
 #[derive(Debug, Default)]
 struct Needs {
@@ -101,6 +112,21 @@ impl Retention {
         let first = self.first_needed();
         let pinning = move |(_, needs): &(&u32, &Needs)| needs.oldest() == first;
         self.groups.iter().filter(pinning).map(|(group, _)| *group)
+    }
+
+    /// Returns what each group needs. `applied` returns the index up to which a group has applied
+    /// its entries.
+    pub(crate) fn groups(
+        &self,
+        applied: impl Fn(u32) -> u64,
+    ) -> impl Iterator<Item = (u32, NeededSegments)> {
+        self.groups.iter().filter_map(move |(group, needs)| {
+            let unfinished = needs.unfinished.as_ref().map(|unfinished| unfinished.sequence);
+            let applied = applied(*group);
+            let unapplied = needs.entries.iter().find(|entries| entries.last_index > applied);
+            let unapplied = unapplied.map(|entries| entries.sequence);
+            Some((*group, NeededSegments { first: needs.oldest()?, unfinished, unapplied }))
+        })
     }
 
     fn moved(&mut self, from: Option<u64>, to: Option<u64>) {
@@ -244,6 +270,19 @@ mod tests {
         log.forget(2);
         assert_eq!(log.pinning().collect::<Vec<_>>(), [3]);
         assert_eq!(log.first_needed(), Some(1));
+    }
+
+    #[test]
+    fn entries_that_are_not_applied_are_reported() {
+        let mut log = retention(&[entry(1, 1, 0), entry(1, 5, 2), entry(1, 9, 3)]);
+        let [first, _] = snapshot(1, 5, 4, 4);
+        log.observe(first);
+        let needed = |applied| log.groups(|_| applied).map(|(_, needed)| needed).next();
+        let needs = |unapplied| Some(NeededSegments { first: 0, unfinished: Some(4), unapplied });
+        assert_eq!(needed(0), needs(Some(0)));
+        assert_eq!(needed(1), needs(Some(2)));
+        assert_eq!(needed(5), needs(Some(3)));
+        assert_eq!(needed(9), needs(None));
     }
 
     #[test]

@@ -97,6 +97,11 @@ impl Commit {
         conditions.chain(self.writes.iter().map(|write| &write.key))
     }
 
+    /// Returns true if the commit writes a value. Deletes write none.
+    pub fn writes_values(&self) -> bool {
+        self.writes.iter().any(|write| write.value.is_some())
+    }
+
     /// Returns true if there are no conditions and no writes.
     pub fn is_empty(&self) -> bool {
         self.conditions.is_empty() && self.writes.is_empty()

@@ -172,6 +172,7 @@ mod tests {
             Rejection::Draining,
             Rejection::Unknown,
             Rejection::LogFull,
+            Rejection::StateTooLarge,
             Rejection::KeySize { bytes: 0 },
             Rejection::ValueSize { bytes: u32::MAX },
             Rejection::WrongRange,

@@ -31,11 +31,18 @@ pub enum Rejection {
     #[error("the outcome is unknown: leadership changed under the request")]
     Unknown,
     /// The log has reached its configured limit, or the disk is full. Retryable later, once
-    /// checkpoints have released segments of the log.
+    /// checkpoints have released segments of the log. Writes are slowed down before.
     #[error(
         "the shard's log is full: if that lasts, raise log.limit_bytes or make room on the disk"
     )]
     LogFull,
+    /// The state of the shard's ranges has reached what its log can hold, so commits that write
+    /// values are refused. Deletes are accepted. Not retryable: delete data, or raise
+    /// `log.limit_bytes`.
+    #[error(
+        "the shard's state has reached what its log can hold: delete data or raise log.limit_bytes"
+    )]
+    StateTooLarge,
     /// The key is empty or longer than [`MAX_KEY_BYTES`]. Not retryable.
     #[error("a key of {bytes} bytes is not allowed (1 to {MAX_KEY_BYTES})")]
     KeySize {
@@ -124,7 +131,8 @@ impl Rejection {
             | Self::NotYet
             | Self::LogFull
             | Self::TooManyOutcomes => true,
-            Self::KeySize { .. }
+            Self::StateTooLarge
+            | Self::KeySize { .. }
             | Self::ValueSize { .. }
             | Self::CommitSize { .. }
             | Self::Expired
@@ -175,6 +183,7 @@ impl Encode for Rejection {
             Self::Collected => out.put_u8(20),
             Self::NotYet => out.put_u8(21),
             Self::LifetimeTooLong => out.put_u8(22),
+            Self::StateTooLarge => out.put_u8(23),
             Self::CommitSize { parts, bytes } => {
                 out.put_u8(17);
                 out.put_u32_le(parts);
@@ -209,6 +218,7 @@ impl Decode for Rejection {
             20 => Self::Collected,
             21 => Self::NotYet,
             22 => Self::LifetimeTooLong,
+            23 => Self::StateTooLarge,
             tag => return Err(WireError::UnknownTag { what: "rejection", tag }),
         })
     }

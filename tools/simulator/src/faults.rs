@@ -131,7 +131,7 @@ impl Faults {
                 self.mend_us = until_us;
             }
             FaultKind::SlowDisk => world.nodes[node].slow_disk_until_us = until_us,
-            FaultKind::FullDisk => world.nodes[node].filling_us = (world.now_us, until_us),
+            FaultKind::FullDisk => world.nodes[node].full_disk_until_us = until_us,
             FaultKind::FailedSync => world.nodes[node].failing_disk = true,
             FaultKind::ClockJump => world.nodes[node].clock.jump(&mut world.clock_random),
             FaultKind::UnsureClock => {

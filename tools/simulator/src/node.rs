@@ -2,7 +2,7 @@
 
 use palisade_clock::Now;
 use palisade_control::{Bootstrap, NodeAddress};
-use palisade_shard::{Input, LOG_RESERVE_BYTES, Runtime, Shard, ShardConfig, ShardEffects};
+use palisade_shard::{Input, Runtime, Shard, ShardConfig, ShardEffects};
 use palisade_wal::Record;
 use palisade_wire::{NodeId, PeerAddress, ShardId};
 
@@ -11,10 +11,6 @@ use crate::{
     parameters::{Parameters, stream},
     simulated_log::{CrashedLog, LogSettings, SimulatedLog, Sync},
 };
-
-/// A disk fills up in this many steps of an eighth of the shard's reserve. It is full for the last
-/// two.
-const FILLING_STEPS: u64 = 12;
 
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -29,8 +25,7 @@ pub(crate) struct Node {
     /// While the node drains: how long it stays down afterwards.
     pub(crate) draining_us: Option<u64>,
     pub(crate) slow_disk_until_us: u64,
-    /// Start and end of the time in which its logs run out of room, step by step.
-    pub(crate) filling_us: (u64, u64),
+    pub(crate) full_disk_until_us: u64,
     /// The next sync fails.
     pub(crate) failing_disk: bool,
     /// A bit of its log was flipped.
@@ -76,7 +71,9 @@ impl Node {
             let at = PeerAddress { node: id, shard: ShardId(shard) };
             let log_settings = LogSettings {
                 owner: u64::from(id.0) << 16 | u64::from(shard),
-                rule: parameters.length_rule(),
+                segment_bytes: parameters.segment_bytes,
+                limit_bytes: parameters.log_limit_bytes,
+                ahead_bytes: parameters.log_reserve_bytes / 16 * 23,
                 trust_damage: parameters.trust_damage,
                 cut_early: parameters.cut_early,
             };
@@ -102,7 +99,7 @@ impl Node {
             paused_until_us: 0,
             draining_us: None,
             slow_disk_until_us: 0,
-            filling_us: (0, 0),
+            full_disk_until_us: 0,
             failing_disk: false,
             damaged: false,
             lost: false,
@@ -167,22 +164,6 @@ impl Node {
         self.running = false;
         self.shards.iter_mut().for_each(|slot| slot.runtime = None);
     }
-
-    /// Returns true while its logs run out of room.
-    pub(crate) fn is_filling(&self, now_us: u64) -> bool {
-        let (from_us, until_us) = self.filling_us;
-        (from_us..until_us).contains(&now_us)
-    }
-
-    /// Returns how many bytes a shard may still write while its disk fills up, or `None`. The disk
-    /// falls below each of the shard's reserves in turn, and has no room at the end.
-    pub(crate) fn room_bytes(&self, now_us: u64) -> Option<u64> {
-        let (from_us, until_us) = self.filling_us;
-        self.is_filling(now_us).then(|| {
-            let steps = (until_us - now_us) * FILLING_STEPS / (until_us - from_us);
-            (LOG_RESERVE_BYTES / 8) * steps.saturating_sub(2)
-        })
-    }
 }
 
 impl Slot {
@@ -209,6 +190,7 @@ fn shard_config(
         max_offset_us: parameters.max_offset_us + 2 * parameters.clock_lie_us,
         random_seed: stream(parameters.seed, &name).u64(..),
         checkpoint_bytes: parameters.checkpoint_bytes,
+        log_reserve_bytes: parameters.log_reserve_bytes,
         snapshot_part_bytes: parameters.snapshot_part_bytes,
         max_message_bytes: parameters.max_message_bytes,
         planted: parameters.planted,

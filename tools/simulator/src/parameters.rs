@@ -5,7 +5,6 @@ use std::fmt;
 use palisade_control::Bootstrap;
 use palisade_replication::Planted;
 use palisade_shard::TestFault;
-use palisade_wal::LengthRule;
 use palisade_wire::{Mode, NodeId};
 
 /// Returns an independent stream of random numbers for one purpose. Drawing more numbers from one
@@ -40,7 +39,7 @@ pub enum FaultKind {
     CutClients,
     /// Syncs of a node are slow.
     SlowDisk,
-    /// The logs of a node run out of room, step by step.
+    /// The disk of a node is full: its logs have the files that they had before.
     FullDisk,
     /// A sync of a node fails, so the node crashes.
     FailedSync,
@@ -155,8 +154,10 @@ pub struct Parameters {
     pub checkpoint_bytes: u64,
     /// Bytes of a segment of the log.
     pub segment_bytes: u64,
-    /// Limit on the segments of a log. Compaction starts at a quarter of it, or earlier.
-    pub max_segments: u64,
+    /// Limit on the bytes of a log.
+    pub log_limit_bytes: u64,
+    /// The reserve of a log, from which all other limits follow.
+    pub log_reserve_bytes: u64,
     /// Limit on the payload bytes in one message of a Raft group, beyond its first entry.
     pub max_message_bytes: usize,
     /// Longest duration of a turn. Most turns take much less.
@@ -191,6 +192,7 @@ impl Parameters {
         let crowded = random.u8(0..3) == 0;
         // Small bounds are as frequent as large ones, because large bounds slow down the rest.
         let clock_bound_us = 50 << random.u32(0..13);
+        let log_reserve_bytes = 50_000 << random.u32(0..4);
         Self {
             seed,
             nodes,
@@ -233,7 +235,8 @@ impl Parameters {
             value_bytes: random.usize(8..300),
             checkpoint_bytes: random.u64(1_000..60_000),
             segment_bytes: random.u64(500..30_000),
-            max_segments: random.u64(8..80),
+            log_limit_bytes: log_reserve_bytes / 16 * 23 + (300_000 << random.u32(0..4)),
+            log_reserve_bytes,
             max_message_bytes: if random.bool() { 1 << 20 } else { random.usize(1..2_000) },
             turn_us: if random.u8(0..3) == 0 { random.u64(1_000..40_000) } else { 100 },
             stopped_turns: 4_096,
@@ -244,11 +247,6 @@ impl Parameters {
             cut_early: false,
             monotonic_first: false,
         }
-    }
-
-    /// Returns the rule that decides when a log is long.
-    pub(crate) fn length_rule(&self) -> LengthRule {
-        LengthRule { segment_bytes: self.segment_bytes, max_segments: self.max_segments }
     }
 
     /// Returns the shape of the cluster.
@@ -298,7 +296,8 @@ impl Parameters {
             value_bytes: 32,
             checkpoint_bytes: 1 << 20,
             segment_bytes: 1 << 20,
-            max_segments: 64,
+            log_limit_bytes: 64 << 20,
+            log_reserve_bytes: 1 << 20,
             max_message_bytes: 1 << 20,
             turn_us: 100,
             snapshot_part_bytes: 1 << 18,
@@ -331,14 +330,15 @@ impl fmt::Display for Parameters {
         )?;
         writeln!(
             f,
-            "machines: sync {} us, wall clock within {} us, drift {} ppm, checkpoint at {} bytes in parts of {}, segments of {}, up to {} of them, messages of {}, turns of up to {} us",
+            "machines: sync {} us, wall clock within {} us, drift {} ppm, checkpoint at {} bytes in parts of {}, segments of {}, up to {} bytes of them and {} in reserve, messages of {}, turns of up to {} us",
             self.sync_us,
             self.clock_bound_us,
             self.drift_ppm,
             self.checkpoint_bytes,
             self.snapshot_part_bytes,
             self.segment_bytes,
-            self.max_segments,
+            self.log_limit_bytes,
+            self.log_reserve_bytes,
             self.max_message_bytes,
             self.turn_us
         )?;

@@ -126,7 +126,7 @@ fn heal(world: &mut World, faults: &mut Faults) -> Result<(), Violation> {
     for node in 0..world.nodes.len() {
         let at = &mut world.nodes[node];
         at.paused_until_us = at.paused_until_us.min(world.now_us);
-        (at.slow_disk_until_us, at.filling_us, at.failing_disk) = (0, (0, 0), false);
+        (at.slow_disk_until_us, at.full_disk_until_us, at.failing_disk) = (0, 0, false);
         for slot in 0..world.nodes[node].shards.len() {
             world.nodes[node].shards[slot].syncs_held = false;
             world.sync(node, slot);

@@ -3,20 +3,27 @@
 
 use std::collections::VecDeque;
 
-use palisade_shard::{LOG_AHEAD_BYTES, LOG_RESERVE_BYTES, ShardLog};
-use palisade_wal::{LengthRule, MemoryLog, MemoryLogDamage, Position, Record, Remains, WalError};
+use palisade_shard::{LogSpace, ShardLog};
+use palisade_wal::{
+    LengthRule, MemoryLog, MemoryLogDamage, Position, Record, Remains, Retained, WalError,
+};
+
+/// Bytes that a record takes beside its payload, at most.
+const RECORD_BYTES: u64 = 64;
 
 /// The unit that the disk writes atomically.
 const SECTOR_BYTES: usize = 512;
-
-/// Free bytes of a log whose disk is not filling up.
-const ROOM_BYTES: u64 = 1 << 40;
 
 /// Properties of a log that stay the same over restarts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LogSettings {
     pub(crate) owner: u64,
-    pub(crate) rule: LengthRule,
+    /// Size of a segment.
+    pub(crate) segment_bytes: u64,
+    /// Limit on the bytes of all segments.
+    pub(crate) limit_bytes: u64,
+    /// Bytes beyond the end of the log for which files are made before it is used.
+    pub(crate) ahead_bytes: u64,
     /// Fault: recovery truncates the log at the first damage instead of refusing it.
     pub(crate) trust_damage: bool,
     /// Fault: the oldest segment of a long log is released although groups need it.
@@ -26,16 +33,21 @@ pub(crate) struct LogSettings {
 #[derive(Debug)]
 pub(crate) struct SimulatedLog {
     log: MemoryLog,
-    rule: LengthRule,
+    segment_bytes: u64,
+    limit_bytes: u64,
+    /// Bytes for which there are files, the log's own included. They outlive a crash.
+    file_bytes: u64,
+    /// Bytes beyond the end of the log for which the shard has requested files.
+    reserved_bytes: u64,
+    /// While the disk is full, no files can be made.
+    is_full: bool,
     cut_early: bool,
     /// Records appended since the start.
     appends: u64,
     /// The ends of segments that are full and not durable: each is synced on its own.
     sealed: VecDeque<Sync>,
-    /// The next segment is not ready after so many further appends.
-    ready_appends: Option<usize>,
-    /// Bytes that the shard may still write while the disk is filling up, or `None`.
-    room_bytes: Option<u64>,
+    /// The next segment is not ready after so many further appends, for so many tries.
+    not_ready: Option<(usize, u8)>,
 }
 
 /// The log position and the number of appends that a sync covers.
@@ -52,12 +64,13 @@ pub(crate) struct CrashedLog {
     first: Position,
     /// Recovery must detect any damage below this position.
     known_durable: Position,
+    file_bytes: u64,
 }
 
 impl CrashedLog {
     /// Returns a log without records.
     pub(crate) fn blank() -> Self {
-        Self { remains: Remains::blank(), first: 0, known_durable: 0 }
+        Self { remains: Remains::blank(), first: 0, known_durable: 0, file_bytes: 0 }
     }
 
     /// Flips a random bit in the part of the log that a durable record shows to be durable, so that
@@ -83,11 +96,24 @@ impl SimulatedLog {
         crashed: CrashedLog,
         mut visit: impl FnMut(Record<'_>),
     ) -> Result<Self, MemoryLogDamage> {
-        let LogSettings { owner, rule, trust_damage, cut_early } = settings;
-        let remains = crashed.remains;
-        let log = MemoryLog::recover(owner, rule.segment_bytes, remains, trust_damage, &mut visit)?;
-        let (sealed, ready_appends, room_bytes) = (VecDeque::new(), None, None);
-        Ok(Self { log, rule, cut_early, appends: 0, sealed, ready_appends, room_bytes })
+        let LogSettings { owner, segment_bytes, limit_bytes, .. } = settings;
+        let LogSettings { ahead_bytes, trust_damage, cut_early, .. } = settings;
+        let CrashedLog { remains, file_bytes, .. } = crashed;
+        let log = MemoryLog::recover(owner, segment_bytes, remains, trust_damage, &mut visit)?;
+        let mut log = Self {
+            log,
+            segment_bytes,
+            limit_bytes,
+            file_bytes,
+            reserved_bytes: ahead_bytes,
+            is_full: false,
+            cut_early,
+            appends: 0,
+            sealed: VecDeque::new(),
+            not_ready: None,
+        };
+        log.make_files();
+        Ok(log)
     }
 
     /// Returns what a power loss leaves: a random part of the unsynced tail has reached the disk.
@@ -111,21 +137,32 @@ impl SimulatedLog {
             }
         }
         let (first, known_durable) = (self.log.first(), self.log.known_durable());
-        CrashedLog { remains, first, known_durable }
+        CrashedLog { remains, first, known_durable, file_bytes: self.file_bytes }
     }
 
-    /// Makes the append after the next `appends` ones wait for a segment.
-    pub(crate) fn interrupt(&mut self, appends: usize) {
-        self.ready_appends = Some(appends);
+    /// Makes the append after the next `appends` ones wait for a segment, for a number of tries.
+    pub(crate) fn interrupt(&mut self, appends: usize, tries: u8) {
+        self.not_ready = Some((appends, tries));
     }
 
     fn segment(&self) -> u64 {
-        self.log.end() / self.rule.segment_bytes
+        self.log.end() / self.segment_bytes
     }
 
-    /// Sets how many bytes the shard may still write, or `None` while the disk has room.
-    pub(crate) fn set_room(&mut self, room_bytes: Option<u64>) {
-        self.room_bytes = room_bytes;
+    /// Fills the disk, or makes room on it again. While it is full, the log has the files that it
+    /// had before, and reuses what it releases of them.
+    pub(crate) fn set_disk_full(&mut self, is_full: bool) {
+        self.is_full = is_full;
+    }
+
+    fn make_files(&mut self) {
+        let wanted_bytes = self.log.end() - self.log.first() + self.reserved_bytes;
+        self.file_bytes = self.file_bytes.max(wanted_bytes.min(self.limit_bytes));
+    }
+
+    /// Returns how many bytes the log can have: by its limit, or on a full disk.
+    fn capacity_bytes(&self) -> u64 {
+        if self.is_full { self.file_bytes } else { self.limit_bytes }
     }
 }
 
@@ -133,13 +170,18 @@ impl ShardLog for SimulatedLog {
     type Plan = Sync;
 
     fn append(&mut self, record: &Record<'_>) -> Result<(), WalError> {
-        match &mut self.ready_appends {
-            Some(0) => {
-                self.ready_appends = None;
+        match &mut self.not_ready {
+            None => {}
+            Some((0, 0)) => self.not_ready = None,
+            Some((0, tries)) => {
+                *tries -= 1;
                 return Err(WalError::NotReady);
             }
-            Some(left) => *left -= 1,
-            None => {}
+            Some((appends, _)) => *appends -= 1,
+        }
+        let space = self.space();
+        if space.left_bytes < record.payload.len() as u64 + RECORD_BYTES {
+            return Err(WalError::Full { limit_bytes: space.limit_bytes });
         }
         let before = (self.segment(), Sync { end: self.log.end(), appends: self.appends });
         self.log.append(record);
@@ -150,13 +192,10 @@ impl ShardLog for SimulatedLog {
         Ok(())
     }
 
-    fn end(&self) -> Position {
-        self.log.end()
-    }
-
-    fn left_bytes(&self) -> u64 {
-        // The runtime keeps this much free for the turn itself.
-        self.room_bytes.unwrap_or(ROOM_BYTES) + LOG_AHEAD_BYTES - LOG_RESERVE_BYTES
+    fn space(&self) -> LogSpace {
+        let (first, end) = (self.log.first(), self.log.end());
+        let left_bytes = self.capacity_bytes().saturating_sub(end - first);
+        LogSpace { first, end, left_bytes, limit_bytes: self.limit_bytes }
     }
 
     fn sync_plan(&self) -> Option<Sync> {
@@ -176,18 +215,25 @@ impl ShardLog for SimulatedLog {
             let pinning: Vec<_> = self.log.pinning().collect();
             pinning.into_iter().for_each(|group| self.log.forget(group));
         }
-        match self.room_bytes {
-            None => Ok(()),
-            Some(limit_bytes) => Err(WalError::Full { limit_bytes }),
+        if self.is_full {
+            return Err(WalError::Full { limit_bytes: self.file_bytes });
         }
+        self.make_files();
+        Ok(())
+    }
+
+    fn reserve(&mut self, bytes: u64) {
+        self.reserved_bytes = bytes;
     }
 
     fn is_long(&self, state_bytes: u64) -> bool {
-        self.rule.is_long(self.log.live_segments(), state_bytes)
+        let capacity_segments = self.capacity_bytes() / self.segment_bytes;
+        let rule = LengthRule { segment_bytes: self.segment_bytes, capacity_segments };
+        rule.is_long(self.log.live_segments(), state_bytes)
     }
 
-    fn pinning(&self) -> impl Iterator<Item = u32> {
-        self.log.pinning()
+    fn retained(&self, applied: impl Fn(u32) -> u64) -> impl Iterator<Item = Retained> {
+        self.log.retained(applied)
     }
 
     fn forget(&mut self, group: u32) {

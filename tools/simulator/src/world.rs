@@ -8,9 +8,11 @@ use std::{cmp::Reverse, collections::BinaryHeap, fmt::Debug};
 use bytes::BytesMut;
 use palisade_clock::Now;
 use palisade_control::{RangeDescriptor, RangeMap};
+use palisade_replication::Append;
 use palisade_shard::{ConnectionId, Input, PeerBody, PeerMessage, Runtime, Shard, ShardEffects};
-use palisade_wal::WalError;
-use palisade_wire::{Decode, Encode, NodeId, PeerAddress, Request, Response, decode_exact};
+use palisade_wire::{
+    Decode, Encode, NodeId, PeerAddress, RangeId, Request, Response, decode_exact,
+};
 
 use crate::{
     Trace, Violation,
@@ -27,9 +29,6 @@ const TICK_US: u64 = 10_000;
 
 /// For this long after a pause, a turn takes only a random part of the messages in its inbox.
 const WAKING_US: u64 = 1_000;
-
-/// Interval at which a turn looks if the next segment of the log is ready, as in production.
-const SEGMENT_POLL_US: u64 = 1_000;
 
 /// The first connection id that does not belong to a client: for the operator, probes and scripts.
 pub(crate) const FIRST_OWN_CONNECTION: u64 = 1 << 32;
@@ -268,7 +267,7 @@ impl World {
             return;
         }
         let now = self.nodes[node].now(self.now_us);
-        let room_bytes = self.nodes[node].room_bytes(self.now_us);
+        let is_full = self.now_us < self.nodes[node].full_disk_until_us;
         let stop_us = self.stop_us();
         let paused_until_us = self.nodes[node].paused_until_us;
         let waking = paused_until_us > 0 && self.now_us < paused_until_us + WAKING_US;
@@ -300,7 +299,7 @@ impl World {
             });
         }
         let Some(runtime) = &mut place.runtime else { return };
-        runtime.log_mut().set_room(room_bytes);
+        runtime.log_mut().set_disk_full(is_full);
         let effects = runtime.turn(inputs.into_iter(), now);
         let at = place.at;
         self.record.mix(self.now_us);
@@ -336,12 +335,8 @@ impl World {
         }
         let place = &mut self.nodes[node].shards[slot];
         let mut effects = place.turn.take().expect("a turn was in progress");
-        let at = place.at;
-        if !self.write(node, slot, &mut effects) {
-            self.record.line(self.now_us, || format!("{at} waits for a segment of its log"));
-            self.nodes[node].shards[slot].turn = Some(effects);
-            let due_us = self.now_us + SEGMENT_POLL_US;
-            return self.schedule(due_us, Event::EndOfTurn { node, slot, life });
+        if !self.write(node, slot, std::mem::take(&mut effects.appends)) {
+            return;
         }
         self.carry_out(node, slot, effects);
         let at = &mut self.nodes[node];
@@ -358,26 +353,32 @@ impl World {
         }
     }
 
-    /// Writes to the log of a shard, and begins to sync it. Returns false if the log has no segment
-    /// ready for the rest of the writes. A part of them may become durable meanwhile.
-    fn write(&mut self, node: usize, slot: usize, effects: &mut ShardEffects) -> bool {
-        let appends = &mut effects.appends;
+    /// Writes to the log of a shard, and begins to sync it. Returns false if the log is full, which
+    /// is a violation: the node would have to stop.
+    fn write(&mut self, node: usize, slot: usize, appends: Vec<(RangeId, Append)>) -> bool {
         let interrupted = !appends.is_empty() && self.schedule.u8(0..32) == 0;
         let place = &mut self.nodes[node].shards[slot];
         let runtime = place.runtime.as_mut().expect("its turn has ended");
         if interrupted {
-            runtime.log_mut().interrupt(self.schedule.usize(0..appends.len()));
+            let (writes, tries) = (self.schedule.usize(0..appends.len()), self.schedule.u8(1..20));
+            runtime.log_mut().interrupt(writes, tries);
         }
-        for (range, append) in &*appends {
+        for (range, append) in &appends {
             self.record.line(self.now_us, || format!("{} writes {range} {append:?}", place.at));
         }
         let written = runtime.write(appends);
-        self.sync(node, slot);
-        match written {
-            Ok(()) => true,
-            Err(WalError::NotReady) => false,
-            Err(error) => panic!("a simulated log takes every write: {error}"),
+        if let Some(us) = runtime.backlog_due_us() {
+            let life = self.nodes[node].life;
+            self.schedule(self.now_us + us, Event::Wake { node, slot, life });
         }
+        self.sync(node, slot);
+        if let Err(error) = written {
+            let detail = format!("{}: {error}", self.nodes[node].shards[slot].at);
+            let invariant = "a log keeps room for what must be written";
+            self.violation.get_or_insert(Violation { invariant, detail });
+            return false;
+        }
+        true
     }
 
     fn carry_out(&mut self, node: usize, slot: usize, effects: ShardEffects) {

@@ -369,12 +369,17 @@ impl Router {
             Rejection::Expired | Rejection::LifetimeTooLong if !may_have_run => {
                 self.name_new_expiry(request_id);
             }
-            Rejection::InvalidChange | Rejection::LifetimeTooLong if may_have_run => {
+            Rejection::InvalidChange | Rejection::LifetimeTooLong | Rejection::StateTooLarge
+                if may_have_run =>
+            {
                 // An earlier try may have made this change, or committed.
                 self.finish(request_id, refused(Rejection::Unknown));
             }
             Rejection::NotServing { hint: Some(hint) } => self.follow(request_id, hint),
-            Rejection::Overloaded | Rejection::TooManyOutcomes | Rejection::Locked => {
+            Rejection::Overloaded
+            | Rejection::LogFull
+            | Rejection::TooManyOutcomes
+            | Rejection::Locked => {
                 self.dispatch_later(request_id, reason(rejection));
             }
             _ if rejection.is_retryable() => self.try_elsewhere(request_id, reason(rejection)),

@@ -261,7 +261,7 @@ mod tests {
         head.attached(attach(4), effects);
         assert_eq!(head.commit_index(), 4);
         head.attached(attach(1), effects);
-        let mut part = head.snapshot_head();
+        let mut part = head.snapshot_head(head.commit_index);
         for (number, last) in [(0, false), (1, true)] {
             part = SnapshotPart { part: number, last, ..part };
             head.write_snapshot(part.clone(), 0, cx, effects);

@@ -137,7 +137,7 @@ impl Chain {
         };
         let mut random = fastrand::Rng::with_seed(random_seed);
         let base = recovered.snapshot.map_or((0, 0), |snapshot| (snapshot.index, snapshot.term));
-        Ok(Self {
+        let mut chain = Self {
             name,
             me,
             timing,
@@ -155,7 +155,17 @@ impl Chain {
             retry_due_us: 0,
             stall_due_us: 0,
             stall_commit: 0,
-        })
+        };
+        chain.drop_entries_if_removed();
+        Ok(chain)
+    }
+
+    /// Drops the entries that are not committed here, if this replica is no member any more. They
+    /// have no use, but the shard's log would be kept for them.
+    fn drop_entries_if_removed(&mut self) {
+        if self.place().is_none() {
+            self.log.truncate(self.commit_index + 1);
+        }
     }
 
     /// Enters a later epoch, and requests the write of its membership. Other epochs are ignored.
@@ -171,6 +181,7 @@ impl Chain {
         let payload = encode_members(&membership);
         self.log.append_state(membership.epoch, payload, cx.now_us, effects);
         self.membership = membership;
+        self.drop_entries_if_removed();
         self.session = self.random.u64(..);
         self.link = None;
         self.downstream = None;
@@ -417,9 +428,9 @@ impl Protocol for Chain {
         self.log.last_unsynced()
     }
 
-    fn snapshot_head(&self) -> SnapshotPart {
-        let index = self.commit_index;
-        let term = self.log.term_at(index).expect("what was committed last is not forgotten");
+    fn snapshot_head(&self, index: u64) -> SnapshotPart {
+        assert!(index <= self.commit_index, "{}: a snapshot of uncommitted entries", self.name);
+        let term = self.log.term_at(index).expect("what was applied last is not forgotten");
         SnapshotPart { index, term, part: 0, last: false, payload: Bytes::new() }
     }
 

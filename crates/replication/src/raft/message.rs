@@ -86,6 +86,13 @@ impl Body {
     pub fn has_entries(&self) -> bool {
         matches!(self, Self::Append { entries, .. } if !entries.is_empty())
     }
+
+    /// Removes the entries: what is left is a heartbeat, which a leader could have sent as well.
+    pub fn drop_entries(&mut self) {
+        if let Self::Append { entries, .. } = self {
+            entries.clear();
+        }
+    }
 }
 
 impl Encode for Message {

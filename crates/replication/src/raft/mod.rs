@@ -530,9 +530,9 @@ impl Protocol for Raft {
         self.log.last_unsynced()
     }
 
-    fn snapshot_head(&self) -> SnapshotPart {
-        let index = self.commit_index;
-        let term = self.log.term_at(index).expect("what was committed last is not forgotten");
+    fn snapshot_head(&self, index: u64) -> SnapshotPart {
+        assert!(index <= self.commit_index, "{}: a snapshot of uncommitted entries", self.name);
+        let term = self.log.term_at(index).expect("what was applied last is not forgotten");
         let payload = self.configurations.at(index).to_bytes();
         SnapshotPart { index, term, part: 0, last: false, payload }
     }

@@ -2,16 +2,21 @@
 //! receives.
 
 use palisade_replication::{After, SnapshotPart};
+use palisade_wal::Retained;
 use palisade_wire::PeerAddress;
 
 use super::{Replica, apply::Applied, checkpoint_schedule::RECORD_OVERHEAD_BYTES};
 use crate::{
     TestFault,
+    log_room::Rewrite,
     messages::{PeerBody, SnapshotMessage},
     snapshot_state::{Built, StateReader},
     snapshots::{Arrived, SnapshotInProgress},
     turn::Turn,
 };
+
+/// Bytes that the protocol's state and the first part of a checkpoint take, about.
+const GROUP_OVERHEAD_BYTES: u64 = 512;
 
 impl Replica {
     /// Returns true if a checkpoint part is to be written.
@@ -27,9 +32,31 @@ impl Replica {
         }
     }
 
-    /// Returns about how many bytes a checkpoint takes now.
+    /// Returns at most how many bytes of log it takes to rewrite the state, including what the
+    /// entries add that are not applied yet.
     pub(crate) fn state_bytes(&self) -> u64 {
-        self.schedule.state_bytes()
+        let bytes = self.applied.state.checkpoint_bytes() + self.unapplied_bytes;
+        // A sixteenth for the headers of records and for what segments leave unused.
+        bytes + bytes / 16 + GROUP_OVERHEAD_BYTES
+    }
+
+    /// Adds what must be rewritten before the log can be released that is kept for this replica.
+    pub(crate) fn rewrites(&self, retained: Retained, rewrites: &mut Vec<Rewrite>) {
+        let Retained { from, unfinished, unapplied, .. } = retained;
+        rewrites.extend(unapplied.map(|from| Rewrite { from, bytes: u64::MAX }));
+        if self.snapshots.is_taking_checkpoint() {
+            let bytes = self.state_bytes();
+            rewrites.extend(unfinished.map(|from| Rewrite { from, bytes }));
+        }
+        rewrites.push(Rewrite { from, bytes: self.checkpoint_left_bytes() });
+    }
+
+    /// Returns at most how many bytes are left to write of the checkpoint that is being taken, or
+    /// of the next one.
+    pub(crate) fn checkpoint_left_bytes(&self) -> u64 {
+        let is_taken = self.snapshots.is_taking_checkpoint();
+        let written_bytes = if is_taken { self.schedule.written_bytes() } else { 0 };
+        self.state_bytes().saturating_sub(written_bytes)
     }
 
     fn is_checkpoint_due(&self) -> bool {
@@ -41,9 +68,7 @@ impl Replica {
     pub(crate) fn advance_checkpoint(&mut self, turn: &Turn<'_>) -> usize {
         let mut bytes = 0;
         if !self.snapshots.is_taking_checkpoint() {
-            // The head of a snapshot is at the commit index, but entries committed in this turn are
-            // applied when it ends. Wait until the state includes them.
-            if !self.is_checkpoint_due() || self.applied.index < self.group.commit_index() {
+            if !self.is_checkpoint_due() {
                 return 0;
             }
             self.schedule.accept_request();
@@ -67,7 +92,7 @@ impl Replica {
     }
 
     fn begin_snapshot(&self) -> (SnapshotPart, SnapshotInProgress) {
-        let head = self.group.snapshot_head();
+        let head = self.group.snapshot_head(self.applied.index);
         let forget_outcomes = self.config.planted.is(TestFault::ForgetOutcomes);
         let Applied { state, digest, .. } = &self.applied;
         let reader = StateReader::new(state, *digest, self.config.part_bytes, forget_outcomes);

@@ -1,6 +1,6 @@
 //! Decides when a replica's state is written to its log as a checkpoint.
 
-use palisade_replication::Append;
+use palisade_replication::{Append, Entry};
 
 /// Approximate bytes that a log record takes beside its payload.
 pub(super) const RECORD_OVERHEAD_BYTES: usize = 48;
@@ -67,9 +67,9 @@ impl CheckpointSchedule {
         (self.log_bytes, self.checkpoint_bytes) = (0, bytes);
     }
 
-    /// Returns about how many bytes a checkpoint takes now: the last one, plus the log since then.
-    pub(super) fn state_bytes(&self) -> u64 {
-        self.checkpoint_bytes + self.log_bytes
+    /// Returns the bytes of the checkpoint that is being taken, as far as it is written.
+    pub(super) fn written_bytes(&self) -> u64 {
+        self.checkpoint_bytes
     }
 
     /// Returns the bytes of entries to keep in memory after a checkpoint. A follower that lacks
@@ -84,10 +84,15 @@ impl CheckpointSchedule {
 }
 
 /// Returns about how many bytes a write takes in the log, or 0 for a snapshot part.
-fn bytes_of(append: &Append) -> u64 {
+pub(super) fn bytes_of(append: &Append) -> u64 {
     match append {
-        Append::Entry(entry) => (entry.payload.len() + RECORD_OVERHEAD_BYTES) as u64,
+        Append::Entry(entry) => entry_bytes(entry),
         Append::State { .. } => RECORD_OVERHEAD_BYTES as u64,
         Append::Snapshot { .. } => 0,
     }
+}
+
+/// Returns about how many bytes an entry takes in the log.
+pub(super) fn entry_bytes(entry: &Entry) -> u64 {
+    (entry.payload.len() + RECORD_OVERHEAD_BYTES) as u64
 }

@@ -86,6 +86,9 @@ impl Replica {
         if self.proposals.len() >= MAX_WAITING {
             return Err(Rejection::Overloaded);
         }
+        if !turn.may_grow && request.commit.writes_values() {
+            return Err(Rejection::StateTooLarge);
+        }
         let applied_ts = self.applied.state.last_ts();
         let proposed_ts = self.commit_timestamps.next(applied_ts, turn)?;
         let command = CommitCommand { proposed_ts, request };

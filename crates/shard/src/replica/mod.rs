@@ -60,6 +60,12 @@ pub(crate) struct Replica {
     safe_time: SafeTime,
     snapshots: Snapshots,
     schedule: CheckpointSchedule,
+    /// Index of the last entry that the log held when the replica was made.
+    recovered_index: u64,
+    /// Bytes of the entries in the log that are not applied, at most.
+    unapplied_bytes: u64,
+    /// The size of the state that the shard's total counts.
+    pub(crate) counted_bytes: u64,
     /// Messages of this turn that do not come from the group itself.
     outgoing: Vec<Outgoing<PeerBody>>,
     /// Range changes found in a recovered or received snapshot, to be installed.
@@ -76,6 +82,7 @@ pub(crate) struct Start {
     pub(crate) group: Group,
     pub(crate) applied: Applied,
     pub(crate) schedule: CheckpointSchedule,
+    pub(crate) unapplied_bytes: u64,
     pub(crate) first_stream: u64,
     pub(crate) first_token: u64,
     pub(crate) logged_ts: Timestamp,
@@ -96,7 +103,8 @@ pub(crate) struct Outbox {
 impl Replica {
     pub(crate) fn new(start: Start, config: ReplicaConfig) -> Self {
         let Start { descriptor, group, applied, schedule, .. } = start;
-        let Start { first_stream, first_token, logged_ts, .. } = start;
+        let Start { first_stream, first_token, logged_ts, unapplied_bytes, .. } = start;
+        let recovered_index = group.last_index();
         Self {
             snapshots: Snapshots::new(descriptor.range, first_stream),
             descriptor,
@@ -110,6 +118,9 @@ impl Replica {
             transactions: Transactions::new(first_token, config.planted),
             safe_time: SafeTime::default(),
             schedule,
+            recovered_index,
+            unapplied_bytes,
+            counted_bytes: 0,
             outgoing: Vec::new(),
             read_ts: None,
             logged_ts,
@@ -124,6 +135,17 @@ impl Replica {
     /// Returns the highest commit timestamp that the log held when the replica was made.
     pub(crate) fn logged_ts(&self) -> Timestamp {
         self.logged_ts
+    }
+
+    /// Returns the index of the last applied entry.
+    pub(crate) fn applied_index(&self) -> u64 {
+        self.applied.index
+    }
+
+    /// Returns true until the entries are applied that the log held when the replica was made.
+    /// Whether they are committed shows only with further messages.
+    pub(crate) fn is_recovering(&self) -> bool {
+        self.applied.index < self.recovered_index.min(self.group.last_index())
     }
 
     /// Proposes a payload.
@@ -223,6 +245,7 @@ impl Replica {
         self.send_snapshots(lagging, turn);
         sends.append(&mut self.outgoing);
         self.schedule.wrote(&appends);
+        self.count_unapplied(&appends);
         let last_unsynced = self.group.last_unsynced();
         Outbox { appends, sends, revoked, last_unsynced, read_ts: self.read_ts.take() }
     }
@@ -232,10 +255,22 @@ impl Replica {
         self.proposals.is_empty() && self.reads.is_empty() && self.transactions.is_idle()
     }
 
+    /// Counts the entries of a turn that are not applied yet.
+    fn count_unapplied(&mut self, appends: &[Append]) {
+        if self.applied.index >= self.group.last_index() {
+            self.unapplied_bytes = 0;
+            return;
+        }
+        let entries = appends.iter().filter(|append| matches!(append, Append::Entry(_)));
+        self.unapplied_bytes += entries.map(checkpoint_schedule::bytes_of).sum::<u64>();
+    }
+
     fn apply(&mut self, entry: Entry, oldest_ts: Timestamp, turn: &mut Turn<'_>) {
         let at = (entry.index, entry.term);
         let oldest_ts = self.oldest_ts(oldest_ts);
         let range = self.descriptor.range;
+        self.unapplied_bytes =
+            self.unapplied_bytes.saturating_sub(checkpoint_schedule::entry_bytes(&entry));
         let (outcome, changed) = self.applied.apply(range, entry, oldest_ts, self.config.planted);
         turn.effects.installs.extend(changed);
         self.proposals.applied(at, outcome.as_ref(), turn);

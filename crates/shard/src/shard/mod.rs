@@ -13,6 +13,7 @@ use bytes::Bytes;
 use palisade_clock::{BoundSource, Hlc, Interval, Now, Timestamp};
 use palisade_control::{Bootstrap, RangeMap};
 use palisade_replication::{After, Context, PeerTiming, Peers};
+use palisade_wal::Retained;
 use palisade_wire::{Admission as Admitted, Mode, PeerAddress, RangeId, Request, ShardStatus};
 
 use crate::{
@@ -22,8 +23,9 @@ use crate::{
     config::{LogCounters, ShardConfig, ShardError},
     drain::Drain,
     early_reads::EarlyReads,
-    log_room::LogRoom,
+    log_room::{LogReserve, LogRoom, LogSpace, Rewrite, StateSize},
     messages::{Hello, PeerBody, PeerMessage},
+    pacing::Pacing,
     protections::Protections,
     recovery::Recovery,
     replay::SHARD_RECORD,
@@ -34,9 +36,6 @@ use crate::{
 
 /// Elements that an empty queue keeps room for. A queue with more capacity is freed.
 const MAX_IDLE_QUEUE: usize = 1024;
-
-/// Checkpoint bytes after which a turn writes no more checkpoint parts.
-const CHECKPOINT_BYTES_PER_TURN: usize = 512 * 1024;
 
 /// One core's share of a node: its replicas, its peers and its pending messages.
 #[derive(Debug)]
@@ -77,6 +76,15 @@ pub struct Shard {
     /// Timestamps whose versions are kept.
     protections: Protections,
     log: LogCounters,
+    log_reserve: LogReserve,
+    /// What rewriting the states of all replicas takes.
+    state: StateSize,
+    /// Groups with entries at the beginning of the log that are not applied.
+    stuck: BTreeSet<RangeId>,
+    /// False while commits that write values are refused, because the state is too large.
+    may_grow: bool,
+    /// Commits that wait for room in the log.
+    pacing: Pacing,
     drain: Drain,
     requests: u64,
     clock_rejections: u64,
@@ -117,20 +125,23 @@ impl Shard {
         }
         let peers =
             Peers::new(PeerTiming::default(), admission.session(), others, now.monotonic_us);
-        let mut replicas = BTreeMap::new();
+        let (mut replicas, mut state) = (BTreeMap::new(), StateSize::default());
         for descriptor in ranges.ranges() {
             let recovered = groups.remove(&descriptor.range);
             let added = recovered.is_some() && descriptor.mode == Mode::Raft;
             if descriptor.members.contains(&config.at) || added {
                 let recovered = recovered.unwrap_or_default();
-                let replica = Recovery { descriptor, ranges: &ranges, recovered }.replica(
+                let mut replica = Recovery { descriptor, ranges: &ranges, recovered }.replica(
                     config.of_replicas(),
                     &mut random,
                     now.monotonic_us,
                 )?;
+                replica.counted_bytes = replica.state_bytes();
+                state.replace(0, replica.counted_bytes);
                 replicas.insert(descriptor.range, replica);
             }
         }
+        let log_reserve = LogReserve(config.log_reserve_bytes);
         Ok(Self {
             early_reads: EarlyReads::new(config.max_offset_us),
             protections: Protections::new(config.max_offset_us),
@@ -152,7 +163,12 @@ impl Shard {
             unsynced: VecDeque::new(),
             held: VecDeque::new(),
             commit_wait: CommitWait::default(),
-            log: LogCounters { left_bytes: u64::MAX, ..LogCounters::default() },
+            log: LogCounters::default(),
+            log_reserve,
+            state,
+            stuck: BTreeSet::new(),
+            may_grow: true,
+            pacing: Pacing::default(),
             drain: Drain::default(),
             requests: 0,
             clock_rejections: 0,
@@ -162,9 +178,10 @@ impl Shard {
         })
     }
 
-    /// Sets the log's counters. `left_bytes` decides which writes are accepted.
+    /// Sets the log's counters. `room` decides which writes are accepted.
     pub fn set_log_counters(&mut self, log: LogCounters) {
         self.log = log;
+        self.may_grow = log.room.accepts_growth();
     }
 
     /// Returns the highest commit timestamp that the log held at the start.
@@ -176,6 +193,7 @@ impl Shard {
     pub fn is_idle(&self) -> bool {
         self.commit_wait.is_empty()
             && self.early_reads.is_empty()
+            && self.pacing.is_empty()
             && self.replicas.values().all(|replica| replica.is_idle())
     }
 
@@ -218,25 +236,74 @@ impl Shard {
         self.replicas.get(&range).is_some_and(|replica| replica.group.is_leased(cx))
     }
 
-    /// Returns about how many bytes of log it takes to rewrite the state of all groups.
+    /// Returns at most how many bytes of log it takes to rewrite the state of all groups.
     pub fn state_bytes(&self) -> u64 {
-        self.replicas.values().map(|replica| replica.state_bytes()).sum()
+        self.state.total_bytes
     }
 
-    /// Makes `groups` rewrite their state, so that the log can truncate its head. The caller passes
-    /// the groups that need the oldest segment. Returns the groups that are unknown here: nothing
-    /// of them is needed any more.
-    pub fn compact(&mut self, groups: impl Iterator<Item = u32>) -> Vec<u32> {
-        let mut unknown = Vec::new();
-        for group in groups {
-            let range = RangeId(group);
+    pub(crate) fn state_size(&self) -> StateSize {
+        self.state
+    }
+
+    /// Finds the largest replica, which may have become smaller.
+    pub(crate) fn measure_largest(&mut self) {
+        let bytes = self.replicas.values().map(|replica| replica.counted_bytes);
+        self.state.largest_bytes = bytes.max().unwrap_or_default();
+    }
+
+    /// Returns the limits that follow from the reserve of the log.
+    pub(crate) fn log_reserve(&self) -> LogReserve {
+        self.log_reserve
+    }
+
+    /// Returns what can still be appended to a log that is kept for the groups in `retained`.
+    pub(crate) fn log_room(
+        &self,
+        space: LogSpace,
+        retained: impl Iterator<Item = Retained>,
+    ) -> LogRoom {
+        let mut rewrites = Vec::new();
+        for retained in retained {
+            let range = RangeId(retained.group);
             if range == SHARD_RECORD {
-                self.admission.rewrite();
-            } else if let Some(replica) = self.replicas.get_mut(&range) {
+                let bytes = self.admission.record_bytes();
+                rewrites.push(Rewrite { from: retained.from, bytes });
+            } else if let Some(replica) = self.replicas.get(&range) {
+                replica.rewrites(retained, &mut rewrites);
+            }
+        }
+        LogRoom::after_rewrites(space, self.state, rewrites, self.log_reserve)
+    }
+
+    /// Returns the index up to which a group has applied its entries. `u64::MAX` for groups that
+    /// have no entries here.
+    pub(crate) fn applied_index(&self, group: u32) -> u64 {
+        self.replicas.get(&RangeId(group)).map_or(u64::MAX, |replica| replica.applied_index())
+    }
+
+    /// Makes the groups that need the beginning of the log rewrite their state, so that it can be
+    /// released. Returns the groups that are unknown here: nothing of them is needed any more.
+    ///
+    /// Entries that are not applied can't be released. While a group has some at the beginning of
+    /// the log, rewriting would be in vain.
+    pub(crate) fn compact(&mut self, retained: &[Retained]) -> Vec<u32> {
+        let first = retained.iter().map(|retained| retained.from).min();
+        let pinning = retained.iter().filter(|retained| Some(retained.from) == first);
+        let stuck = pinning.clone().filter(|retained| retained.unapplied == first);
+        self.stuck = stuck.map(|retained| RangeId(retained.group)).collect();
+        let (mut known, mut unknown) = (Vec::new(), Vec::new());
+        for group in pinning.map(|retained| retained.group) {
+            let range = RangeId(group);
+            let is_known = range == SHARD_RECORD || self.replicas.contains_key(&range);
+            if is_known { known.push(range) } else { unknown.push(group) }
+        }
+        let may_release = self.stuck.is_empty();
+        for range in known.into_iter().filter(|_| may_release) {
+            if let Some(replica) = self.replicas.get_mut(&range) {
                 replica.compact();
                 self.active.insert(range);
             } else {
-                unknown.push(group);
+                self.admission.rewrite();
             }
         }
         unknown
@@ -291,7 +358,8 @@ impl Shard {
         let replica = self.replicas.get_mut(&range)?;
         self.touched.insert(range);
         let (hlc, peers, effects) = (&mut self.hlc, &self.peers, &mut self.effects);
-        Some(call(replica, &mut Turn { now, hlc, peers, effects }))
+        let may_grow = self.may_grow;
+        Some(call(replica, &mut Turn { now, hlc, peers, effects, may_grow }))
     }
 
     fn tick(&mut self, now: Now) {
@@ -321,7 +389,8 @@ impl Shard {
         self.was_admitted = true;
         let oldest_ts = self.protections.oldest_ts(now);
         let (hlc, peers, effects) = (&mut self.hlc, &self.peers, &mut self.effects);
-        let mut turn = Turn { now, hlc, peers, effects };
+        let may_grow = self.may_grow;
+        let mut turn = Turn { now, hlc, peers, effects, may_grow };
         for range in &self.touched {
             let replica = self.replicas.get_mut(range).expect("only replicas are touched");
             replica.tick(oldest_ts, &mut turn);
@@ -341,21 +410,27 @@ impl Shard {
         }
     }
 
-    /// Writes checkpoint parts, at most one per replica, up to [`CHECKPOINT_BYTES_PER_TURN`]. The
+    /// Writes checkpoint parts, at most one per replica, up to a limit. The
     /// limit is for all ticks of a turn together, so a late turn writes no more than others.
     fn advance_checkpoints(&mut self, now: Now) {
         let after = (Bound::Excluded(self.last_checkpoint), Bound::Unbounded);
         let in_turn = self.touched.range(after).chain(&self.touched).take(self.touched.len());
         let (hlc, peers, effects) = (&mut self.hlc, &self.peers, &mut self.effects);
-        let turn = Turn { now, hlc, peers, effects };
+        let may_grow = self.may_grow;
+        let turn = Turn { now, hlc, peers, effects, may_grow };
         let mut written_bytes = 0;
+        let limit_bytes = self.log_reserve.checkpoint_turn_bytes();
         for range in in_turn.copied() {
             let replica = self.replicas.get_mut(&range).expect("only replicas are touched");
-            if replica.wants_checkpoint() {
-                written_bytes += replica.advance_checkpoint(&turn);
+            // A checkpoint frees more log than it takes, but only later. It must not fill the log.
+            let room = self.log.room.without(written_bytes);
+            if replica.wants_checkpoint()
+                && room.accepts_checkpoint(replica.checkpoint_left_bytes(), self.log_reserve)
+            {
+                written_bytes += replica.advance_checkpoint(&turn) as u64;
                 self.last_checkpoint = range;
             }
-            if written_bytes >= CHECKPOINT_BYTES_PER_TURN {
+            if written_bytes >= limit_bytes {
                 break;
             }
         }
@@ -366,10 +441,13 @@ impl Shard {
         while let Some((origin, operation)) = self.early_reads.next(now) {
             self.request(origin, operation, now);
         }
-        // A checkpoint frees more log than it takes, but only later. It must not fill the log.
-        let has_room = LogRoom(self.log.left_bytes).accepts_checkpoints();
+        let room = self.log.room;
+        self.pacing.begin_interval(|| room.allowance_bytes(self.log_reserve), now);
+        while let Some(waited) = self.pacing.next(now) {
+            self.admit_paced(waited, now);
+        }
         let ticked = mem::take(&mut self.ticked);
-        if ticked && has_room && self.admission.is_admitted() {
+        if ticked && self.admission.is_admitted() {
             self.advance_checkpoints(now);
         }
         let mut sends = Vec::new();
@@ -408,8 +486,8 @@ impl Shard {
             self.commit_wait.pass(&mut out.replies, now);
             out.wake_after_us = self.commit_wait.next_us(now);
         }
-        let early_us = self.early_reads.next_us(now);
-        out.wake_after_us = out.wake_after_us.into_iter().chain(early_us).min();
+        let waits_us = [self.early_reads.next_us(now), self.pacing.next_us(now)];
+        out.wake_after_us = waits_us.into_iter().chain([out.wake_after_us]).flatten().min();
         out
     }
 
@@ -426,9 +504,13 @@ impl Shard {
         let replica = self.replicas.get_mut(&range).expect("only replicas are touched");
         let oldest_ts = self.protections.oldest_ts(now);
         let (hlc, peers, effects) = (&mut self.hlc, &self.peers, &mut self.effects);
-        let mut turn = Turn { now, hlc, peers, effects };
+        let may_grow = self.may_grow;
+        let mut turn = Turn { now, hlc, peers, effects, may_grow };
         let Outbox { appends, sends: of_replica, revoked, last_unsynced, read_ts } =
             replica.flush(self.appends, oldest_ts, &mut turn);
+        let state_bytes = replica.state_bytes();
+        self.state.replace(replica.counted_bytes, state_bytes);
+        replica.counted_bytes = state_bytes;
         if let Some(read_ts) = read_ts {
             // The client may read more at this timestamp.
             self.protections.protect(read_ts, now);
@@ -476,7 +558,7 @@ impl Shard {
             log_syncs: self.log.syncs,
             log_entries: self.appends,
             log_bytes: self.log.bytes,
-            log_left_bytes: self.log.left_bytes,
+            log_left_bytes: self.log.room.left_bytes(),
             requests: self.requests,
             clock_bound_us: now.wall.bound_us(),
             clock_bound_source: self.bound_source,

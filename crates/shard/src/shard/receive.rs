@@ -7,7 +7,6 @@ use palisade_wire::{Mode, PeerAddress, RangeId};
 
 use super::Shard;
 use crate::{
-    log_room::LogRoom,
     messages::{Hello, PeerBody, PeerMessage},
     recovery::Recovery,
 };
@@ -35,6 +34,7 @@ impl Shard {
         if restarted {
             self.active.extend(self.replicas.keys());
         }
+        let fits = !body.is_to_be_written() || self.has_room_for(&body);
         match body {
             PeerBody::Hello(hello) => self.receive_hello(from, &hello, now),
             PeerBody::Ranges(descriptors) => {
@@ -43,8 +43,15 @@ impl Shard {
                 self.effects.installs.extend(changed);
             }
             _ if !self.admission.is_admitted() => {}
+            PeerBody::Raft { range, mut message } if !fits && self.is_new_leader(range, from) => {
+                // The replica must know its leader, even if it can't hold the entries.
+                message.body.drop_entries();
+                self.with_replica(range, now, |replica, turn| {
+                    replica.group.receive_raft(from, message, turn.context());
+                });
+            }
             // Drop it like a lost message. The peer sends it again, and there may be room then.
-            body if body.is_to_be_written() && !LogRoom(self.log.left_bytes).accepts_peers() => {}
+            _ if !fits => {}
             PeerBody::Raft { range, message } => {
                 self.add_replica_if_asked(range, &message.body, now);
                 self.with_replica(range, now, |replica, turn| {
@@ -67,6 +74,28 @@ impl Shard {
                 });
             }
         }
+    }
+
+    /// Returns true if there is room for what a peer's message writes.
+    fn has_room_for(&self, body: &PeerBody) -> bool {
+        let (room, reserve) = (self.log.room, self.log_reserve);
+        room.accepts_peers(reserve)
+            || self.holds_back_log(body.range()) && room.accepts_checkpoint(u64::MAX, reserve)
+    }
+
+    /// Returns true if a range has a replica here that does not follow `leader`.
+    fn is_new_leader(&self, range: RangeId, leader: PeerAddress) -> bool {
+        let replica = self.replicas.get(&range);
+        replica.is_some_and(|replica| replica.group.leader() != Some(leader))
+    }
+
+    /// Returns true if a group has entries for which the log is kept until further messages show
+    /// that they are committed.
+    fn holds_back_log(&self, range: Option<RangeId>) -> bool {
+        range.is_some_and(|range| {
+            let replica = self.replicas.get(&range);
+            self.stuck.contains(&range) || replica.is_some_and(|replica| replica.is_recovering())
+        })
     }
 
     fn receive_hello(&mut self, from: PeerAddress, hello: &Hello, now: Now) {

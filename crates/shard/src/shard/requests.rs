@@ -7,20 +7,26 @@ use palisade_wire::{Operation, Outcome, RangeId, Rejection};
 use super::Shard;
 use crate::{
     TestFault,
-    log_room::LogRoom,
+    pacing::Waited,
     turn::{RequestOrigin, Served, Turn},
 };
 
 impl Shard {
     /// Starts a request, and replies at once if its outcome is known already.
     pub(super) fn request(&mut self, origin: RequestOrigin, operation: Operation, now: Now) {
-        let outcome = match self.serve(origin, operation, now) {
+        let served = self.serve(origin, operation, now);
+        self.answer(origin, served, now);
+    }
+
+    fn answer(&mut self, origin: RequestOrigin, served: Result<Served, Rejection>, now: Now) {
+        let outcome = match served {
             Ok(Served::Pending) => return,
             Ok(Served::Done(outcome)) => outcome,
             Err(rejection) => Outcome::Rejected(rejection),
         };
         let (hlc, peers, effects) = (&mut self.hlc, &self.peers, &mut self.effects);
-        Turn { now, hlc, peers, effects }.reply(origin, outcome);
+        let may_grow = self.may_grow;
+        Turn { now, hlc, peers, effects, may_grow }.reply(origin, outcome);
     }
 
     fn serve(
@@ -57,9 +63,36 @@ impl Shard {
             }
             _ => {}
         }
-        if !LogRoom(self.log.left_bytes).accepts(&operation) {
+        if !self.log.room.accepts(&operation, self.log_reserve) {
             return Err(Rejection::LogFull);
         }
+        match self.pacing.pass(origin, operation, now)? {
+            Some(operation) => self.serve_paced(origin, operation, now),
+            None => Ok(Served::Pending),
+        }
+    }
+
+    /// Serves or rejects a request that has waited for room in the log.
+    pub(super) fn admit_paced(&mut self, waited: Waited, now: Now) {
+        let (origin, served) = match waited {
+            Waited::TooLong(origin) => (origin, Err(Rejection::LogFull)),
+            Waited::Admitted(origin, _) if self.drain.rejects() => {
+                (origin, Err(Rejection::Draining))
+            }
+            Waited::Admitted(origin, operation) => {
+                (origin, self.serve_paced(origin, operation, now))
+            }
+        };
+        self.answer(origin, served, now);
+    }
+
+    /// Starts a request that the log has room for.
+    fn serve_paced(
+        &mut self,
+        origin: RequestOrigin,
+        operation: Operation,
+        now: Now,
+    ) -> Result<Served, Rejection> {
         if self.is_fenced(now) {
             return Err(Rejection::ClockUncertain);
         }
