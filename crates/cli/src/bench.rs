@@ -12,7 +12,7 @@ use palisade_compare::{
 };
 use palisade_load::Workload;
 
-use crate::{Failure, failed};
+use crate::{Failure, failed, output::print_line};
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum ModeArgument {
@@ -158,14 +158,14 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         check_histories(&mut runs, std::slice::from_ref(&finished));
         write_history_file(path, &finished.history).map_err(failed)?;
     }
-    print(&runs[0], clock_bound_us);
+    print(&runs[0], clock_bound_us)?;
     if let Some(floor) = floor {
         let Floor { sync_us, round_trip_us } = floor;
-        println!(
+        print_line(format_args!(
             "this machine: {sync_us} µs for a sync of 4 KiB, {round_trip_us} µs for a round trip over \
              the loopback to another core; p50 is {:.1} times one sync and two round trips",
             runs[0].latency_us.p50 as f64 / floor.commit_us().max(1) as f64
-        );
+        ))?;
     }
     let failure = (trial.record && !runs[0].check.passed())
         .then(|| format!("consistency violation: {}", runs[0].check.verdict));
@@ -194,43 +194,44 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     failure.map_or(Ok(()), |message| Err(Failure::Failed(message)))
 }
 
-fn print(run: &palisade_compare::results::Run, clock_bound_us: Option<u64>) {
+fn print(run: &palisade_compare::results::Run, clock_bound_us: Option<u64>) -> Result<(), Failure> {
     let us = |us: u64| format!("{:.2} ms", us as f64 / 1_000.0);
     let latency = run.latency_us;
-    println!(
+    print_line(format_args!(
         "{} on {}: {:.0} operations/s ({} in {:.1} s, {} errors, {} retries)",
         run.workload, run.mode, run.ops_per_s, run.ops, run.seconds, run.errors, run.retries
-    );
-    println!(
+    ))?;
+    print_line(format_args!(
         "when measuring ended: {} operations were due and not sent, {} sent and not answered",
         run.unsent, run.unanswered
-    );
-    println!(
+    ))?;
+    print_line(format_args!(
         "latency: p50 {}, p90 {}, p99 {}, p99.9 {}, max {}",
         us(latency.p50),
         us(latency.p90),
         us(latency.p99),
         us(latency.p999),
         us(latency.max)
-    );
+    ))?;
     let server = run.server_cpu_us_per_op.map_or("unknown".to_owned(), |us| format!("{us:.1} µs"));
-    println!(
+    print_line(format_args!(
         "CPU per operation: servers {server}, clients {:.1} µs; {} syncs, {:.1} entries per sync, \
          {:.0} log bytes per operation",
         run.client_cpu_us_per_op,
         run.log_syncs,
         run.entries_per_sync,
         run.log_bytes as f64 / run.ops.max(1) as f64
-    );
+    ))?;
     if let Some(bound_us) = clock_bound_us {
         let wait = run.commit_wait_us;
-        println!(
+        print_line(format_args!(
             "clocks: one for all nodes, trusted to within {bound_us} µs; commits waited for it {} µs \
              (p50), {} µs (p99) beyond their replication",
             wait.p50, wait.p99
-        );
+        ))?;
     }
     if run.check.verdict != "not checked" {
-        println!("check: {} {}", run.check.name, run.check.verdict);
+        print_line(format_args!("check: {} {}", run.check.name, run.check.verdict))?;
     }
+    Ok(())
 }

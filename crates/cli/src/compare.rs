@@ -10,6 +10,7 @@ use crate::{
     Failure,
     bench::{BackendArgument, value_bytes},
     failed,
+    output::{print_error, print_line},
 };
 
 #[derive(Debug, Args)]
@@ -88,17 +89,19 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         kill: arguments.kill,
     };
     let (mut results, finished) =
-        palisade_compare::compare(&options, |line| eprintln!("{line}")).await.map_err(failed)?;
+        palisade_compare::compare(&options, |line| print_error(format_args!("{line}")))
+            .await
+            .map_err(failed)?;
     check_histories(&mut results.runs, &finished);
     write_all(&arguments.out, &mut results, &finished).map_err(failed)?;
     if let Some(path) = &arguments.json {
         write_results(path, &results).map_err(failed)?;
     }
-    println!("{}", table::render(&results));
+    print_line(format_args!("{}", table::render(&results)))?;
     if let Some(bound_us) = results.settings.clock_bound_us {
-        println!("clocks: one for all nodes, trusted to within {bound_us} µs");
+        print_line(format_args!("clocks: one for all nodes, trusted to within {bound_us} µs"))?;
     }
-    println!("report: {}", arguments.out.join("report.html").display());
+    print_line(format_args!("report: {}", arguments.out.join("report.html").display()))?;
     let violations: Vec<_> = results.runs.iter().filter(|run| !run.check.passed()).collect();
     match violations.first() {
         None => Ok(()),

@@ -16,7 +16,7 @@ use rustix::{
 };
 use serde::Serialize;
 
-use crate::Failure;
+use crate::{Failure, output::print_line};
 
 /// The first version of Linux that can populate a mapping for writing.
 const LEAST_LINUX: (u32, u32) = (5, 14);
@@ -101,7 +101,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     ];
     if arguments.json {
         let json = serde_json::to_string_pretty(&findings).expect("findings always encode");
-        println!("{json}");
+        print_line(format_args!("{json}"))?;
     } else {
         let mut table = Table::new();
         table.load_style(UTF8_FULL_CONDENSED);
@@ -110,7 +110,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
             let verdict = format!("{verdict:?}").to_lowercase();
             table.add_row([*check, &verdict, found, advice]);
         }
-        println!("{table}");
+        print_line(format_args!("{table}"))?;
     }
     let bad: Vec<_> = findings.iter().filter(|it| it.verdict == Verdict::Unsafe).collect();
     if bad.is_empty() {

@@ -3,11 +3,11 @@
 //! Exit status: 0 success, 1 a check failed or the command could not finish, 2 wrong usage, 130
 //! Ctrl-C.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "drives the real machine")]
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "speaks to a person")]
 
 mod bench;
 mod compare;
 mod doctor;
+mod output;
 mod sim;
 mod start;
 mod status;
@@ -17,6 +17,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tikv_jemallocator::Jemalloc;
+
+use output::print_error;
 
 /// Under glibc's allocator, a thread's heap grows by one page and one system call at a time, and
 /// mixes long-lived memory of a shard with short-lived memory. Each put cost a node a fifth more.
@@ -73,15 +75,15 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(message)) => {
-            eprintln!("error: {message}");
+            print_error(format_args!("error: {message}"));
             ExitCode::from(2)
         }
         Err(Failure::Failed(message)) => {
-            eprintln!("error: {message}");
+            print_error(format_args!("error: {message}"));
             ExitCode::from(1)
         }
         Err(Failure::Interrupted) => {
-            eprintln!("interrupted");
+            print_error(format_args!("interrupted"));
             ExitCode::from(130)
         }
     }

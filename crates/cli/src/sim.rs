@@ -10,7 +10,10 @@ use std::{
 use clap::{ArgGroup, Args};
 use palisade_simulator::{Failure, Parameters, Summary, Trace, explain, simulate};
 
-use crate::Failure as CommandFailure;
+use crate::{
+    Failure as CommandFailure,
+    output::{print_error, print_line},
+};
 
 /// Lines of the trace of a failed run that are printed by default.
 const TRACE_LINES: usize = 200;
@@ -56,7 +59,9 @@ fn search_planted(name: &str) -> Result<(), CommandFailure> {
             continue;
         }
         match fault.search() {
-            Some((seed, failure)) => println!("{}: seed {seed}: {}", fault.name, failure.violation),
+            Some((seed, failure)) => {
+                print_line(format_args!("{}: seed {seed}: {}", fault.name, failure.violation))?
+            }
             None => missed.push(fault.name),
         }
     }
@@ -69,12 +74,12 @@ fn search_planted(name: &str) -> Result<(), CommandFailure> {
 
 fn run_one(seed: u64, lines: usize) -> Result<(), CommandFailure> {
     let parameters = Parameters::draw(seed);
-    println!("{parameters}");
+    print_line(format_args!("{parameters}"))?;
     let start = Instant::now();
     match simulate(&parameters, Trace::Off) {
         Ok(summary) => {
-            println!("{}", describe(&summary));
-            println!("took {:.2?}; everything held", start.elapsed());
+            print_line(format_args!("{}", describe(&summary)))?;
+            print_line(format_args!("took {:.2?}; everything held", start.elapsed()))?;
             Ok(())
         }
         Err(failure) => Err(explain_failure(&failure, lines)),
@@ -112,7 +117,7 @@ fn run_many(first: u64, count: u64, lines: usize) -> Result<(), CommandFailure> 
             Err(failure) => return Err(explain_failure(&failure, lines)),
         }
     }
-    println!(
+    print_line(format_args!(
         "{} seeds from {first} on: {} simulated hours, {} operations, {} crashes, {} elections, \
          hash {:016x}",
         total.runs,
@@ -121,8 +126,8 @@ fn run_many(first: u64, count: u64, lines: usize) -> Result<(), CommandFailure> 
         total.crashes,
         total.elections,
         total.hash
-    );
-    println!("took {:.1?}; everything held", start.elapsed());
+    ))?;
+    print_line(format_args!("took {:.1?}; everything held", start.elapsed()))?;
     Ok(())
 }
 
@@ -171,9 +176,11 @@ fn describe(summary: &Summary) -> String {
 /// Runs a failed seed again and prints its trace.
 fn explain_failure(failure: &Failure, lines: usize) -> CommandFailure {
     match explain(&failure.parameters, lines) {
-        Some(again) => eprintln!("{again}"),
+        Some(again) => print_error(format_args!("{again}")),
         None => {
-            eprintln!("{failure}\nbut a second run of the seed did not fail: not deterministic");
+            print_error(format_args!(
+                "{failure}\nbut a second run of the seed did not fail: not deterministic"
+            ));
         }
     }
     let Failure { parameters, violation, .. } = failure;

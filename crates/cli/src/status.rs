@@ -8,7 +8,7 @@ use palisade_client::{Client, ClientOptions};
 use palisade_clock::BoundSource;
 use palisade_wire::{Admission, NodeId, ShardStatus};
 
-use crate::{Failure, failed};
+use crate::{Failure, failed, output::print_line};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -29,7 +29,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let nodes = client.status().await.map_err(failed)?;
     if arguments.json {
         let json = serde_json::to_string_pretty(&nodes).expect("a status always encodes");
-        println!("{json}");
+        print_line(format_args!("{json}"))?;
         return Ok(());
     }
     let mut table = Table::new();
@@ -66,25 +66,29 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
             }
         }
     }
-    println!("{table}");
+    print_line(format_args!("{table}"))?;
     for node in &nodes {
         if let Some(shard) = node.shards.first() {
-            println!("{}", of_clock(node.node, shard));
+            print_line(format_args!("{}", of_clock(node.node, shard)))?;
         }
     }
     for shard in shards {
         match shard.admission {
             Admission::Admitted => {}
-            Admission::Joining => println!("{} has not met enough of its peers yet", shard.at),
-            Admission::Refused => println!(
-                "{} is refused by its peers: its log was lost; give the node a new number",
-                shard.at
-            ),
+            Admission::Joining => {
+                print_line(format_args!("{} has not met enough of its peers yet", shard.at))?;
+            }
+            Admission::Refused => {
+                print_line(format_args!(
+                    "{} is refused by its peers: its log was lost; give the node a new number",
+                    shard.at
+                ))?;
+            }
         }
     }
     for node in known.nodes {
         if !nodes.iter().any(|answered| answered.node == node.node) {
-            println!("node {} does not answer", node.node.0);
+            print_line(format_args!("node {} does not answer", node.node.0))?;
         }
     }
     Ok(())
