@@ -18,8 +18,6 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tikv_jemallocator::Jemalloc;
 
-use output::print_error;
-
 /// Under glibc's allocator, a thread's heap grows by one page and one system call at a time, and
 /// mixes long-lived memory of a shard with short-lived memory. Each put cost a node a fifth more.
 #[global_allocator]
@@ -75,15 +73,15 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(message)) => {
-            print_error(format_args!("error: {message}"));
+            output::print_error(format_args!("error: {message}"));
             ExitCode::from(2)
         }
         Err(Failure::Failed(message)) => {
-            print_error(format_args!("error: {message}"));
+            output::print_error(format_args!("error: {message}"));
             ExitCode::from(1)
         }
         Err(Failure::Interrupted) => {
-            print_error(format_args!("interrupted"));
+            output::print_error(format_args!("interrupted"));
             ExitCode::from(130)
         }
     }
