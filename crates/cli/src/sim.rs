@@ -60,7 +60,7 @@ fn search_planted(name: &str) -> Result<(), CommandFailure> {
         }
         match fault.search() {
             Some((seed, failure)) => {
-                print_line(format_args!("{}: seed {seed}: {}", fault.name, failure.violation))?
+                print_line(format_args!("{}: seed {seed}: {}", fault.name, failure.violation))?;
             }
             None => missed.push(fault.name),
         }

@@ -83,7 +83,7 @@ pub enum Append {
 }
 
 /// Approximate bytes that a log record takes beside its payload.
-const RECORD_OVERHEAD_BYTES: u64 = 48;
+pub(crate) const RECORD_OVERHEAD_BYTES: u64 = 48;
 
 impl Append {
     /// Returns about how many bytes the write takes in the log.
@@ -94,6 +94,11 @@ impl Append {
             Self::Snapshot { part, .. } => &part.payload,
         };
         payload.len() as u64 + RECORD_OVERHEAD_BYTES
+    }
+
+    /// Returns about how many bytes an entry takes in the log.
+    pub fn entry_bytes(entry: &Entry) -> u64 {
+        entry.payload.len() as u64 + RECORD_OVERHEAD_BYTES
     }
 }
 
@@ -270,6 +275,9 @@ pub trait Protocol {
     /// Returns the number of the last write that is not known to be durable, or 0. Call it after
     /// [`Protocol::flush`].
     fn last_unsynced(&self) -> u64;
+
+    /// Returns at most how many bytes the entries in memory take in the log.
+    fn entries_bytes(&self) -> u64;
 
     /// Returns part 0 of a snapshot at the entry `index`, the last one that the owner has applied.
     ///

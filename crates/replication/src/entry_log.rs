@@ -8,7 +8,10 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use palisade_sequence::Sequence;
 
-use crate::{Append, Effects, Entry, SnapshotPart, contract::Name};
+use crate::{
+    Append, Effects, Entry, SnapshotPart,
+    contract::{Name, RECORD_OVERHEAD_BYTES},
+};
 
 /// The entries of a group after `base`, and its writes that are not durable yet.
 #[derive(Debug)]
@@ -200,6 +203,18 @@ impl EntryLog {
     pub(crate) fn last_unsynced(&self) -> u64 {
         assert_eq!(self.unnumbered, 0, "{}: a write has no number yet", self.name);
         self.pending.back().map_or(0, |pending| pending.number)
+    }
+
+    /// Returns at most how many bytes the entries in memory take in the log.
+    pub(crate) fn entries_bytes(&self) -> u64 {
+        let entries = self.entries.next() - self.entries.first();
+        self.bytes as u64 + entries * (RECORD_OVERHEAD_BYTES - ENTRY_OVERHEAD_BYTES as u64)
+    }
+
+    /// Returns true if the disk holds entries after the last one, which were removed here. The next
+    /// snapshot at the last entry replaces them.
+    pub(crate) fn has_removed(&self) -> bool {
+        self.has_removed
     }
 
     /// Removes the entries from `index` on. On disk, the next append at `index` replaces them, or

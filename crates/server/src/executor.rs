@@ -18,6 +18,9 @@ use palisade_wire::{Encode, FrameKind, PeerAddress, RangeId, Response, write_fra
 
 use crate::{inbox::Inbox, outbound::Outbound, signal::Signal};
 
+/// How long the replies of a drained shard are sent at most, in microseconds.
+const SEND_REPLIES_US: u64 = 1_000_000;
+
 /// A message between the shards of one node, or from its main thread.
 #[derive(Clone, Debug)]
 pub(crate) enum ShardCommand {
@@ -41,6 +44,8 @@ pub(crate) struct Executor {
     /// Changes that a sibling's mailbox had no room for; sent again in the next turn.
     unsent: RefCell<Vec<(usize, RangeDescriptor)>>,
     next_connection: Cell<u64>,
+    /// When the shard was first seen to have drained.
+    drained_us: Cell<Option<u64>>,
     /// The clock source that was last reported.
     reported_clock: Cell<Option<BoundSource>>,
     reported_refusal: Cell<bool>,
@@ -67,6 +72,7 @@ impl Executor {
             siblings,
             unsent: RefCell::default(),
             next_connection: Cell::new(0),
+            drained_us: Cell::new(None),
             reported_clock: Cell::new(None),
             reported_refusal: Cell::new(false),
             reported_other_shape: Cell::new(false),
@@ -293,8 +299,21 @@ impl Executor {
         self.runtime.borrow().shard().active_replicas() == 0
     }
 
+    /// Returns true if the shard has drained, and its replies are sent. Does not wait for clients
+    /// that do not read them.
     fn is_drained(&self) -> bool {
-        self.runtime.borrow().is_drained()
-            && self.clients.borrow().values().all(|client| client.is_empty())
+        let runtime = self.runtime.borrow();
+        if !runtime.shard().is_drained() {
+            return false;
+        }
+        let now_us = self.clock.now().monotonic_us;
+        let since_us = self.drained_us.get().unwrap_or(now_us);
+        self.drained_us.set(Some(since_us));
+        let sent = self.clients.borrow().values().all(|client| client.is_empty());
+        let ends = sent || now_us >= since_us + SEND_REPLIES_US;
+        if ends {
+            tracing::info!("{}: drained, leads {} ranges", self.at, runtime.shard().leaderships());
+        }
+        ends
     }
 }

@@ -21,7 +21,7 @@ use palisade_shard::{
 use palisade_sync::{Receiver, Sender, Watermark, mailbox};
 use palisade_wal::{DataDir, DataDirError, Log, Owner, WalError};
 use palisade_wire::{PeerAddress, ShardId};
-use signal_hook::{consts::TERM_SIGNALS, iterator::Signals};
+use signal_hook::{consts::TERM_SIGNALS, iterator::Signals, low_level::signal_name};
 use thiserror::Error;
 
 use crate::{
@@ -41,7 +41,7 @@ const TICK: Duration = Duration::from_micros(TICK_US);
 /// Time between two ticks while all replicas are idle and only heartbeats are sent.
 const QUIET_TICK: Duration = Duration::from_millis(50);
 
-/// Time limit of a drain. Past it, the node stops without having drained.
+/// Time limit of a drain, for all shards together. Past it, the node stops without having drained.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Preempt timer of a shard's executor. It is set so high that it never fires.
@@ -139,19 +139,32 @@ pub fn run(config: Config, started: impl FnOnce()) -> Result<(), StartError> {
         })?;
         shards.push(RunningShard { thread, opened, drained });
     }
+    let mut stopped = false;
     for shard in &mut shards {
         while !shard.opened.wait_for(1, Duration::from_millis(100)) {
-            if shard.drained.get() > 0 {
+            stopped |= signals.pending().next().is_some();
+            if shard.drained.get() > 0 || stopped {
                 break;
             }
         }
+    }
+    if stopped {
+        // Nothing was written or served, and opening a long log takes its time.
+        tracing::info!("stopping before the logs are open");
+        process::exit(0);
     }
     let all_opened = shards.iter().all(|shard| shard.opened.get() > 0);
     verdict.advance(if all_opened { SERVE } else { GIVE_UP });
     if all_opened {
         started();
-        let signal = signals.forever().next();
-        tracing::info!("signal {signal:?}: draining");
+        let signal = signals.forever().next().and_then(signal_name).unwrap_or("a signal");
+        tracing::info!("{signal}: draining; another one ends the node at once");
+        thread::spawn(move || {
+            if signals.forever().next().is_some() {
+                tracing::warn!("stopping without having drained");
+                process::exit(1);
+            }
+        });
     }
     for sender in &senders {
         // Fails only if the mailbox is full or the shard has ended: it cannot drain then.
@@ -192,10 +205,12 @@ struct RunningShard {
 }
 
 fn finish(shards: Vec<RunningShard>) -> Result<(), StartError> {
+    let deadline = Instant::now() + DRAIN_TIMEOUT;
     for shard in &shards {
-        if !shard.drained.wait_for(1, DRAIN_TIMEOUT) {
-            tracing::warn!("a shard did not drain in {DRAIN_TIMEOUT:?}: stopping all the same");
-            process::exit(0);
+        let left = deadline.saturating_duration_since(Instant::now());
+        if !shard.drained.wait_for(1, left) {
+            tracing::error!("a shard did not drain in {DRAIN_TIMEOUT:?}: stopping all the same");
+            process::exit(1);
         }
     }
     for shard in shards {

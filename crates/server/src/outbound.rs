@@ -23,6 +23,8 @@ const MAX_WRITE_BYTES: usize = 128 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Outbound {
     buffer: RefCell<BytesMut>,
+    /// True while frames that have left the buffer are written to the stream.
+    is_sending: Cell<bool>,
     filled: Signal,
     closing: Signal,
     closed: Cell<bool>,
@@ -65,6 +67,7 @@ impl Outbound {
     /// Starts on a new connection, with a first frame. Drops the buffered frames, because parts of
     /// them may have been sent.
     pub(crate) fn reopen(&self, hello: impl FnOnce(&mut BytesMut)) {
+        self.is_sending.set(false);
         let mut buffer = self.buffer.borrow_mut();
         buffer.clear();
         hello(&mut buffer);
@@ -73,7 +76,7 @@ impl Outbound {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.buffer.borrow().is_empty()
+        self.buffer.borrow().is_empty() && !self.is_sending.get()
     }
 
     /// Waits until this side closes the connection.
@@ -92,6 +95,7 @@ impl Outbound {
                 return;
             }
             std::mem::swap(&mut sending, &mut self.buffer.borrow_mut());
+            self.is_sending.set(true);
             for piece in sending.chunks(MAX_WRITE_BYTES) {
                 if stream.write_all(piece).await.is_err() {
                     self.close();
@@ -99,6 +103,7 @@ impl Outbound {
                 }
             }
             sending.clear();
+            self.is_sending.set(false);
             if !self.is_empty() {
                 self.filled.raise();
             }

@@ -164,9 +164,9 @@ impl Group {
         }
     }
 
-    /// Returns true if this replica leads, and another one can take over. False for chains.
-    pub(crate) fn has_successor(&self, cx: Context<'_>) -> bool {
-        matches!(self, Self::Raft(running) if running.protocol.successor(cx).is_some())
+    /// Returns true until another replica leads, if one can. False for chains.
+    pub(crate) fn hands_over(&self, cx: Context<'_>) -> bool {
+        matches!(self, Self::Raft(running) if running.protocol.hands_over(cx))
     }
 
     pub(crate) fn snapshot_head(&self, index: u64) -> SnapshotPart {
@@ -199,6 +199,16 @@ impl Group {
         if let Self::Raft(running) = self {
             running.protocol.snapshot_installed(at, index, cx, &mut running.effects);
         }
+    }
+
+    /// Returns at most how many bytes the entries in memory take in the log.
+    pub(crate) fn entries_bytes(&self) -> u64 {
+        either!(self, running => running.protocol.entries_bytes())
+    }
+
+    /// Returns true if a removed member's log on disk holds entries that it has dropped.
+    pub(crate) fn has_removed_entries(&self) -> bool {
+        matches!(self, Self::Chain(running) if running.protocol.has_removed_entries())
     }
 
     pub(crate) fn orders_writes(&self) -> bool {

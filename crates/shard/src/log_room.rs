@@ -34,6 +34,9 @@ use palisade_wire::Operation;
 /// Reserve of a node's log in bytes. All other limits are fractions or multiples of it.
 pub const LOG_RESERVE_BYTES: u64 = 16 * 1024 * 1024;
 
+/// The room is granted to commits over at least this many ticks.
+const LEAST_TICKS: u64 = 32;
+
 /// The limits that follow from the reserve of a log.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LogReserve(pub(crate) u64);
@@ -121,6 +124,8 @@ pub struct LogRoom {
     room_bytes: u64,
     /// Bytes of checkpoints that must be written until that much is free.
     rewrite_bytes: u64,
+    /// How much more room there is after that than at once.
+    gained_bytes: u64,
     /// True if the state may grow.
     accepts_growth: bool,
 }
@@ -129,7 +134,7 @@ impl Default for LogRoom {
     /// Returns the room of a log without a limit.
     fn default() -> Self {
         let (left_bytes, room_bytes) = (u64::MAX, u64::MAX);
-        Self { left_bytes, room_bytes, rewrite_bytes: 0, accepts_growth: true }
+        Self { left_bytes, room_bytes, rewrite_bytes: 0, gained_bytes: 0, accepts_growth: true }
     }
 }
 
@@ -144,6 +149,7 @@ impl LogRoom {
             left_bytes,
             room_bytes: left_bytes.saturating_sub(state.needed_bytes()),
             rewrite_bytes: 0,
+            gained_bytes: 0,
             accepts_growth: grown_bytes < usable_bytes,
         }
     }
@@ -174,7 +180,8 @@ impl LogRoom {
                 .saturating_sub(state.needed_bytes());
             let room_bytes = before_bytes.min(after_bytes);
             if room_bytes > best.room_bytes {
-                best = Self { room_bytes, rewrite_bytes: rewritten_bytes, ..best };
+                let gained_bytes = room_bytes - at_once.room_bytes;
+                best = Self { room_bytes, rewrite_bytes: rewritten_bytes, gained_bytes, ..best };
             }
         }
         best
@@ -194,6 +201,11 @@ impl LogRoom {
         self.left_bytes
     }
 
+    /// Returns true if rewriting what is kept at the beginning of the log makes much room.
+    pub(crate) fn gains_by_rewrite(self, reserve: LogReserve) -> bool {
+        self.gained_bytes > reserve.0 / 2
+    }
+
     /// Returns true if commits are slowed.
     pub(crate) fn is_slow(self, reserve: LogReserve) -> bool {
         self.room_bytes < reserve.slow_bytes()
@@ -207,7 +219,8 @@ impl LogRoom {
         }
         // Halved, because each byte may also grow the state.
         let spare_bytes = self.room_bytes.saturating_sub(reserve.0) / 2;
-        let ticks = self.rewrite_bytes.div_ceil(reserve.checkpoint_turn_bytes().max(1)).max(1);
+        let ticks = self.rewrite_bytes.div_ceil(reserve.checkpoint_turn_bytes().max(1));
+        let ticks = ticks.max(LEAST_TICKS);
         Some(spare_bytes / ticks)
     }
 
@@ -300,9 +313,10 @@ mod tests {
     #[test]
     fn allowance_lasts_until_rewrite_is_done() {
         let reserve = LogReserve(32_000);
-        let room = LogRoom { left_bytes: 200_000, rewrite_bytes: 10_000, ..LogRoom::default() };
+        let room = LogRoom { left_bytes: 200_000, rewrite_bytes: 50_000, ..LogRoom::default() };
         let slow = LogRoom { room_bytes: 52_000, ..room };
-        assert_eq!(slow.allowance_bytes(reserve), Some(1_000));
+        assert_eq!(slow.allowance_bytes(reserve), Some(200));
+        assert_eq!(LogRoom { rewrite_bytes: 0, ..slow }.allowance_bytes(reserve), Some(312));
         assert_eq!(LogRoom { room_bytes: 32_000, ..room }.allowance_bytes(reserve), Some(0));
         assert_eq!(LogRoom { room_bytes: 128_000, ..room }.allowance_bytes(reserve), None);
     }

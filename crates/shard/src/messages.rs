@@ -65,6 +65,14 @@ impl PeerBody {
         }
     }
 
+    /// Removes the entries after the first one from a Raft message, as far as they take more than
+    /// `max_bytes`.
+    pub(crate) fn keep_entries(&mut self, max_bytes: usize) {
+        if let Self::Raft { message, .. } = self {
+            message.body.keep_entries(Some(max_bytes));
+        }
+    }
+
     /// Returns true if the receiver writes the content to its log.
     pub(crate) fn is_to_be_written(&self) -> bool {
         match self {

@@ -179,7 +179,8 @@ impl ReplayedGroup {
     fn finish_snapshot(&mut self, replaces: bool) {
         let snapshot = std::mem::take(&mut self.unfinished);
         let known = self.recovered.snapshot.as_ref().map_or(0, |snapshot| snapshot.index);
-        if snapshot.index < known || (snapshot.index == known && self.missing.is_none()) {
+        let is_known = snapshot.index == known && self.missing.is_none() && !replaces;
+        if snapshot.index < known || is_known {
             return;
         }
         let entries = &mut self.recovered.entries;

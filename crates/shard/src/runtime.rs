@@ -253,15 +253,17 @@ impl<L: ShardLog> Runtime<L> {
             self.room = None;
             return at_once;
         }
+        // As if the backlog were written.
+        let end = space.end + self.backlog_bytes;
         let known = self.room.filter(|(_, _, until_us)| now.monotonic_us < *until_us);
         let known = known.unwrap_or_else(|| {
             let retained = self.log.retained(|group| self.shard.applied_index(group));
             let room = self.shard.log_room(space, retained);
-            (room, space.end, now.monotonic_us + ROOM_US)
+            (room, end, now.monotonic_us + ROOM_US)
         });
         self.room = Some(known);
-        let (room, end, _) = known;
-        room.without(space.end - end)
+        let (room, known_end, _) = known;
+        room.without(end.saturating_sub(known_end))
     }
 
     /// Appends the writes of a turn to the log. Writes for which no segment is ready wait in a
@@ -329,17 +331,13 @@ impl<L: ShardLog> Runtime<L> {
         let (reserve, state) = (self.shard.log_reserve(), self.shard.state_size());
         self.log.reserve(state.needed_bytes() + reserve.0 + reserve.turn_bytes());
         let prepared = self.log.prepare();
-        if self.log.is_long(state.total_bytes) {
+        let gains = self.room.is_some_and(|(room, ..)| room.gains_by_rewrite(reserve));
+        if gains || self.log.is_long(state.total_bytes) {
             let retained: Vec<_> =
                 self.log.retained(|group| self.shard.applied_index(group)).collect();
             let unknown = self.shard.compact(&retained);
             unknown.into_iter().for_each(|group| self.log.forget(group));
         }
         Some(prepared)
-    }
-
-    /// Returns true if the shard has drained, and everything is durable.
-    pub fn is_drained(&self) -> bool {
-        self.shard.is_drained() && self.backlog.is_empty() && self.log.sync_plan().is_none()
     }
 }

@@ -5,6 +5,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use palisade_clock::{Interval, Now, Timestamp};
+use palisade_control::Bootstrap;
 use palisade_shard::{ConnectionId, Input, LogSpace, Runtime, ShardEffects, ShardLog, TICK_US};
 use palisade_wal::{LengthRule, MemoryLog, Position, Record, Retained, WalError};
 use palisade_wire::{
@@ -79,6 +80,7 @@ impl ShardLog for BoundedLog {
 /// A shard alone with its log, driven in virtual time.
 struct Alone {
     runtime: Runtime<BoundedLog>,
+    ranges: u16,
     now_us: u64,
     sequence: u64,
     answers: BTreeMap<u64, Outcome>,
@@ -86,7 +88,11 @@ struct Alone {
 
 impl Alone {
     fn new() -> Self {
-        Self::start(0, |_| BoundedLog {
+        Self::with_ranges(1)
+    }
+
+    fn with_ranges(ranges: u16) -> Self {
+        Self::start(ranges, 0, |_| BoundedLog {
             log: MemoryLog::new(1, SEGMENT_BYTES),
             appends: 0,
             reserved_bytes: 0,
@@ -94,8 +100,12 @@ impl Alone {
         })
     }
 
-    fn start(now_us: u64, open: impl FnOnce(&mut palisade_shard::Replayed) -> BoundedLog) -> Self {
-        let bootstrap = bootstrap(Mode::Raft);
+    fn start(
+        ranges: u16,
+        now_us: u64,
+        open: impl FnOnce(&mut palisade_shard::Replayed) -> BoundedLog,
+    ) -> Self {
+        let bootstrap = Bootstrap { ranges_per_mode: ranges, ..bootstrap(Mode::Raft) };
         let config = palisade_shard::ShardConfig {
             log_reserve_bytes: RESERVE_BYTES,
             checkpoint_bytes: 1 << 20,
@@ -106,7 +116,7 @@ impl Alone {
         let runtime =
             Runtime::recover(config, bootstrap.range_map(), || now(now_us), open).unwrap();
         let (sequence, answers) = (now_us, BTreeMap::new());
-        let mut alone = Self { runtime, now_us, sequence, answers };
+        let mut alone = Self { runtime, ranges, now_us, sequence, answers };
         alone.run_for(1_000_000);
         alone
     }
@@ -115,7 +125,7 @@ impl Alone {
     fn restart(self) -> Self {
         let remains = self.runtime.log().log.remains().clone();
         let capacity_bytes = self.runtime.log().capacity_bytes;
-        Self::start(self.now_us + 1_000_000, |replayed| {
+        Self::start(self.ranges, self.now_us + 1_000_000, |replayed| {
             let visit = &mut |record: Record<'_>| replayed.visit(record);
             let log = MemoryLog::recover(1, SEGMENT_BYTES, remains, false, visit).unwrap();
             BoundedLog { log, appends: 0, reserved_bytes: 0, capacity_bytes }
@@ -149,11 +159,15 @@ impl Alone {
     }
 
     fn commit(&mut self, commit: Commit) -> Outcome {
+        self.commit_in(RangeId(1), commit)
+    }
+
+    fn commit_in(&mut self, range: RangeId, commit: Commit) -> Outcome {
         self.sequence += 1;
         let txn = TxnId { session: SessionId(1), sequence: self.sequence };
         let expires_ts = Timestamp::from_physical_us(1_000_000_000 + self.now_us + 60_000_000);
         let request = CommitRequest { txn, settled_below: self.sequence, expires_ts, commit };
-        let operation = Operation::Commit { range: RangeId(1), request, claim: None };
+        let operation = Operation::Commit { range, request, claim: None };
         let request = Request { request_id: self.sequence, operation };
         self.tick(vec![Input::Request { connection: ConnectionId(1), request }]);
         for _ in 0..300 {
@@ -203,6 +217,14 @@ fn now(us: u64) -> Now {
     Now { monotonic_us: us + 1, wall: Interval::around(1_000_000_000 + us, 10) }
 }
 
+/// Returns a key of a range, of 24 ranges in all.
+fn range_key(range: u32, number: u64) -> Vec<u8> {
+    let start = (range - 1) * (1 << 16) / 24;
+    let mut key = (start as u16 + 1).to_be_bytes().to_vec();
+    key.extend(number.to_be_bytes());
+    key
+}
+
 fn is_committed(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Committed { .. })
 }
@@ -216,7 +238,9 @@ fn scenario_52_idle_log_is_not_written_to() {
         let mut alone = Alone::new();
         let keys = alone.fill(state_bytes);
         for key in 0..keys {
-            assert!(is_committed(&alone.put(key, 1)), "{key}");
+            // A client retries a put that is refused, until its deadline.
+            let written = (0..10).any(|_| is_committed(&alone.put(key, 1)));
+            assert!(written, "{state_bytes}: {key}");
         }
         alone.run_for(10_000_000);
         let end = alone.end();
@@ -301,4 +325,31 @@ fn full_disk_takes_deletes_and_then_writes_in_what_they_release() {
         assert!(is_committed(&outcome), "{key}: {outcome:?}");
     }
     alone.restart();
+}
+
+/// Many ranges of the same size, written evenly: their checkpoints must not use up the room that
+/// each of them alone would leave.
+#[test]
+fn log_of_many_ranges_empties_itself_and_survives_crashes() {
+    let mut alone = Alone::with_ranges(12);
+    let mut commits = 0;
+    for round in 0..6 {
+        let begin = alone.end();
+        let mut refused = 0;
+        while alone.end() < begin + LIMIT_BYTES {
+            let range = 1 + (commits % 12) as u32;
+            let key = range_key(range, commits / 12 % 20);
+            let commit = Commit::new().put(key, vec![7; 4 * VALUE_BYTES]);
+            match alone.commit_in(RangeId(range), commit) {
+                Outcome::Committed { .. } => commits += 1,
+                outcome => {
+                    assert_eq!(outcome, Outcome::Rejected(Rejection::LogFull), "round {round}");
+                    refused += 1;
+                    assert!(refused < 1_000, "round {round}: the log stays full");
+                }
+            }
+        }
+        // Usually in the middle of a checkpoint.
+        alone = alone.restart();
+    }
 }

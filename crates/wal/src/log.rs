@@ -107,6 +107,8 @@ pub struct Log {
     preparing: Option<Preparing>,
     /// Why the last preparation failed, until this is returned to a caller.
     failure: Option<WalError>,
+    /// The same for a file that is only to be kept.
+    reserve_failure: Option<WalError>,
     /// True if the last preparation failed.
     has_failed: bool,
     /// Number of files to keep beyond those of the log, for [`Log::reserve`].
@@ -182,6 +184,7 @@ impl Log {
             spares,
             preparing: None,
             failure: None,
+            reserve_failure: None,
             has_failed: false,
             reserved_files: 0,
             slots,
@@ -444,7 +447,7 @@ impl Log {
     /// is tried again.
     pub fn prepare(&mut self) -> Result<(), WalError> {
         self.take_in_spare();
-        let failure = self.failure.take();
+        let failure = self.failure.take().or(self.reserve_failure.take());
         self.keep_spare();
         self.keep_reserve();
         failure.map_or(Ok(()), Err)
@@ -465,14 +468,12 @@ impl Log {
         if let Some(segment) = self.blanks.pop_front() {
             return Ok(segment);
         }
-        if let Some(error) = self.failure.take() {
-            return Err(error);
-        }
         self.keep_spare();
-        match self.preparing {
-            Some(_) => Err(WalError::NotReady),
-            None => Err(WalError::Full { limit_bytes: self.options.limit_bytes }),
+        if self.preparing.is_some() {
+            return Err(WalError::NotReady);
         }
+        let full = WalError::Full { limit_bytes: self.options.limit_bytes };
+        Err(self.failure.take().unwrap_or(full))
     }
 
     fn take_in_spare(&mut self) {
@@ -496,12 +497,18 @@ impl Log {
                 self.keep_spare();
             }
             Err(error) => {
+                self.has_failed = true;
                 match preparing {
-                    Preparing::New | Preparing::Reserve => self.slots -= 1,
+                    Preparing::Reserve => {
+                        // Appends do not need it: only `prepare` reports it.
+                        self.slots -= 1;
+                        self.reserve_failure = Some(error);
+                        return;
+                    }
+                    Preparing::New => self.slots -= 1,
                     Preparing::Old(path) => self.idle.push(path),
                 }
                 self.failure = Some(error);
-                self.has_failed = true;
             }
         }
     }
@@ -509,13 +516,13 @@ impl Log {
     /// Orders a segment if too few are ready and the limit allows one.
     fn keep_spare(&mut self) {
         let enough = self.blanks.len() >= self.options.segments_ahead();
-        if self.preparing.is_some() || enough || self.failure.is_some() {
+        if self.preparing.is_some() || enough {
             return;
         }
         if let Some(path) = self.idle.pop() {
             self.spares.order(Order::Recycle(path.clone()));
             self.preparing = Some(Preparing::Old(path));
-        } else if self.slots < self.options.max_segments() {
+        } else if self.failure.is_none() && self.slots < self.options.max_segments() {
             self.spares.order(Order::Create(slot_path(&self.dir, self.slots)));
             self.slots += 1;
             self.preparing = Some(Preparing::New);

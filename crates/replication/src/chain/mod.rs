@@ -207,6 +207,12 @@ impl Chain {
         &self.membership
     }
 
+    /// Returns true if the log on disk holds entries that were removed here, because this replica
+    /// is no member any more.
+    pub fn has_removed_entries(&self) -> bool {
+        self.place().is_none() && self.log.has_removed()
+    }
+
     /// Returns the index of the first entry in memory.
     pub fn first_index(&self) -> u64 {
         self.log.first_index()
@@ -426,6 +432,10 @@ impl Protocol for Chain {
 
     fn last_unsynced(&self) -> u64 {
         self.log.last_unsynced()
+    }
+
+    fn entries_bytes(&self) -> u64 {
+        self.log.entries_bytes()
     }
 
     fn snapshot_head(&self, index: u64) -> SnapshotPart {

@@ -132,7 +132,8 @@ impl Peers {
         }
         let bore_us = peer.heard.map_or(0, |(_, bore_us)| bore_us).max(heartbeat.sent_us);
         peer.heard = Some((now_us, bore_us));
-        peer.draining = heartbeat.draining;
+        // Heartbeats may arrive in another order. A peer that drains does so until it ends.
+        peer.draining |= heartbeat.draining;
         if heartbeat.to_session != session {
             // Its echo and its numbers refer to an earlier session of this shard.
             return Vec::new();

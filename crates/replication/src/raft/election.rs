@@ -201,7 +201,7 @@ impl Raft {
         // A heartbeat may have renewed the promise since the pre-vote began. A vote for itself
         // would break it, as any other vote would.
         let unlooked = self.planted.is(ProtocolFault::StandUnlooked);
-        if self.has_promised(self.me, cx) && !unlooked {
+        if !self.stands(cx) || self.has_promised(self.me, cx) && !unlooked {
             self.role = RoleState::Follower;
             return;
         }
@@ -324,6 +324,7 @@ impl Raft {
             new_reads: Vec::new(),
             rounds: VecDeque::new(),
             transfer: None,
+            failed_successor: None,
             gave_up_lease: false,
             slow_disk_due_us: 0,
         }));

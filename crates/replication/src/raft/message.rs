@@ -87,11 +87,18 @@ impl Body {
         matches!(self, Self::Append { entries, .. } if !entries.is_empty())
     }
 
-    /// Removes the entries: what is left is a heartbeat, which a leader could have sent as well.
-    pub fn drop_entries(&mut self) {
-        if let Self::Append { entries, .. } = self {
-            entries.clear();
-        }
+    /// Removes all entries, or those after the first one that take more than `max_bytes` with it.
+    /// A leader could have sent what is left as well: without entries it is a heartbeat.
+    pub fn keep_entries(&mut self, max_bytes: Option<usize>) {
+        let Self::Append { entries, .. } = self else { return };
+        let mut left_bytes = max_bytes.unwrap_or(0);
+        let fits = |entry: &&Entry| {
+            let fits = entry.payload.len() <= left_bytes;
+            left_bytes = left_bytes.saturating_sub(entry.payload.len());
+            fits
+        };
+        let fitting = entries.iter().take_while(fits).count();
+        entries.truncate(max_bytes.map_or(0, |_| fitting.max(1)));
     }
 }
 

@@ -160,6 +160,8 @@ struct Leader {
     /// Reads that wait for a majority to answer their round, oldest first.
     rounds: VecDeque<ReadRound>,
     transfer: Option<Transfer>,
+    /// The target of the last transfer, if it failed.
+    failed_successor: Option<PeerAddress>,
     /// True once this leader asked another voter to stand for election: for the rest of the term,
     /// that voter may win votes despite promises.
     gave_up_lease: bool,
@@ -179,7 +181,8 @@ struct ReadRound {
 struct Transfer {
     to: PeerAddress,
     deadline_us: u64,
-    told: bool,
+    /// When the target was asked last to stand for election.
+    told_us: Option<u64>,
 }
 
 /// The parameters of a new replica.
@@ -528,6 +531,10 @@ impl Protocol for Raft {
 
     fn last_unsynced(&self) -> u64 {
         self.log.last_unsynced()
+    }
+
+    fn entries_bytes(&self) -> u64 {
+        self.log.entries_bytes()
     }
 
     fn snapshot_head(&self, index: u64) -> SnapshotPart {

@@ -10,6 +10,9 @@ use palisade_wire::PeerAddress;
 use super::{Body, Message, Raft, RoleState, Transfer};
 use crate::{After, Context, Effects, Refusal};
 
+/// A voter that lacks at most this many entries counts as nearly as advanced as the first.
+const NEARLY: u64 = 1_000;
+
 impl Raft {
     /// Transfers leadership to the voter `to` as soon as it holds every entry. Proposals are
     /// refused until the transfer succeeds or is given up after [`Timing::transfer_us`].
@@ -34,7 +37,7 @@ impl Raft {
             return Err(Refusal::NotNow);
         }
         let deadline_us = cx.now_us + self.timing.transfer_us;
-        leader.transfer = Some(Transfer { to, deadline_us, told: false });
+        leader.transfer = Some(Transfer { to, deadline_us, told_us: None });
         self.advance_transfer(cx, effects);
         Ok(())
     }
@@ -48,10 +51,13 @@ impl Raft {
         let Some(transfer) = &mut leader.transfer else { return };
         let caught_up =
             leader.progress.get(&transfer.to).is_some_and(|p| p.match_index == last_index);
+        let is_due = transfer.told_us.is_none_or(|us| cx.now_us >= us + self.timing.heartbeat_us);
         if cx.now_us >= transfer.deadline_us || !cx.peers.may_take_over(transfer.to) {
+            leader.failed_successor = Some(transfer.to);
             leader.transfer = None;
-        } else if caught_up && !transfer.told {
-            transfer.told = true;
+        } else if caught_up && is_due {
+            // The message may be lost, so it is repeated.
+            transfer.told_us = Some(cx.now_us);
             // The target requests votes despite any promise to this leader, and the message may
             // arrive arbitrarily late. So this leader has no lease for the rest of the term.
             leader.gave_up_lease = true;
@@ -72,8 +78,8 @@ impl Raft {
         }
     }
 
-    /// Leader: transfers leadership to the most advanced voter, if its shard is about to stop, or
-    /// if its own disk is slow and the others commit without it.
+    /// Leader: transfers leadership to another voter, if its shard is about to stop, or if its own
+    /// disk is slow and the others commit without it.
     pub(super) fn transfer_if_due(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
         let slow_disk_us = self.timing.slow_disk_us;
         let oldest_us = self.log.oldest_pending_us();
@@ -92,13 +98,33 @@ impl Raft {
         }
     }
 
-    /// Leader: returns the most advanced voter that may take over, or `None` if there is none.
-    /// Always `None` at other replicas.
-    pub fn successor(&self, cx: Context<'_>) -> Option<PeerAddress> {
+    /// Leader: returns a voter that may take over, or `None` if there is none. Among those that are
+    /// nearly as advanced as the first, the range decides, so that the leaderships of a node spread
+    /// over the others. Always `None` at other replicas.
+    fn successor(&self, cx: Context<'_>) -> Option<PeerAddress> {
         let RoleState::Leader(leader) = &self.role else { return None };
         let voters = &self.members().voters;
         let able = leader.progress.iter();
         let able = able.filter(|(to, _)| voters.contains(to) && cx.peers.may_take_over(**to));
-        able.max_by_key(|(_, progress)| progress.match_index).map(|(to, _)| *to)
+        let mut able: Vec<_> = able.map(|(to, progress)| (*to, progress.match_index)).collect();
+        if able.len() > 1 {
+            able.retain(|(to, _)| Some(*to) != leader.failed_successor);
+        }
+        let best = able.iter().map(|(_, match_index)| *match_index).max()?;
+        able.retain(|(_, match_index)| match_index + NEARLY >= best);
+        Some(able[self.name.range.0 as usize % able.len()].0)
+    }
+
+    /// Returns true until another replica leads, if one can: this one leads, or is a voter without
+    /// a leader.
+    pub fn hands_over(&self, cx: Context<'_>) -> bool {
+        let voters = &self.members().voters;
+        match self.role {
+            RoleState::Leader(_) => self.successor(cx).is_some(),
+            _ => {
+                let able = voters.iter().any(|voter| cx.peers.may_take_over(*voter));
+                self.is_voter() && self.leader.is_none() && able
+            }
+        }
     }
 }

@@ -5,7 +5,11 @@ use palisade_replication::{After, SnapshotPart};
 use palisade_wal::Retained;
 use palisade_wire::PeerAddress;
 
-use super::{Replica, apply::Applied, checkpoint_schedule::RECORD_OVERHEAD_BYTES};
+use super::{
+    Replica,
+    apply::Applied,
+    checkpoint_schedule::{RECORD_OVERHEAD_BYTES, Urgency},
+};
 use crate::{
     TestFault,
     log_room::Rewrite,
@@ -21,13 +25,34 @@ const GROUP_OVERHEAD_BYTES: u64 = 512;
 impl Replica {
     /// Returns true if a checkpoint part is to be written.
     pub(crate) fn wants_checkpoint(&self) -> bool {
-        self.snapshots.is_taking_checkpoint()
-            || self.is_checkpoint_due() && !self.snapshots.is_receiving()
+        self.checkpoint_urgency().is_some()
     }
 
-    /// Requests a checkpoint, unless one is being taken already.
-    pub(crate) fn compact(&mut self) {
-        if !self.snapshots.is_taking_checkpoint() {
+    /// Returns why a checkpoint part is to be written, or `None` if none is.
+    pub(crate) fn checkpoint_urgency(&self) -> Option<Urgency> {
+        if self.snapshots.is_taking_checkpoint() {
+            return Some(Urgency::InProgress);
+        }
+        if self.snapshots.is_receiving() {
+            return None;
+        }
+        let has_new = self.group.commit_index() >= self.group.first_index();
+        if self.schedule.is_requested() {
+            Some(Urgency::Requested)
+        } else {
+            (self.schedule.has_grown() && has_new).then_some(Urgency::HasGrown)
+        }
+    }
+
+    /// Returns true if a checkpoint is in progress.
+    pub(crate) fn is_taking_checkpoint(&self) -> bool {
+        self.snapshots.is_taking_checkpoint()
+    }
+
+    /// Requests a checkpoint, unless one is being taken, or was just taken and is not among the
+    /// shard's `durable` writes yet: that one will release the log.
+    pub(crate) fn compact(&mut self, durable: u64) {
+        if !self.snapshots.is_taking_checkpoint() && self.schedule.is_durable(durable) {
             self.schedule.request();
         }
     }
@@ -37,38 +62,46 @@ impl Replica {
     pub(crate) fn state_bytes(&self) -> u64 {
         let bytes = self.applied.state.checkpoint_bytes() + self.unapplied_bytes;
         // A sixteenth for the headers of records and for what segments leave unused.
-        bytes + bytes / 16 + GROUP_OVERHEAD_BYTES
+        let bytes = bytes + bytes / 16 + GROUP_OVERHEAD_BYTES;
+        // A checkpoint in progress holds what was deleted since it began.
+        if self.snapshots.is_taking_checkpoint() {
+            return bytes.max(self.schedule.planned_bytes());
+        }
+        bytes
     }
 
     /// Adds what must be rewritten before the log can be released that is kept for this replica.
-    pub(crate) fn rewrites(&self, retained: Retained, rewrites: &mut Vec<Rewrite>) {
+    /// The shard's first `durable` writes are durable.
+    pub(crate) fn rewrites(&self, retained: Retained, durable: u64, rewrites: &mut Vec<Rewrite>) {
         let Retained { from, unfinished, unapplied, .. } = retained;
         rewrites.extend(unapplied.map(|from| Rewrite { from, bytes: u64::MAX }));
-        if self.snapshots.is_taking_checkpoint() {
+        // A checkpoint that was just taken releases the log up to its own beginning.
+        let was_taken = !self.schedule.is_durable(durable);
+        if self.snapshots.is_taking_checkpoint() || was_taken {
             let bytes = self.state_bytes();
             rewrites.extend(unfinished.map(|from| Rewrite { from, bytes }));
         }
-        rewrites.push(Rewrite { from, bytes: self.checkpoint_left_bytes() });
+        let bytes = if was_taken { 0 } else { self.checkpoint_left_bytes() };
+        rewrites.push(Rewrite { from, bytes });
     }
 
     /// Returns at most how many bytes are left to write of the checkpoint that is being taken, or
     /// of the next one.
     pub(crate) fn checkpoint_left_bytes(&self) -> u64 {
-        let is_taken = self.snapshots.is_taking_checkpoint();
-        let written_bytes = if is_taken { self.schedule.written_bytes() } else { 0 };
-        self.state_bytes().saturating_sub(written_bytes)
-    }
-
-    fn is_checkpoint_due(&self) -> bool {
-        self.schedule.is_requested()
-            || self.schedule.has_grown() && self.group.commit_index() >= self.group.first_index()
+        let bytes = self.state_bytes();
+        if !self.snapshots.is_taking_checkpoint() {
+            return bytes;
+        }
+        // At least the next part is left.
+        let left_bytes = bytes.saturating_sub(self.schedule.written_bytes());
+        left_bytes.max(self.config.part_bytes as u64)
     }
 
     /// Writes the next part of a checkpoint and returns about how many bytes it takes in the log.
     pub(crate) fn advance_checkpoint(&mut self, turn: &Turn<'_>) -> usize {
         let mut bytes = 0;
         if !self.snapshots.is_taking_checkpoint() {
-            if !self.is_checkpoint_due() {
+            if self.checkpoint_urgency().is_none() {
                 return 0;
             }
             self.schedule.accept_request();
@@ -76,16 +109,16 @@ impl Replica {
             // would keep that part of the log from being truncated.
             self.group.write_state(turn.context());
             bytes += RECORD_OVERHEAD_BYTES;
-            if self.applied.index == 0 {
+            if self.applied.index == 0 && !self.group.has_removed_entries() {
                 return bytes;
             }
             let (head, checkpoint) = self.begin_snapshot();
-            self.schedule.begin();
+            self.schedule.begin(self.state_bytes());
             self.snapshots.begin_checkpoint(checkpoint);
             bytes += self.write_snapshot(head, turn);
         }
         if let Some(part) = self.snapshots.next_of_checkpoint(&self.applied.state) {
-            self.schedule.wrote_part(part.payload.len());
+            self.schedule.wrote_part(part.payload.len(), part.last);
             bytes += self.write_snapshot(part, turn);
         }
         bytes

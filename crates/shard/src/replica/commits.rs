@@ -87,6 +87,8 @@ impl Replica {
             return Err(Rejection::Overloaded);
         }
         if !turn.may_grow && request.commit.writes_values() {
+            // The refusal is final, so the transaction needs its locks no more.
+            self.transactions.end(owner);
             return Err(Rejection::StateTooLarge);
         }
         let applied_ts = self.applied.state.last_ts();

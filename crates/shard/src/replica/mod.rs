@@ -28,7 +28,7 @@ use palisade_replication::{After, Append, Effects, Entry, Outgoing, Refusal, Rev
 use palisade_wire::{Outcome, PeerAddress, Rejection, ReplicaChange};
 
 pub(crate) use apply::Applied;
-pub(crate) use checkpoint_schedule::CheckpointSchedule;
+pub(crate) use checkpoint_schedule::{CheckpointSchedule, Urgency};
 
 use crate::{
     config::ReplicaConfig,
@@ -137,9 +137,10 @@ impl Replica {
         self.logged_ts
     }
 
-    /// Returns the index of the last applied entry.
+    /// Returns the index of the last entry that a checkpoint would cover. `u64::MAX` if it would
+    /// replace all entries in the log, because the group has removed those after it.
     pub(crate) fn applied_index(&self) -> u64 {
-        self.applied.index
+        if self.group.has_removed_entries() { u64::MAX } else { self.applied.index }
     }
 
     /// Returns true until the entries are applied that the log held when the replica was made.
@@ -244,7 +245,7 @@ impl Replica {
         }
         self.send_snapshots(lagging, turn);
         sends.append(&mut self.outgoing);
-        self.schedule.wrote(&appends);
+        self.schedule.wrote(&appends, written);
         self.count_unapplied(&appends);
         let last_unsynced = self.group.last_unsynced();
         Outbox { appends, sends, revoked, last_unsynced, read_ts: self.read_ts.take() }
@@ -262,15 +263,16 @@ impl Replica {
             return;
         }
         let entries = appends.iter().filter(|append| matches!(append, Append::Entry(_)));
-        self.unapplied_bytes += entries.map(checkpoint_schedule::bytes_of).sum::<u64>();
+        self.unapplied_bytes += entries.map(Append::bytes).sum::<u64>();
+        // Entries that were replaced are not applied.
+        self.unapplied_bytes = self.unapplied_bytes.min(self.group.entries_bytes());
     }
 
     fn apply(&mut self, entry: Entry, oldest_ts: Timestamp, turn: &mut Turn<'_>) {
         let at = (entry.index, entry.term);
         let oldest_ts = self.oldest_ts(oldest_ts);
         let range = self.descriptor.range;
-        self.unapplied_bytes =
-            self.unapplied_bytes.saturating_sub(checkpoint_schedule::entry_bytes(&entry));
+        self.unapplied_bytes = self.unapplied_bytes.saturating_sub(Append::entry_bytes(&entry));
         let (outcome, changed) = self.applied.apply(range, entry, oldest_ts, self.config.planted);
         turn.effects.installs.extend(changed);
         self.proposals.applied(at, outcome.as_ref(), turn);

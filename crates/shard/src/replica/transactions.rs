@@ -246,6 +246,13 @@ impl Transactions {
         }
     }
 
+    /// Releases the locks of a transaction that was refused for good.
+    pub(super) fn end(&mut self, owner: Option<TxnId>) {
+        if let Some(owner) = owner {
+            self.locks.release(owner);
+        }
+    }
+
     /// Ends the waits that have taken too long, and releases the locks of idle transactions.
     pub(super) fn expire(&mut self, now_us: u64) {
         if self.wants_ticks() {

@@ -14,7 +14,9 @@ use palisade_clock::{BoundSource, Hlc, Interval, Now, Timestamp};
 use palisade_control::{Bootstrap, RangeMap};
 use palisade_replication::{After, Context, PeerTiming, Peers};
 use palisade_wal::Retained;
-use palisade_wire::{Admission as Admitted, Mode, PeerAddress, RangeId, Request, ShardStatus};
+use palisade_wire::{
+    Admission as Admitted, Mode, PeerAddress, RangeId, Request, Role, ShardStatus,
+};
 
 use crate::{
     Recovered, TestFault,
@@ -29,7 +31,7 @@ use crate::{
     protections::Protections,
     recovery::Recovery,
     replay::SHARD_RECORD,
-    replica::{Outbox, Replica},
+    replica::{Outbox, Replica, Urgency},
     turn::{Input, RequestOrigin, ShardEffects, Turn},
     view::ReplicaView,
 };
@@ -197,10 +199,16 @@ impl Shard {
             && self.replicas.values().all(|replica| replica.is_idle())
     }
 
-    /// Returns true if the shard has drained: it serves nothing, and no request waits for an
-    /// answer.
+    /// Returns true if the shard has drained: it serves nothing, no request waits for an answer,
+    /// and what was answered is durable. Pending requests are given up after some seconds.
     pub fn is_drained(&self) -> bool {
-        self.drain.rejects() && self.is_idle()
+        self.drain.is_done(self.durable_appends)
+    }
+
+    /// Returns the number of Raft groups that this shard leads.
+    pub fn leaderships(&self) -> usize {
+        let roles = self.replicas.values().map(|replica| replica.group.role());
+        roles.filter(|role| *role == Role::Leader).count()
     }
 
     /// Returns true if the shard's replicas take part in their groups.
@@ -269,7 +277,7 @@ impl Shard {
                 let bytes = self.admission.record_bytes();
                 rewrites.push(Rewrite { from: retained.from, bytes });
             } else if let Some(replica) = self.replicas.get(&range) {
-                replica.rewrites(retained, &mut rewrites);
+                replica.rewrites(retained, self.durable_appends, &mut rewrites);
             }
         }
         LogRoom::after_rewrites(space, self.state, rewrites, self.log_reserve)
@@ -300,7 +308,7 @@ impl Shard {
         let may_release = self.stuck.is_empty();
         for range in known.into_iter().filter(|_| may_release) {
             if let Some(replica) = self.replicas.get_mut(&range) {
-                replica.compact();
+                replica.compact(self.durable_appends);
                 self.active.insert(range);
             } else {
                 self.admission.rewrite();
@@ -364,8 +372,8 @@ impl Shard {
 
     fn tick(&mut self, now: Now) {
         let cx = Context { now_us: now.monotonic_us, peers: &self.peers };
-        let mut leaders = self.replicas.values();
-        self.drain.advance(|| leaders.any(|replica| replica.group.has_successor(cx)), now);
+        let mut replicas = self.replicas.values();
+        self.drain.handed_over(|| replicas.any(|replica| replica.group.hands_over(cx)), now);
         if !self.admission.has_begun() {
             return;
         }
@@ -410,28 +418,42 @@ impl Shard {
         }
     }
 
-    /// Writes checkpoint parts, at most one per replica, up to a limit. The
-    /// limit is for all ticks of a turn together, so a late turn writes no more than others.
+    /// Writes parts of checkpoints, up to a limit. The limit is for all ticks of a turn together,
+    /// so a late turn writes no more than others.
+    ///
+    /// One checkpoint is completed before the next begins: a crash makes the ones in progress
+    /// worthless, and the room of the log counts on the loss of one. Those that were requested, to
+    /// release the log, come first. While the log has little room, no others begin.
     fn advance_checkpoints(&mut self, now: Now) {
         let after = (Bound::Excluded(self.last_checkpoint), Bound::Unbounded);
         let in_turn = self.touched.range(after).chain(&self.touched).take(self.touched.len());
+        let is_slow = self.log.room.is_slow(self.log_reserve);
+        let urgency_of = |range: &RangeId| self.replicas[range].checkpoint_urgency();
+        let mut due: Vec<_> =
+            in_turn.filter_map(|range| Some((urgency_of(range)?, *range))).collect();
+        due.retain(|(urgency, _)| !is_slow || *urgency < Urgency::HasGrown);
+        due.sort_by_key(|(urgency, _)| *urgency);
         let (hlc, peers, effects) = (&mut self.hlc, &self.peers, &mut self.effects);
         let may_grow = self.may_grow;
         let turn = Turn { now, hlc, peers, effects, may_grow };
-        let mut written_bytes = 0;
         let limit_bytes = self.log_reserve.checkpoint_turn_bytes();
-        for range in in_turn.copied() {
+        let mut written_bytes = 0;
+        for (_, range) in due {
             let replica = self.replicas.get_mut(&range).expect("only replicas are touched");
             // A checkpoint frees more log than it takes, but only later. It must not fill the log.
             let room = self.log.room.without(written_bytes);
-            if replica.wants_checkpoint()
-                && room.accepts_checkpoint(replica.checkpoint_left_bytes(), self.log_reserve)
-            {
+            if !room.accepts_checkpoint(replica.checkpoint_left_bytes(), self.log_reserve) {
+                continue;
+            }
+            self.last_checkpoint = range;
+            while written_bytes < limit_bytes {
                 written_bytes += replica.advance_checkpoint(&turn) as u64;
-                self.last_checkpoint = range;
+                if !replica.is_taking_checkpoint() {
+                    break;
+                }
             }
             if written_bytes >= limit_bytes {
-                break;
+                return;
             }
         }
     }
@@ -487,6 +509,9 @@ impl Shard {
             out.wake_after_us = self.commit_wait.next_us(now);
         }
         let waits_us = [self.early_reads.next_us(now), self.pacing.next_us(now)];
+        let (mut drain, appends) = (self.drain, self.appends);
+        drain.answered(|| self.is_idle(), appends, now);
+        self.drain = drain;
         out.wake_after_us = waits_us.into_iter().chain([out.wake_after_us]).flatten().min();
         out
     }

@@ -11,6 +11,10 @@ use crate::{
     recovery::Recovery,
 };
 
+/// Bytes of entries that a group takes from a message although there is no room, beyond the first
+/// entry.
+const FEW_ENTRIES_BYTES: usize = 4 * 1024;
+
 impl Shard {
     pub(super) fn receive(&mut self, from: PeerAddress, message: PeerMessage, now: Now) {
         let PeerMessage { session, sent_ts, body } = message;
@@ -34,7 +38,8 @@ impl Shard {
         if restarted {
             self.active.extend(self.replicas.keys());
         }
-        let fits = !body.is_to_be_written() || self.has_room_for(&body);
+        let mut body = body;
+        let fits = !body.is_to_be_written() || self.has_room_for(&mut body);
         match body {
             PeerBody::Hello(hello) => self.receive_hello(from, &hello, now),
             PeerBody::Ranges(descriptors) => {
@@ -45,7 +50,7 @@ impl Shard {
             _ if !self.admission.is_admitted() => {}
             PeerBody::Raft { range, mut message } if !fits && self.is_new_leader(range, from) => {
                 // The replica must know its leader, even if it can't hold the entries.
-                message.body.drop_entries();
+                message.body.keep_entries(None);
                 self.with_replica(range, now, |replica, turn| {
                     replica.group.receive_raft(from, message, turn.context());
                 });
@@ -77,10 +82,14 @@ impl Shard {
     }
 
     /// Returns true if there is room for what a peer's message writes.
-    fn has_room_for(&self, body: &PeerBody) -> bool {
+    fn has_room_for(&self, body: &mut PeerBody) -> bool {
         let (room, reserve) = (self.log.room, self.log_reserve);
-        room.accepts_peers(reserve)
-            || self.holds_back_log(body.range()) && room.accepts_checkpoint(u64::MAX, reserve)
+        if room.accepts_peers(reserve) {
+            return true;
+        }
+        // A few entries at a time: they show which earlier ones are committed.
+        body.keep_entries(FEW_ENTRIES_BYTES);
+        self.holds_back_log(body.range()) && room.accepts_checkpoint(u64::MAX, reserve)
     }
 
     /// Returns true if a range has a replica here that does not follow `leader`.

@@ -1,10 +1,10 @@
 //! Nodes that start, crash, stop as planned, and lose their logs.
 
-use palisade_shard::{Input, Runtime};
+use palisade_shard::Input;
 use palisade_wire::{Mode, NodeId};
 
 use super::{Event, World};
-use crate::{Violation, simulated_log::CrashedLog};
+use crate::{Violation, node::Slot, simulated_log::CrashedLog};
 
 /// Time from a crash at a sync until the node starts again.
 const RESTART_US: u64 = 500_000;
@@ -33,11 +33,12 @@ impl World {
         self.schedule(self.now_us + DRAIN_US, Event::Crash { node, life });
     }
 
-    /// Returns true if a node that is to stop has answered all requests, and all its writes are
-    /// durable.
+    /// Returns true if all shards of a node that is to stop have drained, and none is in a turn.
     pub(super) fn has_drained(&self, node: usize) -> bool {
-        let mut runtimes = self.nodes[node].shards.iter().flat_map(|slot| &slot.runtime);
-        self.nodes[node].draining_us.is_some() && runtimes.all(Runtime::is_drained)
+        let is_drained = |slot: &Slot| {
+            slot.turn.is_none() && slot.shard().is_some_and(|shard| shard.is_drained())
+        };
+        self.nodes[node].draining_us.is_some() && self.nodes[node].shards.iter().all(is_drained)
     }
 
     /// Ends the process of a node that has drained.
