@@ -15,7 +15,8 @@ const NEARLY: u64 = 1_000;
 
 impl Raft {
     /// Transfers leadership to the voter `to` as soon as it holds every entry. Proposals are
-    /// refused until the transfer succeeds or is given up after [`Timing::transfer_us`].
+    /// refused until the transfer succeeds or is given up after
+    /// [`Timing::transfer_us`](super::Timing::transfer_us).
     ///
     /// # Errors
     ///
