@@ -421,7 +421,11 @@ impl Protocol for Raft {
         match &body {
             // The candidate may belong to a configuration that has not arrived here yet.
             Body::RequestPreVote { last_index, last_term } => {
-                return self.consider_pre_vote(from, term, (*last_term, *last_index), cx, effects);
+                let last = (*last_term, *last_index);
+                return match self.role {
+                    RoleState::Leader(_) if !member => self.inform_removed(from, last, effects),
+                    _ => self.consider_pre_vote(from, term, last, cx, effects),
+                };
             }
             Body::PreVote { asked_in } => {
                 return self.count_pre_vote(from, *asked_in, cx, effects);
@@ -434,6 +438,24 @@ impl Protocol for Raft {
                 return;
             }
             Body::RequestVote { .. } | Body::Append { .. } => {}
+            Body::Matched { index, commit_index, .. } if !member => {
+                // A replica that was removed is informed until it knows that.
+                if *commit_index < self.configurations.index()
+                    && term == self.term
+                    && let Some(last_term) = self.log.term_at(*index)
+                {
+                    self.inform_removed(from, (last_term, *index), effects);
+                }
+                return;
+            }
+            Body::Mismatched { try_index, .. } if !member => {
+                if term == self.term
+                    && let Some(last_term) = self.log.term_at(*try_index)
+                {
+                    self.inform_removed(from, (last_term, *try_index), effects);
+                }
+                return;
+            }
             // Replies count only if they come from members.
             _ if !member => return,
             _ => {}
