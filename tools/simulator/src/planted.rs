@@ -72,13 +72,13 @@ const fn fault(
 /// All faults that the checks must catch.
 pub const PLANTED_FAULTS: &[PlantedFault] = &[
     fault("count-learners", "", 2, |p| protocol(p, ProtocolFault::CountLearners)),
-    fault("unsynced-vote", "", 351, |p| protocol(p, ProtocolFault::UnsyncedVote)),
+    fault("unsynced-vote", "", 184, |p| protocol(p, ProtocolFault::UnsyncedVote)),
     fault("unsynced-confirmation", "", 0, |p| protocol(p, ProtocolFault::UnsyncedConfirmation)),
     fault("commit-by-counting", "", 0, |p| protocol(p, ProtocolFault::CommitByCounting)),
     fault("endless-lease", "", 2, |p| protocol(p, ProtocolFault::EndlessLease)),
     fault("break-promises", "", 2, |p| protocol(p, ProtocolFault::BreakPromises)),
     fault("early-reads", "", 73, |p| protocol(p, ProtocolFault::EarlyReads)),
-    fault("no-joint-consensus", "", 185, |p| protocol(p, ProtocolFault::NoJointConsensus)),
+    fault("no-joint-consensus", "", 212, |p| protocol(p, ProtocolFault::NoJointConsensus)),
     fault("incomplete-leader", "", 1, |p| protocol(p, ProtocolFault::IncompleteLeader)),
     fault("eager-tail", "", 0, |p| protocol(p, ProtocolFault::EagerTail)),
     // Nodes are silenced for about as long as a promise lasts, with long delays and turns. In other
