@@ -44,7 +44,7 @@ fn checker_detects_stale_reads_in_both_modes() {
                     break;
                 }
                 for other in [1, 2] {
-                    cluster.stop(other).unwrap();
+                    cluster.kill(other).unwrap();
                     cluster.start_node(other).unwrap();
                     cluster.wait_until_serving().await.unwrap();
                 }
