@@ -83,22 +83,24 @@ pub enum Append {
 }
 
 /// Approximate bytes that a log record takes beside its payload.
-pub(crate) const RECORD_OVERHEAD_BYTES: u64 = 48;
+pub const RECORD_OVERHEAD_BYTES: u64 = 48;
 
 impl Append {
     /// Returns about how many bytes the write takes in the log.
     pub fn bytes(&self) -> u64 {
         let payload = match self {
-            Self::Entry(entry) => &entry.payload,
+            Self::Entry(entry) => return entry.log_bytes(),
             Self::State { payload, .. } => payload,
             Self::Snapshot { part, .. } => &part.payload,
         };
         payload.len() as u64 + RECORD_OVERHEAD_BYTES
     }
+}
 
-    /// Returns about how many bytes an entry takes in the log.
-    pub fn entry_bytes(entry: &Entry) -> u64 {
-        entry.payload.len() as u64 + RECORD_OVERHEAD_BYTES
+impl Entry {
+    /// Returns about how many bytes the entry takes in the log.
+    pub fn log_bytes(&self) -> u64 {
+        self.payload.len() as u64 + RECORD_OVERHEAD_BYTES
     }
 }
 

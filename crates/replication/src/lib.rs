@@ -27,7 +27,7 @@ pub mod raft;
 
 pub use contract::{
     After, Append, Context, Effects, Entry, EntryKind, Membership, Outgoing, Protocol,
-    RecoveredGroup, RecoveredSnapshot, Refusal, SnapshotPart,
+    RECORD_OVERHEAD_BYTES, RecoveredGroup, RecoveredSnapshot, Refusal, SnapshotPart,
 };
 pub use fault::{Planted, ProtocolFault};
 pub use liveness::{Heartbeat, PeerTiming, Peers, Revocation, Revoked};

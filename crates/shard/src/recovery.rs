@@ -2,7 +2,7 @@
 
 use palisade_clock::Timestamp;
 use palisade_control::{RangeDescriptor, RangeMap};
-use palisade_replication::{Append, EntryKind, RecoveredGroup};
+use palisade_replication::{Entry, EntryKind, RecoveredGroup};
 use palisade_txn::CommitCommand;
 use palisade_wire::{RangeId, WireError};
 
@@ -56,7 +56,7 @@ impl Recovery<'_> {
         if !is_control {
             logged_ts = logged_ts.max(last_proposed_ts(&recovered)?);
         }
-        let log_bytes: u64 = recovered.entries.iter().map(Append::entry_bytes).sum();
+        let log_bytes: u64 = recovered.entries.iter().map(Entry::log_bytes).sum();
         let schedule = CheckpointSchedule::new(config.checkpoint_bytes, log_bytes, snapshot_bytes);
         let setup = GroupSetup { descriptor, recovered, random_seed: random.u64(..), now_us };
         let start = Start {

@@ -50,7 +50,7 @@ const MAINTAIN_SLOW_US: u64 = TICK_US;
 /// Time after which the room of a log that has little is computed again, in microseconds.
 const ROOM_US: u64 = TICK_US;
 
-/// Interval at which the driver must call [`Runtime::write_backlog`], in microseconds.
+/// Interval at which the driver must call [`Runtime::write`] while writes wait, in microseconds.
 const BACKLOG_US: u64 = 1_000;
 
 /// The log of a shard.
@@ -279,11 +279,7 @@ impl<L: ShardLog> Runtime<L> {
     }
 
     /// Appends the writes that wait for a segment, as far as one is ready.
-    ///
-    /// # Errors
-    ///
-    /// As [`Runtime::write`].
-    pub fn write_backlog(&mut self) -> Result<(), WalError> {
+    fn write_backlog(&mut self) -> Result<(), WalError> {
         while let Some((range, append)) = self.backlog.front() {
             match self.log.append(&record_of(*range, append)) {
                 Ok(()) => {}
@@ -296,8 +292,8 @@ impl<L: ShardLog> Runtime<L> {
         Ok(())
     }
 
-    /// Returns the microseconds after which [`Runtime::write_backlog`] is due, or `None` if
-    /// everything is written.
+    /// Returns the microseconds after which [`Runtime::write`] is due again, with or without
+    /// further writes, or `None` if everything is written.
     pub fn backlog_due_us(&self) -> Option<u64> {
         (!self.backlog.is_empty()).then_some(BACKLOG_US)
     }

@@ -438,26 +438,25 @@ impl Protocol for Raft {
                 return;
             }
             Body::RequestVote { .. } | Body::Append { .. } => {}
-            Body::Matched { index, commit_index, .. } if !member => {
-                // A replica that was removed is informed until it knows that.
-                if *commit_index < self.configurations.index()
-                    && term == self.term
-                    && let Some(last_term) = self.log.term_at(*index)
-                {
-                    self.inform_removed(from, (last_term, *index), effects);
-                }
-                return;
-            }
-            Body::Mismatched { try_index, .. } if !member => {
-                if term == self.term
-                    && let Some(last_term) = self.log.term_at(*try_index)
-                {
-                    self.inform_removed(from, (last_term, *try_index), effects);
-                }
-                return;
-            }
             // Replies count only if they come from members.
-            _ if !member => return,
+            _ if !member => {
+                let lacks_after = match &body {
+                    Body::Matched { index, commit_index, .. }
+                        if *commit_index < self.configurations.index() =>
+                    {
+                        Some(*index)
+                    }
+                    Body::Mismatched { try_index, .. } => Some(*try_index),
+                    _ => None,
+                };
+                // A replica that was removed is informed until it knows that.
+                if let Some(index) = lacks_after.filter(|_| term == self.term)
+                    && let Some(last_term) = self.log.term_at(index)
+                {
+                    self.inform_removed(from, (last_term, index), effects);
+                }
+                return;
+            }
             _ => {}
         }
         if term > self.term {

@@ -1,15 +1,11 @@
 //! Writes a replica's state to its log, sends it to replicas that lag, and installs what it
 //! receives.
 
-use palisade_replication::{After, SnapshotPart};
+use palisade_replication::{After, RECORD_OVERHEAD_BYTES, SnapshotPart};
 use palisade_wal::Retained;
 use palisade_wire::PeerAddress;
 
-use super::{
-    Replica,
-    apply::Applied,
-    checkpoint_schedule::{RECORD_OVERHEAD_BYTES, Urgency},
-};
+use super::{Replica, apply::Applied, checkpoint_schedule::Urgency};
 use crate::{
     TestFault,
     log_room::Rewrite,
@@ -98,7 +94,7 @@ impl Replica {
     }
 
     /// Writes the next part of a checkpoint and returns about how many bytes it takes in the log.
-    pub(crate) fn advance_checkpoint(&mut self, turn: &Turn<'_>) -> usize {
+    pub(crate) fn advance_checkpoint(&mut self, turn: &Turn<'_>) -> u64 {
         let mut bytes = 0;
         if !self.snapshots.is_taking_checkpoint() {
             if self.checkpoint_urgency().is_none() {
@@ -133,8 +129,8 @@ impl Replica {
         (head, snapshot)
     }
 
-    fn write_snapshot(&mut self, part: SnapshotPart, turn: &Turn<'_>) -> usize {
-        let bytes = part.payload.len() + RECORD_OVERHEAD_BYTES;
+    fn write_snapshot(&mut self, part: SnapshotPart, turn: &Turn<'_>) -> u64 {
+        let bytes = part.payload.len() as u64 + RECORD_OVERHEAD_BYTES;
         self.group.write_snapshot(part, self.schedule.keep_bytes(), turn.context());
         bytes
     }

@@ -2,9 +2,6 @@
 
 use palisade_replication::Append;
 
-/// Approximate bytes that a log record takes beside its payload.
-pub(super) const RECORD_OVERHEAD_BYTES: usize = 48;
-
 /// Why a part of a checkpoint is to be written, most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Urgency {

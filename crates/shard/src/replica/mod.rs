@@ -272,7 +272,7 @@ impl Replica {
         let at = (entry.index, entry.term);
         let oldest_ts = self.oldest_ts(oldest_ts);
         let range = self.descriptor.range;
-        self.unapplied_bytes = self.unapplied_bytes.saturating_sub(Append::entry_bytes(&entry));
+        self.unapplied_bytes = self.unapplied_bytes.saturating_sub(entry.log_bytes());
         let (outcome, changed) = self.applied.apply(range, entry, oldest_ts, self.config.planted);
         turn.effects.installs.extend(changed);
         self.proposals.applied(at, outcome.as_ref(), turn);

@@ -447,7 +447,7 @@ impl Shard {
             }
             self.last_checkpoint = range;
             while written_bytes < limit_bytes {
-                written_bytes += replica.advance_checkpoint(&turn) as u64;
+                written_bytes += replica.advance_checkpoint(&turn);
                 if !replica.is_taking_checkpoint() {
                     break;
                 }

@@ -17,7 +17,7 @@ const FEW_ENTRIES_BYTES: usize = 4 * 1024;
 
 impl Shard {
     pub(super) fn receive(&mut self, from: PeerAddress, message: PeerMessage, now: Now) {
-        let PeerMessage { session, sent_ts, body } = message;
+        let PeerMessage { session, sent_ts, mut body } = message;
         if self.hlc.observe(sent_ts, now.wall).is_err() {
             self.clock_rejections += 1;
             return;
@@ -38,7 +38,6 @@ impl Shard {
         if restarted {
             self.active.extend(self.replicas.keys());
         }
-        let mut body = body;
         let fits = !body.is_to_be_written() || self.has_room_for(&mut body);
         match body {
             PeerBody::Hello(hello) => self.receive_hello(from, &hello, now),
