@@ -113,7 +113,9 @@ impl Raft {
         }
         let best = able.iter().map(|(_, match_index)| *match_index).max()?;
         able.retain(|(_, match_index)| match_index + NEARLY >= best);
-        Some(able[self.name.range.0 as usize % able.len()].0)
+        // Hashed: in a cluster of both modes, the ranges in Raft mode have every second number.
+        let hash = self.name.range.0.wrapping_mul(0x9E37_79B9) >> 16;
+        Some(able[hash as usize % able.len()].0)
     }
 
     /// Returns true until another replica leads, if one can: this one leads, or is a voter without
