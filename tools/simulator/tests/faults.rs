@@ -372,3 +372,42 @@ fn scenario_54_planned_stop_hands_over_all_leaderships() {
     }
     holds(world);
 }
+
+/// Bug: only replicas that stood for election learned of their removal. A removed learner kept an
+/// unapplied entry, and with it the log of its shard, for ever.
+#[test]
+fn scenario_55_removed_learner_releases_its_log() {
+    let parameters = Parameters {
+        checkpoint_bytes: 2_000,
+        segment_bytes: 2_000,
+        log_reserve_bytes: 100_000,
+        ..Parameters::quiet(7, 4, 1, 1, Some(Mode::Raft))
+    };
+    let mut world = World::new(parameters, Trace::Off);
+    world.run_for(2 * SECOND_US);
+    change(&mut world, &members(&[0, 1, 2], &[3]));
+    lead(&mut world, 0);
+    // The learner gets an entry that is not committed yet.
+    (0..3).for_each(|node| world.hold_syncs(node, true));
+    let operation = world.put_operation(RANGE, 1);
+    let asked = world.send(at(0), operation);
+    world.run_for(SECOND_US / 10);
+    world.isolate(&[3]);
+    (0..3).for_each(|node| world.hold_syncs(node, false));
+    assert!(matches!(world.answer(asked, SECOND_US), Some(Outcome::Committed { .. })));
+    change(&mut world, &members(&[0, 1, 2], &[]));
+    for value in 2..100 {
+        put(&mut world, value);
+    }
+    let kept = |world: &World, node| world.view(at(node), RANGE).unwrap().first_index();
+    assert!(world.wait_for(9 * SECOND_US, |world| (0..3).all(|node| kept(world, node) > 20)));
+    let unapplied = |world: &World| {
+        let view = world.view(at(3), RANGE).unwrap();
+        view.last_index() - view.applied_index()
+    };
+    assert!(unapplied(&world) > 0, "the learner has an unapplied entry");
+    world.mend();
+    assert!(world.wait_for(9 * SECOND_US, |world| unapplied(world) == 0), "it is not informed");
+    assert_eq!(world.view(at(3), RANGE).unwrap().role(), Role::Removed);
+    holds(world);
+}

@@ -20,6 +20,7 @@ impl Raft {
     pub(super) fn tick_follower(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
         if !self.stands(cx) || self.leader_is_there(cx) {
             self.election_due_us = None;
+            self.ask_if_removed(cx, effects);
             return;
         }
         match self.election_due_us {
@@ -155,12 +156,16 @@ impl Raft {
             return;
         }
         self.role = RoleState::PreCandidate { votes: BTreeSet::from([self.me]) };
+        self.request_pre_votes(effects);
+        self.stand_if_it_could_win(cx, effects);
+    }
+
+    pub(super) fn request_pre_votes(&self, effects: &mut Effects<Message>) {
         let (last_index, last_term) = (self.log.last_index(), self.log.last_term());
         for peer in self.peers() {
             let request = self.message(Body::RequestPreVote { last_index, last_term });
             effects.send(peer, request, After::Nothing);
         }
-        self.stand_if_it_could_win(cx, effects);
     }
 
     pub(super) fn consider_pre_vote(
@@ -349,6 +354,7 @@ impl Raft {
             self.term
         );
         self.step_down(effects);
+        self.informed(cx);
         if self.abdicated_term < self.term {
             self.leader = Some((from, cx.peers.session_of(from)));
             self.elections_in_vain = 0;

@@ -33,6 +33,7 @@ mod election;
 mod lease;
 mod message;
 mod progress;
+mod removal;
 mod replicate;
 mod transfer;
 
@@ -133,6 +134,8 @@ pub struct Raft {
     election_due_us: Option<u64>,
     /// Elections that this replica has started since it last had a leader.
     elections_in_vain: u32,
+    /// When this replica asks whether it was removed, if it has entries that are not committed.
+    ask_due_us: u64,
 }
 
 #[derive(Debug)]
@@ -263,6 +266,7 @@ impl Raft {
             has_past,
             election_due_us: (!has_past).then_some(now_us + if first { 0 } else { FIRST_LEAD_US }),
             elections_in_vain: 0,
+            ask_due_us: now_us,
         })
     }
 
@@ -401,7 +405,9 @@ impl Protocol for Raft {
         }
         match &self.role {
             RoleState::Leader(leader) => self.leader_wants_ticks(leader, cx),
-            RoleState::Follower => self.stands(cx) && !self.leader_is_there(cx),
+            RoleState::Follower => {
+                self.may_be_removed() || self.stands(cx) && !self.leader_is_there(cx)
+            }
             RoleState::PreCandidate { .. } | RoleState::Candidate { .. } => true,
         }
     }
@@ -440,22 +446,7 @@ impl Protocol for Raft {
             Body::RequestVote { .. } | Body::Append { .. } => {}
             // Replies count only if they come from members.
             _ if !member => {
-                let lacks_after = match &body {
-                    Body::Matched { index, commit_index, .. }
-                        if *commit_index < self.configurations.index() =>
-                    {
-                        Some(*index)
-                    }
-                    Body::Mismatched { try_index, .. } => Some(*try_index),
-                    _ => None,
-                };
-                // A replica that was removed is informed until it knows that.
-                if let Some(index) = lacks_after.filter(|_| term == self.term)
-                    && let Some(last_term) = self.log.term_at(index)
-                {
-                    self.inform_removed(from, (last_term, index), effects);
-                }
-                return;
+                return self.answer_removed(from, &Message { term, body }, effects);
             }
             _ => {}
         }

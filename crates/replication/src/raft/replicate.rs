@@ -24,9 +24,6 @@ enum EvenEmpty {
     Everybody,
 }
 
-/// Limit of the entries in a message to a replica that was removed, in bytes.
-const INFORM_BYTES: usize = 64 * 1024;
-
 impl Raft {
     /// Follower: appends the entries that the leader sent, and replies.
     pub(super) fn accept(
@@ -93,36 +90,13 @@ impl Raft {
     /// Returns the highest index below `previous_index` at which this log may agree with a leader's
     /// log whose entry at `previous_index` has `previous_term`. Skips all entries of later terms at
     /// once (thesis §3.5, end).
-    fn last_possible_agreement(&self, previous_index: u64, previous_term: u64) -> u64 {
+    pub(super) fn last_possible_agreement(&self, previous_index: u64, previous_term: u64) -> u64 {
         let mut index = self.log.last_index().min(previous_index.saturating_sub(1));
         let (base_index, _) = self.log.base();
         while index > base_index && self.log.term_at(index).is_some_and(|t| t > previous_term) {
             index -= 1;
         }
         index
-    }
-
-    /// Leader: sends entries to a replica that was removed without learning it, and stands for
-    /// election. Without the final configuration it would do so for ever, and keep its entries.
-    /// `last` is the term and index of its last entry.
-    pub(super) fn inform_removed(
-        &self,
-        to: PeerAddress,
-        last: (u64, u64),
-        effects: &mut Effects<Message>,
-    ) {
-        let RoleState::Leader(_) = self.role else { return };
-        let (last_term, last_index) = last;
-        let mut previous_index = last_index.min(self.log.last_index());
-        if self.log.term_at(last_index) != Some(last_term) {
-            previous_index = self.last_possible_agreement(last_index, last_term);
-        }
-        // If the logs differ further back, the reply says so.
-        let Some(previous_term) = self.log.term_at(previous_index) else { return };
-        let entries = self.log.slice(previous_index + 1, INFORM_BYTES);
-        let commit_index = self.commit_index;
-        let body = Body::Append { previous_index, previous_term, commit_index, round: 0, entries };
-        effects.send(to, self.message(body), After::Nothing);
     }
 
     /// Leader: handles a follower's confirmation of its entries up to `index`.
