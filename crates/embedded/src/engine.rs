@@ -13,11 +13,11 @@ use palisade_clock::Timestamp;
 use palisade_control::{NodeAddress, Topology, range_map_of_one};
 use palisade_replication::{Planted, raft};
 use palisade_shard::{
-    ConnectionId, Input, LOG_RESERVE_BYTES, RecoveryError, ReplayError, Runtime,
-    SNAPSHOT_PART_BYTES, ShardConfig, ShardEffects, ShardError, TICK_US, TURN_INPUT_BYTES,
+    ConnectionId, Inbox, Input, LOG_RESERVE_BYTES, RecoveryError, ReplayError, Runtime,
+    SNAPSHOT_PART_BYTES, ShardConfig, ShardEffects, ShardError, TICK_US, TURN_WORK,
 };
 use palisade_wal::{DataDirError, Owner, SyncPlan, WalError};
-use palisade_wire::{NodeId, Operation, PeerAddress, Request, Response, ShardId};
+use palisade_wire::{NodeId, PeerAddress, Request, Response, ShardId};
 use thiserror::Error;
 use tokio::sync::mpsc;
 
@@ -33,9 +33,6 @@ const CLUSTER_ID: u64 = u64::from_be_bytes(*b"embedded");
 /// Capacity of the queue of requests and of the queue of answers. A request that does not fit is
 /// refused, and the client sends it again.
 const MAX_REQUESTS: usize = 64 * 1024;
-
-/// Limit on the requests of one turn.
-const TURN_REQUESTS: usize = 1024;
 
 /// Time between two ticks while no replica needs them, in microseconds.
 const QUIET_TICK_US: u64 = 1_000_000;
@@ -132,6 +129,7 @@ impl Engine {
             log_reserve_bytes: LOG_RESERVE_BYTES,
             snapshot_part_bytes: SNAPSHOT_PART_BYTES,
             max_message_bytes: raft::DEFAULT_MESSAGE_BYTES,
+            turn_work: TURN_WORK,
             planted: Planted::default(),
         };
         let mut clock = Clock::new();
@@ -160,6 +158,7 @@ impl Engine {
             syncer: syncer.transpose().map_err(OpenError::Thread)?,
             is_syncing: false,
             runtime,
+            inbox: Inbox::default(),
             clock,
             answers,
             tick_due_us: 0,
@@ -197,6 +196,7 @@ struct Running {
     syncer: Option<Syncer>,
     is_syncing: bool,
     runtime: Runtime<EmbeddedLog>,
+    inbox: Inbox,
     clock: Clock,
     answers: mpsc::Sender<Response>,
     tick_due_us: u64,
@@ -218,16 +218,14 @@ impl Running {
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            let (mut inputs, mut bytes) = (Vec::new(), 0);
             while let Some(event) = next {
                 match event {
                     Event::Request(request) => {
-                        bytes += bytes_of(&request);
-                        inputs.push(Input::Request { connection: CLIENT, request });
+                        self.inbox.push(Input::Request { connection: CLIENT, request });
                     }
                     Event::Synced(plan, Ok(())) => {
                         self.is_syncing = false;
-                        inputs.push(self.runtime.synced(&Sync::Directory(plan)));
+                        self.inbox.push(self.runtime.synced(&Sync::Directory(plan)));
                     }
                     Event::Synced(plan, Err(error)) => {
                         tracing::error!(
@@ -239,10 +237,10 @@ impl Running {
                     }
                     Event::Close => return,
                 }
-                let has_room = inputs.len() < TURN_REQUESTS && bytes < TURN_INPUT_BYTES;
+                let has_room = self.inbox.has_room_for_requests();
                 next = if has_room { events.try_recv().ok() } else { None };
             }
-            match self.turn(inputs) {
+            match self.turn() {
                 Ok(wake) => wake_after_us = wake,
                 Err(error) => {
                     tracing::error!("{error}; the database closes to keep its promises");
@@ -275,14 +273,14 @@ impl Running {
 
     /// Runs a turn and carries out its effects. Returns the microseconds until the next turn is
     /// due, or `None` if the next tick is early enough.
-    fn turn(&mut self, mut inputs: Vec<Input>) -> Result<Option<u64>, WalError> {
+    fn turn(&mut self) -> Result<Option<u64>, WalError> {
         let now_us = self.clock.now().monotonic_us;
         if now_us >= self.tick_due_us {
-            inputs.push(Input::Tick);
+            self.inbox.push(Input::Tick);
             self.tick_due_us = now_us + QUIET_TICK_US;
         }
         loop {
-            let effects = self.runtime.turn(inputs.drain(..), self.clock.now());
+            let effects = self.runtime.turn(&mut self.inbox, self.clock.now());
             let ShardEffects { appends, replies, wake_after_us, .. } = effects;
             self.runtime.write(appends)?;
             for (_, response) in replies {
@@ -293,7 +291,7 @@ impl Running {
             if !self.is_syncing {
                 match self.runtime.sync_plan() {
                     Some(sync @ Sync::Memory { .. }) => {
-                        inputs.push(self.runtime.synced(&sync));
+                        self.inbox.push(self.runtime.synced(&sync));
                         continue;
                     }
                     Some(Sync::Directory(plan)) => {
@@ -310,16 +308,9 @@ impl Running {
                 let soon_us = self.clock.now().monotonic_us + TICK_US;
                 self.tick_due_us = self.tick_due_us.min(soon_us);
             }
-            let due_us = [wake_after_us, self.runtime.backlog_due_us()];
+            let inputs_us = (!self.inbox.is_empty()).then_some(0);
+            let due_us = [wake_after_us, self.runtime.backlog_due_us(), inputs_us];
             return Ok(due_us.into_iter().flatten().min());
         }
-    }
-}
-
-/// Returns about how many bytes a request adds to the log.
-fn bytes_of(request: &Request) -> usize {
-    match &request.operation {
-        Operation::Commit { request, .. } => request.commit.bytes(),
-        _ => 0,
     }
 }

@@ -95,8 +95,8 @@ impl EntryLog {
         self.entries.get(index)
     }
 
-    /// Returns entries from index `from` on, of at most `max_bytes` together. A larger first entry
-    /// is returned alone. Returns none if `from` lies before the first entry in memory.
+    /// Returns at most [`MAX_MESSAGE_ENTRIES`] entries from index `from` on, of at most `max_bytes`
+    /// together. A larger first entry is returned alone. Returns none if `from` lies before the first entry in memory.
     pub(crate) fn slice(&self, from: u64, max_bytes: usize) -> Vec<Entry> {
         if from < self.first_index() {
             return Vec::new();
@@ -107,7 +107,8 @@ impl EntryLog {
             bytes += bytes_of(entry);
             first || bytes <= max_bytes
         };
-        self.entries.iter_from(from).take_while(within).cloned().collect()
+        let entries = self.entries.iter_from(from).take(MAX_MESSAGE_ENTRIES);
+        entries.take_while(within).cloned().collect()
     }
 
     /// Appends an entry in memory, and requests its write.
@@ -261,6 +262,9 @@ impl EntryLog {
         after.map(|entry| entry.payload.len()).sum()
     }
 }
+
+/// Limit of the entries in a message. The receiver processes a message in one turn.
+const MAX_MESSAGE_ENTRIES: usize = 1024;
 
 /// Size of an entry in a message beside its payload.
 const ENTRY_OVERHEAD_BYTES: usize = 20;

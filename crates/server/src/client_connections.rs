@@ -52,15 +52,14 @@ pub(crate) async fn serve_client(
             if frame.kind != FrameKind::Request {
                 return;
             }
-            let bytes = frame.payload.len();
             match decode_exact::<Request>(frame.payload) {
-                Ok(request) => executor.inbox.push(Input::Request { connection, request }, bytes),
+                Ok(request) => executor.inbox.push(Input::Request { connection, request }),
                 Err(error) => {
                     tracing::debug!("a client's connection is closed: {error}");
                     return;
                 }
             }
-            executor.inbox.wait_for_room().await;
+            executor.inbox.wait_for_requests().await;
         }
     };
     requests.or(outbound.wait_closed()).await;

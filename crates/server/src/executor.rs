@@ -11,7 +11,7 @@ use std::{
 use palisade_clock::{BoundSource, Estimate, KernelClock};
 use palisade_control::RangeDescriptor;
 use palisade_replication::Append;
-use palisade_shard::{ConnectionId, Input, PeerMessage, Runtime, ShardEffects, TURN_INPUT_BYTES};
+use palisade_shard::{ConnectionId, Input, PeerMessage, Runtime, ShardEffects};
 use palisade_sync::Sender;
 use palisade_wal::{Log, SyncPlan};
 use palisade_wire::{Encode, FrameKind, PeerAddress, RangeId, Response, write_frame};
@@ -88,11 +88,11 @@ impl Executor {
 
     /// Runs turns until the shard is drained.
     pub(crate) async fn run(&self) {
-        let mut inputs = Vec::new();
         let mut wake_after_us = None;
         loop {
             match wake_after_us {
                 None => self.inbox.wait().await,
+                Some(0) => {}
                 Some(us) => {
                     let time = async {
                         glommio::timer::sleep(Duration::from_micros(us)).await;
@@ -100,8 +100,7 @@ impl Executor {
                     futures_lite::future::or(self.inbox.wait(), time).await;
                 }
             }
-            self.inbox.take(TURN_INPUT_BYTES, &mut inputs);
-            let effects = self.turn(&mut inputs);
+            let effects = self.turn();
             let wakes_us = effects.wake_after_us;
             self.carry_out(effects);
             self.maintain_log();
@@ -115,9 +114,10 @@ impl Executor {
         }
     }
 
-    fn turn(&self, inputs: &mut Vec<Input>) -> ShardEffects {
+    fn turn(&self) -> ShardEffects {
         let mut runtime = self.runtime.borrow_mut();
-        let effects = runtime.turn(inputs.drain(..), self.clock.now());
+        let effects = runtime.turn(&mut self.inbox.inputs(), self.clock.now());
+        self.inbox.turn_ended();
         let shard = runtime.shard();
         if shard.is_refused() && !self.reported_refusal.replace(true) {
             tracing::error!(
@@ -194,7 +194,7 @@ impl Executor {
         self.send(&sends);
         self.reply(&replies);
         for descriptor in installs {
-            self.inbox.push(Input::Install(descriptor.clone()), 0);
+            self.inbox.push(Input::Install(descriptor.clone()));
             let all = (0..self.siblings.len()).map(|at| (at, descriptor.clone()));
             self.unsent.borrow_mut().extend(all);
         }
@@ -287,7 +287,7 @@ impl Executor {
 
     pub(crate) fn synced(&self, plan: &SyncPlan) {
         let durable = self.runtime.borrow_mut().synced(plan);
-        self.inbox.push(durable, 0);
+        self.inbox.push(durable);
     }
 
     pub(crate) fn sync_failed(&self) {

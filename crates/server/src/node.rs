@@ -16,7 +16,7 @@ use glommio::{
 };
 use palisade_clock::{Interval, KernelClock, Timestamp};
 use palisade_shard::{
-    Input, LOG_RESERVE_BYTES, RecoveryError, Runtime, SNAPSHOT_PART_BYTES, ShardConfig, TICK_US,
+    Input, LOG_RESERVE_BYTES, RecoveryError, Runtime, SNAPSHOT_PART_BYTES, ShardConfig, TICK_US, TURN_WORK,
 };
 use palisade_sync::{Receiver, Sender, Watermark, mailbox};
 use palisade_wal::{DataDir, DataDirError, Log, Owner, WalError};
@@ -334,6 +334,7 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
         log_reserve_bytes: LOG_RESERVE_BYTES,
         snapshot_part_bytes: SNAPSHOT_PART_BYTES,
         max_message_bytes: palisade_replication::raft::DEFAULT_MESSAGE_BYTES,
+        turn_work: TURN_WORK,
         planted: config.planted(),
     };
     let peers: BTreeMap<PeerAddress, Rc<Outbound>> = config
@@ -406,7 +407,7 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
     let ticking = executor.clone();
     spawn(Box::pin(async move {
         loop {
-            ticking.inbox.push(Input::Tick, 0);
+            ticking.inbox.push(Input::Tick);
             glommio::timer::sleep(if ticking.is_quiet() { QUIET_TICK } else { TICK }).await;
         }
     }))
@@ -418,9 +419,9 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
             for command in batch.drain(..) {
                 match command {
                     ShardCommand::Install(descriptor) => {
-                        obeying.inbox.push(Input::Install(descriptor), 0);
+                        obeying.inbox.push(Input::Install(descriptor));
                     }
-                    ShardCommand::Drain => obeying.inbox.push(Input::Drain, 0),
+                    ShardCommand::Drain => obeying.inbox.push(Input::Drain),
                 }
             }
         }

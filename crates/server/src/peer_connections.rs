@@ -62,9 +62,8 @@ pub(crate) async fn serve_peer(executor: Rc<Executor>, cluster_id: u64, mut stre
         if frame.kind != FrameKind::Peer {
             return;
         }
-        let bytes = frame.payload.len();
         match decode_exact::<PeerMessage>(frame.payload) {
-            Ok(message) => executor.inbox.push(Input::Peer { from: hello.from, message }, bytes),
+            Ok(message) => executor.inbox.push(Input::Peer { from: hello.from, message }),
             Err(error) => {
                 tracing::warn!(
                     "{}: the connection from {} is closed: {error}",
@@ -74,6 +73,6 @@ pub(crate) async fn serve_peer(executor: Rc<Executor>, cluster_id: u64, mut stre
                 return;
             }
         }
-        executor.inbox.wait_for_room().await;
+        executor.inbox.wait_for_messages().await;
     }
 }

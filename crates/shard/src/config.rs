@@ -32,6 +32,8 @@ pub struct ShardConfig {
     pub snapshot_part_bytes: usize,
     /// Payload in one Raft message beyond the message's first entry, in bytes.
     pub max_message_bytes: usize,
+    /// Work that a turn may do, in units. Production uses [`TURN_WORK`](crate::TURN_WORK).
+    pub turn_work: u32,
     /// A rule to break, in tests.
     pub planted: Planted<TestFault>,
 }

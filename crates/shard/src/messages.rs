@@ -73,6 +73,18 @@ impl PeerBody {
         }
     }
 
+    /// Returns about how many bytes the content takes in the log of the receiver.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        match self {
+            Self::Raft { message, .. } => message.body.log_bytes(),
+            Self::Chain { message, .. } => message.body.log_bytes(),
+            Self::Snapshot { message: SnapshotMessage::Part { part, .. }, .. } => {
+                part.payload.len() as u64
+            }
+            Self::Hello(_) | Self::Ranges(_) | Self::Snapshot { .. } | Self::SafeTime { .. } => 0,
+        }
+    }
+
     /// Returns true if the receiver writes the content to its log.
     pub(crate) fn is_to_be_written(&self) -> bool {
         match self {

@@ -26,15 +26,12 @@ use thiserror::Error;
 
 use crate::{
     config::{LogCounters, ShardConfig, ShardError},
+    inbox::Inbox,
     log_room::{LOG_RESERVE_BYTES, LogReserve, LogRoom, LogSpace},
     replay::{ReplayError, Replayed, record_of},
     shard::Shard,
     turn::{Input, ShardEffects},
 };
-
-/// Limit on the inputs of one turn, in bytes. The last input may exceed it, by at most one frame of
-/// the largest size.
-pub const TURN_INPUT_BYTES: usize = 1024 * 1024;
 
 /// Bytes of log that are prepared ahead, so that an append does not wait for them.
 pub const LOG_AHEAD_BYTES: u64 = LOG_RESERVE_BYTES + LogReserve(LOG_RESERVE_BYTES).turn_bytes();
@@ -223,16 +220,14 @@ impl<L: ShardLog> Runtime<L> {
         &mut self.log
     }
 
-    /// Runs a turn. The driver must pass the effects' writes to [`Runtime::write`] before it
-    /// carries out the others.
-    pub fn turn(&mut self, inputs: impl Iterator<Item = Input>, now: Now) -> ShardEffects {
+    /// Runs a turn with inputs of `inbox`. Inputs that the turn has no time for stay there. The
+    /// driver must pass the effects' writes to [`Runtime::write`] before it carries out the others.
+    pub fn turn(&mut self, inbox: &mut Inbox, now: Now) -> ShardEffects {
         let space = self.space();
         let room = self.room(space, now);
         let bytes = space.end - self.log_start;
         self.shard.set_log_counters(LogCounters { syncs: self.syncs, bytes, room });
-        for input in inputs {
-            self.shard.step(input, now);
-        }
+        self.shard.take_inputs(inbox, now);
         self.shard.end_turn(now)
     }
 

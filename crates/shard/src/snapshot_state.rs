@@ -215,6 +215,7 @@ mod tests {
     use palisade_wire::{Commit, CommitRequest, Outcome, SessionId, TxnId};
 
     use super::*;
+    use crate::work::{TURN_WORK, Work};
 
     fn put(state: &mut StateMachine, sequence: u64, protected_ts: Timestamp) {
         let key = Bytes::from(format!("key {:03}", sequence % 300));
@@ -239,7 +240,8 @@ mod tests {
     }
 
     fn values(state: &StateMachine) -> Vec<Option<Bytes>> {
-        let get = |key: u32| match state.get(format!("key {key:03}").as_bytes(), false) {
+        let mut work = Work::new(TURN_WORK);
+        let get = |key: u32| match state.get(format!("key {key:03}").as_bytes(), false, &mut work) {
             Outcome::Value { value, .. } => value,
             other => panic!("{other:?}"),
         };

@@ -4,14 +4,14 @@ use bytes::Bytes;
 use palisade_clock::Timestamp;
 use palisade_control::{Change, RangeDescriptor, RangeMap};
 use palisade_replication::Planted;
-use palisade_storage::{LiveData, Store, Version};
+use palisade_storage::{LiveData, PageEnd, Store, Version};
 use palisade_txn::{Attempt, CommitCommand, OutcomeTable, Settled, Verdict};
 use palisade_wire::{
     Basis, Commit, Condition, Expected, MAX_PAGE_BYTES, MAX_PAGE_ROWS, Outcome, Page, Rejection,
     Row, ScanRequest, Write,
 };
 
-use crate::TestFault;
+use crate::{TestFault, work::Work};
 
 /// Keys that one page of a scan examines at most, including keys without a value.
 const MAX_PAGE_KEYS: usize = 4096;
@@ -115,7 +115,7 @@ impl StateMachine {
     }
 
     /// Returns the value of a key at a timestamp, or `Collected` if that is below the horizon.
-    pub(crate) fn get_as_of(&self, key: &[u8], at_ts: Timestamp) -> Outcome {
+    pub(crate) fn get_as_of(&self, key: &[u8], at_ts: Timestamp, work: &mut Work) -> Outcome {
         let Self::Keys { store, .. } = self else {
             return Outcome::Rejected(Rejection::WrongRange);
         };
@@ -126,11 +126,12 @@ impl StateMachine {
             Some(Version { ts, value }) => (ts, value.cloned()),
             None => (Timestamp::ZERO, None),
         };
+        work.keys(1, value.as_ref().map_or(0, Bytes::len));
         Outcome::Value { basis: Basis::AsOf(at_ts), version_ts, value }
     }
 
     /// Returns the newest value of a key, or the one before it if `stale` (an injected fault).
-    pub(crate) fn get(&self, key: &[u8], stale: bool) -> Outcome {
+    pub(crate) fn get(&self, key: &[u8], stale: bool, work: &mut Work) -> Outcome {
         let Self::Keys { store, .. } = self else {
             return Outcome::Rejected(Rejection::WrongRange);
         };
@@ -141,6 +142,7 @@ impl StateMachine {
             _ => newest,
         };
         let (version_ts, value) = (found.ts, found.value.cloned());
+        work.keys(1, value.as_ref().map_or(0, Bytes::len));
         Outcome::Value { basis: Basis::Latest, version_ts, value }
     }
 
@@ -150,6 +152,7 @@ impl StateMachine {
         scan: &ScanRequest,
         as_of: Option<Timestamp>,
         descriptor: &RangeDescriptor,
+        work: &mut Work,
     ) -> Outcome {
         let Self::Keys { store, .. } = self else {
             return Outcome::Rejected(Rejection::WrongRange);
@@ -168,11 +171,12 @@ impl StateMachine {
             }
             has_room
         };
-        let Ok(stopped) = store.page((begin, end), at_ts, scan.backward, MAX_PAGE_KEYS, take)
-        else {
+        let page = store.page((begin, end), at_ts, scan.backward, MAX_PAGE_KEYS, take);
+        let Ok(PageEnd { next, keys }) = page else {
             return Outcome::Rejected(Rejection::Collected);
         };
-        let resume = match stopped {
+        work.keys(keys, bytes);
+        let resume = match next {
             // The resume key is the next span's exclusive end, so it must be just above `key`.
             Some(key) if scan.backward => Some([key, &b"\0"[..]].concat().into()),
             Some(key) => Some(key.clone()),
@@ -191,17 +195,31 @@ impl StateMachine {
         Outcome::Page { basis, page: Page { as_of_ts, rows, resume } }
     }
 
-    /// Drops versions that no read at `oldest_ts` or later sees, in up to [`COLLECT_WRITES`] steps.
-    pub(crate) fn collect(&mut self, oldest_ts: Timestamp) {
-        if let Self::Keys { store, .. } = self {
+    /// Drops versions that no read at `oldest_ts` or later sees, in up to [`COLLECT_WRITES`] steps
+    /// while work is left.
+    pub(crate) fn collect(&mut self, oldest_ts: Timestamp, work: &mut Work) {
+        if let Self::Keys { store, .. } = self
+            && work.is_left()
+        {
+            let before = store.garbage();
             store.collect(oldest_ts, COLLECT_WRITES);
+            work.keys(before - store.garbage(), 0);
+        }
+    }
+
+    /// Drops up to `max_keys` keys of a state that is no longer needed. Returns false once all are
+    /// dropped.
+    pub(crate) fn drop_keys(&mut self, max_keys: usize) -> bool {
+        match self {
+            Self::Keys { store, .. } => store.drop_keys(max_keys),
+            Self::Control(_) => false,
         }
     }
 
     /// Returns true if there is garbage, now or once its timestamp is old enough.
     pub(crate) fn has_garbage(&self) -> bool {
         match self {
-            Self::Keys { store, .. } => store.has_garbage(),
+            Self::Keys { store, .. } => store.garbage() > 0,
             Self::Control(_) => false,
         }
     }

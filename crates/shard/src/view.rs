@@ -46,7 +46,12 @@ impl<'a> ReplicaView<'a> {
         self.replica.group.leader()
     }
 
-    /// Returns the index of the last entry known to be committed. Between turns, it is applied.
+    /// Returns the index of the last entry that is applied.
+    pub fn applied_index(&self) -> u64 {
+        self.replica.last_applied()
+    }
+
+    /// Returns the index of the last entry known to be committed.
     pub fn commit_index(&self) -> u64 {
         self.replica.group.commit_index()
     }

@@ -88,11 +88,12 @@ impl History {
         self.past.front().is_some_and(|first| first.replaced_ts <= horizon_ts)
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.past.is_empty()
+    /// Drops the first version, whether or not it is still visible.
+    pub(crate) fn drop_first(&mut self) {
+        self.past.pop_front();
     }
 
-    #[cfg(test)]
+    /// Returns the number of versions.
     pub(crate) fn len(&self) -> usize {
         self.past.len()
     }

@@ -18,4 +18,4 @@ mod key_hash;
 mod slots;
 mod store;
 
-pub use store::{Collected, LiveData, Store, Version};
+pub use store::{Collected, LiveData, PageEnd, Store, Version};

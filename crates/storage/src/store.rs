@@ -68,6 +68,15 @@ pub struct Version<'a> {
     pub value: Option<&'a Bytes>,
 }
 
+/// Where a page of a scan ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageEnd<'a> {
+    /// The first key that is not in the page, or `None` at the end of the span.
+    pub next: Option<&'a Bytes>,
+    /// Number of keys that were read, including those without a value.
+    pub keys: usize,
+}
+
 /// A read was below the horizon: the versions that it needs may have been collected. Retryable at a
 /// later timestamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -221,9 +230,21 @@ impl Store {
         (self.last_ts, self.horizon_ts) = (last_ts, last_ts);
     }
 
-    /// Returns true if there are replaced versions or tombstones that await collection.
-    pub fn has_garbage(&self) -> bool {
-        !self.history.is_empty() || !self.deleted.is_empty()
+    /// Returns the number of replaced versions and tombstones that await collection.
+    pub fn garbage(&self) -> usize {
+        self.history.len() + self.deleted.len()
+    }
+
+    /// Drops up to `max_keys` keys and as many replaced versions of a store that is no longer
+    /// needed. Returns false once all are dropped. Dropping a large store at once takes long.
+    pub fn drop_keys(&mut self, max_keys: usize) -> bool {
+        for _ in 0..max_keys {
+            self.history.drop_first();
+            if let Some((_, id)) = self.keys.pop_first() {
+                self.slots.remove(id);
+            }
+        }
+        !self.keys.is_empty() || self.history.len() > 0
     }
 
     /// Returns the newest version of a key. If the key was never written, or its delete was
@@ -274,9 +295,8 @@ impl Store {
     }
 
     /// Reads a page of a span at `at_ts`. Passes rows to `take` in order, or in reverse order if
-    /// `backward`, until `take` returns false or `max_keys` keys were read. Returns the first key
-    /// that is not in the page, or `None` at the end of the span. A row for which `take` returns
-    /// false is not in the page.
+    /// `backward`, until `take` returns false or `max_keys` keys were read. A row for which
+    /// `take` returns false is not in the page.
     ///
     /// # Errors
     /// [`Collected`] if `at_ts` is below the horizon. Retryable at a later timestamp.
@@ -287,23 +307,23 @@ impl Store {
         backward: bool,
         max_keys: usize,
         mut take: impl FnMut(&'a Bytes, Timestamp, &'a Bytes) -> bool,
-    ) -> Result<Option<&'a Bytes>, Collected> {
+    ) -> Result<PageEnd<'a>, Collected> {
         self.check(at_ts)?;
         if end.is_some_and(|end| begin >= end) {
-            return Ok(None);
+            return Ok(PageEnd { next: None, keys: 0 });
         }
         let end = end.map_or(Bound::Unbounded, Bound::Excluded);
         let mut keys = self.keys.range::<[u8], _>((Bound::Included(begin), end));
         let mut next = || if backward { keys.next_back() } else { keys.next() };
-        for _ in 0..max_keys {
-            let Some((key, id)) = next() else { return Ok(None) };
+        for keys in 0..max_keys {
+            let Some((key, id)) = next() else { return Ok(PageEnd { next: None, keys }) };
             if let Some((ts, Some(value))) = self.version_at(&self.slots[*id], at_ts)
                 && !take(key, *ts, value)
             {
-                return Ok(Some(key));
+                return Ok(PageEnd { next: Some(key), keys: keys + 1 });
             }
         }
-        Ok(next().map(|(key, _)| key))
+        Ok(PageEnd { next: next().map(|(key, _)| key), keys: max_keys })
     }
 
     fn check(&self, at_ts: Timestamp) -> Result<(), Collected> {
@@ -395,6 +415,19 @@ mod tests {
     }
 
     #[test]
+    fn store_is_dropped_in_steps() {
+        let mut store = Store::new();
+        for us in 1..=9 {
+            store.begin(ts(us));
+            store.write(&[us as u8 % 5], Some("1".into()));
+        }
+        assert_eq!((store.len(), store.garbage()), (5, 4));
+        assert!(store.drop_keys(2) && store.drop_keys(2));
+        assert_eq!((store.len(), store.garbage()), (1, 0));
+        assert!(!store.drop_keys(2));
+    }
+
+    #[test]
     fn tombstone_is_collected_once_below_horizon() {
         let mut store = Store::new();
         for (us, written) in [(5, Some("1".into())), (6, None)] {
@@ -435,7 +468,7 @@ mod tests {
                     rows <= max_rows
                 };
                 let stopped = store.page(span, Timestamp::MAX, backward, max_keys, take);
-                match stopped.unwrap() {
+                match stopped.unwrap().next {
                     None => break,
                     // The end is exclusive, so the next page ends at the successor of this key.
                     Some(key) if backward => end = Some([key, &b"\0"[..]].concat()),

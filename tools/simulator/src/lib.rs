@@ -31,6 +31,7 @@ mod script;
 mod simulated_log;
 mod snapshot_reads;
 mod trace;
+mod turn_cost;
 mod world;
 
 pub use invariants::Violation;

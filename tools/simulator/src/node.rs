@@ -2,7 +2,7 @@
 
 use palisade_clock::Now;
 use palisade_control::{Bootstrap, NodeAddress};
-use palisade_shard::{Input, Runtime, Shard, ShardConfig, ShardEffects};
+use palisade_shard::{Inbox, Input, Runtime, Shard, ShardConfig, ShardEffects};
 use palisade_wal::Record;
 use palisade_wire::{NodeId, PeerAddress, ShardId};
 
@@ -47,7 +47,9 @@ pub(crate) struct Slot {
     pub(crate) crashed: CrashedLog,
     /// The sync in flight.
     pub(crate) syncing: Option<Sync>,
-    pub(crate) inbox: Vec<Input>,
+    /// Inputs that have arrived, and those that are passed to turns.
+    pub(crate) arrived: Vec<Input>,
+    pub(crate) inbox: Inbox,
     pub(crate) turn_is_due: bool,
     /// A turn whose thread was stopped between the readings of its two clocks.
     pub(crate) stopped: Option<StoppedTurn>,
@@ -83,7 +85,8 @@ impl Node {
                 log_settings,
                 crashed: CrashedLog::blank(),
                 syncing: None,
-                inbox: Vec::new(),
+                arrived: Vec::new(),
+                inbox: Inbox::default(),
                 turn_is_due: false,
                 stopped: None,
                 turn: None,
@@ -122,7 +125,8 @@ impl Node {
             let runtime = slot.runtime.take().expect("a node that runs has all its shards");
             slot.crashed = runtime.log().crash(random);
             slot.syncing = None;
-            slot.inbox.clear();
+            slot.arrived.clear();
+            slot.inbox = Inbox::default();
             slot.turn_is_due = false;
             slot.stopped = None;
             slot.turn = None;
@@ -193,6 +197,7 @@ fn shard_config(
         log_reserve_bytes: parameters.log_reserve_bytes,
         snapshot_part_bytes: parameters.snapshot_part_bytes,
         max_message_bytes: parameters.max_message_bytes,
+        turn_work: parameters.turn_work,
         planted: parameters.planted,
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use palisade_control::Bootstrap;
 use palisade_replication::Planted;
-use palisade_shard::TestFault;
+use palisade_shard::{TURN_WORK, TestFault};
 use palisade_wire::{Mode, NodeId};
 
 /// Returns an independent stream of random numbers for one purpose. Drawing more numbers from one
@@ -165,6 +165,10 @@ pub struct Parameters {
     /// One turn in this many is stopped between the readings of its two clocks, while faults are
     /// injected and [`FaultKind::Pause`] is enabled.
     pub stopped_turns: u32,
+    /// Work that a turn may do, in units of the shard.
+    pub turn_work: u32,
+    /// Divides the speed of the machines: the work of a turn takes this many times as long.
+    pub slowness: u64,
     /// Bytes of a part of a snapshot.
     pub snapshot_part_bytes: usize,
     /// A paused machine is stopped together with its clocks, which Palisade does not promise to
@@ -241,6 +245,8 @@ impl Parameters {
             turn_us: if random.u8(0..3) == 0 { random.u64(1_000..40_000) } else { 100 },
             stopped_turns: 4_096,
             snapshot_part_bytes: 1 << random.u32(6..18),
+            turn_work: if random.bool() { TURN_WORK } else { 16 << random.u32(0..10) },
+            slowness: 1 << random.u32(0..7),
             suspends: false,
             planted: Planted::default(),
             trust_damage: false,
@@ -300,6 +306,8 @@ impl Parameters {
             log_reserve_bytes: 1 << 20,
             max_message_bytes: 1 << 20,
             turn_us: 100,
+            turn_work: TURN_WORK,
+            slowness: 1,
             snapshot_part_bytes: 1 << 18,
             ..Self::draw(seed)
         }
@@ -330,7 +338,7 @@ impl fmt::Display for Parameters {
         )?;
         writeln!(
             f,
-            "machines: sync {} us, wall clock within {} us, drift {} ppm, checkpoint at {} bytes in parts of {}, segments of {}, up to {} bytes of them and {} in reserve, messages of {}, turns of up to {} us",
+            "machines: sync {} us, wall clock within {} us, drift {} ppm, checkpoint at {} bytes in parts of {}, segments of {}, up to {} bytes of them and {} in reserve, messages of {}, turns of up to {} us and {} units of work, {} times slower",
             self.sync_us,
             self.clock_bound_us,
             self.drift_ppm,
@@ -340,7 +348,9 @@ impl fmt::Display for Parameters {
             self.log_limit_bytes,
             self.log_reserve_bytes,
             self.max_message_bytes,
-            self.turn_us
+            self.turn_us,
+            self.turn_work,
+            self.slowness
         )?;
         write!(
             f,

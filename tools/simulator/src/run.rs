@@ -112,7 +112,7 @@ fn run(world: &mut World) -> Result<(), Violation> {
         .filter_map(|slot| Some((slot.at, slot.shard()?)))
     {
         for view in shard.views() {
-            world.record.mix(u64::from(at.node.0) ^ view.commit_index() << 8);
+            world.record.mix(u64::from(at.node.0) ^ view.applied_index() << 8);
             world.record.mix(u64::from(view.digest()));
         }
     }

@@ -22,6 +22,7 @@ use crate::{
     node::{Node, StoppedTurn},
     parameters::{FaultKind, Parameters, stream},
     trace::Record,
+    turn_cost,
 };
 
 /// Interval between two ticks of a node, in true time: the drift of its clock is ignored here.
@@ -56,6 +57,8 @@ pub struct World {
     pub(crate) answers: Vec<(ConnectionId, Response)>,
     recorded: Vec<(PeerAddress, PeerAddress, PeerMessage)>,
     pub(crate) crashes: u64,
+    /// The longest work of a turn so far, in microseconds.
+    longest_turn_us: u64,
     /// Numbers the requests of scripts.
     pub(crate) next_question: u64,
     together_since_us: u64,
@@ -114,6 +117,7 @@ impl World {
             answers: Vec::new(),
             recorded: Vec::new(),
             crashes: 0,
+            longest_turn_us: 0,
             next_question: 1 << 16,
             together_since_us: u64::MAX,
             have_met: false,
@@ -229,7 +233,7 @@ impl World {
             return;
         }
         for slot in 0..self.nodes[node].shards.len() {
-            self.nodes[node].shards[slot].inbox.push(Input::Tick);
+            self.nodes[node].shards[slot].arrived.push(Input::Tick);
             self.turn_soon(node, slot);
         }
         self.schedule(self.now_us + TICK_US, Event::Tick { node, life });
@@ -249,7 +253,7 @@ impl World {
     fn input(&mut self, to: PeerAddress, input: Input) {
         let (node, slot) = (usize::from(to.node.0), usize::from(to.shard.0));
         if self.nodes[node].running {
-            self.nodes[node].shards[slot].inbox.push(input);
+            self.nodes[node].shards[slot].arrived.push(input);
             self.turn_soon(node, slot);
         }
     }
@@ -273,7 +277,7 @@ impl World {
         let waking = paused_until_us > 0 && self.now_us < paused_until_us + WAKING_US;
         let place = &mut self.nodes[node].shards[slot];
         let (mut inputs, now) = match place.stopped.take() {
-            None => (std::mem::take(&mut place.inbox), now),
+            None => (std::mem::take(&mut place.arrived), now),
             Some(StoppedTurn { inputs, began }) if self.parameters.monotonic_first => {
                 (inputs, Now { monotonic_us: began.monotonic_us, ..now })
             }
@@ -293,21 +297,26 @@ impl World {
                 let connected = matches!(input, Input::Peer { .. } | Input::Request { .. });
                 let later = connected && random.bool();
                 if later {
-                    place.inbox.push(input.clone());
+                    place.arrived.push(input.clone());
                 }
                 !later
             });
         }
         let Some(runtime) = &mut place.runtime else { return };
         runtime.log_mut().set_disk_full(is_full);
-        let effects = runtime.turn(inputs.into_iter(), now);
+        inputs.into_iter().for_each(|input| place.inbox.push(input));
+        let applied = turn_cost::applied(runtime.shard());
+        let effects = runtime.turn(&mut place.inbox, now);
+        let applied = turn_cost::applied(runtime.shard()).saturating_sub(applied);
+        let takes_us = turn_cost::turn_us(applied, &effects, self.parameters.slowness);
+        self.longest_turn_us = self.longest_turn_us.max(takes_us);
         let at = place.at;
         self.record.mix(self.now_us);
         self.record.mix(effects.appends.len() as u64 ^ (effects.sends.len() as u64) << 20);
         let checked = self.invariants.after_turn(at, runtime.shard(), now);
         self.violation = checked.err();
         place.turn = Some(effects);
-        let turn_us = self.turn_us();
+        let turn_us = self.turn_us() + takes_us;
         self.schedule(self.now_us + turn_us, Event::EndOfTurn { node, slot, life });
     }
 
@@ -319,8 +328,8 @@ impl World {
         stops.then(|| self.schedule.u64(1..3_000_000))
     }
 
-    /// Returns how long a turn takes: less than 50 us for most turns. The effects of a turn are
-    /// carried out when it ends, and the node may crash or pause before that.
+    /// Returns how long a turn takes beside its work: less than 50 us for most turns. The effects of
+    /// a turn are carried out when it ends, and the node may crash or pause before that.
     fn turn_us(&mut self) -> u64 {
         if self.schedule.u8(0..16) > 0 {
             self.schedule.u64(0..50)
@@ -348,7 +357,8 @@ impl World {
         if self.has_drained(node) {
             return self.stop_drained(node);
         }
-        if !self.nodes[node].shards[slot].inbox.is_empty() {
+        let place = &self.nodes[node].shards[slot];
+        if !place.arrived.is_empty() || !place.inbox.is_empty() {
             self.turn_soon(node, slot);
         }
     }
@@ -419,7 +429,7 @@ impl World {
 
     fn install(&mut self, node: usize, descriptor: &RangeDescriptor) {
         for slot in 0..self.nodes[node].shards.len() {
-            self.nodes[node].shards[slot].inbox.push(Input::Install(descriptor.clone()));
+            self.nodes[node].shards[slot].arrived.push(Input::Install(descriptor.clone()));
             self.turn_soon(node, slot);
         }
     }
@@ -483,6 +493,16 @@ impl World {
     pub fn shards(&self) -> impl Iterator<Item = (PeerAddress, &Shard)> {
         let slots = self.nodes.iter().flat_map(|node| &node.shards);
         slots.filter_map(|slot| Some((slot.at, slot.shard()?)))
+    }
+
+    /// Returns how long the work of the longest turn took so far, in microseconds.
+    pub fn longest_turn_us(&self) -> u64 {
+        self.longest_turn_us
+    }
+
+    /// Measures the longest turn from now on.
+    pub fn forget_longest_turn(&mut self) {
+        self.longest_turn_us = 0;
     }
 
     /// Records the messages from one node to another from now on. They are delivered as well.

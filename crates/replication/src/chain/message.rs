@@ -78,9 +78,18 @@ pub enum Body {
 impl Body {
     /// Returns true if the message holds entries for the receiver's log.
     pub fn has_entries(&self) -> bool {
+        !self.entries().is_empty()
+    }
+
+    /// Returns about how many bytes the entries take in the log of the receiver.
+    pub fn log_bytes(&self) -> u64 {
+        self.entries().iter().map(Entry::log_bytes).sum()
+    }
+
+    fn entries(&self) -> &[Entry] {
         match self {
-            Self::Forward { entries, .. } | Self::Fetched { entries, .. } => !entries.is_empty(),
-            _ => false,
+            Self::Forward { entries, .. } | Self::Fetched { entries, .. } => entries,
+            _ => &[],
         }
     }
 }

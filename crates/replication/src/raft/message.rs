@@ -87,6 +87,12 @@ impl Body {
         matches!(self, Self::Append { entries, .. } if !entries.is_empty())
     }
 
+    /// Returns about how many bytes the entries take in the log of the receiver.
+    pub fn log_bytes(&self) -> u64 {
+        let Self::Append { entries, .. } = self else { return 0 };
+        entries.iter().map(Entry::log_bytes).sum()
+    }
+
     /// Removes all entries, or those after the first one that take more than `max_bytes` with it.
     /// A leader could have sent what is left as well: without entries it is a heartbeat.
     pub fn keep_entries(&mut self, max_bytes: Option<usize>) {

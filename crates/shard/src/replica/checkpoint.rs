@@ -1,6 +1,8 @@
 //! Writes a replica's state to its log, sends it to replicas that lag, and installs what it
 //! receives.
 
+use std::mem;
+
 use palisade_replication::{After, RECORD_OVERHEAD_BYTES, SnapshotPart};
 use palisade_wal::Retained;
 use palisade_wire::PeerAddress;
@@ -191,7 +193,8 @@ impl Replica {
     fn install_state(&mut self, built: Built, index: u64) {
         self.schedule.installed(built.bytes);
         self.changed_ranges = built.state.changed_ranges();
-        self.applied = Applied::from_snapshot(built, index);
+        let replaced = mem::replace(&mut self.applied, Applied::from_snapshot(built, index));
+        self.replaced.push(replaced.state);
     }
 
     pub(super) fn send_snapshot(

@@ -157,7 +157,7 @@ impl Replica {
         turn: &mut Turn<'_>,
     ) -> Result<Served, Rejection> {
         // Find where the page ends now. Only that span is locked, and then read under the lock.
-        let found = self.applied.state.scan(&scan, None, &self.descriptor);
+        let found = self.applied.state.scan(&scan, None, &self.descriptor, turn.work);
         let Outcome::Page { page, .. } = found else { return Err(Rejection::WrongRange) };
         let (start, end) = (&self.descriptor.start, &self.descriptor.end);
         if **start > *scan.begin {
@@ -240,6 +240,7 @@ impl Replica {
     /// Continues the requests that have their locks now, and rejects those that will not get them.
     fn continue_locked(&mut self, turn: &mut Turn<'_>) {
         while let Some(continued) = self.transactions.next_continued() {
+            turn.work.keys(1, 0);
             match continued {
                 Continued::Read(read) => self.read_locked(read, turn),
                 Continued::Commit(commit) => {

@@ -21,6 +21,8 @@ mod safe_time;
 mod timestamp_reads;
 mod transactions;
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use palisade_clock::Timestamp;
 use palisade_control::RangeDescriptor;
@@ -35,7 +37,9 @@ use crate::{
     group::Group,
     messages::PeerBody,
     snapshots::Snapshots,
+    state_machine::StateMachine,
     turn::{RequestOrigin, Served, Turn},
+    work::DROPPED_KEYS,
 };
 use apply::Proposals;
 use commit_timestamps::CommitTimestamps;
@@ -53,6 +57,10 @@ pub(crate) struct Replica {
     pub(crate) group: Group,
     config: ReplicaConfig,
     applied: Applied,
+    /// Committed entries that are not applied yet.
+    committed: VecDeque<Entry>,
+    /// States that were replaced. They are dropped in steps.
+    replaced: Vec<StateMachine>,
     proposals: Proposals,
     reads: PendingReads,
     commit_timestamps: CommitTimestamps,
@@ -112,6 +120,8 @@ impl Replica {
             config,
             changed_ranges: applied.state.changed_ranges(),
             applied,
+            committed: VecDeque::new(),
+            replaced: Vec::new(),
             proposals: Proposals::default(),
             reads: PendingReads::default(),
             commit_timestamps: CommitTimestamps::default(),
@@ -130,6 +140,11 @@ impl Replica {
     /// Returns a digest of all applied entries, in order.
     pub(crate) fn digest(&self) -> u32 {
         self.applied.digest
+    }
+
+    /// Returns the index of the last entry that is applied.
+    pub(crate) fn last_applied(&self) -> u64 {
+        self.applied.index
     }
 
     /// Returns the highest commit timestamp that the log held when the replica was made.
@@ -186,7 +201,7 @@ impl Replica {
         self.group.tick(turn.context());
         self.expire_locks(turn);
         self.tick_timestamp_reads(turn);
-        self.applied.state.collect(self.oldest_ts(oldest_ts));
+        self.applied.state.collect(self.oldest_ts(oldest_ts), turn.work);
         for (to, message) in self.snapshots.tick(turn.now.monotonic_us) {
             self.send_snapshot(to, message, After::Nothing);
         }
@@ -211,8 +226,8 @@ impl Replica {
         }
     }
 
-    /// Ends the turn: applies committed entries, answers requests, and returns the remaining
-    /// effects. Versions that a read at `oldest_ts` or later sees are kept. The writes are the
+    /// Ends the turn: applies committed entries and answers requests, as far as the turn's work
+    /// allows, and returns the remaining effects. Versions that a read at `oldest_ts` or later sees are kept. The writes are the
     /// shard's writes from `written + 1` on.
     pub(crate) fn flush(
         &mut self,
@@ -225,13 +240,8 @@ impl Replica {
         // Do this before applying entries of a later leader, which ignored the locks held here.
         self.check_leadership(turn);
         turn.effects.installs.append(&mut self.changed_ranges);
-        for entry in committed {
-            // A snapshot installed in this turn may already include this entry.
-            if entry.index > self.applied.index {
-                self.apply(entry, oldest_ts, turn);
-            }
-        }
-        self.transactions.applied(self.applied.index);
+        self.committed.extend(committed);
+        self.apply_committed(oldest_ts, turn);
         for token in reads {
             self.confirmed(token, turn);
         }
@@ -249,6 +259,38 @@ impl Replica {
         self.count_unapplied(&appends);
         let last_unsynced = self.group.last_unsynced();
         Outbox { appends, sends, revoked, last_unsynced, read_ts: self.read_ts.take() }
+    }
+
+    /// Applies committed entries, and drops replaced states, as far as the turn's work allows.
+    fn apply_committed(&mut self, oldest_ts: Timestamp, turn: &mut Turn<'_>) {
+        while turn.work.is_left()
+            && let Some(entry) = self.committed.pop_front()
+        {
+            // A snapshot that was installed since may include this entry.
+            if entry.index > self.applied.index {
+                turn.work.apply(entry.payload.len());
+                self.apply(entry, oldest_ts, turn);
+            }
+        }
+        self.transactions.applied(self.applied.index);
+        while turn.work.is_left()
+            && let Some(state) = self.replaced.last_mut()
+        {
+            turn.work.keys(DROPPED_KEYS, 0);
+            if !state.drop_keys(DROPPED_KEYS) {
+                self.replaced.pop();
+            }
+        }
+    }
+
+    /// Returns true if work is left over that needs no further input.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        !self.committed.is_empty() || !self.replaced.is_empty() || self.owes_reads()
+    }
+
+    /// Returns true if reads can be answered and were not, because the turn's work was used up.
+    pub(crate) fn owes_reads(&self) -> bool {
+        self.reads.is_any_ready(self.applied.index, self.safe_ts())
     }
 
     /// Returns true if no request waits for an answer.

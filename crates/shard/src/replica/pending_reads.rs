@@ -147,6 +147,15 @@ impl PendingReads {
         is_safe.then(|| self.waiting.remove(&first).expect("it was looked at just now").0)
     }
 
+    /// Returns true if a read waits for an entry up to `applied_index`, or for a timestamp up to
+    /// `safe_ts`.
+    pub(super) fn is_any_ready(&self, applied_index: u64, safe_ts: Timestamp) -> bool {
+        let first = self.waiting.first_key_value();
+        let is_applied = first.is_some_and(|((first, _), _)| *first <= Barrier::Applied(applied_index));
+        let first_safe = self.waiting.range(FIRST_SAFE..).next();
+        is_applied || first_safe.is_some_and(|((first, _), _)| *first <= Barrier::Safe(safe_ts))
+    }
+
     /// Removes the reads that wait for a timestamp and whose deadline has passed.
     pub(super) fn expire(&mut self, now_us: u64) -> impl Iterator<Item = PendingRead> {
         let is_late = move |_: &_, (_, deadline_us): &mut (_, u64)| *deadline_us <= now_us;

@@ -22,7 +22,7 @@
 //! pending writes. In a chain, it is served by the tail.
 
 use bytes::Bytes;
-use palisade_wire::{Basis, Outcome, ReadKind, Rejection, ScanRequest, check_key};
+use palisade_wire::{Basis, MAX_PAGE_ROWS, Outcome, ReadKind, Rejection, ScanRequest, check_key};
 
 use super::{
     MAX_WAITING, Replica,
@@ -32,6 +32,7 @@ use super::{
 use crate::{
     TestFault,
     turn::{RequestOrigin, Served, Turn},
+    work::Work,
 };
 
 impl Replica {
@@ -61,6 +62,8 @@ impl Replica {
         turn: &mut Turn<'_>,
     ) -> Result<Served, Rejection> {
         let scan = self.check_scan(scan)?;
+        // An estimate, so that a turn does not accept more scans than it answers.
+        turn.work.keys(scan.max_rows.min(MAX_PAGE_ROWS) as usize, 0);
         match kind {
             // A scan covers more than one key, so both kinds mean the same.
             ReadKind::Latest | ReadKind::LatestOfKey => {
@@ -166,9 +169,11 @@ impl Replica {
         }
     }
 
-    /// Answers a read, now or once the entry `after` is applied.
+    /// Answers a read, now or once the entry `after` is applied, and all others that are known to
+    /// be committed.
     pub(super) fn read_once_applied(&mut self, after: u64, read: PendingRead, turn: &mut Turn<'_>) {
-        if after <= self.applied.index {
+        let after = after.max(self.committed.back().map_or(0, |entry| entry.index));
+        if after <= self.applied.index && turn.work.is_left() {
             self.answer_read(read, turn);
         } else {
             self.reads.wait(Barrier::Applied(after), read, u64::MAX);
@@ -179,7 +184,9 @@ impl Replica {
     /// holds proposals, because their entries may never be applied.
     pub(super) fn answer_applied_reads(&mut self, turn: &mut Turn<'_>) {
         let (index, may_apply) = (self.applied.index, self.group.holds_proposals());
-        while let Some((read, is_applied)) = self.reads.next_applied(index, may_apply) {
+        while (turn.work.is_left() || !may_apply)
+            && let Some((read, is_applied)) = self.reads.next_applied(index, may_apply)
+        {
             if is_applied {
                 self.answer_read(read, turn);
             } else {
@@ -191,20 +198,20 @@ impl Replica {
     pub(super) fn answer_read(&mut self, pending: PendingRead, turn: &mut Turn<'_>) {
         let PendingRead { origin, read, level } = pending;
         let outcome = match level {
-            Level::Latest => self.read_newest(&read),
-            Level::AsOf(at_ts) => self.read_as_of(&read, at_ts),
-            Level::Locked(locked) => self.read_locked_span(&read, *locked),
+            Level::Latest => self.read_newest(&read, turn.work),
+            Level::AsOf(at_ts) => self.read_as_of(&read, at_ts, turn.work),
+            Level::Locked(locked) => self.read_locked_span(&read, *locked, turn.work),
         };
         turn.reply(origin, outcome);
     }
 
-    fn read_locked_span(&self, read: &Read, locked: Locked) -> Outcome {
+    fn read_locked_span(&self, read: &Read, locked: Locked, work: &mut Work) -> Outcome {
         let Locked { owner, grant, resume } = locked;
         if !self.transactions.is_held(owner, grant.token) {
             // The locks were lost meanwhile, so what the transaction read before may have changed.
             return Outcome::Rejected(Rejection::Aborted);
         }
-        let mut found = self.read_newest(read);
+        let mut found = self.read_newest(read, work);
         if let Outcome::Page { page, .. } = &mut found {
             page.resume = page.resume.take().or(resume);
         }
@@ -214,11 +221,11 @@ impl Replica {
         found
     }
 
-    fn read_newest(&self, read: &Read) -> Outcome {
+    fn read_newest(&self, read: &Read, work: &mut Work) -> Outcome {
         let is_stale = self.config.planted.is(TestFault::StaleReads);
         match read {
-            Read::Key(key) => self.applied.state.get(key, is_stale),
-            Read::Span(scan) => self.applied.state.scan(scan, None, &self.descriptor),
+            Read::Key(key) => self.applied.state.get(key, is_stale, work),
+            Read::Span(scan) => self.applied.state.scan(scan, None, &self.descriptor, work),
         }
     }
 }

@@ -33,6 +33,7 @@ use crate::{
     TestFault,
     messages::{PeerBody, SafeTimeMessage},
     turn::{RequestOrigin, Served, Turn},
+    work::Work,
 };
 
 /// How long a read at a follower waits for the leader's answer, before it is redirected there.
@@ -53,7 +54,7 @@ impl Replica {
         let now = turn.now;
         let at_ts = self.timestamp_of(kind, now);
         if at_ts <= self.safe_ts() {
-            return match self.read_as_of(&read, at_ts) {
+            return match self.read_as_of(&read, at_ts, turn.work) {
                 Outcome::Rejected(rejection) => Err(rejection),
                 outcome => Ok(Served::Done(outcome)),
             };
@@ -101,7 +102,7 @@ impl Replica {
     }
 
     /// Returns the safe time: all commits up to it are applied here.
-    fn safe_ts(&self) -> Timestamp {
+    pub(super) fn safe_ts(&self) -> Timestamp {
         self.applied.state.last_ts().max(self.safe_time.learned_ts())
     }
 
@@ -164,7 +165,9 @@ impl Replica {
     pub(super) fn answer_safe_reads(&mut self, turn: &mut Turn<'_>) {
         let has_learned = self.safe_time.applied(self.applied.index);
         let safe_ts = self.safe_ts();
-        while let Some(read) = self.reads.next_safe(safe_ts) {
+        while turn.work.is_left()
+            && let Some(read) = self.reads.next_safe(safe_ts)
+        {
             self.answer_read(read, turn);
         }
         // This answer predates the remaining reads, so ask again.
@@ -173,11 +176,16 @@ impl Replica {
         }
     }
 
-    pub(super) fn read_as_of(&mut self, read: &Read, at_ts: Timestamp) -> Outcome {
+    pub(super) fn read_as_of(
+        &mut self,
+        read: &Read,
+        at_ts: Timestamp,
+        work: &mut Work,
+    ) -> Outcome {
         let state = &self.applied.state;
         let outcome = match read {
-            Read::Key(key) => state.get_as_of(key, at_ts),
-            Read::Span(scan) => state.scan(scan, Some(at_ts), &self.descriptor),
+            Read::Key(key) => state.get_as_of(key, at_ts, work),
+            Read::Span(scan) => state.scan(scan, Some(at_ts), &self.descriptor, work),
         };
         if !matches!(outcome, Outcome::Rejected(_)) {
             self.protect(at_ts);

@@ -1,5 +1,7 @@
 //! The shard: passes requests and messages to replicas, and their writes to one log.
 
+mod checkpoints;
+mod inputs;
 mod receive;
 mod requests;
 
@@ -31,13 +33,29 @@ use crate::{
     protections::Protections,
     recovery::Recovery,
     replay::SHARD_RECORD,
-    replica::{Outbox, Replica, Urgency},
+    replica::{Outbox, Replica},
     turn::{Input, RequestOrigin, ShardEffects, Turn},
     view::ReplicaView,
+    work::Work,
 };
 
 /// Elements that an empty queue keeps room for. A queue with more capacity is freed.
 const MAX_IDLE_QUEUE: usize = 1024;
+
+/// Returns the [`Turn`] that lends a shard's parts to a replica.
+macro_rules! lent {
+    ($shard:expr, $now:expr) => {
+        $crate::turn::Turn {
+            now: $now,
+            hlc: &mut $shard.hlc,
+            peers: &$shard.peers,
+            effects: &mut $shard.effects,
+            may_grow: $shard.may_grow,
+            work: &mut $shard.work,
+        }
+    };
+}
+use lent;
 
 /// One core's share of a node: its replicas, its peers and its pending messages.
 #[derive(Debug)]
@@ -88,7 +106,17 @@ pub struct Shard {
     /// Commits that wait for room in the log.
     pacing: Pacing,
     drain: Drain,
+    /// The work that this turn may still do.
+    work: Work,
+    /// Replicas with work that the last turn left over.
+    unfinished: BTreeSet<RangeId>,
+    /// A replica has reads that can be answered and were not, because the work was used up.
+    owes_reads: bool,
+    /// The replica that used up the work of the last turn. The next turn ends with it.
+    last_flushed: RangeId,
     requests: u64,
+    /// Requests that were rejected because they had waited for too long.
+    late_requests: u64,
     clock_rejections: u64,
     bound_source: BoundSource,
     effects: ShardEffects,
@@ -144,6 +172,7 @@ impl Shard {
             }
         }
         let log_reserve = LogReserve(config.log_reserve_bytes);
+        let work = Work::new(config.turn_work);
         Ok(Self {
             early_reads: EarlyReads::new(config.max_offset_us),
             protections: Protections::new(config.max_offset_us),
@@ -172,7 +201,12 @@ impl Shard {
             may_grow: true,
             pacing: Pacing::default(),
             drain: Drain::default(),
+            work,
+            unfinished: BTreeSet::new(),
+            owes_reads: false,
+            last_flushed: RangeId::CONTROL,
             requests: 0,
+            late_requests: 0,
             clock_rejections: 0,
             bound_source: BoundSource::default(),
             effects: ShardEffects::default(),
@@ -365,9 +399,7 @@ impl Shard {
     ) -> Option<T> {
         let replica = self.replicas.get_mut(&range)?;
         self.touched.insert(range);
-        let (hlc, peers, effects) = (&mut self.hlc, &self.peers, &mut self.effects);
-        let may_grow = self.may_grow;
-        Some(call(replica, &mut Turn { now, hlc, peers, effects, may_grow }))
+        Some(call(replica, &mut lent!(self, now)))
     }
 
     fn tick(&mut self, now: Now) {
@@ -396,9 +428,7 @@ impl Shard {
         }
         self.was_admitted = true;
         let oldest_ts = self.protections.oldest_ts(now);
-        let (hlc, peers, effects) = (&mut self.hlc, &self.peers, &mut self.effects);
-        let may_grow = self.may_grow;
-        let mut turn = Turn { now, hlc, peers, effects, may_grow };
+        let mut turn = lent!(self, now);
         for range in &self.touched {
             let replica = self.replicas.get_mut(range).expect("only replicas are touched");
             replica.tick(oldest_ts, &mut turn);
@@ -418,54 +448,20 @@ impl Shard {
         }
     }
 
-    /// Writes parts of checkpoints, up to a limit. The limit is for all ticks of a turn together,
-    /// so a late turn writes no more than others.
-    ///
-    /// One checkpoint is completed before the next begins: a crash makes the ones in progress
-    /// worthless, and the room of the log counts on the loss of one. Those that were requested, to
-    /// release the log, come first. While the log has little room, no others begin.
-    fn advance_checkpoints(&mut self, now: Now) {
-        let after = (Bound::Excluded(self.last_checkpoint), Bound::Unbounded);
-        let in_turn = self.touched.range(after).chain(&self.touched).take(self.touched.len());
-        let is_slow = self.log.room.is_slow(self.log_reserve);
-        let urgency_of = |range: &RangeId| self.replicas[range].checkpoint_urgency();
-        let mut due: Vec<_> =
-            in_turn.filter_map(|range| Some((urgency_of(range)?, *range))).collect();
-        due.retain(|(urgency, _)| !is_slow || *urgency < Urgency::HasGrown);
-        due.sort_by_key(|(urgency, _)| *urgency);
-        let (hlc, peers, effects) = (&mut self.hlc, &self.peers, &mut self.effects);
-        let may_grow = self.may_grow;
-        let turn = Turn { now, hlc, peers, effects, may_grow };
-        let limit_bytes = self.log_reserve.checkpoint_turn_bytes();
-        let mut written_bytes = 0;
-        for (_, range) in due {
-            let replica = self.replicas.get_mut(&range).expect("only replicas are touched");
-            // A checkpoint frees more log than it takes, but only later. It must not fill the log.
-            let room = self.log.room.without(written_bytes);
-            if !room.accepts_checkpoint(replica.checkpoint_left_bytes(), self.log_reserve) {
-                continue;
-            }
-            self.last_checkpoint = range;
-            while written_bytes < limit_bytes {
-                written_bytes += replica.advance_checkpoint(&turn);
-                if !replica.is_taking_checkpoint() {
-                    break;
-                }
-            }
-            if written_bytes >= limit_bytes {
-                return;
-            }
-        }
-    }
-
     /// Ends the turn and returns the effects of its inputs.
     pub fn end_turn(&mut self, now: Now) -> ShardEffects {
-        while let Some((origin, operation)) = self.early_reads.next(now) {
+        while self.work.is_left()
+            && let Some((origin, operation)) = self.early_reads.next(now)
+        {
+            self.work.input(0);
             self.request(origin, operation, now);
         }
         let room = self.log.room;
         self.pacing.begin_interval(|| room.allowance_bytes(self.log_reserve), now);
-        while let Some(waited) = self.pacing.next(now) {
+        while self.work.is_left()
+            && let Some(waited) = self.pacing.next(now)
+        {
+            self.work.input(0);
             self.admit_paced(waited, now);
         }
         let ticked = mem::take(&mut self.ticked);
@@ -478,9 +474,7 @@ impl Shard {
             self.appends += 1;
             self.unsynced.push_back((self.appends, SHARD_RECORD));
         }
-        for range in mem::take(&mut self.touched) {
-            self.flush(range, now, &mut sends);
-        }
+        self.flush_all(now, &mut sends);
         if ticked {
             self.send_heartbeats(now);
         }
@@ -508,7 +502,9 @@ impl Shard {
             self.commit_wait.pass(&mut out.replies, now);
             out.wake_after_us = self.commit_wait.next_us(now);
         }
-        let waits_us = [self.early_reads.next_us(now), self.pacing.next_us(now)];
+        let unfinished_us = (!self.unfinished.is_empty()).then_some(0);
+        let waits_us = [self.early_reads.next_us(now), self.pacing.next_us(now), unfinished_us];
+        self.work.renew();
         let (mut drain, appends) = (self.drain, self.appends);
         drain.answered(|| self.is_idle(), appends, now);
         self.drain = drain;
@@ -525,14 +521,34 @@ impl Shard {
         Now { wall, ..now }
     }
 
+    /// Flushes the replicas that were called in this turn, and those with work that the last turn
+    /// left over. Each is the first to use the turn's work
+    /// in some turn.
+    fn flush_all(&mut self, now: Now, sends: &mut Vec<(PeerAddress, PeerBody)>) {
+        let mut ranges = mem::take(&mut self.touched);
+        ranges.append(&mut self.unfinished);
+        self.owes_reads = false;
+        let after = (Bound::Excluded(self.last_flushed), Bound::Unbounded);
+        for range in ranges.range(after).chain(&ranges).take(ranges.len()) {
+            let had_work = self.work.is_left();
+            self.flush(*range, now, sends);
+            if had_work && !self.work.is_left() {
+                self.last_flushed = *range;
+            }
+        }
+    }
+
+
     fn flush(&mut self, range: RangeId, now: Now, sends: &mut Vec<(PeerAddress, PeerBody)>) {
         let replica = self.replicas.get_mut(&range).expect("only replicas are touched");
         let oldest_ts = self.protections.oldest_ts(now);
-        let (hlc, peers, effects) = (&mut self.hlc, &self.peers, &mut self.effects);
-        let may_grow = self.may_grow;
-        let mut turn = Turn { now, hlc, peers, effects, may_grow };
+        let mut turn = lent!(self, now);
         let Outbox { appends, sends: of_replica, revoked, last_unsynced, read_ts } =
             replica.flush(self.appends, oldest_ts, &mut turn);
+        if replica.is_unfinished() {
+            self.unfinished.insert(range);
+            self.owes_reads |= replica.owes_reads();
+        }
         let state_bytes = replica.state_bytes();
         self.state.replace(replica.counted_bytes, state_bytes);
         replica.counted_bytes = state_bytes;

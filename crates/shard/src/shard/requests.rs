@@ -4,11 +4,11 @@ use palisade_clock::{Now, Timestamp};
 use palisade_control::{Change, Topology};
 use palisade_wire::{Operation, Outcome, RangeId, Rejection};
 
-use super::Shard;
+use super::{Shard, lent};
 use crate::{
     TestFault,
     pacing::Waited,
-    turn::{RequestOrigin, Served, Turn},
+    turn::{RequestOrigin, Served},
 };
 
 impl Shard {
@@ -24,9 +24,7 @@ impl Shard {
             Ok(Served::Done(outcome)) => outcome,
             Err(rejection) => Outcome::Rejected(rejection),
         };
-        let (hlc, peers, effects) = (&mut self.hlc, &self.peers, &mut self.effects);
-        let may_grow = self.may_grow;
-        Turn { now, hlc, peers, effects, may_grow }.reply(origin, outcome);
+        lent!(self, now).reply(origin, outcome);
     }
 
     fn serve(

@@ -4,7 +4,7 @@
 use palisade_clock::Now;
 use palisade_control::Bootstrap;
 use palisade_replication::Planted;
-use palisade_shard::{LOG_RESERVE_BYTES, Recovered, SNAPSHOT_PART_BYTES, Shard, ShardConfig};
+use palisade_shard::{LOG_RESERVE_BYTES, Recovered, SNAPSHOT_PART_BYTES, Shard, ShardConfig, TURN_WORK};
 use palisade_wire::{Mode, NodeId, PeerAddress, ShardId};
 
 /// Returns the shape of a cluster of one shard, with all of its ranges in one mode.
@@ -25,6 +25,7 @@ pub(crate) fn config(bootstrap: &Bootstrap) -> ShardConfig {
         log_reserve_bytes: LOG_RESERVE_BYTES,
         snapshot_part_bytes: SNAPSHOT_PART_BYTES,
         max_message_bytes: 1 << 20,
+        turn_work: TURN_WORK,
         planted: Planted::default(),
     }
 }

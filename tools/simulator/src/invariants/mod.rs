@@ -148,6 +148,7 @@ impl Invariants {
             epoch: view.epoch(),
             is_ready: view.is_ready(),
             commit_index: view.commit_index(),
+            applied_index: view.applied_index(),
             durable_index: view.durable_index(),
             digest: view.digest(),
             electorates: view.electorates(),
@@ -199,6 +200,7 @@ fn has_changed(before: &Observation, view: &ReplicaView<'_>) -> bool {
         || before.epoch != view.epoch()
         || before.is_ready != view.is_ready()
         || before.commit_index != view.commit_index()
+        || before.applied_index != view.applied_index()
         || before.durable_index != view.durable_index()
         || before.log.last() != last
         || before.log.base() + 1 != view.first_index()

@@ -33,6 +33,7 @@ pub(crate) struct Observation {
     pub(crate) epoch: u64,
     pub(crate) is_ready: bool,
     pub(crate) commit_index: u64,
+    pub(crate) applied_index: u64,
     pub(crate) durable_index: u64,
     pub(crate) digest: u32,
     /// The sets of voters that each need a majority, or the members of the chain, as this replica
@@ -131,6 +132,7 @@ pub(crate) fn observed(node: u16, log: Log) -> Observation {
         epoch: 0,
         is_ready: true,
         commit_index: 0,
+        applied_index: 0,
         durable_index: log.last(),
         digest: 0,
         electorates: vec![(0..3).map(at).collect()],

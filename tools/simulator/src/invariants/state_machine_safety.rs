@@ -24,7 +24,7 @@ impl StateMachineSafety {
         seen: &Observation,
         committed: &mut Committed,
     ) -> Result<(), String> {
-        let Observation { at, range, commit_index, digest, log, .. } = seen;
+        let Observation { at, range, commit_index, applied_index, digest, log, .. } = seen;
         for index in from + 1..=*commit_index {
             // Entries that came with a snapshot are compared by the digest.
             let Some(mark) = log.mark(index) else { continue };
@@ -35,10 +35,10 @@ impl StateMachineSafety {
                 ));
             }
         }
-        let (known, by) = *self.digests.entry((*range, *commit_index)).or_insert((*digest, *at));
+        let (known, by) = *self.digests.entry((*range, *applied_index)).or_insert((*digest, *at));
         if known != *digest {
             return Err(format!(
-                "{range}: {by} and {at} differ in what they applied up to {commit_index}"
+                "{range}: {by} and {at} differ in what they applied up to {applied_index}"
             ));
         }
         Ok(())
@@ -51,7 +51,8 @@ mod tests {
 
     fn commits(node: u16, marks: &[(u64, u32)], digest: u32) -> Observation {
         let seen = observed(node, Log::of(marks));
-        Observation { commit_index: marks.len() as u64, digest, ..seen }
+        let index = marks.len() as u64;
+        Observation { commit_index: index, applied_index: index, digest, ..seen }
     }
 
     #[test]

@@ -26,7 +26,7 @@ impl World {
         self.record.line(self.now_us, || format!("n{node} drains"));
         self.nodes[node].draining_us = Some(down_us);
         for slot in 0..self.nodes[node].shards.len() {
-            self.nodes[node].shards[slot].inbox.push(Input::Drain);
+            self.nodes[node].shards[slot].arrived.push(Input::Drain);
             self.turn_soon(node, slot);
         }
         let life = self.nodes[node].life;
