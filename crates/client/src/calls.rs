@@ -5,6 +5,9 @@ use palisade_wire::{
     Commit, LockClaim, Locking, MAX_PAGE_ROWS, PeerAddress, ReadKind, Rejection, check_key,
 };
 
+/// Bytes of a request beside its keys and values, about.
+const OVERHEAD_BYTES: usize = 64;
+
 /// Identifies a call. The driver chooses it; it is unique among the calls that have not completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CallId(pub u64);
@@ -44,6 +47,30 @@ pub enum Call {
 }
 
 impl Call {
+    /// Returns about how many bytes the request of the call takes.
+    pub(crate) fn bytes(&self) -> usize {
+        let bytes = match self {
+            Self::Commit { commit, .. } => commit.bytes(),
+            Self::Get { key, .. } => key.len(),
+            Self::Scan { span, .. } => span.begin.len() + span.end.as_ref().map_or(0, Bytes::len),
+            Self::Control(change) => change.len(),
+            Self::Rollback(_) | Self::Topology | Self::Status(_) => 0,
+        };
+        bytes + OVERHEAD_BYTES
+    }
+
+    /// Returns true for calls that do not wait for others: those of transactions with locks, for
+    /// which other calls wait, and those of operators.
+    pub(crate) fn is_urgent(&self) -> bool {
+        match self {
+            Self::Commit { locks, .. } => locks.is_some(),
+            Self::Get { mode, .. } | Self::Scan { mode, .. } => {
+                matches!(mode, ReadMode::Locked(locks) if locks.claim.token.is_some())
+            }
+            Self::Rollback(_) | Self::Topology | Self::Status(_) | Self::Control(_) => true,
+        }
+    }
+
     /// Returns true if the call may change data or the range map.
     pub(crate) fn is_change(&self) -> bool {
         matches!(self, Self::Commit { .. } | Self::Control(_))

@@ -36,7 +36,7 @@ use crate::{
     counters::Counters,
     entropy::fresh_session,
     in_process::Submit,
-    router::{Router, RouterConfig, RouterEffect, RouterInput},
+    router::{FIRST_WINDOW, Router, RouterConfig, RouterEffect, RouterInput},
 };
 
 /// Interval at which the oldest open snapshot is renewed at every shard. The shards keep its
@@ -223,6 +223,7 @@ impl Shared {
             session,
             now_ts: Timestamp::ZERO.saturating_add_us(micros(own_time)),
             now_us: 0,
+            first_window: FIRST_WINDOW,
             random: fastrand::Rng::new(),
             fresh_session: Box::new(|| fresh_session().ok()),
         });

@@ -73,6 +73,10 @@ pub enum ClientError {
         /// The timestamp of the snapshot; zero if no read has set it.
         at_ts: Timestamp,
     },
+    /// Too many calls of this client, or too many bytes, have no answer yet. Nothing was sent.
+    /// Retryable, once some have ended.
+    #[error("the client has too many calls without an answer: wait for some before the next")]
+    TooManyCalls,
     /// No address answers as a node of the cluster. Only connecting fails with it. Nothing was
     /// changed. Retryable.
     #[error(
@@ -115,9 +119,11 @@ impl ClientError {
     /// ```
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Deadline { .. } | Self::Unreachable { .. } | Self::NodeDown | Self::Aborted => {
-                true
-            }
+            Self::Deadline { .. }
+            | Self::Unreachable { .. }
+            | Self::NodeDown
+            | Self::TooManyCalls
+            | Self::Aborted => true,
             Self::Rejected(rejection) => rejection.is_retryable(),
             Self::ConditionFailed { .. }
             | Self::SeveralRanges
@@ -149,6 +155,7 @@ impl ClientError {
             | Self::SnapshotTooOld { .. }
             | Self::Unreachable { .. }
             | Self::NoEntropy(_)
+            | Self::TooManyCalls
             | Self::NodeDown => false,
         }
     }

@@ -136,6 +136,8 @@ pub struct Parameters {
     pub think_us: u64,
     /// The time limit of each call.
     pub timeout_us: u64,
+    /// Requests that a client has in flight at a shard at first, at most.
+    pub first_window: u32,
     /// Share of reads among the operations on keys and pairs, in percent.
     pub read_percent: u32,
     /// Share of operations on pairs, two keys that change together, among operations that are
@@ -247,6 +249,7 @@ impl Parameters {
             snapshot_part_bytes: 1 << random.u32(6..18),
             turn_work: if random.bool() { TURN_WORK } else { 16 << random.u32(0..10) },
             slowness: 1 << random.u32(0..7),
+            first_window: 1 << random.u32(0..6),
             suspends: false,
             planted: Planted::default(),
             trust_damage: false,
@@ -294,6 +297,7 @@ impl Parameters {
             keys: 8,
             think_us: 20_000,
             timeout_us: 3_000_000,
+            first_window: 1_024,
             read_percent: 50,
             pair_percent: 20,
             transaction_percent: 20,
@@ -355,7 +359,8 @@ impl fmt::Display for Parameters {
         write!(
             f,
             "clients: {} with {} callers on {} keys of {} bytes, {}% gets, {}% on pairs, {}% \
-             transactions and {}% snapshots of {} cells, {} ms apart, given up after {} ms",
+             transactions and {}% snapshots of {} cells, {} ms apart, given up after {} ms, \
+             {} in flight",
             self.clients,
             self.callers,
             self.keys,
@@ -366,7 +371,8 @@ impl fmt::Display for Parameters {
             self.snapshot_percent,
             self.cells,
             self.think_us / 1_000,
-            self.timeout_us / 1_000
+            self.timeout_us / 1_000,
+            self.first_window
         )?;
         let Self { planted, trust_damage, cut_early, clock_lie_us, monotonic_first, .. } = self;
         let planted = planted.get();

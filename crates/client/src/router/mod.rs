@@ -27,6 +27,7 @@ mod links;
 mod pending;
 mod retries;
 mod routes;
+mod window;
 
 use std::{mem, time::Duration};
 
@@ -40,8 +41,10 @@ use palisade_wire::{
 use crate::{ClientError, sessions::Sessions};
 use links::Due;
 use pending::{Pending, PendingCommit, Requests};
-use retries::{REFRESH_PAUSE_US, pause_us, reason};
+use retries::{REFRESH_PAUSE_US, RetryBudget, pause_us, reason};
 use routes::{Place, Routes};
+
+pub use window::FIRST_WINDOW;
 
 pub use crate::calls::{Call, CallId, Locks, ReadMode, ScanSpan};
 
@@ -55,6 +58,8 @@ pub struct RouterConfig {
     pub now_ts: Timestamp,
     /// The monotonic time.
     pub now_us: u64,
+    /// Requests that may be in flight at a shard at first. Production uses [`FIRST_WINDOW`].
+    pub first_window: u32,
     /// Chooses among replicas.
     pub random: fastrand::Rng,
     /// Returns a session that no other client uses, or `None` if that is not possible now.
@@ -132,7 +137,7 @@ pub enum RouterEffect {
 ///
 /// ```
 /// use palisade_client::router::{
-///     Call, CallId, ReadMode, Router, RouterConfig, RouterEffect, RouterInput,
+///     Call, CallId, FIRST_WINDOW, ReadMode, Router, RouterConfig, RouterEffect, RouterInput,
 /// };
 /// use palisade_client::{NodeAddress, PeerAddress, Timestamp, Topology};
 /// use palisade_wire::{Outcome, Rejection, Response, SessionId};
@@ -145,6 +150,7 @@ pub enum RouterEffect {
 ///     session: SessionId(1),
 ///     now_ts: Timestamp::ZERO,
 ///     now_us: 0,
+///     first_window: FIRST_WINDOW,
 ///     random: fastrand::Rng::with_seed(1),
 ///     fresh_session: Box::new(|| None),
 /// });
@@ -173,6 +179,7 @@ pub struct Router {
     /// When the range map was requested last.
     refreshed_us: Option<u64>,
     retries: u64,
+    retry_budget: RetryBudget,
     fresh_session: Box<dyn FnMut() -> Option<SessionId> + Send>,
     /// The time of the present step, and its effects so far. Empty between steps.
     now_us: u64,
@@ -186,15 +193,17 @@ impl Router {
     ///
     /// If the topology lists more than 65,536 shards of one node, which no node can have.
     pub fn new(config: RouterConfig) -> Self {
-        let RouterConfig { topology, session, now_ts, now_us, random, fresh_session } = config;
+        let RouterConfig { topology, session, now_ts, now_us, .. } = config;
+        let RouterConfig { first_window, random, fresh_session, .. } = config;
         let now_ts = topology.now_ts.unwrap_or(now_ts);
         Self {
-            routes: Routes::new(topology, random),
+            routes: Routes::new(topology, first_window, random),
             sessions: Sessions::new(session, now_ts, now_us),
             requests: Requests::default(),
             next_request: 1,
             refreshed_us: None,
             retries: 0,
+            retry_budget: RetryBudget::new(now_us),
             fresh_session,
             now_us,
             effects: Vec::new(),
@@ -220,6 +229,7 @@ impl Router {
             RouterInput::NotSent { to, request_id } => {
                 self.routes.links.not_sent(to);
                 self.try_elsewhere(request_id, "the shard accepts no request");
+                self.send_held_back(to);
             }
             RouterInput::KeepVersions(at_ts) => self.keep_versions(at_ts),
             RouterInput::Tick => self.tick(),
@@ -230,7 +240,9 @@ impl Router {
     /// Returns the time at which the next `Tick` is due, or `None` if nothing waits for time to
     /// pass. Each step may change it. The tick may find that nothing is due yet.
     pub fn next_due_us(&self) -> Option<u64> {
-        let due_us = self.requests.next_due_us().min(self.routes.links.next_due_us());
+        let retry_us = self.requests.next_retry_us().max(self.retry_budget.ready_us());
+        let due_us = retry_us.min(self.requests.next_deadline_us());
+        let due_us = due_us.min(self.routes.links.next_due_us());
         (due_us < u64::MAX).then_some(due_us)
     }
 
@@ -260,6 +272,9 @@ impl Router {
             let error = ClientError::Deadline { after, reason, outcome_unknown: false };
             return self.complete(id, Err(error));
         }
+        if self.requests.is_full() {
+            return self.complete(id, Err(ClientError::TooManyCalls));
+        }
         let mut commit = None;
         let place = self.routes.place(&call);
         if let Some((range, _)) = place {
@@ -273,6 +288,8 @@ impl Router {
         let request_id = self.next_request_id();
         let pending = Pending {
             id,
+            bytes: call.bytes(),
+            held_at: None,
             call,
             commit,
             deadline_us,
@@ -316,11 +333,34 @@ impl Router {
         pending.at = self.routes.target(&pending.call, place);
         pending.sent_us = self.now_us;
         match pending.at.filter(|at| self.routes.links.is_open(*at)) {
+            Some(at) if pending.call.is_urgent() || self.routes.links.has_room(at) => {
+                let (operation, bytes) =
+                    (pending.operation(place, &self.sessions), pending.bytes);
+                self.send(at, request_id, operation, bytes);
+            }
             Some(at) => {
-                let operation = pending.operation(place, &self.sessions);
-                self.send(at, request_id, operation);
+                (pending.at, pending.held_at) = (None, Some(at));
+                pending.reason = "the shard is overloaded";
+                self.routes.links.window(at).hold_back(pending.start_us(), request_id);
             }
             None => self.try_elsewhere(request_id, "the node does not answer"),
+        }
+    }
+
+    /// Sends the requests that a shard's window has room for.
+    fn send_held_back(&mut self, at: PeerAddress) {
+        while self.routes.links.has_room(at)
+            && let Some(request_id) = self.routes.links.window(at).next(self.now_us)
+        {
+            self.release(request_id);
+        }
+    }
+
+    /// Sends a request that was held back and is not any more.
+    fn release(&mut self, request_id: u64) {
+        if let Some(pending) = self.requests.get_mut(request_id) {
+            pending.held_at = None;
+            self.dispatch_again(request_id);
         }
     }
 
@@ -328,14 +368,19 @@ impl Router {
         let Response { request_id, outcome } = response;
         let pending = self.requests.get_mut(request_id);
         let latency_us = pending.map(|pending| self.now_us.saturating_sub(pending.sent_us));
-        self.routes.links.heard(from, latency_us, self.now_us);
+        let is_overloaded = outcome == Outcome::Rejected(Rejection::Overloaded);
+        self.routes.links.heard(from, is_overloaded, latency_us, self.now_us);
         if let Outcome::RangeMap(topology) = &outcome {
             self.learn(topology);
         }
         match outcome {
             Outcome::Rejected(rejection) => self.rejected(from, request_id, rejection),
-            outcome => self.finish(request_id, Ok(outcome)),
+            outcome => {
+                self.retry_budget.served();
+                self.finish(request_id, Ok(outcome));
+            }
         }
+        self.send_held_back(from);
     }
 
     /// Takes in the topology that a shard returned, however late.
@@ -398,8 +443,8 @@ impl Router {
         pending.at = place.and_then(|(range, _)| self.routes.member(range, tried));
         match pending.at {
             Some(at) => {
-                let operation = pending.operation(place, &self.sessions);
-                self.send(at, request_id, operation);
+                let (operation, bytes) = (pending.operation(place, &self.sessions), pending.bytes);
+                self.send(at, request_id, operation, bytes);
             }
             None => self.finish(request_id, Err(ClientError::Rejected(Rejection::Collected))),
         }
@@ -467,7 +512,7 @@ impl Router {
         let at = self.routes.random_shard();
         if let Some(at) = at.filter(|at| self.routes.links.is_open(*at)) {
             let request_id = self.next_request_id();
-            self.send(at, request_id, Operation::RangeMap);
+            self.send(at, request_id, Operation::RangeMap, 0);
         }
     }
 
@@ -475,7 +520,7 @@ impl Router {
     /// no shard keeps them, so it has no effect.
     fn probe(&mut self, at: PeerAddress) {
         let request_id = self.next_request_id();
-        self.send(at, request_id, Operation::KeepVersions { at_ts: Timestamp::ZERO });
+        self.send(at, request_id, Operation::KeepVersions { at_ts: Timestamp::ZERO }, 0);
     }
 
     /// Makes every shard keep the versions at `at_ts`. A shard that is not connected gets the next
@@ -483,7 +528,7 @@ impl Router {
     fn keep_versions(&mut self, at_ts: Timestamp) {
         for at in self.routes.links.shards().collect::<Vec<_>>() {
             let request_id = self.next_request_id();
-            self.send(at, request_id, Operation::KeepVersions { at_ts });
+            self.send(at, request_id, Operation::KeepVersions { at_ts }, 0);
         }
     }
 
@@ -494,6 +539,9 @@ impl Router {
         for request_id in self.requests.lose(at) {
             self.retries += 1;
             self.try_elsewhere(request_id, "the connection broke");
+        }
+        for request_id in self.routes.links.window(at).take_all() {
+            self.release(request_id);
         }
     }
 
@@ -513,7 +561,10 @@ impl Router {
                 self.finish(request_id, Err(error));
             }
         }
-        while let Some(request_id) = self.requests.take_retry(self.now_us) {
+        while self.requests.next_retry_us() <= self.now_us
+            && self.retry_budget.take(self.now_us)
+            && let Some(request_id) = self.requests.take_retry(self.now_us)
+        {
             self.dispatch_again(request_id);
         }
         while let Some((at, due)) = self.routes.links.take_due(self.now_us) {
@@ -528,6 +579,9 @@ impl Router {
     /// already.
     fn finish(&mut self, request_id: u64, result: Result<Outcome, ClientError>) {
         let Some(pending) = self.requests.remove(request_id) else { return };
+        if let Some(at) = pending.held_at {
+            self.routes.links.window(at).remove(pending.start_us(), request_id);
+        }
         if let Some(PendingCommit { txn, range, .. }) = pending.commit {
             self.sessions.end(txn, range);
         }
@@ -538,8 +592,8 @@ impl Router {
         self.effects.push(RouterEffect::Complete { id, result });
     }
 
-    fn send(&mut self, to: PeerAddress, request_id: u64, operation: Operation) {
-        self.routes.links.sent(to, self.now_us);
+    fn send(&mut self, to: PeerAddress, request_id: u64, operation: Operation, bytes: usize) {
+        self.routes.links.sent(to, bytes, self.now_us);
         self.effects.push(RouterEffect::Send { to, request: Request { request_id, operation } });
     }
 

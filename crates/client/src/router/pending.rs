@@ -22,6 +22,10 @@ use crate::{
     sessions::Sessions,
 };
 
+/// Calls without an outcome, and the bytes of their requests, at which further calls are refused.
+const MAX_PENDING: usize = 256 * 1024;
+const MAX_PENDING_BYTES: usize = 256 * 1024 * 1024;
+
 /// A request without an outcome.
 #[derive(Debug)]
 pub(super) struct Pending {
@@ -34,8 +38,12 @@ pub(super) struct Pending {
     pub(super) retry_us: Option<u64>,
     /// Number of tries that have failed.
     pub(super) tries: u32,
-    /// The shard at which the request is in flight, or `None` while it waits for a retry.
+    /// The shard at which the request is in flight, or `None` while it waits.
     pub(super) at: Option<PeerAddress>,
+    /// The shard whose window the request waits for.
+    pub(super) held_at: Option<PeerAddress>,
+    /// About the size of the request, in bytes.
+    pub(super) bytes: usize,
     /// When the last try was sent.
     pub(super) sent_us: u64,
     /// Why the last try failed.
@@ -56,6 +64,11 @@ pub(super) struct PendingCommit {
 }
 
 impl Pending {
+    /// Returns when the call started, in microseconds.
+    pub(super) fn start_us(&self) -> u64 {
+        self.deadline_us.saturating_sub(self.timeout_us)
+    }
+
     /// Returns the error of the call, once its deadline has passed.
     pub(super) fn late(&self) -> ClientError {
         let (after, reason) = (Duration::from_micros(self.timeout_us), self.reason);
@@ -103,17 +116,25 @@ pub(super) struct Requests {
     retries: BTreeSet<(u64, u64)>,
     /// No deadline is earlier. `u64::MAX` if there is none.
     deadlines_from_us: u64,
+    /// The bytes of all requests.
+    bytes: usize,
 }
 
 impl Default for Requests {
     fn default() -> Self {
         let (pending, retries) = (BTreeMap::new(), BTreeSet::new());
-        Self { pending, retries, deadlines_from_us: u64::MAX }
+        Self { pending, retries, deadlines_from_us: u64::MAX, bytes: 0 }
     }
 }
 
 impl Requests {
+    /// Returns true if no further call may be added.
+    pub(super) fn is_full(&self) -> bool {
+        self.pending.len() >= MAX_PENDING || self.bytes >= MAX_PENDING_BYTES
+    }
+
     pub(super) fn insert(&mut self, request_id: u64, pending: Pending) {
+        self.bytes += pending.bytes;
         self.deadlines_from_us = self.deadlines_from_us.min(pending.deadline_us);
         self.pending.insert(request_id, Box::new(pending));
     }
@@ -124,6 +145,7 @@ impl Requests {
 
     pub(super) fn remove(&mut self, request_id: u64) -> Option<Box<Pending>> {
         let pending = self.pending.remove(&request_id)?;
+        self.bytes -= pending.bytes;
         if let Some(retry_us) = pending.retry_us {
             self.retries.remove(&(retry_us, request_id));
         }
@@ -167,10 +189,14 @@ impl Requests {
         late
     }
 
-    /// Returns a time before which no retry and no deadline is due, or `u64::MAX`.
-    pub(super) fn next_due_us(&self) -> u64 {
-        let retry_us = self.retries.first().map_or(u64::MAX, |(retry_us, _)| *retry_us);
-        retry_us.min(self.deadlines_from_us)
+    /// Returns the time of the next retry, or `u64::MAX`.
+    pub(super) fn next_retry_us(&self) -> u64 {
+        self.retries.first().map_or(u64::MAX, |(retry_us, _)| *retry_us)
+    }
+
+    /// Returns a time before which no deadline passes, or `u64::MAX`.
+    pub(super) fn next_deadline_us(&self) -> u64 {
+        self.deadlines_from_us
     }
 
     /// Records that the requests in flight at a shard may have run, and returns them.
@@ -198,6 +224,8 @@ mod tests {
             retry_us: None,
             tries: 0,
             at: None,
+            held_at: None,
+            bytes: 1,
             sent_us: 0,
             reason: "",
             may_have_run: false,
@@ -211,14 +239,14 @@ mod tests {
         for (request_id, deadline_us) in [(1, 30), (2, 10), (3, 20), (4, 20)] {
             requests.insert(request_id, pending(deadline_us));
         }
-        assert_eq!((requests.next_due_us(), requests.late(9)), (10, Vec::new()));
+        assert_eq!((requests.next_deadline_us(), requests.late(9)), (10, Vec::new()));
         assert!(requests.remove(2).is_some());
-        assert_eq!((requests.next_due_us(), requests.late(10)), (10, Vec::new()));
-        assert_eq!((requests.next_due_us(), requests.late(20)), (20, vec![3, 4]));
+        assert_eq!((requests.next_deadline_us(), requests.late(10)), (10, Vec::new()));
+        assert_eq!((requests.next_deadline_us(), requests.late(20)), (20, vec![3, 4]));
         assert!(requests.remove(3).is_some() && requests.remove(4).is_some());
-        assert_eq!(requests.next_due_us(), 30);
+        assert_eq!(requests.next_deadline_us(), 30);
         assert!(requests.remove(1).is_some());
-        assert_eq!(requests.next_due_us(), u64::MAX, "nothing is pending");
+        assert_eq!(requests.next_deadline_us(), u64::MAX, "nothing is pending");
     }
 
     #[test]
@@ -230,8 +258,8 @@ mod tests {
         requests.retry_at(3, 10);
         requests.retry_at(1, 15);
         assert!(requests.remove(3).is_some());
-        assert_eq!((requests.next_due_us(), requests.take_retry(14)), (15, None));
+        assert_eq!((requests.next_retry_us(), requests.take_retry(14)), (15, None));
         assert_eq!([requests.take_retry(20), requests.take_retry(20)], [Some(1), Some(2)]);
-        assert_eq!((requests.take_retry(99), requests.next_due_us()), (None, 100));
+        assert_eq!((requests.take_retry(99), requests.next_retry_us()), (None, u64::MAX));
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use palisade_control::{Bootstrap, Change, NodeAddress};
-use palisade_wire::{Commit, CommitRequest, Mode, NodeId, ReadKind, ShardId};
+use palisade_wire::{Commit, CommitRequest, LockClaim, Mode, NodeId, ReadKind, ShardId, TxnId};
 
 use super::*;
 
@@ -29,6 +29,10 @@ struct Cluster {
 impl Cluster {
     /// Creates a client with session 100 that is connected to all nodes.
     fn new(mode: Mode) -> Self {
+        Self::with_window(mode, FIRST_WINDOW)
+    }
+
+    fn with_window(mode: Mode, first_window: u32) -> Self {
         let nodes: Vec<_> = (0..3).map(NodeId).collect();
         let shape =
             Bootstrap { nodes: nodes.clone(), shards: 1, ranges_per_mode: 1, only: Some(mode) };
@@ -46,6 +50,7 @@ impl Cluster {
                 session: SessionId(session),
                 now_ts: Timestamp::from_physical_us(5 * SECOND_US),
                 now_us: 0,
+                first_window,
                 random: fastrand::Rng::with_seed(7),
                 fresh_session: Box::new(move || {
                     session += 1;
@@ -109,6 +114,17 @@ impl Cluster {
         let mut effects = self.step(RouterInput::Tick);
         effects.retain(|effect| matches!(effect, RouterEffect::Complete { .. }));
         result(effects)
+    }
+
+    /// Waits until the deadlines of all calls, and returns their results.
+    fn expire_all(&mut self) -> BTreeMap<CallId, Result<Outcome, ClientError>> {
+        self.now_us += SECOND_US;
+        let effects = self.step(RouterInput::Tick).into_iter();
+        let ended = effects.filter_map(|effect| match effect {
+            RouterEffect::Complete { id, result } => Some((id, result)),
+            _ => None,
+        });
+        ended.collect()
     }
 }
 
@@ -498,4 +514,86 @@ fn shard_that_answers_anything_keeps_its_requests() {
     }
     assert_eq!(result(cluster.answer(request.request_id, committed())), Ok(committed()));
     assert_eq!(cluster.router.next_due_us(), None);
+}
+
+/// Returns the ids of the requests that are sent, and of the calls that end.
+fn ids(effects: &[RouterEffect]) -> (Vec<u64>, Vec<u64>) {
+    let (mut sent, mut ended) = (Vec::new(), Vec::new());
+    for effect in effects {
+        match effect {
+            RouterEffect::Send { request, .. } => sent.push(request.request_id),
+            RouterEffect::Complete { id, .. } => ended.push(id.0),
+            RouterEffect::Reconnect(_) => {}
+        }
+    }
+    (sent, ended)
+}
+
+#[test]
+fn requests_beyond_the_window_are_held_back() {
+    let mut cluster = Cluster::with_window(Mode::Raft, 4);
+    for id in 1..=4 {
+        assert_eq!(ids(&cluster.start(get())).0, [id]);
+    }
+    cluster.now_us += 1_000;
+    assert!(cluster.start(get()).is_empty() && cluster.start(get()).is_empty());
+    assert_eq!(ids(&cluster.answer(3, committed())), (vec![5], vec![3]));
+    // A transaction with locks does not wait: others wait for it.
+    let owner = TxnId { session: SessionId(1), sequence: 1 };
+    let claim = LockClaim { owner, start_ts: None, token: None };
+    let locks = Locks { claim, exclusive: true, anchor: KEY.into() };
+    assert_eq!(ids(&cluster.start(Call::Rollback(locks))).0, [7]);
+    // The window of another shard is its own.
+    assert_eq!(ids(&cluster.start(put(OTHER_KEY))).0, [8]);
+    // A request that is held back was not sent, so the outcome of its call is known.
+    assert!(cluster.start(put(KEY)).is_empty());
+    let ended = cluster.expire_all();
+    assert_eq!(ended.get(&CallId(9)), Some(&deadline("the shard is overloaded", false)));
+    assert_eq!(ended.len(), 8);
+    // Whatever is late does not make room twice.
+    assert!(cluster.start(get()).is_empty(), "four requests have no answer");
+}
+
+#[test]
+fn newest_call_is_sent_first_once_calls_wait_for_long() {
+    let mut cluster = Cluster::with_window(Mode::Raft, 4);
+    for _ in 1..=7 {
+        cluster.start(get());
+        cluster.now_us += 10_000;
+    }
+    assert_eq!(ids(&cluster.answer(1, committed())).0, [5]);
+    cluster.now_us += 100_000;
+    assert_eq!(ids(&cluster.answer(2, committed())).0, [7]);
+    assert_eq!(ids(&cluster.answer(3, committed())).0, [6]);
+}
+
+#[test]
+fn held_back_requests_leave_a_broken_connection() {
+    let mut cluster = Cluster::with_window(Mode::Raft, 4);
+    (1..=6).for_each(|_| drop(cluster.start(get())));
+    let effects = cluster.step(RouterInput::Disconnected(node(0)));
+    let mut sent: BTreeSet<_> = ids(&effects).0.into_iter().filter(|id| *id <= 6).collect();
+    assert_eq!(sent, [5, 6].into(), "they did not fail");
+    while sent.len() < 4 {
+        sent.extend(ids(&cluster.wait()).0.into_iter().filter(|id| *id <= 6));
+    }
+    while let Some(id) = sent.pop_first() {
+        assert_eq!(cluster.sent[&id], node(1));
+        sent.extend(ids(&cluster.answer(id, committed())).0);
+    }
+    assert!((1..=6).all(|id| cluster.sent[&id] == node(1)));
+}
+
+#[test]
+fn calls_of_a_client_are_limited_by_bytes() {
+    let mut cluster = Cluster::new(Mode::Raft);
+    let large = || Call::Commit { commit: Commit::new().put(KEY, vec![0; 4 << 20]), locks: None };
+    let refused = (1..=99).find(|_| {
+        let effects = cluster.start(large());
+        effects.iter().any(|effect| matches!(effect, RouterEffect::Complete { .. }))
+    });
+    assert_eq!(refused, Some(65), "256 MiB");
+    assert_eq!(result(cluster.start(get())), Err(ClientError::TooManyCalls));
+    cluster.answer(1, committed());
+    assert!(ids(&cluster.start(get())).1.is_empty());
 }

@@ -61,6 +61,7 @@ impl Client {
             session: SessionId(sessions.u64(..)),
             now_ts,
             now_us: 0,
+            first_window: parameters.first_window,
             random: random.fork(),
             fresh_session: Box::new(move || sessions.bool().then(|| SessionId(sessions.u64(..)))),
         });
