@@ -94,6 +94,7 @@ fn checker_detects_stale_final_reads_of_write_only_load() {
             workload: Workload::Put,
             clients: 8,
             rate: None,
+            timeout: None,
             value_bytes: 64,
             keys: 100,
             duration: Duration::from_millis(300),

@@ -61,6 +61,7 @@ pub(crate) fn load(workload: Workload, duration: Duration) -> LoadOptions {
         workload,
         clients: 16,
         rate: None,
+        timeout: None,
         value_bytes: 256,
         warm_up: Duration::from_millis(100),
         duration,

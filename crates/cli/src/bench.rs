@@ -60,6 +60,9 @@ pub(crate) struct Arguments {
     /// Operations per second of an open loop, which replaces the closed loop
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     rate: Option<u64>,
+    /// Time limit of an operation in milliseconds, from when it was due: later ones are errors
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    timeout_ms: Option<u64>,
     /// Seconds to measure
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
@@ -119,6 +122,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         },
         clients: arguments.clients,
         rate: arguments.rate,
+        timeout: arguments.timeout_ms.map(Duration::from_millis),
         value_bytes: arguments.value_bytes,
         keys: arguments.keys,
         duration: Duration::from_secs(arguments.seconds),

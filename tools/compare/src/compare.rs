@@ -100,6 +100,7 @@ fn plan(options: &CompareOptions) -> Vec<Trial> {
         workload: Workload::Mixed { read_percent: options.read_percent },
         clients: options.clients,
         rate: (phase == Phase::OpenLoop).then_some(options.rate),
+        timeout: None,
         value_bytes: options.value_bytes,
         keys: options.keys,
         duration: if phase == Phase::Kill { 2 * options.duration } else { options.duration },

@@ -35,6 +35,8 @@ pub struct Trial {
     pub clients: u32,
     /// Operations per second of an open loop; `None` for a closed loop.
     pub rate: Option<u64>,
+    /// Time limit of an operation, from when it was due. `None` for that of the client.
+    pub timeout: Option<Duration>,
     /// Size of a value, in bytes.
     pub value_bytes: usize,
     /// Number of keys.
@@ -130,6 +132,7 @@ async fn run(servers: Servers, trial: &Trial) -> Result<Finished, TrialError> {
         workload: trial.workload,
         clients: trial.clients,
         rate: trial.rate,
+        timeout: trial.timeout,
         value_bytes: trial.value_bytes,
         warm_up: WARM_UP,
         duration: trial.duration,

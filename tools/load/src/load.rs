@@ -26,7 +26,7 @@ use crate::{
 
 /// Maximum number of operations that an open loop has in flight. Operations that fall due beyond it
 /// wait, and the wait counts as latency.
-const MAX_OPEN_LOOP: usize = 8 * 1024;
+const MAX_OPEN_LOOP: usize = 128 * 1024;
 
 /// Minimum time between two checks for operations that have fallen due.
 const OPEN_LOOP_STEP: Duration = Duration::from_micros(100);
@@ -77,6 +77,9 @@ pub struct LoadOptions {
     pub clients: u32,
     /// Operations per second of an open loop; `None` for a closed loop.
     pub rate: Option<u64>,
+    /// Time limit of an operation, from when it was due. Those that take longer count as errors.
+    /// `None` for the limit of the client, from when an operation was sent.
+    pub timeout: Option<Duration>,
     /// Size of a value, in bytes, but at least 8.
     pub value_bytes: usize,
     /// How long to run before measuring begins.
@@ -203,7 +206,11 @@ pub async fn run(
     on: impl AsyncFn(Moment),
 ) -> Measured {
     let by_key = options.workload == Workload::GetByKey;
-    let shared = shared(client, keys, options.value_bytes, options.record, by_key, start, history);
+    let client = options.timeout.map_or(client.clone(), |timeout| client.with_timeout(timeout));
+    let shared = shared(&client, keys, options.value_bytes, options.record, by_key, start, history);
+    if let Some(timeout) = options.timeout {
+        shared.recorder.borrow_mut().limit(timeout);
+    }
     let local = LocalSet::new();
     let measuring = async {
         match options.rate {

@@ -90,6 +90,8 @@ pub(crate) struct Recorder {
     waits: Histogram<u64>,
     gets: Histogram<u64>,
     errors: u64,
+    /// Operations with a longer latency are errors.
+    limit_us: u64,
     backlog: Backlog,
     /// For each range, the time of the last successful put.
     last_put_ns: Vec<u64>,
@@ -108,12 +110,17 @@ impl Recorder {
             waits: histogram(),
             gets: histogram(),
             errors: 0,
+            limit_us: u64::MAX,
             backlog: Backlog::default(),
             last_put_ns: vec![0; ranges],
             longest_gap_ns: 0,
             buckets: Vec::new(),
             history,
         }
+    }
+
+    pub(crate) fn limit(&mut self, limit: Duration) {
+        self.limit_us = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
     }
 
     pub(crate) fn begin(&mut self, now_ns: u64) {
@@ -140,11 +147,11 @@ impl Recorder {
     /// Records an operation that ended. Its latency counts from `since_ns`.
     pub(crate) fn ended(&mut self, range: usize, put: bool, ok: bool, since_ns: u64, now_ns: u64) {
         let (Some(begin_ns), None) = (self.begin_ns, self.end_ns) else { return };
-        if !ok {
+        let latency_us = (now_ns.saturating_sub(since_ns) / 1_000).clamp(1, MAX_LATENCY_US);
+        if !ok || latency_us > self.limit_us {
             self.errors += 1;
             return;
         }
-        let latency_us = (now_ns.saturating_sub(since_ns) / 1_000).clamp(1, MAX_LATENCY_US);
         if put {
             self.puts.saturating_record(latency_us);
             let gap_ns = now_ns.saturating_sub(self.last_put_ns[range]);
