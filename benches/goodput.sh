@@ -4,21 +4,22 @@
 #
 #   benches/goodput.sh PROGRAM [WORKLOAD] [SECONDS] [TIMEOUT_MS]
 #
-# The servers of three nodes share half a core, so that the load generator can send five times what
-# they can serve. Needs root, for a control group. Prints one line for each rate.
+# The servers of three nodes share a fifth of a core (CORE_PERCENT), so that the load generator can
+# send five times what they can serve. Needs root, for a control group. Prints a line for each rate.
 set -eu
 program=$1 workload=${2:-put} seconds=${3:-8} timeout_ms=${4:-1000}
+core_percent=${CORE_PERCENT:-20}
 dir=$(mktemp -d)
 if [ -w /sys/fs/cgroup/cpu ]; then
     group=/sys/fs/cgroup/cpu/palisade-goodput
     mkdir -p "$group"
-    echo 20000 > "$group/cpu.cfs_period_us"
-    echo 10000 > "$group/cpu.cfs_quota_us"
+    echo 10000 > "$group/cpu.cfs_period_us"
+    echo $((core_percent * 100)) > "$group/cpu.cfs_quota_us"
 else
     group=/sys/fs/cgroup/palisade-goodput
     echo +cpu > /sys/fs/cgroup/cgroup.subtree_control
     mkdir -p "$group"
-    echo "10000 20000" > "$group/cpu.max"
+    echo "$((core_percent * 100)) 10000" > "$group/cpu.max"
 fi
 pids=
 cleanup() {
@@ -67,9 +68,9 @@ figure() {
     sed -n "s/^ *\"$1\": \([0-9]*\).*/\1/p" "$dir/run.json" | head -n 1
 }
 
-# The capacity is what a closed loop reaches.
-bench --clients 256 > /dev/null
-capacity=$(bench --clients 256)
+# The capacity is what a closed loop of many clients reaches.
+bench --clients 2048 > /dev/null
+capacity=$(bench --clients 2048)
 echo "capacity: $capacity operations/s ($workload, time limit $timeout_ms ms)"
 echo "offered  operations/s  goodput/s  of capacity  p50 ms  p99 ms  generator CPU"
 for tenths in 5 8 10 12 15 20 30 50 5; do

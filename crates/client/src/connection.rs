@@ -10,7 +10,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    mem,
+    io, mem,
     net::SocketAddr,
     time::Duration,
 };
@@ -21,6 +21,7 @@ use palisade_wire::{
     ClientHello, Encode, Frame, FrameDecoder, FrameKind, Operation, Outcome, PeerAddress, Request,
     Response, ServerHello, decode_exact, write_frame,
 };
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
@@ -31,6 +32,16 @@ use tokio::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const READ_BYTES: usize = 64 * 1024;
+
+/// How long a connection may be idle before the kernel probes the shard, the interval of the
+/// probes, and how many of them stay unanswered before the connection ends.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// How long sent bytes may stay unacknowledged before the connection ends. The router gives it up
+/// earlier if an answer is due.
+const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// An event of a connection.
 #[derive(Debug)]
@@ -156,7 +167,7 @@ async fn open(
     cluster_id: Option<u64>,
 ) -> Option<(TcpStream, FrameDecoder, ServerHello)> {
     let mut stream = TcpStream::connect(address).await.ok()?;
-    stream.set_nodelay(true).ok()?;
+    prepare(&stream).ok()?;
     let mut out = BytesMut::new();
     write_frame(&mut out, FrameKind::ClientHello, |out| ClientHello { cluster_id }.encode(out));
     stream.write_all(&out).await.ok()?;
@@ -164,6 +175,19 @@ async fn open(
     let frame = read_frame(&mut stream, &mut decoder).await?;
     let hello = decode_exact::<ServerHello>(frame.payload).ok()?;
     (frame.kind == FrameKind::ServerHello).then_some((stream, decoder, hello))
+}
+
+/// Sets the options of a connection: small frames leave at once, and a connection whose other side
+/// has vanished ends.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }
 
 /// Reports the answers of a stream, until it ends or is invalid.

@@ -13,6 +13,7 @@ use crate::{
     executor::Executor,
     framing::{read_frame, read_hello, scratch},
     outbound::Outbound,
+    sockets::prepare,
 };
 
 /// Serves one client until it disconnects or sends an invalid frame.
@@ -22,6 +23,9 @@ pub(crate) async fn serve_client(
     tasks: glommio::TaskQueueHandle,
     mut stream: TcpStream,
 ) {
+    if prepare(&stream).is_err() {
+        return;
+    }
     let (mut decoder, mut scratch) = (FrameDecoder::default(), scratch());
     let hello = read_hello(&mut stream, &mut decoder, &mut scratch, FrameKind::ClientHello).await;
     let Some(hello) = hello.and_then(|frame| decode_exact::<ClientHello>(frame.payload).ok())
@@ -31,12 +35,8 @@ pub(crate) async fn serve_client(
     if hello.cluster_id.is_some_and(|expected| expected != cluster_id) {
         return;
     }
-    // Without this, small answers would wait until the client has acknowledged earlier ones.
-    if stream.set_nodelay(true).is_err() {
-        return;
-    }
     let (mut reader, writer) = futures_lite::io::split(stream);
-    let (connection, outbound) = (executor.new_connection(), Outbound::new());
+    let (connection, outbound) = (executor.new_connection(), Outbound::new(executor.queued_bytes.clone()));
     executor.clients.borrow_mut().insert(connection, outbound.clone());
     let answer = ServerHello { cluster_id, at: executor.at };
     outbound.push(|out| write_frame(out, FrameKind::ServerHello, |out| answer.encode(out)));

@@ -11,12 +11,16 @@ use std::{
 use palisade_clock::{BoundSource, Estimate, KernelClock};
 use palisade_control::RangeDescriptor;
 use palisade_replication::Append;
-use palisade_shard::{ConnectionId, Input, PeerMessage, Runtime, ShardEffects};
+use palisade_shard::{ConnectionId, Input, PeerBody, PeerMessage, Runtime, ShardEffects};
 use palisade_sync::Sender;
 use palisade_wal::{Log, SyncPlan};
 use palisade_wire::{Encode, FrameKind, PeerAddress, RangeId, Response, write_frame};
 
-use crate::{inbox::Inbox, outbound::Outbound, signal::Signal};
+use crate::{
+    inbox::Inbox,
+    outbound::{Outbound, QueuedBytes},
+    signal::Signal,
+};
 
 /// How long the replies of a drained shard are sent at most, in microseconds.
 const SEND_REPLIES_US: u64 = 1_000_000;
@@ -37,6 +41,8 @@ pub(crate) struct Executor {
     pub(crate) inbox: Inbox,
     pub(crate) clients: RefCell<BTreeMap<ConnectionId, Rc<Outbound>>>,
     pub(crate) peers: BTreeMap<PeerAddress, Rc<Outbound>>,
+    /// Bytes of answers that wait for clients to read.
+    pub(crate) queued_bytes: QueuedBytes,
     /// Raised when a record was appended to the log.
     pub(crate) appended: Signal,
     runtime: RefCell<Runtime<Log>>,
@@ -67,6 +73,7 @@ impl Executor {
             inbox: Inbox::default(),
             clients: RefCell::default(),
             peers,
+            queued_bytes: QueuedBytes::default(),
             appended: Signal::default(),
             runtime: RefCell::new(runtime),
             siblings,
@@ -232,7 +239,11 @@ impl Executor {
                 let frame = |out: &mut _| {
                     write_frame(out, FrameKind::Peer, |out| message.encode(out));
                 };
-                peer.push(frame);
+                // A heartbeat may overtake other messages, as in the simulator's network.
+                match message.body {
+                    PeerBody::Hello(_) => peer.push_urgent(frame),
+                    _ => peer.push(frame),
+                };
             }
         }
         for (to, _) in sends {

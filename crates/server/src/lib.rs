@@ -25,6 +25,7 @@ mod outbound;
 mod peer_connections;
 mod planted;
 mod signal;
+mod sockets;
 
 pub use config::{
     ClockConfig, ClockSourceConfig, Config, ConfigError, LogBackend, LogConfig, ModeConfig,

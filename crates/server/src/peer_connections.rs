@@ -13,6 +13,7 @@ use crate::{
     executor::Executor,
     framing::{read_frame, read_hello, scratch},
     outbound::Outbound,
+    sockets::prepare,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -29,7 +30,7 @@ pub(crate) async fn dial_peer(
 ) {
     loop {
         if let Ok(mut stream) = TcpStream::connect_timeout(address, CONNECT_TIMEOUT).await
-            && stream.set_nodelay(true).is_ok()
+            && prepare(&stream).is_ok()
         {
             let hello = PeerHello { cluster_id, from: executor.at, to };
             outbound.reopen(|out| {
@@ -44,6 +45,9 @@ pub(crate) async fn dial_peer(
 
 /// Receives a peer's messages, until it disconnects or sends an invalid frame.
 pub(crate) async fn serve_peer(executor: Rc<Executor>, cluster_id: u64, mut stream: TcpStream) {
+    if prepare(&stream).is_err() {
+        return;
+    }
     let (mut decoder, mut scratch) = (FrameDecoder::default(), scratch());
     let hello = read_hello(&mut stream, &mut decoder, &mut scratch, FrameKind::PeerHello).await;
     let Some(hello) = hello.and_then(|frame| decode_exact::<PeerHello>(frame.payload).ok()) else {

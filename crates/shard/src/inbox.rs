@@ -1,7 +1,7 @@
 //! The inputs of a shard that wait for its next turn.
 //!
-//! Ticks and finished syncs come before messages of peers, and those before requests of clients:
-//! a shard with too many requests still replicates, and its leaderships last. Inquiries are cheap
+//! Ticks, finished syncs and heartbeats come before other messages of peers, and those before
+//! requests of clients: a shard with too many requests still replicates, and its leaderships last. Inquiries are cheap
 //! requests that show that the shard works, and come before the others.
 //!
 //! A request that has waited for [`MAX_WAIT_US`] is rejected instead of served. Under overload the
@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use palisade_wire::{Locking, Operation, PeerAddress, ReadKind, Request};
 
 use crate::{
-    messages::PeerMessage,
+    messages::{PeerBody, PeerMessage},
     turn::{ConnectionId, Input},
 };
 
@@ -33,6 +33,7 @@ pub struct Inbox {
     ticked: bool,
     /// Finished syncs, installs and the drain.
     urgent: VecDeque<Input>,
+    heartbeats: VecDeque<(PeerAddress, PeerMessage)>,
     messages: Queue<(PeerAddress, PeerMessage)>,
     inquiries: VecDeque<(ConnectionId, Request)>,
     requests: Queue<(ConnectionId, Request)>,
@@ -72,6 +73,9 @@ impl Inbox {
                 let bytes = log_bytes(&request);
                 self.requests.push((connection, request), bytes);
             }
+            Input::Peer { from, message } if matches!(message.body, PeerBody::Hello(_)) => {
+                self.heartbeats.push_back((from, message));
+            }
             Input::Peer { from, message } => {
                 let bytes = message.body.log_bytes();
                 self.messages.push((from, message), bytes);
@@ -86,6 +90,7 @@ impl Inbox {
     pub fn is_empty(&self) -> bool {
         !self.ticked
             && self.urgent.is_empty()
+            && self.heartbeats.is_empty()
             && self.messages.waiting.is_empty()
             && self.inquiries.is_empty()
             && self.requests.waiting.is_empty()
@@ -98,7 +103,7 @@ impl Inbox {
 
     /// Returns true if more messages of peers may be read.
     pub fn has_room_for_messages(&self) -> bool {
-        self.messages.has_room()
+        self.messages.has_room() && self.heartbeats.len() < MAX_INPUTS
     }
 
     /// Begins a turn. The age of a request counts from the first turn that finds it here.
@@ -116,6 +121,12 @@ impl Inbox {
             return Some(Input::Tick);
         }
         self.urgent.pop_front()
+    }
+
+    /// Takes a heartbeat.
+    pub(crate) fn next_heartbeat(&mut self) -> Option<Input> {
+        let (from, message) = self.heartbeats.pop_front()?;
+        Some(Input::Peer { from, message })
     }
 
     /// Takes a message, with about how many bytes it adds to the log.

@@ -135,12 +135,11 @@ impl StateMachine {
         let Self::Keys { store, .. } = self else {
             return Outcome::Rejected(Rejection::WrongRange);
         };
-        let newest = store.newest(key);
-        let before = Timestamp::from_bits(newest.ts.to_bits().saturating_sub(1));
-        let found = match store.get(key, before) {
-            Ok(Some(version)) if stale => version,
-            _ => newest,
-        };
+        let mut found = store.newest(key);
+        if stale {
+            let before = Timestamp::from_bits(found.ts.to_bits().saturating_sub(1));
+            found = store.get(key, before).ok().flatten().unwrap_or(found);
+        }
         let (version_ts, value) = (found.ts, found.value.cloned());
         work.keys(1, value.as_ref().map_or(0, Bytes::len));
         Outcome::Value { basis: Basis::Latest, version_ts, value }

@@ -131,15 +131,15 @@ impl Links {
     }
 
     /// Records an answer of a shard, whether it says that the shard is overloaded, and the latency
-    /// of the request if that is known.
+    /// of the request if that is known. Returns true if requests are held back.
     pub(super) fn heard(
         &mut self,
         from: PeerAddress,
         is_overloaded: bool,
         latency_us: Option<u64>,
         now_us: u64,
-    ) {
-        let Some(link) = self.links.get_mut(&from) else { return };
+    ) -> bool {
+        let Some(link) = self.links.get_mut(&from) else { return false };
         link.window.answered(is_overloaded, link.latency_us, now_us);
         link.progressed(now_us);
         link.in_flight = link.in_flight.saturating_sub(1);
@@ -148,6 +148,7 @@ impl Links {
             link.deviation_us = (3 * link.deviation_us + deviation_us) / 4;
             link.latency_us = (7 * link.latency_us + sample_us) / 8;
         }
+        link.window.holds_back()
     }
 
     /// Records that bytes came from a shard, or went to it.

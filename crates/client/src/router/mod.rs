@@ -332,18 +332,19 @@ impl Router {
         }
         pending.at = self.routes.target(&pending.call, place);
         pending.sent_us = self.now_us;
-        match pending.at.filter(|at| self.routes.links.is_open(*at)) {
-            Some(at) if pending.call.is_urgent() || self.routes.links.has_room(at) => {
+        let links = &self.routes.links;
+        match pending.at {
+            Some(at) if links.has_room(at) || links.is_open(at) && pending.call.is_urgent() => {
                 let (operation, bytes) =
                     (pending.operation(place, &self.sessions), pending.bytes);
                 self.send(at, request_id, operation, bytes);
             }
-            Some(at) => {
+            Some(at) if links.is_open(at) => {
                 (pending.at, pending.held_at) = (None, Some(at));
                 pending.reason = "the shard is overloaded";
                 self.routes.links.window(at).hold_back(pending.start_us(), request_id);
             }
-            None => self.try_elsewhere(request_id, "the node does not answer"),
+            _ => self.try_elsewhere(request_id, "the node does not answer"),
         }
     }
 
@@ -369,7 +370,7 @@ impl Router {
         let pending = self.requests.get_mut(request_id);
         let latency_us = pending.map(|pending| self.now_us.saturating_sub(pending.sent_us));
         let is_overloaded = outcome == Outcome::Rejected(Rejection::Overloaded);
-        self.routes.links.heard(from, is_overloaded, latency_us, self.now_us);
+        let holds_back = self.routes.links.heard(from, is_overloaded, latency_us, self.now_us);
         if let Outcome::RangeMap(topology) = &outcome {
             self.learn(topology);
         }
@@ -380,7 +381,9 @@ impl Router {
                 self.finish(request_id, Ok(outcome));
             }
         }
-        self.send_held_back(from);
+        if holds_back {
+            self.send_held_back(from);
+        }
     }
 
     /// Takes in the topology that a shard returned, however late.

@@ -81,6 +81,11 @@ impl Window {
         self.waiting.insert((start_us, request_id));
     }
 
+    /// Returns true if requests wait.
+    pub(super) fn holds_back(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Removes a request whose call has ended.
     pub(super) fn remove(&mut self, start_us: u64, request_id: u64) {
         self.waiting.remove(&(start_us, request_id));

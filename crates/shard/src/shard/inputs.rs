@@ -26,6 +26,10 @@ impl Shard {
         while let Some(input) = inbox.next_urgent() {
             self.step(input, now);
         }
+        while let Some(heartbeat) = inbox.next_heartbeat() {
+            self.work.input(0);
+            self.step(heartbeat, now);
+        }
         let mut taken_bytes = 0;
         while taken_bytes < MESSAGE_BYTES
             && self.work.is_left_for_messages()
