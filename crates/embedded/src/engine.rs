@@ -262,13 +262,15 @@ impl Running {
             return events.recv_timeout(Duration::from_micros(wait_us));
         }
         let until_us = self.clock.now().monotonic_us + wait_us;
-        while self.clock.now().monotonic_us < until_us {
+        loop {
             if let Ok(event) = events.try_recv() {
                 return Ok(event);
             }
+            if self.clock.now().monotonic_us >= until_us {
+                return Err(RecvTimeoutError::Timeout);
+            }
             std::hint::spin_loop();
         }
-        Err(RecvTimeoutError::Timeout)
     }
 
     /// Runs a turn and carries out its effects. Returns the microseconds until the next turn is

@@ -36,7 +36,8 @@ pub(crate) async fn serve_client(
         return;
     }
     let (mut reader, writer) = futures_lite::io::split(stream);
-    let (connection, outbound) = (executor.new_connection(), Outbound::new(executor.queued_bytes.clone()));
+    let (connection, outbound) =
+        (executor.new_connection(), Outbound::new(executor.queued_bytes.clone()));
     executor.clients.borrow_mut().insert(connection, outbound.clone());
     let answer = ServerHello { cluster_id, at: executor.at };
     outbound.push(|out| write_frame(out, FrameKind::ServerHello, |out| answer.encode(out)));

@@ -16,7 +16,8 @@ use glommio::{
 };
 use palisade_clock::{Interval, KernelClock, Timestamp};
 use palisade_shard::{
-    Input, LOG_RESERVE_BYTES, RecoveryError, Runtime, SNAPSHOT_PART_BYTES, ShardConfig, TICK_US, TURN_WORK,
+    Input, LOG_RESERVE_BYTES, RecoveryError, Runtime, SNAPSHOT_PART_BYTES, ShardConfig, TICK_US,
+    TURN_WORK,
 };
 use palisade_sync::{Receiver, Sender, Watermark, mailbox};
 use palisade_wal::{DataDir, DataDirError, Log, Owner, WalError};

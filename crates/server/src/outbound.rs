@@ -148,8 +148,7 @@ impl Outbound {
     /// Takes the frames that are written next.
     fn take(&self) -> Option<BytesMut> {
         let urgent = self.urgent.take();
-        let next =
-            if urgent.is_empty() { self.frames.borrow_mut().pop_front()? } else { urgent };
+        let next = if urgent.is_empty() { self.frames.borrow_mut().pop_front()? } else { urgent };
         self.count(self.queued_bytes.get() - next.len());
         Some(next)
     }

@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use palisade_wire::{Locking, Operation, PeerAddress, ReadKind, Request};
 
 use crate::{
@@ -177,10 +178,7 @@ impl<T> Default for Queue<T> {
 
 /// Returns true for requests that every shard answers in its next turn.
 fn is_inquiry(operation: &Operation) -> bool {
-    matches!(
-        operation,
-        Operation::RangeMap | Operation::Status | Operation::KeepVersions { .. }
-    )
+    matches!(operation, Operation::RangeMap | Operation::Status | Operation::KeepVersions { .. })
 }
 
 /// Returns true if a request is of a transaction that may hold locks.
@@ -195,10 +193,15 @@ fn continues_transaction(operation: &Operation) -> bool {
     }
 }
 
-/// Returns about how many bytes a request adds to the log.
+/// Returns the bytes of a request, which it adds to the log if it is a commit.
 fn log_bytes(request: &Request) -> u64 {
     match &request.operation {
         Operation::Commit { request, .. } => request.commit.bytes() as u64,
+        Operation::Get { key, .. } => key.len() as u64,
+        Operation::Scan { scan, .. } => {
+            (scan.begin.len() + scan.end.as_ref().map_or(0, Bytes::len)) as u64
+        }
+        Operation::Control(change) => change.len() as u64,
         _ => 0,
     }
 }

@@ -108,10 +108,12 @@ impl Pacing {
         Some(Waited::Admitted(origin, operation))
     }
 
-    /// Returns the microseconds until the next interval, or `None` if no commit waits.
+    /// Returns the microseconds until a commit may be served, or `None` if no commit waits.
     pub(crate) fn next_us(&self, now: Now) -> Option<u64> {
         let waits = !self.waiting.is_empty();
-        waits.then(|| self.next_interval_us.saturating_sub(now.monotonic_us))
+        let is_admitted = self.allowance_bytes.is_none_or(|left_bytes| left_bytes > 0);
+        let until_us = if is_admitted { 0 } else { self.next_interval_us };
+        waits.then(|| until_us.saturating_sub(now.monotonic_us))
     }
 
     pub(crate) fn is_empty(&self) -> bool {

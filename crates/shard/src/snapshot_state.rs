@@ -236,6 +236,7 @@ mod tests {
             CommitCommand { proposed_ts, request }.to_payload(),
             protected_ts,
             Planted::default(),
+            &mut Work::new(TURN_WORK),
         );
     }
 

@@ -23,6 +23,9 @@ const KEY_OVERHEAD_BYTES: u64 = 17;
 /// Bytes that a range takes in a checkpoint of the range map, at most about.
 const RANGE_BYTES: u64 = 256;
 
+/// Writing a key takes about as long as reading this many.
+const WRITE_KEYS: usize = 4;
+
 /// Garbage-collection steps of one tick, at most. Each removes one version or tombstone.
 const COLLECT_WRITES: usize = 1024;
 
@@ -47,6 +50,7 @@ impl StateMachine {
         payload: Bytes,
         oldest_ts: Timestamp,
         planted: Planted<TestFault>,
+        work: &mut Work,
     ) -> (Outcome, Option<RangeDescriptor>) {
         match self {
             Self::Keys { store, outcomes } => {
@@ -59,6 +63,8 @@ impl StateMachine {
                     command.request.expires_ts =
                         command.request.expires_ts.max(command.proposed_ts);
                 }
+                let Commit { conditions, writes } = &command.request.commit;
+                work.keys(conditions.len() + WRITE_KEYS * writes.len(), 0);
                 (apply_commit(store, outcomes, command, oldest_ts), None)
             }
             Self::Control(map) => {

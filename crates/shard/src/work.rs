@@ -11,7 +11,8 @@
 //! units left    |■■■■■■■■|■■■■|■■■■|
 //! messages      |■■■■■■■■|              until half is used
 //! requests               |■■■■|        until three quarters are used
-//! entries, reads              |■■■■|   until all are used
+//! early reads, paced          |■■|     until seven eighths are used
+//! entries, reads                 |■■|  until all are used
 //! ```
 //!
 //! Left out: the cost of an input is estimated, and a step that has begun is completed. The longest
@@ -66,6 +67,16 @@ impl Work {
     /// Returns true until three quarters of the turn's work are used.
     pub(crate) fn is_left_for_requests(&self) -> bool {
         self.left * 4 > self.limit
+    }
+
+    /// Returns true until seven eighths of the turn's work are used.
+    pub(crate) fn is_left_for_waiting(&self) -> bool {
+        self.left * 8 > self.limit
+    }
+
+    /// Returns the work that is left, if any.
+    pub(crate) fn left(&self) -> i64 {
+        self.left.max(0)
     }
 
     /// Counts a request or a message that adds `bytes` to the log.

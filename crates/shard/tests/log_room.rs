@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 
 use palisade_clock::{Interval, Now, Timestamp};
 use palisade_control::Bootstrap;
-use palisade_shard::{ConnectionId, Inbox, Input, LogSpace, Runtime, ShardEffects, ShardLog, TICK_US};
+use palisade_shard::{
+    ConnectionId, Inbox, Input, LogSpace, Runtime, ShardEffects, ShardLog, TICK_US,
+};
 use palisade_wal::{LengthRule, MemoryLog, Position, Record, Retained, WalError};
 use palisade_wire::{
     Commit, CommitRequest, Mode, Operation, Outcome, RangeId, Rejection, Request, SessionId, TxnId,
@@ -135,8 +137,7 @@ impl Alone {
     fn turn(&mut self, inputs: Vec<Input>) {
         let mut inbox = Inbox::default();
         inputs.into_iter().for_each(|input| inbox.push(input));
-        let ShardEffects { appends, replies, .. } =
-            self.runtime.turn(&mut inbox, now(self.now_us));
+        let ShardEffects { appends, replies, .. } = self.runtime.turn(&mut inbox, now(self.now_us));
         self.runtime.write(appends).expect("the log is never full");
         self.answers
             .extend(replies.into_iter().map(|(_, reply)| (reply.request_id, reply.outcome)));

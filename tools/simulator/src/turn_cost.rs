@@ -22,8 +22,8 @@ pub(crate) fn applied(shard: &Shard) -> u64 {
 /// Returns how long a turn takes that applies some entries and has some effects, in microseconds.
 /// `slowness` divides the speed of the machine.
 pub(crate) fn turn_us(applied: u64, effects: &ShardEffects, slowness: u64) -> u64 {
-    let steps = applied
-        + (effects.replies.len() + effects.sends.len() + effects.appends.len()) as u64;
+    let steps =
+        applied + (effects.replies.len() + effects.sends.len() + effects.appends.len()) as u64;
     let written_bytes: u64 = effects.appends.iter().map(|(_, append)| append.bytes()).sum();
     let replied: u64 = effects.replies.iter().map(|(_, response)| reply(response)).sum();
     (steps * STEP + written_bytes / COPIED_BYTES + replied) * slowness / 10

@@ -20,8 +20,6 @@ use std::collections::BTreeMap;
 
 use palisade_wire::PeerAddress;
 
-use super::window::Window;
-
 /// Bounds of the time after which a shard gets a probe, and then counts as silent, in microseconds.
 const MIN_LIMIT_US: u64 = 200_000;
 const MAX_LIMIT_US: u64 = 500_000;
@@ -30,12 +28,12 @@ const MAX_LIMIT_US: u64 = 500_000;
 const MAX_DOUBLINGS: u32 = 4;
 
 /// The connections, by shard. What is known of a shard's latency outlives its connection.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Links {
     links: BTreeMap<PeerAddress, Link>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Link {
     is_open: bool,
     /// Number of requests without an answer.
@@ -50,7 +48,6 @@ struct Link {
     /// The smoothed latency, and its mean deviation.
     latency_us: u64,
     deviation_us: u64,
-    window: Window,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,40 +68,17 @@ pub(super) enum Due {
 }
 
 impl Links {
-    /// Creates the connections to `shards`, all closed. `first_window` is the number of requests
-    /// that may be in flight on each at first.
-    pub(super) fn new(shards: &[PeerAddress], first_window: u32) -> Self {
-        Self { links: shards.iter().map(|at| (*at, Link::new(first_window))).collect() }
-    }
-
     pub(super) fn open(&mut self, at: PeerAddress) {
-        let Some(link) = self.links.get_mut(&at) else { return };
+        let link = self.links.entry(at).or_default();
         (link.is_open, link.in_flight, link.stage) = (true, 0, Stage::Answers);
     }
 
     pub(super) fn close(&mut self, at: PeerAddress) {
-        if let Some(link) = self.links.get_mut(&at) {
-            link.is_open = false;
-        }
+        self.links.entry(at).or_default().is_open = false;
     }
 
     pub(super) fn is_open(&self, at: PeerAddress) -> bool {
         self.links.get(&at).is_some_and(|link| link.is_open)
-    }
-
-    /// Returns true if a connection is open and another request may be in flight on it.
-    pub(super) fn has_room(&self, at: PeerAddress) -> bool {
-        let link = self.links.get(&at);
-        link.is_some_and(|link| link.is_open && link.window.has_room(link.in_flight))
-    }
-
-    /// Returns the window of a shard.
-    ///
-    /// # Panics
-    ///
-    /// If the shard is unknown.
-    pub(super) fn window(&mut self, at: PeerAddress) -> &mut Window {
-        &mut self.links.get_mut(&at).expect("the shards of a cluster never change").window
     }
 
     /// Returns the shards with an open connection.
@@ -112,14 +86,13 @@ impl Links {
         self.links.iter().filter(|(_, link)| link.is_open).map(|(at, _)| *at)
     }
 
-    /// Records that a request of about so many bytes was sent to a shard.
-    pub(super) fn sent(&mut self, to: PeerAddress, bytes: usize, now_us: u64) {
+    /// Records that a request was sent to a shard.
+    pub(super) fn sent(&mut self, to: PeerAddress, now_us: u64) {
         if let Some(link) = self.links.get_mut(&to) {
             if link.in_flight == 0 {
                 link.heard_us = now_us;
             }
             link.in_flight += 1;
-            link.window.sent(bytes);
         }
     }
 
@@ -130,17 +103,9 @@ impl Links {
         }
     }
 
-    /// Records an answer of a shard, whether it says that the shard is overloaded, and the latency
-    /// of the request if that is known. Returns true if requests are held back.
-    pub(super) fn heard(
-        &mut self,
-        from: PeerAddress,
-        is_overloaded: bool,
-        latency_us: Option<u64>,
-        now_us: u64,
-    ) -> bool {
-        let Some(link) = self.links.get_mut(&from) else { return false };
-        link.window.answered(is_overloaded, link.latency_us, now_us);
+    /// Records an answer of a shard, and the latency of the request if that is known.
+    pub(super) fn heard(&mut self, from: PeerAddress, latency_us: Option<u64>, now_us: u64) {
+        let Some(link) = self.links.get_mut(&from) else { return };
         link.progressed(now_us);
         link.in_flight = link.in_flight.saturating_sub(1);
         if let Some(sample_us) = latency_us.map(|us| us.min(MAX_LIMIT_US)) {
@@ -148,7 +113,6 @@ impl Links {
             link.deviation_us = (3 * link.deviation_us + deviation_us) / 4;
             link.latency_us = (7 * link.latency_us + sample_us) / 8;
         }
-        link.window.holds_back()
     }
 
     /// Records that bytes came from a shard, or went to it.
@@ -179,20 +143,6 @@ impl Links {
 }
 
 impl Link {
-    fn new(first_window: u32) -> Self {
-        Self {
-            is_open: false,
-            in_flight: 0,
-            heard_us: 0,
-            stage: Stage::default(),
-            probed_us: 0,
-            closes: 0,
-            latency_us: 0,
-            deviation_us: 0,
-            window: Window::new(first_window),
-        }
-    }
-
     fn progressed(&mut self, now_us: u64) {
         (self.heard_us, self.stage, self.closes) = (now_us, Stage::Answers, 0);
     }
@@ -218,7 +168,7 @@ mod tests {
     const AT: PeerAddress = PeerAddress { node: NodeId(0), shard: ShardId(0) };
 
     fn links() -> Links {
-        let mut links = Links::new(&[AT], 1);
+        let mut links = Links::default();
         links.open(AT);
         links
     }
@@ -227,11 +177,11 @@ mod tests {
     fn silent_shard_is_probed_then_closed() {
         let mut links = links();
         assert_eq!(links.next_due_us(), u64::MAX, "a shard that owes nothing may be silent");
-        links.sent(AT, 1, 1_000);
-        links.sent(AT, 1, 2_000);
+        links.sent(AT, 1_000);
+        links.sent(AT, 2_000);
         assert_eq!(links.take_due(1_000 + MIN_LIMIT_US - 1), None);
         assert_eq!(links.take_due(1_000 + MIN_LIMIT_US), Some((AT, Due::Probe)));
-        links.sent(AT, 1, 1_000 + MIN_LIMIT_US);
+        links.sent(AT, 1_000 + MIN_LIMIT_US);
         assert_eq!(links.take_due(1_000 + MIN_LIMIT_US), None);
         assert_eq!(links.next_due_us(), 1_000 + 2 * MIN_LIMIT_US);
         assert_eq!(links.take_due(1_000 + 2 * MIN_LIMIT_US), Some((AT, Due::Close)));
@@ -241,14 +191,14 @@ mod tests {
     #[test]
     fn any_answer_shows_that_a_shard_works() {
         let mut links = links();
-        links.sent(AT, 1, 0);
-        links.sent(AT, 1, 0);
+        links.sent(AT, 0);
+        links.sent(AT, 0);
         assert_eq!(links.take_due(MIN_LIMIT_US), Some((AT, Due::Probe)));
-        links.sent(AT, 1, MIN_LIMIT_US);
-        links.heard(AT, false, None, MIN_LIMIT_US + 1);
+        links.sent(AT, MIN_LIMIT_US);
+        links.heard(AT, None, MIN_LIMIT_US + 1);
         assert_eq!(links.next_due_us(), 2 * MIN_LIMIT_US + 1);
-        links.heard(AT, false, None, MIN_LIMIT_US + 2);
-        links.heard(AT, false, None, MIN_LIMIT_US + 3);
+        links.heard(AT, None, MIN_LIMIT_US + 2);
+        links.heard(AT, None, MIN_LIMIT_US + 3);
         assert_eq!(links.next_due_us(), u64::MAX, "it owes nothing");
     }
 
@@ -257,12 +207,12 @@ mod tests {
         let mut links = links();
         let limit_us = |links: &mut Links, latency_us| {
             for _ in 0..64 {
-                links.sent(AT, 1, 0);
-                links.heard(AT, false, Some(latency_us), 0);
+                links.sent(AT, 0);
+                links.heard(AT, Some(latency_us), 0);
             }
-            links.sent(AT, 1, 0);
+            links.sent(AT, 0);
             let limit_us = links.next_due_us();
-            links.heard(AT, false, None, 0);
+            links.heard(AT, None, 0);
             limit_us
         };
         assert_eq!(limit_us(&mut links, 100), MIN_LIMIT_US);
@@ -271,14 +221,14 @@ mod tests {
         assert_eq!(limit_us(&mut links, 10_000_000), MAX_LIMIT_US);
         links.close(AT);
         links.open(AT);
-        links.sent(AT, 1, 0);
+        links.sent(AT, 0);
         assert_eq!(links.next_due_us(), MAX_LIMIT_US, "the latency outlives the connection");
     }
 
     #[test]
     fn suspended_client_probes_before_it_closes() {
         let mut links = links();
-        links.sent(AT, 1, 0);
+        links.sent(AT, 0);
         let late_us = 100 * MAX_LIMIT_US;
         assert_eq!(links.take_due(late_us), Some((AT, Due::Probe)));
         assert_eq!(links.take_due(late_us), None);
@@ -294,15 +244,15 @@ mod tests {
         for _ in 0..6 {
             links.close(AT);
             links.open(AT);
-            links.sent(AT, 1, 0);
+            links.sent(AT, 0);
             limits_us.push(links.next_due_us());
             assert_eq!(links.take_due(1 << 40).unwrap().1, Due::Probe);
             assert_eq!(links.take_due(1 << 41).unwrap().1, Due::Close);
         }
         assert_eq!(limits_us, [1, 2, 4, 8, 16, 16].map(|times| times * MIN_LIMIT_US));
-        links.heard(AT, false, None, 0);
+        links.heard(AT, None, 0);
         links.open(AT);
-        links.sent(AT, 1, 0);
+        links.sent(AT, 0);
         assert_eq!(links.next_due_us(), MIN_LIMIT_US);
     }
 }

@@ -27,7 +27,7 @@ mod links;
 mod pending;
 mod retries;
 mod routes;
-mod window;
+mod windows;
 
 use std::{mem, time::Duration};
 
@@ -43,8 +43,9 @@ use links::Due;
 use pending::{Pending, PendingCommit, Requests};
 use retries::{REFRESH_PAUSE_US, RetryBudget, pause_us, reason};
 use routes::{Place, Routes};
+use windows::{WindowKey, Windows};
 
-pub use window::FIRST_WINDOW;
+pub use windows::FIRST_WINDOW;
 
 pub use crate::calls::{Call, CallId, Locks, ReadMode, ScanSpan};
 
@@ -58,7 +59,7 @@ pub struct RouterConfig {
     pub now_ts: Timestamp,
     /// The monotonic time.
     pub now_us: u64,
-    /// Requests that may be in flight at a shard at first. Production uses [`FIRST_WINDOW`].
+    /// Requests of a range that may be in flight at a shard at first. Production uses [`FIRST_WINDOW`].
     pub first_window: u32,
     /// Chooses among replicas.
     pub random: fastrand::Rng,
@@ -175,6 +176,9 @@ pub struct Router {
     routes: Routes,
     sessions: Sessions,
     requests: Requests,
+    windows: Windows,
+    /// Windows in which places have become free for requests that wait.
+    freed: Vec<WindowKey>,
     next_request: u64,
     /// When the range map was requested last.
     refreshed_us: Option<u64>,
@@ -197,9 +201,11 @@ impl Router {
         let RouterConfig { first_window, random, fresh_session, .. } = config;
         let now_ts = topology.now_ts.unwrap_or(now_ts);
         Self {
-            routes: Routes::new(topology, first_window, random),
+            routes: Routes::new(topology, random),
             sessions: Sessions::new(session, now_ts, now_us),
             requests: Requests::default(),
+            windows: Windows::new(first_window),
+            freed: Vec::new(),
             next_request: 1,
             refreshed_us: None,
             retries: 0,
@@ -229,10 +235,12 @@ impl Router {
             RouterInput::NotSent { to, request_id } => {
                 self.routes.links.not_sent(to);
                 self.try_elsewhere(request_id, "the shard accepts no request");
-                self.send_held_back(to);
             }
             RouterInput::KeepVersions(at_ts) => self.keep_versions(at_ts),
             RouterInput::Tick => self.tick(),
+        }
+        while let Some(key) = self.freed.pop() {
+            self.send_held_back(key);
         }
         mem::swap(&mut self.effects, effects);
     }
@@ -272,7 +280,7 @@ impl Router {
             let error = ClientError::Deadline { after, reason, outcome_unknown: false };
             return self.complete(id, Err(error));
         }
-        if self.requests.is_full() {
+        if self.requests.is_full() && !call.is_urgent() {
             return self.complete(id, Err(ClientError::TooManyCalls));
         }
         let mut commit = None;
@@ -289,7 +297,7 @@ impl Router {
         let pending = Pending {
             id,
             bytes: call.bytes(),
-            held_at: None,
+            window: None,
             call,
             commit,
             deadline_us,
@@ -330,28 +338,30 @@ impl Router {
             let fresh_ts = self.sessions.expires_ts(left_us, self.now_us);
             commit.expires_ts.get_or_insert(fresh_ts);
         }
+        leave(pending, &mut self.windows, &mut self.freed);
         pending.at = self.routes.target(&pending.call, place);
         pending.sent_us = self.now_us;
-        let links = &self.routes.links;
-        match pending.at {
-            Some(at) if links.has_room(at) || links.is_open(at) && pending.call.is_urgent() => {
-                let (operation, bytes) =
-                    (pending.operation(place, &self.sessions), pending.bytes);
-                self.send(at, request_id, operation, bytes);
-            }
-            Some(at) if links.is_open(at) => {
-                (pending.at, pending.held_at) = (None, Some(at));
+        let Some(at) = pending.at.filter(|at| self.routes.links.is_open(*at)) else {
+            return self.try_elsewhere(request_id, "the node does not answer");
+        };
+        if let Some((range, _)) = place {
+            let window = self.windows.get((at, range));
+            pending.window = Some((at, range));
+            if !pending.call.is_urgent() && !window.has_room() {
+                pending.at = None;
                 pending.reason = "the shard is overloaded";
-                self.routes.links.window(at).hold_back(pending.start_us(), request_id);
+                return window.hold_back(pending.start_us(), request_id);
             }
-            _ => self.try_elsewhere(request_id, "the node does not answer"),
+            window.enter(pending.bytes);
         }
+        let operation = pending.operation(place, &self.sessions);
+        self.send(at, request_id, operation);
     }
 
-    /// Sends the requests that a shard's window has room for.
-    fn send_held_back(&mut self, at: PeerAddress) {
-        while self.routes.links.has_room(at)
-            && let Some(request_id) = self.routes.links.window(at).next(self.now_us)
+    /// Sends the requests that a window has room for.
+    fn send_held_back(&mut self, key: WindowKey) {
+        while self.windows.get(key).has_room()
+            && let Some(request_id) = self.windows.get(key).next(self.now_us)
         {
             self.release(request_id);
         }
@@ -360,7 +370,7 @@ impl Router {
     /// Sends a request that was held back and is not any more.
     fn release(&mut self, request_id: u64) {
         if let Some(pending) = self.requests.get_mut(request_id) {
-            pending.held_at = None;
+            pending.window = None;
             self.dispatch_again(request_id);
         }
     }
@@ -369,8 +379,12 @@ impl Router {
         let Response { request_id, outcome } = response;
         let pending = self.requests.get_mut(request_id);
         let latency_us = pending.map(|pending| self.now_us.saturating_sub(pending.sent_us));
-        let is_overloaded = outcome == Outcome::Rejected(Rejection::Overloaded);
-        let holds_back = self.routes.links.heard(from, is_overloaded, latency_us, self.now_us);
+        let key = self.requests.get_mut(request_id).and_then(|pending| pending.window);
+        if let (Some(key), Some(latency_us)) = (key, latency_us) {
+            let is_overloaded = outcome == Outcome::Rejected(Rejection::Overloaded);
+            self.windows.get(key).answered(is_overloaded, latency_us, self.now_us);
+        }
+        self.routes.links.heard(from, latency_us, self.now_us);
         if let Outcome::RangeMap(topology) = &outcome {
             self.learn(topology);
         }
@@ -380,9 +394,6 @@ impl Router {
                 self.retry_budget.served();
                 self.finish(request_id, Ok(outcome));
             }
-        }
-        if holds_back {
-            self.send_held_back(from);
         }
     }
 
@@ -440,14 +451,15 @@ impl Router {
     /// these.
     fn ask_another_replica(&mut self, request_id: u64) {
         let Some(pending) = self.requests.get_mut(request_id) else { return };
+        leave(pending, &mut self.windows, &mut self.freed);
         pending.collected_at.extend(pending.at);
         let place = self.routes.place(&pending.call);
         let tried = &pending.collected_at;
         pending.at = place.and_then(|(range, _)| self.routes.member(range, tried));
         match pending.at {
             Some(at) => {
-                let (operation, bytes) = (pending.operation(place, &self.sessions), pending.bytes);
-                self.send(at, request_id, operation, bytes);
+                let operation = pending.operation(place, &self.sessions);
+                self.send(at, request_id, operation);
             }
             None => self.finish(request_id, Err(ClientError::Rejected(Rejection::Collected))),
         }
@@ -498,6 +510,7 @@ impl Router {
     /// Makes a request wait for its next try.
     fn dispatch_later(&mut self, request_id: u64, reason: &'static str) {
         let Some(pending) = self.requests.get_mut(request_id) else { return };
+        leave(pending, &mut self.windows, &mut self.freed);
         pending.at = None;
         pending.tries += 1;
         pending.reason = reason;
@@ -515,7 +528,7 @@ impl Router {
         let at = self.routes.random_shard();
         if let Some(at) = at.filter(|at| self.routes.links.is_open(*at)) {
             let request_id = self.next_request_id();
-            self.send(at, request_id, Operation::RangeMap, 0);
+            self.send(at, request_id, Operation::RangeMap);
         }
     }
 
@@ -523,7 +536,7 @@ impl Router {
     /// no shard keeps them, so it has no effect.
     fn probe(&mut self, at: PeerAddress) {
         let request_id = self.next_request_id();
-        self.send(at, request_id, Operation::KeepVersions { at_ts: Timestamp::ZERO }, 0);
+        self.send(at, request_id, Operation::KeepVersions { at_ts: Timestamp::ZERO });
     }
 
     /// Makes every shard keep the versions at `at_ts`. A shard that is not connected gets the next
@@ -531,7 +544,7 @@ impl Router {
     fn keep_versions(&mut self, at_ts: Timestamp) {
         for at in self.routes.links.shards().collect::<Vec<_>>() {
             let request_id = self.next_request_id();
-            self.send(at, request_id, Operation::KeepVersions { at_ts }, 0);
+            self.send(at, request_id, Operation::KeepVersions { at_ts });
         }
     }
 
@@ -543,7 +556,7 @@ impl Router {
             self.retries += 1;
             self.try_elsewhere(request_id, "the connection broke");
         }
-        for request_id in self.routes.links.window(at).take_all() {
+        for request_id in self.windows.take_all(at) {
             self.release(request_id);
         }
     }
@@ -581,10 +594,11 @@ impl Router {
     /// Removes a request and completes its call. An answer to an earlier try may have done so
     /// already.
     fn finish(&mut self, request_id: u64, result: Result<Outcome, ClientError>) {
-        let Some(pending) = self.requests.remove(request_id) else { return };
-        if let Some(at) = pending.held_at {
-            self.routes.links.window(at).remove(pending.start_us(), request_id);
+        let Some(mut pending) = self.requests.remove(request_id) else { return };
+        if let (None, Some(key)) = (pending.at, pending.window) {
+            self.windows.get(key).remove(pending.start_us(), request_id);
         }
+        leave(&mut pending, &mut self.windows, &mut self.freed);
         if let Some(PendingCommit { txn, range, .. }) = pending.commit {
             self.sessions.end(txn, range);
         }
@@ -595,14 +609,24 @@ impl Router {
         self.effects.push(RouterEffect::Complete { id, result });
     }
 
-    fn send(&mut self, to: PeerAddress, request_id: u64, operation: Operation, bytes: usize) {
-        self.routes.links.sent(to, bytes, self.now_us);
+    fn send(&mut self, to: PeerAddress, request_id: u64, operation: Operation) {
+        self.routes.links.sent(to, self.now_us);
         self.effects.push(RouterEffect::Send { to, request: Request { request_id, operation } });
     }
 
     fn next_request_id(&mut self) -> u64 {
         self.next_request += 1;
         self.next_request - 1
+    }
+}
+
+/// Ends the try of a request: it leaves the window in which it is in flight, if it is in one.
+fn leave(pending: &mut Pending, windows: &mut Windows, freed: &mut Vec<WindowKey>) {
+    if pending.at.is_some()
+        && let Some(key) = pending.window.take()
+        && windows.get(key).leave()
+    {
+        freed.push(key);
     }
 }
 

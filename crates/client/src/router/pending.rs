@@ -15,7 +15,7 @@ use std::{
 use palisade_clock::Timestamp;
 use palisade_wire::{CommitRequest, Operation, PeerAddress, RangeId, ScanRequest, TxnId};
 
-use super::routes::Place;
+use super::{routes::Place, windows::WindowKey};
 use crate::{
     ClientError,
     calls::{Call, CallId, ScanSpan},
@@ -40,8 +40,8 @@ pub(super) struct Pending {
     pub(super) tries: u32,
     /// The shard at which the request is in flight, or `None` while it waits.
     pub(super) at: Option<PeerAddress>,
-    /// The shard whose window the request waits for.
-    pub(super) held_at: Option<PeerAddress>,
+    /// The window in which the request is in flight, or that it waits for.
+    pub(super) window: Option<WindowKey>,
     /// About the size of the request, in bytes.
     pub(super) bytes: usize,
     /// When the last try was sent.
@@ -224,7 +224,7 @@ mod tests {
             retry_us: None,
             tries: 0,
             at: None,
-            held_at: None,
+            window: None,
             bytes: 1,
             sent_us: 0,
             reason: "",

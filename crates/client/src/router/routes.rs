@@ -35,14 +35,13 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    pub(super) fn new(topology: Topology, first_window: u32, random: fastrand::Rng) -> Self {
+    pub(super) fn new(topology: Topology, random: fastrand::Rng) -> Self {
         let shards = topology.nodes.iter().flat_map(|node| {
             let shards = (0..node.client.len())
                 .map(|shard| ShardId(u16::try_from(shard).expect("shards are numbered by u16")));
             shards.map(|shard| PeerAddress { node: node.node, shard })
         });
-        let shards: Vec<_> = shards.collect();
-        let links = Links::new(&shards, first_window);
+        let (shards, links) = (shards.collect(), Links::default());
         Self { topology, shards, links, serving: BTreeMap::new(), random }
     }
 

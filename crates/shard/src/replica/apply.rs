@@ -12,6 +12,7 @@ use crate::{
     snapshot_state::Built,
     state_machine::StateMachine,
     turn::{RequestOrigin, Turn},
+    work::Work,
 };
 
 /// The state of a range after the entries up to an index.
@@ -43,6 +44,7 @@ impl Applied {
         entry: Entry,
         oldest_ts: Timestamp,
         planted: Planted<TestFault>,
+        work: &mut Work,
     ) -> (Option<Outcome>, Option<RangeDescriptor>) {
         let Entry { index, term, kind, payload } = entry;
         assert_eq!(index, self.index + 1, "{range}: applies out of order");
@@ -54,7 +56,7 @@ impl Applied {
         if payload.is_empty() {
             return (None, None);
         }
-        let (outcome, changed) = self.state.apply(payload, oldest_ts, planted);
+        let (outcome, changed) = self.state.apply(payload, oldest_ts, planted, work);
         (Some(outcome), changed)
     }
 }

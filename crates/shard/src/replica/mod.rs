@@ -262,8 +262,10 @@ impl Replica {
     }
 
     /// Applies committed entries, and drops replaced states, as far as the turn's work allows.
+    /// Reads that can be answered get a half.
     fn apply_committed(&mut self, oldest_ts: Timestamp, turn: &mut Turn<'_>) {
-        while turn.work.is_left()
+        let for_reads = if self.owes_reads() { turn.work.left() / 2 } else { 0 };
+        while turn.work.left() > for_reads
             && let Some(entry) = self.committed.pop_front()
         {
             // A snapshot that was installed since may include this entry.
@@ -286,6 +288,11 @@ impl Replica {
     /// Returns true if work is left over that needs no further input.
     pub(crate) fn is_unfinished(&self) -> bool {
         !self.committed.is_empty() || !self.replaced.is_empty() || self.owes_reads()
+    }
+
+    /// Returns the number of committed entries that are not applied.
+    pub(crate) fn backlog(&self) -> usize {
+        self.committed.len()
     }
 
     /// Returns true if reads can be answered and were not, because the turn's work was used up.
@@ -315,7 +322,8 @@ impl Replica {
         let oldest_ts = self.oldest_ts(oldest_ts);
         let range = self.descriptor.range;
         self.unapplied_bytes = self.unapplied_bytes.saturating_sub(entry.log_bytes());
-        let (outcome, changed) = self.applied.apply(range, entry, oldest_ts, self.config.planted);
+        let (outcome, changed) =
+            self.applied.apply(range, entry, oldest_ts, self.config.planted, turn.work);
         turn.effects.installs.extend(changed);
         self.proposals.applied(at, outcome.as_ref(), turn);
     }

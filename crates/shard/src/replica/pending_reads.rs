@@ -126,17 +126,20 @@ impl PendingReads {
         self.waiting.insert((barrier, self.next_number), (read, deadline_us));
     }
 
-    /// Removes a read that waits for an entry up to `applied_index`, or for any entry if the
-    /// entries may never be applied. Returns it, and whether its entry is applied.
-    pub(super) fn next_applied(
-        &mut self,
-        applied_index: u64,
-        may_apply: bool,
-    ) -> Option<(PendingRead, bool)> {
+    /// Removes a read that waits for an entry up to `applied_index`.
+    pub(super) fn next_applied(&mut self, applied_index: u64) -> Option<PendingRead> {
         let first = self.waiting.first_entry()?;
-        let (Barrier::Applied(index), _) = *first.key() else { return None };
-        let is_applied = index <= applied_index;
-        (is_applied || !may_apply).then(|| (first.remove().0, is_applied))
+        let (barrier, _) = *first.key();
+        (barrier <= Barrier::Applied(applied_index)).then(|| first.remove().0)
+    }
+
+    /// Removes the reads that wait for entries above `committed_index`.
+    pub(super) fn take_uncommitted(
+        &mut self,
+        committed_index: u64,
+    ) -> impl Iterator<Item = PendingRead> {
+        let above = (Barrier::Applied(committed_index.saturating_add(1)), 0);
+        self.waiting.extract_if(above..FIRST_SAFE, |_, _| true).map(|(_, (read, _))| read)
     }
 
     /// Removes a read whose timestamp is at most `safe_ts`.
@@ -151,7 +154,8 @@ impl PendingReads {
     /// `safe_ts`.
     pub(super) fn is_any_ready(&self, applied_index: u64, safe_ts: Timestamp) -> bool {
         let first = self.waiting.first_key_value();
-        let is_applied = first.is_some_and(|((first, _), _)| *first <= Barrier::Applied(applied_index));
+        let is_applied =
+            first.is_some_and(|((first, _), _)| *first <= Barrier::Applied(applied_index));
         let first_safe = self.waiting.range(FIRST_SAFE..).next();
         is_applied || first_safe.is_some_and(|((first, _), _)| *first <= Barrier::Safe(safe_ts))
     }

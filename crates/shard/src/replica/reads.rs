@@ -63,7 +63,7 @@ impl Replica {
     ) -> Result<Served, Rejection> {
         let scan = self.check_scan(scan)?;
         // An estimate, so that a turn does not accept more scans than it answers.
-        turn.work.keys(scan.max_rows.min(MAX_PAGE_ROWS) as usize, 0);
+        turn.work.keys(scan.max_rows.min(MAX_PAGE_ROWS) as usize / 4, 0);
         match kind {
             // A scan covers more than one key, so both kinds mean the same.
             ReadKind::Latest | ReadKind::LatestOfKey => {
@@ -180,16 +180,16 @@ impl Replica {
         }
     }
 
-    /// Answers the reads whose entries are applied. Rejects all others if this replica no longer
-    /// holds proposals, because their entries may never be applied.
+    /// Answers the reads whose entries are applied. If this replica no longer holds proposals,
+    /// rejects those whose entries are not committed, because these may never be applied.
     pub(super) fn answer_applied_reads(&mut self, turn: &mut Turn<'_>) {
-        let (index, may_apply) = (self.applied.index, self.group.holds_proposals());
-        while (turn.work.is_left() || !may_apply)
-            && let Some((read, is_applied)) = self.reads.next_applied(index, may_apply)
+        while turn.work.is_left()
+            && let Some(read) = self.reads.next_applied(self.applied.index)
         {
-            if is_applied {
-                self.answer_read(read, turn);
-            } else {
+            self.answer_read(read, turn);
+        }
+        if !self.group.holds_proposals() {
+            for read in self.reads.take_uncommitted(self.group.commit_index()) {
                 turn.reject(read.origin, Rejection::NotServing { hint: None });
             }
         }

@@ -176,12 +176,7 @@ impl Replica {
         }
     }
 
-    pub(super) fn read_as_of(
-        &mut self,
-        read: &Read,
-        at_ts: Timestamp,
-        work: &mut Work,
-    ) -> Outcome {
+    pub(super) fn read_as_of(&mut self, read: &Read, at_ts: Timestamp, work: &mut Work) -> Outcome {
         let state = &self.applied.state;
         let outcome = match read {
             Read::Key(key) => state.get_as_of(key, at_ts, work),

@@ -16,6 +16,9 @@ pub(crate) const TURN_INPUT_BYTES: u64 = 1024 * 1024;
 /// Part of [`TURN_INPUT_BYTES`] that messages may take, so that requests get a share.
 const MESSAGE_BYTES: u64 = TURN_INPUT_BYTES / 4 * 3;
 
+/// Committed entries at which no further messages are taken until some are applied.
+const MAX_BACKLOG: usize = 4 * 1024;
+
 /// Limit on the inquiries of one turn.
 const INQUIRIES: usize = 64;
 
@@ -23,15 +26,17 @@ impl Shard {
     /// Processes the inputs of a turn. Those that a turn has no time for stay in the inbox.
     pub(crate) fn take_inputs(&mut self, inbox: &mut Inbox, now: Now) {
         inbox.begin_turn(now.monotonic_us);
-        while let Some(input) = inbox.next_urgent() {
-            self.step(input, now);
-        }
+        // Before the tick, which suspects peers without a recent heartbeat.
         while let Some(heartbeat) = inbox.next_heartbeat() {
             self.work.input(0);
             self.step(heartbeat, now);
         }
+        while let Some(input) = inbox.next_urgent() {
+            self.step(input, now);
+        }
         let mut taken_bytes = 0;
         while taken_bytes < MESSAGE_BYTES
+            && self.backlog < MAX_BACKLOG
             && self.work.is_left_for_messages()
             && let Some((message, bytes)) = inbox.next_message()
         {
@@ -40,7 +45,8 @@ impl Shard {
             self.step(message, now);
         }
         for (connection, request) in (0..INQUIRIES).map_while(|_| inbox.next_inquiry()) {
-            self.work.input(0);
+            // A status lists all replicas, and a range map all ranges.
+            self.work.keys(self.replicas.len(), 0);
             self.step(Input::Request { connection, request }, now);
         }
         // While reads are owed, further requests wait in the inbox, where their age is limited.
@@ -49,8 +55,8 @@ impl Shard {
             && self.work.is_left_for_requests()
             && let Some((taken, bytes)) = inbox.next_request(now.monotonic_us)
         {
-            self.work.input(0);
             if taken.is_late {
+                self.work.input(0);
                 self.reject_late(&taken);
                 continue;
             }
@@ -59,6 +65,7 @@ impl Shard {
             let Taken { connection, request, .. } = taken;
             self.step(Input::Request { connection, request }, now);
         }
+        self.inputs_wait = !inbox.is_empty();
     }
 
     /// Rejects a request that has waited for too long: the shard is overloaded.

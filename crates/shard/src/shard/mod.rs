@@ -112,6 +112,10 @@ pub struct Shard {
     unfinished: BTreeSet<RangeId>,
     /// A replica has reads that can be answered and were not, because the work was used up.
     owes_reads: bool,
+    /// Committed entries that are not applied, over all replicas.
+    backlog: usize,
+    /// The last turn has left inputs in the inbox.
+    inputs_wait: bool,
     /// The replica that used up the work of the last turn. The next turn ends with it.
     last_flushed: RangeId,
     requests: u64,
@@ -204,6 +208,8 @@ impl Shard {
             work,
             unfinished: BTreeSet::new(),
             owes_reads: false,
+            backlog: 0,
+            inputs_wait: false,
             last_flushed: RangeId::CONTROL,
             requests: 0,
             late_requests: 0,
@@ -450,7 +456,7 @@ impl Shard {
 
     /// Ends the turn and returns the effects of its inputs.
     pub fn end_turn(&mut self, now: Now) -> ShardEffects {
-        while self.work.is_left()
+        while self.work.is_left_for_waiting()
             && let Some((origin, operation)) = self.early_reads.next(now)
         {
             self.work.input(0);
@@ -458,7 +464,7 @@ impl Shard {
         }
         let room = self.log.room;
         self.pacing.begin_interval(|| room.allowance_bytes(self.log_reserve), now);
-        while self.work.is_left()
+        while self.work.is_left_for_waiting()
             && let Some(waited) = self.pacing.next(now)
         {
             self.work.input(0);
@@ -506,7 +512,7 @@ impl Shard {
         let waits_us = [self.early_reads.next_us(now), self.pacing.next_us(now), unfinished_us];
         self.work.renew();
         let (mut drain, appends) = (self.drain, self.appends);
-        drain.answered(|| self.is_idle(), appends, now);
+        drain.answered(|| !self.inputs_wait && self.is_idle(), appends, now);
         self.drain = drain;
         out.wake_after_us = waits_us.into_iter().chain([out.wake_after_us]).flatten().min();
         out
@@ -527,7 +533,7 @@ impl Shard {
     fn flush_all(&mut self, now: Now, sends: &mut Vec<(PeerAddress, PeerBody)>) {
         let mut ranges = mem::take(&mut self.touched);
         ranges.append(&mut self.unfinished);
-        self.owes_reads = false;
+        (self.owes_reads, self.backlog) = (false, 0);
         let after = (Bound::Excluded(self.last_flushed), Bound::Unbounded);
         for range in ranges.range(after).chain(&ranges).take(ranges.len()) {
             let had_work = self.work.is_left();
@@ -538,7 +544,6 @@ impl Shard {
         }
     }
 
-
     fn flush(&mut self, range: RangeId, now: Now, sends: &mut Vec<(PeerAddress, PeerBody)>) {
         let replica = self.replicas.get_mut(&range).expect("only replicas are touched");
         let oldest_ts = self.protections.oldest_ts(now);
@@ -548,6 +553,7 @@ impl Shard {
         if replica.is_unfinished() {
             self.unfinished.insert(range);
             self.owes_reads |= replica.owes_reads();
+            self.backlog += replica.backlog();
         }
         let state_bytes = replica.state_bytes();
         self.state.replace(replica.counted_bytes, state_bytes);

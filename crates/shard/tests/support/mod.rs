@@ -4,7 +4,9 @@
 use palisade_clock::Now;
 use palisade_control::Bootstrap;
 use palisade_replication::Planted;
-use palisade_shard::{LOG_RESERVE_BYTES, Recovered, SNAPSHOT_PART_BYTES, Shard, ShardConfig, TURN_WORK};
+use palisade_shard::{
+    LOG_RESERVE_BYTES, Recovered, SNAPSHOT_PART_BYTES, Shard, ShardConfig, TURN_WORK,
+};
 use palisade_wire::{Mode, NodeId, PeerAddress, ShardId};
 
 /// Returns the shape of a cluster of one shard, with all of its ranges in one mode.

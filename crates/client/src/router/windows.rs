@@ -1,21 +1,24 @@
-//! Limits the requests in flight at a shard, and holds back the others.
+//! Limits the requests in flight for each range at a shard, and holds back the others.
 //!
 //! The problem: a shard that gets more requests than it can serve has a queue, in its inbox and in
 //! the sockets before it. Every answer then comes late, also those that nobody waits for any more,
 //! and retries make the queue longer. Requests are cheaper to hold back here: a call that ends
 //! while its request waits costs the shard nothing.
 //!
-//! So each shard has a window, like a TCP connection. It shrinks by a quarter when the shard
-//! rejects a request as overloaded, and grows by a request for 16 answers while requests wait for
-//! it. Its bytes are limited as well.
+//! So the requests of each range at a shard have a window, like a TCP connection. It shrinks by a
+//! quarter when the shard rejects a request as overloaded, and grows by a request for 16 answers
+//! while requests wait for it. Its bytes are limited as well. A range that answers nothing, such as
+//! a broken chain, fills up its own window alone.
 //!
 //! The oldest request is sent first. Once that has waited for [`STANDING_US`], there are more calls
 //! than the shard can serve. The newest is then sent first: some calls are served in time, instead
 //! of all of them just too late.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Requests in flight at a shard at first, in production.
+use palisade_wire::{PeerAddress, RangeId};
+
+/// Requests of a range in flight at a shard at first, in production.
 pub const FIRST_WINDOW: u32 = 1024;
 
 /// Requests in flight at least, unless fewer are at first, and at most.
@@ -32,9 +35,39 @@ const SHRINK_US: u64 = 20_000;
 /// Wait of the oldest request from which on the newest is sent first, in microseconds.
 const STANDING_US: u64 = 100_000;
 
-/// The window of a shard.
+/// A range at a shard.
+pub(super) type WindowKey = (PeerAddress, RangeId);
+
+/// The windows of all ranges at all shards.
+#[derive(Debug)]
+pub(super) struct Windows {
+    windows: BTreeMap<WindowKey, Window>,
+    first: u32,
+}
+
+impl Windows {
+    /// Creates windows of `first` requests.
+    pub(super) fn new(first: u32) -> Self {
+        Self { windows: BTreeMap::new(), first }
+    }
+
+    /// Returns a window.
+    pub(super) fn get(&mut self, key: WindowKey) -> &mut Window {
+        self.windows.entry(key).or_insert_with(|| Window::new(self.first))
+    }
+
+    /// Removes and returns all requests that wait for the windows of a shard.
+    pub(super) fn take_all(&mut self, at: PeerAddress) -> Vec<u64> {
+        let of_shard = self.windows.range_mut((at, RangeId(0))..=(at, RangeId(u32::MAX)));
+        let waiting = of_shard.flat_map(|(_, window)| std::mem::take(&mut window.waiting));
+        waiting.map(|(_, request_id)| request_id).collect()
+    }
+}
+
+/// The window of a range at a shard.
 #[derive(Debug)]
 pub(super) struct Window {
+    in_flight: u32,
     /// Requests that may be in flight, in sixteenths.
     limit: u32,
     fewest: u32,
@@ -49,17 +82,25 @@ impl Window {
     /// Creates a window of `first` requests.
     pub(super) fn new(first: u32) -> Self {
         let (limit, fewest) = (16 * first.clamp(1, MOST), 16 * first.clamp(1, FEWEST));
-        Self { limit, fewest, bytes: 0, shrunk_us: 0, waiting: BTreeSet::new() }
+        Self { in_flight: 0, limit, fewest, bytes: 0, shrunk_us: 0, waiting: BTreeSet::new() }
     }
 
-    /// Returns true if another request may be sent beside those in flight.
-    pub(super) fn has_room(&self, in_flight: u64) -> bool {
+    /// Returns true if another request may be sent.
+    pub(super) fn has_room(&self) -> bool {
         let by_bytes = MAX_BYTES / (self.bytes / 8).max(1);
-        in_flight < u64::from((self.limit / 16).min(by_bytes.max(1)))
+        self.in_flight < (self.limit / 16).min(by_bytes.max(1))
     }
 
-    /// Records that a request of about so many bytes was sent.
-    pub(super) fn sent(&mut self, bytes: usize) {
+    /// Records that a request is no longer in flight: it was answered, or its try has ended.
+    /// Returns true if requests wait for its place.
+    pub(super) fn leave(&mut self) -> bool {
+        self.in_flight -= 1;
+        !self.waiting.is_empty()
+    }
+
+    /// Records that a request of about so many bytes is in flight.
+    pub(super) fn enter(&mut self, bytes: usize) {
+        self.in_flight += 1;
         let bytes = u32::try_from(bytes).unwrap_or(MAX_BYTES).min(MAX_BYTES);
         self.bytes = self.bytes - self.bytes / 8 + bytes;
     }
@@ -67,7 +108,7 @@ impl Window {
     /// Records an answer.
     pub(super) fn answered(&mut self, is_overloaded: bool, latency_us: u64, now_us: u64) {
         if is_overloaded {
-            if now_us >= self.shrunk_us + latency_us.max(SHRINK_US) {
+            if now_us >= self.shrunk_us.saturating_add(latency_us.max(SHRINK_US)) {
                 self.limit = (self.limit / 4 * 3).max(self.fewest);
                 self.shrunk_us = now_us;
             }
@@ -79,11 +120,6 @@ impl Window {
     /// Holds back a request of a call that started at `start_us`.
     pub(super) fn hold_back(&mut self, start_us: u64, request_id: u64) {
         self.waiting.insert((start_us, request_id));
-    }
-
-    /// Returns true if requests wait.
-    pub(super) fn holds_back(&self) -> bool {
-        !self.waiting.is_empty()
     }
 
     /// Removes a request whose call has ended.
@@ -98,19 +134,15 @@ impl Window {
         let next = if is_standing { self.waiting.pop_last() } else { self.waiting.pop_first() };
         next.map(|(_, request_id)| request_id)
     }
-
-    /// Removes and returns all requests that wait.
-    pub(super) fn take_all(&mut self) -> impl Iterator<Item = u64> + use<> {
-        std::mem::take(&mut self.waiting).into_iter().map(|(_, request_id)| request_id)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn room(window: &Window) -> u64 {
-        (0..).find(|in_flight| !window.has_room(*in_flight)).expect("windows are limited")
+    fn room(window: &Window) -> u32 {
+        let with = |in_flight| Window { in_flight, waiting: BTreeSet::new(), ..*window };
+        (0..).find(|in_flight| !with(*in_flight).has_room()).expect("windows are limited")
     }
 
     #[test]
@@ -134,12 +166,24 @@ mod tests {
     #[test]
     fn window_is_limited_by_bytes() {
         let mut window = Window::new(FIRST_WINDOW);
-        (0..99).for_each(|_| window.sent(64 << 10));
+        (0..99).for_each(|_| window.enter(64 << 10));
         assert!((64..80).contains(&room(&window)), "{}", room(&window));
-        (0..99).for_each(|_| window.sent(usize::MAX));
+        (0..99).for_each(|_| window.enter(usize::MAX));
         assert_eq!(room(&window), 1, "a large request is sent alone");
-        (0..99).for_each(|_| window.sent(100));
+        (0..99).for_each(|_| window.enter(100));
         assert_eq!(room(&window), 1024);
+    }
+
+    #[test]
+    fn ranges_of_a_shard_have_windows_of_their_own() {
+        let (at, other) = (PeerAddress::default(), (PeerAddress::default(), RangeId(2)));
+        let mut windows = Windows::new(1);
+        let stuck = windows.get((at, RangeId(1)));
+        stuck.enter(1);
+        stuck.hold_back(0, 7);
+        assert!(!stuck.has_room() && windows.get(other).has_room());
+        assert!(windows.get((at, RangeId(1))).leave(), "a request waits");
+        assert_eq!(windows.take_all(at), [7]);
     }
 
     #[test]
