@@ -31,8 +31,6 @@ pub enum TestFault {
     TrustLostLocks,
     /// A locked read does not wait for the writes ordered before it.
     EarlyLockedReads,
-    /// Heartbeats of a turn are built before the revocations of the turn.
-    EarlyHeartbeats,
     /// Commits take effect even if they have expired.
     RunExpired,
     /// Reads of the latest state do not wait for the writes ordered before them.

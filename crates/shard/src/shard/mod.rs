@@ -419,9 +419,6 @@ impl Shard {
         let changed = self.peers.tick(now.monotonic_us);
         self.effects.reconnects.extend(self.peers.broken_connections(now.monotonic_us));
         self.ticked = true;
-        if self.config.planted.is(TestFault::EarlyHeartbeats) {
-            self.send_heartbeats(now);
-        }
         if !self.admission.is_admitted() {
             return;
         }
