@@ -96,7 +96,8 @@ impl EntryLog {
     }
 
     /// Returns at most [`MAX_MESSAGE_ENTRIES`] entries from index `from` on, of at most `max_bytes`
-    /// together. A larger first entry is returned alone. Returns none if `from` lies before the first entry in memory.
+    /// together. A larger first entry is returned alone. Returns none if `from` lies before the
+    /// first entry in memory.
     pub(crate) fn slice(&self, from: u64, max_bytes: usize) -> Vec<Entry> {
         if from < self.first_index() {
             return Vec::new();

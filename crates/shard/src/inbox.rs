@@ -1,8 +1,8 @@
 //! The inputs of a shard that wait for its next turn.
 //!
 //! Ticks, finished syncs and heartbeats come before other messages of peers, and those before
-//! requests of clients: a shard with too many requests still replicates, and its leaderships last. Inquiries are cheap
-//! requests that show that the shard works, and come before the others.
+//! requests of clients: a shard with too many requests still replicates, and its leaderships last.
+//! Inquiries are cheap requests that show that the shard works, and come before the others.
 //!
 //! A request that has waited for [`MAX_WAIT_US`] is rejected instead of served. Under overload the
 //! queue would otherwise grow until every answer comes too late, and the shard would work for

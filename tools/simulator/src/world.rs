@@ -328,8 +328,8 @@ impl World {
         stops.then(|| self.schedule.u64(1..3_000_000))
     }
 
-    /// Returns how long a turn takes beside its work: less than 50 us for most turns. The effects of
-    /// a turn are carried out when it ends, and the node may crash or pause before that.
+    /// Returns how long a turn takes beside its work: less than 50 us for most turns. The effects
+    /// of a turn are carried out when it ends, and the node may crash or pause before that.
     fn turn_us(&mut self) -> u64 {
         if self.schedule.u8(0..16) > 0 {
             self.schedule.u64(0..50)

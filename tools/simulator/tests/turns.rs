@@ -91,8 +91,8 @@ fn scenario_58_unlimited_turns_lose_leaderships() {
     assert!(world.longest_turn_us() > SECOND_US, "{} us", world.longest_turn_us());
 }
 
-/// Lets a follower fall behind by 3,000 entries, and returns how long its longest turn is when it catches
-/// up, in microseconds.
+/// Lets a follower fall behind by 3,000 entries, and returns how long its longest turn is when it
+/// catches up, in microseconds.
 fn longest_turn_of_backlog_us(turn_work: u32) -> u64 {
     let mut world = slow_cluster(turn_work);
     let leader = world.await_leader(RANGE);

@@ -59,7 +59,8 @@ pub struct RouterConfig {
     pub now_ts: Timestamp,
     /// The monotonic time.
     pub now_us: u64,
-    /// Requests of a range that may be in flight at a shard at first. Production uses [`FIRST_WINDOW`].
+    /// Requests of a range that may be in flight at a shard at first. Production uses
+    /// [`FIRST_WINDOW`].
     pub first_window: u32,
     /// Chooses among replicas.
     pub random: fastrand::Rng,

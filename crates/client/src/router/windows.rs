@@ -1,7 +1,7 @@
 //! Limits the requests in flight for each range at a shard, and holds back the others.
 //!
 //! The problem: a shard that gets more requests than it can serve has a queue, in its inbox and in
-//! the sockets before it. Every answer then comes late, also those that nobody waits for any more,
+//! the sockets before it. Every answer then comes late, also those of calls that have ended,
 //! and retries make the queue longer. Requests are cheaper to hold back here: a call that ends
 //! while its request waits costs the shard nothing.
 //!
@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use palisade_wire::{PeerAddress, RangeId};
 
 /// Requests of a range in flight at a shard at first, in production.
-pub const FIRST_WINDOW: u32 = 1024;
+pub const FIRST_WINDOW: u32 = 128;
 
 /// Requests in flight at least, unless fewer are at first, and at most.
 const FEWEST: u32 = 8;
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn window_shrinks_once_per_round_and_grows_while_requests_wait() {
-        let mut window = Window::new(FIRST_WINDOW);
+        let mut window = Window::new(1024);
         assert_eq!(room(&window), 1024);
         window.answered(true, 50_000, 60_000);
         window.answered(true, 50_000, 109_999);
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn window_is_limited_by_bytes() {
-        let mut window = Window::new(FIRST_WINDOW);
+        let mut window = Window::new(1024);
         (0..99).for_each(|_| window.enter(64 << 10));
         assert!((64..80).contains(&room(&window)), "{}", room(&window));
         (0..99).for_each(|_| window.enter(usize::MAX));
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn newest_request_is_sent_first_once_the_oldest_has_waited() {
-        let mut window = Window::new(FIRST_WINDOW);
+        let mut window = Window::new(1024);
         for request_id in 1..=5 {
             window.hold_back(request_id * 10, request_id);
         }

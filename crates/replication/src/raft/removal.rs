@@ -31,8 +31,8 @@ impl Raft {
     }
 
     /// Follower that does not stand for election: asks whether it was removed, if it has entries
-    /// that are not committed and has received nothing from a leader for a while. A pre-vote request changes no state at its
-    /// receivers, and a leader answers those of removed replicas.
+    /// that are not committed and has received nothing from a leader for a while. A pre-vote
+    /// request changes no state at its receivers, and a leader answers those of removed replicas.
     pub(super) fn ask_if_removed(&mut self, cx: Context<'_>, effects: &mut Effects<Message>) {
         if !self.may_be_removed() || cx.now_us < self.ask_due_us {
             return;

@@ -227,8 +227,8 @@ impl Replica {
     }
 
     /// Ends the turn: applies committed entries and answers requests, as far as the turn's work
-    /// allows, and returns the remaining effects. Versions that a read at `oldest_ts` or later sees are kept. The writes are the
-    /// shard's writes from `written + 1` on.
+    /// allows, and returns the remaining effects. Versions that a read at `oldest_ts` or later sees
+    /// are kept. The writes are the shard's writes from `written + 1` on.
     pub(crate) fn flush(
         &mut self,
         written: u64,
