@@ -71,14 +71,14 @@ const fn fault(
 
 /// All faults that the checks must catch.
 pub const PLANTED_FAULTS: &[PlantedFault] = &[
-    fault("count-learners", "", 5, |p| protocol(p, ProtocolFault::CountLearners)),
-    fault("unsynced-vote", "", 2, |p| protocol(p, ProtocolFault::UnsyncedVote)),
+    fault("count-learners", "", 2, |p| protocol(p, ProtocolFault::CountLearners)),
+    fault("unsynced-vote", "", 185, |p| protocol(p, ProtocolFault::UnsyncedVote)),
     fault("unsynced-confirmation", "", 0, |p| protocol(p, ProtocolFault::UnsyncedConfirmation)),
     fault("commit-by-counting", "", 0, |p| protocol(p, ProtocolFault::CommitByCounting)),
-    fault("endless-lease", "", 6, |p| protocol(p, ProtocolFault::EndlessLease)),
+    fault("endless-lease", "", 2, |p| protocol(p, ProtocolFault::EndlessLease)),
     fault("break-promises", "", 2, |p| protocol(p, ProtocolFault::BreakPromises)),
     fault("early-reads", "", 25, |p| protocol(p, ProtocolFault::EarlyReads)),
-    fault("no-joint-consensus", "", 422, |p| protocol(p, ProtocolFault::NoJointConsensus)),
+    fault("no-joint-consensus", "", 185, |p| protocol(p, ProtocolFault::NoJointConsensus)),
     fault("incomplete-leader", "", 2, |p| protocol(p, ProtocolFault::IncompleteLeader)),
     fault("eager-tail", "", 0, |p| protocol(p, ProtocolFault::EagerTail)),
     // Nodes are silenced for about as long as a promise lasts, with long delays and turns. In other
@@ -94,7 +94,7 @@ pub const PLANTED_FAULTS: &[PlantedFault] = &[
     }),
     fault("forget-votes", "", 2, |p| plant(p, TestFault::ForgetVotes)),
     fault("forget-outcomes", "", 5, |p| plant(p, TestFault::ForgetOutcomes)),
-    fault("trust-empty-log", "", 365, |p| plant(p, TestFault::TrustEmptyLog)),
+    fault("trust-empty-log", "", 274, |p| plant(p, TestFault::TrustEmptyLog)),
     fault("stale-reads", "", 0, |p| plant(p, TestFault::StaleReads)),
     fault("forget-on-restart", "", 0, |p| plant(p, TestFault::ForgetOnRestart { entries: 1 })),
     // Snapshot reads detect a short commit wait too, under the name of another invariant.
@@ -103,19 +103,19 @@ pub const PLANTED_FAULTS: &[PlantedFault] = &[
         p.snapshot_percent = 0;
     }),
     // Half of the wait would be enough only if clocks were right to within half of their bound.
-    fault("half-commit-wait", ORDER, 8, |p| {
+    fault("half-commit-wait", ORDER, 16, |p| {
         plant(p, TestFault::HalfCommitWait);
         p.snapshot_percent = 0;
     }),
     fault("ignore-conditions", "commits of several keys", 3, |p| {
         plant(p, TestFault::IgnoreConditions);
     }),
-    fault("ignore-locks", TRANSACTIONS, 2, |p| plant(p, TestFault::IgnoreLocks)),
-    fault("trust-lost-locks", TRANSACTIONS, 5, |p| plant(p, TestFault::TrustLostLocks)),
+    fault("ignore-locks", TRANSACTIONS, 3, |p| plant(p, TestFault::IgnoreLocks)),
+    fault("trust-lost-locks", TRANSACTIONS, 2, |p| plant(p, TestFault::TrustLostLocks)),
     fault("early-locked-reads", TRANSACTIONS, 0, |p| plant(p, TestFault::EarlyLockedReads)),
     fault("hasty-snapshots", TRANSACTIONS, 4, |p| plant(p, TestFault::HastySnapshots)),
     fault("eager-safe-time", TRANSACTIONS, 5, |p| plant(p, TestFault::EagerSafeTime)),
-    fault("ignore-pending-writes-raft", "", 24, |p| {
+    fault("ignore-pending-writes-raft", "", 25, |p| {
         plant(p, TestFault::IgnorePendingWrites);
         p.only = Some(Mode::Raft);
     }),
@@ -125,7 +125,7 @@ pub const PLANTED_FAULTS: &[PlantedFault] = &[
     }),
     fault("run-expired", "", 0, |p| plant(p, TestFault::RunExpired)),
     // Nodes pause often, and clients retry at another replica soon.
-    fault("unconfirmed-aborts", "", 382, |p| {
+    fault("unconfirmed-aborts", "", 111, |p| {
         plant(p, TestFault::UnconfirmedAborts);
         p.nodes = 3;
         p.only = Some(Mode::Raft);
@@ -137,7 +137,7 @@ pub const PLANTED_FAULTS: &[PlantedFault] = &[
         p.callers = 12;
         p.transaction_percent = 80;
     }),
-    fault("clock-beyond-its-bound", ORDER, 3, |p| {
+    fault("clock-beyond-its-bound", ORDER, 2, |p| {
         p.clock_lie_us = 50_000;
         p.snapshot_percent = 0;
     }),
@@ -151,7 +151,7 @@ pub const PLANTED_FAULTS: &[PlantedFault] = &[
         p.stopped_turns = 256;
         p.snapshot_percent = 30;
     }),
-    fault("trust-damage", "", 2, |p| p.trust_damage = true),
+    fault("trust-damage", "", 7, |p| p.trust_damage = true),
     fault("cut-early", "", 2, |p| p.cut_early = true),
     // `docs/assumptions.md` excludes this case. The simulator shows which invariant breaks.
     fault("suspended-clocks", "", 0, |p| {

@@ -3,7 +3,11 @@
 mod connections;
 mod nodes;
 
-use std::{cmp::Reverse, collections::BinaryHeap, fmt::Debug};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap},
+    fmt::Debug,
+};
 
 use bytes::BytesMut;
 use palisade_clock::Now;
@@ -28,7 +32,7 @@ use crate::{
 /// Interval between two ticks of a node, in true time: the drift of its clock is ignored here.
 const TICK_US: u64 = 10_000;
 
-/// For this long after a pause, a turn takes only a random part of the messages in its inbox.
+/// For this long after a pause, a turn reads only some of the connections, at random.
 const WAKING_US: u64 = 1_000;
 
 /// The first connection id that does not belong to a client: for the operator, probes and scripts.
@@ -290,12 +294,18 @@ impl World {
         }
         place.turn_is_due = false;
         if waking {
-            // Connections are read in any order. A client's request may be processed before a
-            // peer's message that arrived long before it.
-            let random = &mut self.schedule;
+            // Connections are read in any order. A client's request may be processed before the
+            // messages of a peer that arrived long before it.
+            let (random, mut read) = (&mut self.schedule, BTreeMap::new());
             inputs.retain(|input| {
-                let connected = matches!(input, Input::Peer { .. } | Input::Request { .. });
-                let later = connected && random.bool();
+                let connection = match input {
+                    Input::Peer { from, .. } => Some((Some(*from), ConnectionId(0))),
+                    Input::Request { connection, .. } => Some((None, *connection)),
+                    _ => None,
+                };
+                let mut is_read =
+                    |connection| *read.entry(connection).or_insert_with(|| random.bool());
+                let later = connection.is_some_and(|connection| !is_read(connection));
                 if later {
                     place.arrived.push(input.clone());
                 }
