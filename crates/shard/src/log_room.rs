@@ -126,15 +126,26 @@ pub struct LogRoom {
     rewrite_bytes: u64,
     /// How much more room there is after that than at once.
     gained_bytes: u64,
-    /// True if the state may grow.
-    accepts_growth: bool,
+    /// By how much the state, counted up to four times, is too large to grow.
+    excess_bytes: u64,
+}
+
+/// Whether commits may write values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Growth {
+    /// They may.
+    Accepted,
+    /// Not until entries are applied, which count as if each added to the state.
+    Later,
+    /// The state is too large.
+    Refused,
 }
 
 impl Default for LogRoom {
     /// Returns the room of a log without a limit.
     fn default() -> Self {
         let (left_bytes, room_bytes) = (u64::MAX, u64::MAX);
-        Self { left_bytes, room_bytes, rewrite_bytes: 0, gained_bytes: 0, accepts_growth: true }
+        Self { left_bytes, room_bytes, rewrite_bytes: 0, gained_bytes: 0, excess_bytes: 0 }
     }
 }
 
@@ -150,7 +161,7 @@ impl LogRoom {
             room_bytes: left_bytes.saturating_sub(state.needed_bytes()),
             rewrite_bytes: 0,
             gained_bytes: 0,
-            accepts_growth: grown_bytes < usable_bytes,
+            excess_bytes: grown_bytes.saturating_add(1).saturating_sub(usable_bytes),
         }
     }
 
@@ -246,9 +257,15 @@ impl LogRoom {
         self.left_bytes >= reserve.checkpoint_bytes() || bytes <= self.left_bytes / 2
     }
 
-    /// Returns true if the state may grow.
-    pub(crate) fn accepts_growth(self) -> bool {
-        self.accepts_growth
+    /// Returns whether the state may grow, of which `unapplied_bytes` are entries.
+    pub(crate) fn growth(self, unapplied_bytes: impl FnOnce() -> u64) -> Growth {
+        if self.excess_bytes == 0 {
+            Growth::Accepted
+        } else if self.excess_bytes <= unapplied_bytes().saturating_mul(3) {
+            Growth::Later
+        } else {
+            Growth::Refused
+        }
     }
 }
 
@@ -288,7 +305,7 @@ mod tests {
     fn state_of_one_group_grows_up_to_a_quarter_of_the_limit() {
         let grows = |total_bytes, largest_bytes| {
             let size = StateSize { total_bytes, largest_bytes };
-            LogRoom::at_once(space(500, 500), size, RESERVE).accepts_growth
+            LogRoom::at_once(space(500, 500), size, RESERVE).growth(|| 0) == Growth::Accepted
         };
         assert!(grows(249, 249) && !grows(250, 250));
         assert!(grows(320, 30) && !grows(333, 30));

@@ -5,7 +5,7 @@ use palisade_control::RangeDescriptor;
 use palisade_replication::{Append, Context, Peers};
 use palisade_wire::{Outcome, PeerAddress, RangeId, Rejection, Request, Response};
 
-use crate::{messages::PeerMessage, work::Work};
+use crate::{log_room::Growth, messages::PeerMessage, work::Work};
 
 /// A client's connection to this shard. The driver chooses the number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,8 +83,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) hlc: &'a mut Hlc,
     pub(crate) peers: &'a Peers,
     pub(crate) effects: &'a mut ShardEffects,
-    /// False while the state of the shard must not grow: its log could not hold it.
-    pub(crate) may_grow: bool,
+    /// Whether the state of the shard may grow, such that its log can hold it.
+    pub(crate) growth: Growth,
     pub(crate) work: &'a mut Work,
 }
 

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     TestFault,
+    log_room::Growth,
     state_machine::settled,
     turn::{RequestOrigin, Served, Turn},
 };
@@ -86,10 +87,15 @@ impl Replica {
         if self.proposals.len() >= MAX_WAITING {
             return Err(Rejection::Overloaded);
         }
-        if !turn.may_grow && request.commit.writes_values() {
-            // The refusal is final, so the transaction needs its locks no more.
-            self.transactions.end(owner);
-            return Err(Rejection::StateTooLarge);
+        match turn.growth {
+            _ if !request.commit.writes_values() => {}
+            Growth::Accepted => {}
+            Growth::Later => return Err(Rejection::LogFull),
+            Growth::Refused => {
+                // The refusal is final, so the transaction needs its locks no more.
+                self.transactions.end(owner);
+                return Err(Rejection::StateTooLarge);
+            }
         }
         let applied_ts = self.applied.state.last_ts();
         let proposed_ts = self.commit_timestamps.next(applied_ts, turn)?;

@@ -290,6 +290,11 @@ impl Replica {
         !self.committed.is_empty() || !self.replaced.is_empty() || self.owes_reads()
     }
 
+    /// Returns at most how many bytes the entries take that are not applied.
+    pub(crate) fn unapplied_bytes(&self) -> u64 {
+        self.unapplied_bytes
+    }
+
     /// Returns the number of committed entries that are not applied.
     pub(crate) fn backlog(&self) -> usize {
         self.committed.len()

@@ -27,7 +27,7 @@ use crate::{
     config::{LogCounters, ShardConfig, ShardError},
     drain::Drain,
     early_reads::EarlyReads,
-    log_room::{LogReserve, LogRoom, LogSpace, Rewrite, StateSize},
+    log_room::{Growth, LogReserve, LogRoom, LogSpace, Rewrite, StateSize},
     messages::{Hello, PeerBody, PeerMessage},
     pacing::Pacing,
     protections::Protections,
@@ -50,7 +50,7 @@ macro_rules! lent {
             hlc: &mut $shard.hlc,
             peers: &$shard.peers,
             effects: &mut $shard.effects,
-            may_grow: $shard.may_grow,
+            growth: $shard.growth,
             work: &mut $shard.work,
         }
     };
@@ -101,8 +101,8 @@ pub struct Shard {
     state: StateSize,
     /// Groups with entries at the beginning of the log that are not applied.
     stuck: BTreeSet<RangeId>,
-    /// False while commits that write values are refused, because the state is too large.
-    may_grow: bool,
+    /// Whether commits may write values.
+    growth: Growth,
     /// Commits that wait for room in the log.
     pacing: Pacing,
     drain: Drain,
@@ -202,7 +202,7 @@ impl Shard {
             log_reserve,
             state,
             stuck: BTreeSet::new(),
-            may_grow: true,
+            growth: Growth::Accepted,
             pacing: Pacing::default(),
             drain: Drain::default(),
             work,
@@ -223,7 +223,8 @@ impl Shard {
     /// Sets the log's counters. `room` decides which writes are accepted.
     pub fn set_log_counters(&mut self, log: LogCounters) {
         self.log = log;
-        self.may_grow = log.room.accepts_growth();
+        let unapplied = || self.replicas.values().map(|replica| replica.unapplied_bytes()).sum();
+        self.growth = log.room.growth(unapplied);
     }
 
     /// Returns the highest commit timestamp that the log held at the start.
