@@ -39,6 +39,9 @@ pub struct Config {
     /// Settings of the clock.
     #[serde(default)]
     pub clock: ClockConfig,
+    /// Address of the HTTP endpoint with `/metrics`, `/healthz` and `/readyz`. `None` for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics_address: Option<SocketAddr>,
     /// A fault to plant, in tests of the checks.
     #[cfg(feature = "planted-faults")]
     #[serde(default, skip_serializing_if = "Option::is_none")]

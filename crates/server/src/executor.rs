@@ -11,13 +11,17 @@ use std::{
 use palisade_clock::{BoundSource, Estimate, KernelClock};
 use palisade_control::RangeDescriptor;
 use palisade_replication::Append;
-use palisade_shard::{ConnectionId, Input, PeerBody, PeerMessage, Runtime, ShardEffects};
+use palisade_shard::{
+    ConnectionId, Durations, Input, PeerBody, PeerMessage, ReplicaView, Runtime, SLOW_US,
+    ShardEffects, SlowRequest,
+};
 use palisade_sync::Sender;
 use palisade_wal::{Log, SyncPlan};
 use palisade_wire::{Encode, FrameKind, PeerAddress, RangeId, Response, write_frame};
 
 use crate::{
     inbox::Inbox,
+    metrics::{PeerReport, ShardReport},
     outbound::{Outbound, QueuedBytes},
     signal::Signal,
 };
@@ -28,6 +32,8 @@ const SEND_REPLIES_US: u64 = 1_000_000;
 /// A message between the shards of one node, or from its main thread.
 #[derive(Clone, Debug)]
 pub(crate) enum ShardCommand {
+    /// Send a report.
+    Report(crossbeam::channel::Sender<ShardReport>),
     /// A range has new replicas.
     Install(RangeDescriptor),
     /// Answer the pending requests, and stop.
@@ -57,6 +63,10 @@ pub(crate) struct Executor {
     reported_refusal: Cell<bool>,
     reported_other_shape: Cell<bool>,
     reported_failure: Cell<bool>,
+    /// When a slow request was last reported, and how many were not since.
+    reported_slow: Cell<(u64, u64)>,
+    /// How long syncs of the log take.
+    syncs: RefCell<Durations>,
 }
 
 impl Executor {
@@ -84,6 +94,8 @@ impl Executor {
             reported_refusal: Cell::new(false),
             reported_other_shape: Cell::new(false),
             reported_failure: Cell::new(false),
+            reported_slow: Cell::new((0, 0)),
+            syncs: RefCell::default(),
         })
     }
 
@@ -194,9 +206,9 @@ impl Executor {
     }
 
     fn carry_out(&self, effects: ShardEffects) {
-        let ShardEffects { appends, sends, replies, reconnects, installs, wake_after_us: _ } =
-            effects;
+        let ShardEffects { appends, sends, replies, reconnects, installs, slow, .. } = effects;
         self.write(appends);
+        self.report_slow(&slow);
         reconnects.iter().filter_map(|at| self.peers.get(at)).for_each(|peer| peer.close());
         self.send(&sends);
         self.reply(&replies);
@@ -296,13 +308,75 @@ impl Executor {
         out.copy_from_slice(&self.runtime.borrow().log().pages(plan)[at..at + out.len()]);
     }
 
-    pub(crate) fn synced(&self, plan: &SyncPlan) {
+    /// Takes in that a sync has ended, which began at `began_us` on the monotonic clock.
+    pub(crate) fn synced(&self, plan: &SyncPlan, began_us: u64) {
+        let took_us = self.clock.now().monotonic_us.saturating_sub(began_us);
+        self.syncs.borrow_mut().record(took_us);
         let durable = self.runtime.borrow_mut().synced(plan);
         self.inbox.push(durable);
     }
 
     pub(crate) fn sync_failed(&self) {
         self.runtime.borrow_mut().log_mut().sync_failed();
+    }
+
+    /// Logs requests that took long, at most one a second.
+    fn report_slow(&self, slow: &[SlowRequest]) {
+        let Some(request) = slow.first() else { return };
+        let (reported_us, others) = self.reported_slow.get();
+        let now_us = self.clock.now().monotonic_us;
+        if now_us < reported_us + SLOW_US {
+            return self.reported_slow.set((reported_us, others + slow.len() as u64));
+        }
+        self.reported_slow.set((now_us, 0));
+        let SlowRequest { range, is_commit, ordered_after_us, done_after_us } = *request;
+        let others = others + slow.len() as u64 - 1;
+        let (at, done_ms) = (self.at, done_after_us / 1_000);
+        if is_commit {
+            let waited_ms = ordered_after_us / 1_000;
+            tracing::warn!(
+                "{at}: a commit in {range} took {done_ms} ms: {waited_ms} ms in the queue, for locks \
+                 and for room in the log, {} ms to replicate; {others} more slow requests since the \
+                 last report",
+                done_ms - waited_ms
+            );
+        } else {
+            tracing::warn!(
+                "{at}: a read in {range} took {done_ms} ms; {others} more slow requests since the \
+                 last report"
+            );
+        }
+    }
+
+    /// Returns what an operator sees of the shard.
+    pub(crate) fn report(&self) -> ShardReport {
+        let (runtime, now) = (self.runtime.borrow(), self.clock.now());
+        let shard = runtime.shard();
+        let queued = |(at, outbound): (&PeerAddress, &Rc<Outbound>)| {
+            let queued_bytes = outbound.queued_bytes();
+            (*at, PeerReport { queued_bytes, lag_entries: 0 })
+        };
+        let mut peers: BTreeMap<_, _> = self.peers.iter().map(queued).collect();
+        for view in shard.views() {
+            for (follower, lag_entries) in view.follower_lags() {
+                if let Some(peer) = peers.get_mut(&follower) {
+                    peer.lag_entries = peer.lag_entries.max(lag_entries);
+                }
+            }
+        }
+        let unapplied = |view: ReplicaView<'_>| view.commit_index() - view.applied_index();
+        ShardReport {
+            status: shard.status(now),
+            metrics: shard.metrics().clone(),
+            syncs: self.syncs.borrow().clone(),
+            state_bytes: shard.state_bytes(),
+            unapplied: shard.views().map(unapplied).sum(),
+            is_fenced: shard.is_fenced(now),
+            is_draining: shard.is_draining(),
+            connections: self.clients.borrow().len(),
+            client_queued_bytes: self.queued_bytes.get(),
+            peers,
+        }
     }
 
     /// Returns true if no replica needs ticks.

@@ -21,6 +21,7 @@ pub(crate) async fn sync_log(executor: Rc<Executor>, backend: Backend, fail_afte
             executor.appended.wait().await;
             continue;
         };
+        let began_us = executor.clock.now().monotonic_us;
         let synced = file.carry_out(&plan, |at, out| executor.copy_pages(&plan, at, out)).await;
         syncs += 1;
         let synced = match synced {
@@ -38,6 +39,6 @@ pub(crate) async fn sync_log(executor: Rc<Executor>, backend: Backend, fail_afte
             );
             process::abort();
         }
-        executor.synced(&plan);
+        executor.synced(&plan, began_us);
     }
 }

@@ -29,6 +29,7 @@ use crate::{
     Config,
     client_connections::serve_client,
     executor::{Executor, ShardCommand},
+    http::{Shards, serve},
     listener::accept,
     log_progress::LogProgress,
     log_sync::sync_log,
@@ -121,6 +122,12 @@ pub fn run(config: Config, started: impl FnOnce()) -> Result<(), StartError> {
     let (senders, receivers): (Vec<_>, Vec<_>) =
         (0..config.shards).map(|_| mailbox::<ShardCommand>(MAILBOX_CAPACITY)).unzip();
     let verdict = Arc::new(Watermark::default());
+    if let Some(address) = config.metrics_address {
+        let shards = Shards { senders: senders.clone(), opened: verdict.clone() };
+        Probe::bind(address)
+            .and_then(|listener| serve(listener, shards))
+            .map_err(|source| StartError::Listen { address, source })?;
+    }
     let mut shards = Vec::new();
     for (shard, receiver) in receivers.into_iter().enumerate() {
         let shard = ShardId(u16::try_from(shard).expect("the config allows fewer"));
@@ -423,6 +430,8 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
                         obeying.inbox.push(Input::Install(descriptor));
                     }
                     ShardCommand::Drain => obeying.inbox.push(Input::Drain),
+                    // Fails if the asker has given up.
+                    ShardCommand::Report(reply) => drop(reply.try_send(obeying.report())),
                 }
             }
         }

@@ -110,6 +110,10 @@ impl Outbound {
         self.filled.raise();
     }
 
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.queued_bytes.get()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.queued_bytes.get() == 0 && !self.is_sending.get()
     }

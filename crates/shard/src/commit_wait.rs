@@ -20,7 +20,7 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 use palisade_clock::{Now, Timestamp};
 use palisade_wire::{Outcome, Response};
 
-use crate::turn::ConnectionId;
+use crate::{metrics::Durations, turn::ConnectionId};
 
 /// Waiting replies at which a shard rejects further requests.
 const MAX_WAITING: usize = 64 * 1024;
@@ -44,7 +44,13 @@ struct Waiting {
 
 impl CommitWait {
     /// Removes the replies that must wait from `replies`, and adds those whose wait is over.
-    pub(crate) fn pass(&mut self, replies: &mut Vec<(ConnectionId, Response)>, now: Now) {
+    /// Records how long these have waited.
+    pub(crate) fn pass(
+        &mut self,
+        replies: &mut Vec<(ConnectionId, Response)>,
+        durations: &mut Durations,
+        now: Now,
+    ) {
         let must_wait = |response: &Response| {
             response.outcome.visible_ts().filter(|ts| !now.wall.has_passed(*ts))
         };
@@ -62,8 +68,9 @@ impl CommitWait {
             else {
                 break;
             };
+            let waited = now.monotonic_us.saturating_sub(since_us);
+            durations.record(waited);
             if let Outcome::Committed { waited_us, .. } = &mut response.outcome {
-                let waited = now.monotonic_us.saturating_sub(since_us);
                 *waited_us = u32::try_from(waited).unwrap_or(u32::MAX);
             }
             replies.push((connection, response));
@@ -141,18 +148,18 @@ mod tests {
             answer(4, value(900, None)),
             committed(5, 980),
         ];
-        wait.pass(&mut replies, now(50, 1_000));
+        wait.pass(&mut replies, &mut Durations::default(), now(50, 1_000));
         let ids = |replies: &[(ConnectionId, Response)]| {
             replies.iter().map(|(_, response)| response.request_id).collect::<Vec<_>>()
         };
         assert_eq!(ids(&replies), [2, 4, 5]);
         assert_eq!(wait.next_us(now(50, 1_000)), Some(16));
         let mut later = Vec::new();
-        wait.pass(&mut later, now(65, 1_015));
+        wait.pass(&mut later, &mut Durations::default(), now(65, 1_015));
         assert_eq!(ids(&later), [0_u64; 0]);
-        wait.pass(&mut later, now(66, 1_016));
+        wait.pass(&mut later, &mut Durations::default(), now(66, 1_016));
         assert_eq!(ids(&later), [3]);
-        wait.pass(&mut later, now(75, 1_021));
+        wait.pass(&mut later, &mut Durations::default(), now(75, 1_021));
         assert_eq!(ids(&later), [3, 1]);
         assert!(matches!(later[1].1.outcome, Outcome::Committed { waited_us: 25, .. }));
         assert!(wait.is_empty() && wait.next_us(now(75, 1_021)).is_none());

@@ -291,6 +291,14 @@ impl Group {
         }
     }
 
+    /// Returns how many entries each follower lacks. Empty unless this replica leads in Raft mode.
+    pub(crate) fn follower_lags(&self) -> Vec<(PeerAddress, u64)> {
+        match self {
+            Self::Raft(running) => running.protocol.follower_lags().collect(),
+            Self::Chain(_) => Vec::new(),
+        }
+    }
+
     /// Returns the voters (or the members of the chain), and the learners.
     pub(crate) fn members(&self) -> (Vec<PeerAddress>, Vec<PeerAddress>) {
         match self {

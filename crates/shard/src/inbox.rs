@@ -57,6 +57,8 @@ struct Queue<T> {
 pub(crate) struct Taken {
     pub(crate) connection: ConnectionId,
     pub(crate) request: Request,
+    /// When a turn first found the request, on the monotonic clock.
+    pub(crate) since_us: u64,
     /// The request has waited for too long.
     pub(crate) is_late: bool,
 }
@@ -148,7 +150,7 @@ impl Inbox {
         let since_us = self.seen.front().map_or(now_us, |(seen_us, _)| *seen_us);
         let is_late = now_us.saturating_sub(since_us) >= MAX_WAIT_US;
         let is_late = is_late && !continues_transaction(&request.operation);
-        Some((Taken { connection, request, is_late }, bytes))
+        Some((Taken { connection, request, since_us, is_late }, bytes))
     }
 }
 

@@ -5,7 +5,12 @@ use palisade_control::RangeDescriptor;
 use palisade_replication::{Append, Context, Peers};
 use palisade_wire::{Outcome, PeerAddress, RangeId, Rejection, Request, Response};
 
-use crate::{log_room::Growth, messages::PeerMessage, work::Work};
+use crate::{
+    log_room::Growth,
+    messages::PeerMessage,
+    metrics::{Metrics, SlowRequest},
+    work::Work,
+};
 
 /// A client's connection to this shard. The driver chooses the number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +61,8 @@ pub struct ShardEffects {
     pub reconnects: Vec<PeerAddress>,
     /// Changed range descriptors, to be installed in every shard of this node, including this one.
     pub installs: Vec<RangeDescriptor>,
+    /// Requests that took long, for the operator.
+    pub slow: Vec<SlowRequest>,
     /// Microseconds after which the next turn is due, unless an input causes one earlier.
     pub wake_after_us: Option<u64>,
 }
@@ -65,6 +72,8 @@ pub struct ShardEffects {
 pub(crate) struct RequestOrigin {
     pub(crate) connection: ConnectionId,
     pub(crate) request_id: u64,
+    /// When a turn first found the request, on the monotonic clock.
+    pub(crate) since_us: u64,
 }
 
 /// How far a request has come. A rejected one is the `Err` of a `Result`.
@@ -86,6 +95,7 @@ pub(crate) struct Turn<'a> {
     /// Whether the state of the shard may grow, such that its log can hold it.
     pub(crate) growth: Growth,
     pub(crate) work: &'a mut Work,
+    pub(crate) metrics: &'a mut Metrics,
 }
 
 impl<'a> Turn<'a> {
@@ -95,7 +105,7 @@ impl<'a> Turn<'a> {
     }
 
     pub(crate) fn reply(&mut self, origin: RequestOrigin, outcome: Outcome) {
-        let RequestOrigin { connection, request_id } = origin;
+        let RequestOrigin { connection, request_id, .. } = origin;
         self.effects.replies.push((connection, Response { request_id, outcome }));
     }
 

@@ -144,6 +144,34 @@ impl Rejection {
         }
     }
 
+    /// Returns a name without parameters, for counters.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NotServing { .. } => "not_serving",
+            Self::NotHere => "not_here",
+            Self::Overloaded => "overloaded",
+            Self::Draining => "draining",
+            Self::Unknown => "unknown",
+            Self::LogFull => "log_full",
+            Self::StateTooLarge => "state_too_large",
+            Self::KeySize { .. } => "key_size",
+            Self::ValueSize { .. } => "value_size",
+            Self::CommitSize { .. } => "commit_size",
+            Self::WrongRange => "wrong_range",
+            Self::Expired => "expired",
+            Self::LifetimeTooLong => "lifetime_too_long",
+            Self::IdReused => "id_reused",
+            Self::TooManyOutcomes => "too_many_outcomes",
+            Self::InvalidChange => "invalid_change",
+            Self::NotNow => "not_now",
+            Self::ClockUncertain => "clock_uncertain",
+            Self::Aborted => "aborted",
+            Self::Locked => "locked",
+            Self::Collected => "collected",
+            Self::NotYet => "not_yet",
+        }
+    }
+
     /// Returns true if this or an earlier try of the request may have taken effect.
     pub fn is_outcome_unknown(self) -> bool {
         matches!(self, Self::Unknown | Self::Expired)

@@ -142,6 +142,7 @@ impl Cluster {
             mode: options.mode,
             log: options.log,
             clock: options.clock,
+            metrics_address: None,
             #[cfg(feature = "planted-faults")]
             planted_fault: None,
             nodes: nodes.clone(),

@@ -403,8 +403,7 @@ impl World {
 
     fn carry_out(&mut self, node: usize, slot: usize, effects: ShardEffects) {
         // The simulated network has no connections between nodes.
-        let ShardEffects { appends: _, sends, replies, reconnects: _, installs, wake_after_us } =
-            effects;
+        let ShardEffects { sends, replies, installs, wake_after_us, .. } = effects;
         if let Some(us) = wake_after_us {
             let life = self.nodes[node].life;
             self.schedule(self.now_us + us, Event::Wake { node, slot, life });

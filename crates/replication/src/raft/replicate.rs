@@ -2,7 +2,7 @@
 
 use palisade_wire::PeerAddress;
 
-use super::{Body, Leader, Message, Raft, RoleState};
+use super::{Body, Leader, Message, Raft, RoleState, progress::Progress};
 use crate::{After, Context, Effects, Entry, EntryKind, Members, ProtocolFault};
 
 /// The entries that a leader sent.
@@ -156,6 +156,18 @@ impl Raft {
             progress.matched(index);
             self.advance_commit(cx, effects);
         }
+    }
+
+    /// Returns how many entries each follower lacks, or has not confirmed. None unless this replica
+    /// leads.
+    pub fn follower_lags(&self) -> impl Iterator<Item = (PeerAddress, u64)> {
+        let progress = match &self.role {
+            RoleState::Leader(leader) => Some(&leader.progress),
+            _ => None,
+        };
+        let last_index = self.log.last_index();
+        let lag = move |progress: &Progress| last_index.saturating_sub(progress.match_index);
+        progress.into_iter().flatten().map(move |(peer, progress)| (*peer, lag(progress)))
     }
 
     /// Leader: commits the entries that a majority holds durably, if the last is of this term.

@@ -9,6 +9,7 @@ use palisade_wire::{Outcome, RangeId, Rejection};
 
 use crate::{
     TestFault,
+    metrics::SlowRequest,
     snapshot_state::Built,
     state_machine::StateMachine,
     turn::{RequestOrigin, Turn},
@@ -73,6 +74,8 @@ struct Proposal {
     index: u64,
     term: u64,
     origin: RequestOrigin,
+    /// When the entry was ordered, on the monotonic clock.
+    since_us: u64,
 }
 
 impl Proposals {
@@ -85,22 +88,33 @@ impl Proposals {
     }
 
     /// Adds a request whose entry was ordered at an index and term.
-    pub(super) fn push(&mut self, (index, term): (u64, u64), origin: RequestOrigin) {
-        self.pending.push_back(Proposal { index, term, origin });
+    pub(super) fn push(&mut self, at: (u64, u64), origin: RequestOrigin, turn: &Turn<'_>) {
+        let ((index, term), since_us) = (at, turn.now.monotonic_us);
+        self.pending.push_back(Proposal { index, term, origin, since_us });
     }
 
     /// Answers the proposer of an applied entry. Proposals that were replaced by it, or by an
     /// earlier entry, have an unknown outcome.
     pub(super) fn applied(
         &mut self,
+        range: RangeId,
         (index, term): (u64, u64),
         outcome: Option<&Outcome>,
         turn: &mut Turn<'_>,
     ) {
+        let now_us = turn.now.monotonic_us;
         while let Some(proposal) = self.pending.pop_front_if(|proposal| proposal.index <= index) {
             let is_own = proposal.index == index && proposal.term == term;
             let outcome = outcome.filter(|_| is_own).cloned();
-            turn.reply(proposal.origin, outcome.unwrap_or(Outcome::Rejected(Rejection::Unknown)));
+            let Proposal { origin, since_us, .. } = proposal;
+            turn.metrics.replicate.record(now_us.saturating_sub(since_us));
+            turn.metrics.done(SlowRequest {
+                range,
+                is_commit: true,
+                ordered_after_us: since_us.saturating_sub(origin.since_us),
+                done_after_us: now_us.saturating_sub(origin.since_us),
+            });
+            turn.reply(origin, outcome.unwrap_or(Outcome::Rejected(Rejection::Unknown)));
         }
     }
 

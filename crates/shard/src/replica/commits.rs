@@ -101,7 +101,7 @@ impl Replica {
         let proposed_ts = self.commit_timestamps.next(applied_ts, turn)?;
         let command = CommitCommand { proposed_ts, request };
         let at = self.group.propose(command.to_payload(), turn.context()).map_err(refused)?;
-        self.proposals.push(at, origin);
+        self.proposals.push(at, origin, turn);
         self.commit_timestamps.ordered(proposed_ts);
         self.transactions.ordered(at.0, &command.request, owner);
         Ok(Served::Pending)
@@ -245,8 +245,10 @@ impl Replica {
 
     /// Continues the requests that have their locks now, and rejects those that will not get them.
     fn continue_locked(&mut self, turn: &mut Turn<'_>) {
-        while let Some(continued) = self.transactions.next_continued() {
+        let now_us = turn.now.monotonic_us;
+        while let Some((continued, since_us)) = self.transactions.next_continued() {
             turn.work.keys(1, 0);
+            turn.metrics.lock_wait.record(now_us.saturating_sub(since_us));
             match continued {
                 Continued::Read(read) => self.read_locked(read, turn),
                 Continued::Commit(commit) => {

@@ -175,7 +175,7 @@ impl Replica {
             return Err(Rejection::Overloaded);
         }
         let at = self.group.propose(payload, turn.context()).map_err(refused)?;
-        self.proposals.push(at, origin);
+        self.proposals.push(at, origin, turn);
         Ok(Served::Pending)
     }
 
@@ -189,7 +189,7 @@ impl Replica {
         match self.group.change(change, turn.context()).map_err(refused)? {
             None => Ok(Served::Done(Outcome::ControlDone)),
             Some(at) => {
-                self.proposals.push(at, origin);
+                self.proposals.push(at, origin, turn);
                 Ok(Served::Pending)
             }
         }
@@ -330,7 +330,8 @@ impl Replica {
         let (outcome, changed) =
             self.applied.apply(range, entry, oldest_ts, self.config.planted, turn.work);
         turn.effects.installs.extend(changed);
-        self.proposals.applied(at, outcome.as_ref(), turn);
+        turn.metrics.applied += 1;
+        self.proposals.applied(range, at, outcome.as_ref(), turn);
     }
 
     /// Returns the lowest timestamp whose versions this replica keeps. `oldest_ts` is the shard's.

@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     TestFault,
+    metrics::SlowRequest,
     turn::{RequestOrigin, Served, Turn},
     work::Work,
 };
@@ -202,6 +203,14 @@ impl Replica {
             Level::AsOf(at_ts) => self.read_as_of(&read, at_ts, turn.work),
             Level::Locked(locked) => self.read_locked_span(&read, *locked, turn.work),
         };
+        let waited_us = turn.now.monotonic_us.saturating_sub(origin.since_us);
+        turn.metrics.read.record(waited_us);
+        turn.metrics.done(SlowRequest {
+            range: self.descriptor.range,
+            is_commit: false,
+            ordered_after_us: 0,
+            done_after_us: waited_us,
+        });
         turn.reply(origin, outcome);
     }
 

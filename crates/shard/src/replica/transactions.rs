@@ -48,8 +48,8 @@ pub(super) struct Transactions {
     begun_at: u64,
     locks: LockTable,
     next_ticket: u64,
-    /// Requests that wait for locks, by ticket.
-    waiting: BTreeMap<u64, Step>,
+    /// Requests that wait for locks, by ticket, and since when on the monotonic clock.
+    waiting: BTreeMap<u64, (Step, u64)>,
     waiting_bytes: usize,
     pending_writes: PendingWrites,
     /// Commits with locks that are ordered but not applied, by entry index.
@@ -150,7 +150,7 @@ impl Transactions {
         self.waiting_bytes = 0;
         self.pending_writes.clear();
         self.ordered.clear();
-        std::mem::take(&mut self.waiting).into_values().map(|step| match step {
+        std::mem::take(&mut self.waiting).into_values().map(|(step, _)| match step {
             Step::Read(PendingRead { origin, .. }) | Step::Commit(PendingCommit { origin, .. }) => {
                 origin
             }
@@ -215,7 +215,8 @@ impl Transactions {
         let PendingCommit { origin, request, owner } = commit;
         let request = CommitRequest { commit: request.commit.detached(), ..request };
         self.waiting_bytes += bytes;
-        self.waiting.insert(ticket, Step::Commit(PendingCommit { origin, request, owner }));
+        let step = Step::Commit(PendingCommit { origin, request, owner });
+        self.waiting.insert(ticket, (step, now_us));
         Ok(None)
     }
 
@@ -234,7 +235,7 @@ impl Transactions {
         if self.lock(LockRequest { ticket, priority, keeps: true, wants, deadline_us })? {
             return Ok(Some(read));
         }
-        self.waiting.insert(ticket, Step::Read(read));
+        self.waiting.insert(ticket, (Step::Read(read), now_us));
         Ok(None)
     }
 
@@ -260,19 +261,21 @@ impl Transactions {
         }
     }
 
-    /// Returns the next request that no longer waits for locks.
-    pub(super) fn next_continued(&mut self) -> Option<Continued> {
+    /// Returns the next request that no longer waits for locks, and since when it has waited.
+    pub(super) fn next_continued(&mut self) -> Option<(Continued, u64)> {
         let (ticket, event) = self.locks.next_event()?;
-        let step = self.waiting.remove(&ticket).expect("a request that waits for locks is known");
+        let (step, since_us) =
+            self.waiting.remove(&ticket).expect("a request that waits for locks is known");
         if let Step::Commit(commit) = &step {
             self.waiting_bytes -= commit.request.commit.bytes();
         }
         let rejection = match (event, &step) {
             (LockEvent::Granted, _) => {
-                return Some(match step {
+                let continued = match step {
                     Step::Read(read) => Continued::Read(read),
                     Step::Commit(commit) => Continued::Commit(commit),
-                });
+                };
+                return Some((continued, since_us));
             }
             // The locks were released when the first copy was ordered.
             (LockEvent::Wounded, Step::Commit(commit)) if self.is_ordered(commit.request.txn) => {
@@ -283,7 +286,7 @@ impl Transactions {
         };
         let (Step::Read(PendingRead { origin, .. }) | Step::Commit(PendingCommit { origin, .. })) =
             step;
-        Some(Continued::Rejected(origin, rejection))
+        Some((Continued::Rejected(origin, rejection), since_us))
     }
 
     /// Records that a commit was appended to the log, and releases its owner's locks.

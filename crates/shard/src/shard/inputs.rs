@@ -1,12 +1,12 @@
 //! Takes the inputs of a turn, as far as its work allows.
 
 use palisade_clock::Now;
-use palisade_wire::{Outcome, Rejection, Response};
+use palisade_wire::{Outcome, Rejection, Request, Response};
 
 use super::Shard;
 use crate::{
     inbox::{Inbox, Taken},
-    turn::Input,
+    turn::{Input, RequestOrigin},
 };
 
 /// Limit on the inputs of one turn, in bytes. The last input may exceed it, by at most one frame of
@@ -55,6 +55,8 @@ impl Shard {
             && self.work.is_left_for_requests()
             && let Some((taken, bytes)) = inbox.next_request(now.monotonic_us)
         {
+            self.requests += 1;
+            self.metrics.queue.record(now.monotonic_us.saturating_sub(taken.since_us));
             if taken.is_late {
                 self.work.input(0);
                 self.reject_late(&taken);
@@ -62,15 +64,15 @@ impl Shard {
             }
             taken_bytes += bytes;
             self.work.input(bytes);
-            let Taken { connection, request, .. } = taken;
-            self.step(Input::Request { connection, request }, now);
+            let Taken { connection, request, since_us, .. } = taken;
+            let Request { request_id, operation } = request;
+            self.request(RequestOrigin { connection, request_id, since_us }, operation, now);
         }
         self.inputs_wait = !inbox.is_empty();
     }
 
     /// Rejects a request that has waited for too long: the shard is overloaded.
     fn reject_late(&mut self, taken: &Taken) {
-        self.late_requests += 1;
         let outcome = Outcome::Rejected(Rejection::Overloaded);
         let response = Response { request_id: taken.request.request_id, outcome };
         self.effects.replies.push((taken.connection, response));

@@ -29,6 +29,7 @@ use crate::{
     early_reads::EarlyReads,
     log_room::{Growth, LogReserve, LogRoom, LogSpace, Rewrite, StateSize},
     messages::{Hello, PeerBody, PeerMessage},
+    metrics::Metrics,
     pacing::Pacing,
     protections::Protections,
     recovery::Recovery,
@@ -52,6 +53,7 @@ macro_rules! lent {
             effects: &mut $shard.effects,
             growth: $shard.growth,
             work: &mut $shard.work,
+            metrics: &mut $shard.metrics,
         }
     };
 }
@@ -119,8 +121,7 @@ pub struct Shard {
     /// The replica that used up the work of the last turn. The next turn ends with it.
     last_flushed: RangeId,
     requests: u64,
-    /// Requests that were rejected because they had waited for too long.
-    late_requests: u64,
+    metrics: Metrics,
     clock_rejections: u64,
     bound_source: BoundSource,
     effects: ShardEffects,
@@ -212,7 +213,7 @@ impl Shard {
             inputs_wait: false,
             last_flushed: RangeId::CONTROL,
             requests: 0,
-            late_requests: 0,
+            metrics: Metrics::default(),
             clock_rejections: 0,
             bound_source: BoundSource::default(),
             effects: ShardEffects::default(),
@@ -244,6 +245,11 @@ impl Shard {
     /// and what was answered is durable. Pending requests are given up after some seconds.
     pub fn is_drained(&self) -> bool {
         self.drain.is_done(self.durable_appends)
+    }
+
+    /// Returns true once a planned stop has begun.
+    pub fn is_draining(&self) -> bool {
+        self.drain != Drain::Serving
     }
 
     /// Returns the number of Raft groups that this shard leads.
@@ -372,8 +378,9 @@ impl Shard {
         match input {
             Input::Request { connection, request } => {
                 let Request { request_id, operation } = request;
+                let since_us = now.monotonic_us;
                 self.requests += 1;
-                self.request(RequestOrigin { connection, request_id }, operation, now);
+                self.request(RequestOrigin { connection, request_id, since_us }, operation, now);
             }
             Input::Peer { from, message } => self.receive(from, message, now),
             Input::Durable { appends } => self.durable(appends, now),
@@ -495,6 +502,8 @@ impl Shard {
             self.unsynced = VecDeque::new();
         }
         let mut out = mem::take(&mut self.effects);
+        self.metrics.count_rejections(out.replies.iter().map(|(_, response)| response));
+        out.slow = self.metrics.take_slow();
         if !sends.is_empty() {
             let sent_ts = self.hlc.tick(now.wall);
             let session = self.admission.session();
@@ -503,7 +512,7 @@ impl Shard {
         }
         if !self.config.planted.is(TestFault::NoCommitWait) {
             let now = self.commit_wait_now(now);
-            self.commit_wait.pass(&mut out.replies, now);
+            self.commit_wait.pass(&mut out.replies, &mut self.metrics.commit_wait, now);
             out.wake_after_us = self.commit_wait.next_us(now);
         }
         let unfinished_us = (!self.unfinished.is_empty()).then_some(0);
@@ -591,6 +600,11 @@ impl Shard {
     /// Sets the clock source that [`Shard::status`] reports. It has no other effect.
     pub fn set_bound_source(&mut self, bound_source: BoundSource) {
         self.bound_source = bound_source;
+    }
+
+    /// Returns the counters of the shard.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Returns the status of the shard and its ranges, for operators.
