@@ -58,11 +58,7 @@ pub(crate) fn serve(listener: TcpListener, shards: Shards) -> io::Result<()> {
 }
 
 /// Returns the status code, the media type and the body of an answer.
-fn answer(
-    method: &Method,
-    url: &str,
-    shards: &Shards,
-) -> (u16, &'static str, String) {
+fn answer(method: &Method, url: &str, shards: &Shards) -> (u16, &'static str, String) {
     let plain = |status, body: String| (status, "text/plain; charset=utf-8", body + "\n");
     if !matches!(method, Method::Get | Method::Head) {
         return plain(405, "only GET is supported".to_owned());
@@ -107,5 +103,8 @@ fn reports(shards: &[Sender<ShardCommand>]) -> Result<Vec<ShardReport>, usize> {
             receiver
         })
         .collect();
-    (0..).zip(asked).map(|(at, report)| report.recv_timeout(REPORT_TIMEOUT).map_err(|_| at)).collect()
+    (0..)
+        .zip(asked)
+        .map(|(at, report)| report.recv_timeout(REPORT_TIMEOUT).map_err(|_| at))
+        .collect()
 }

@@ -152,9 +152,11 @@ impl Scrape {
 
     fn encode_replication(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         self.counter(out, ("applied_entries", "Entries applied"), |shard| shard.metrics.applied)?;
-        self.gauge(out, ("unapplied_entries", "Committed entries that are not applied"), |shard| {
-            shard.unapplied
-        })?;
+        self.gauge(
+            out,
+            ("unapplied_entries", "Committed entries that are not applied"),
+            |shard| shard.unapplied,
+        )?;
         self.gauge(out, ("uncommitted_entries", "Entries that are not committed"), |shard| {
             let ranges = shard.status.ranges.iter();
             ranges.map(|range| range.last_index.saturating_sub(range.commit_index)).sum()
@@ -162,13 +164,19 @@ impl Scrape {
         self.gauge(out, ("ranges", "Replicas on the shard"), |shard| {
             shard.status.ranges.len() as u64
         })?;
-        self.gauge(out, ("ranges_led", "Ranges that the shard leads, or is the head of"), |shard| {
-            let leads = |role| matches!(role, Role::Leader | Role::Head | Role::Single);
-            shard.status.ranges.iter().filter(|range| leads(range.role)).count() as u64
-        })?;
-        self.gauge(out, ("ranges_not_ready", "Ranges without a leader or a whole chain"), |shard| {
-            shard.status.ranges.iter().filter(|range| !range.ready).count() as u64
-        })?;
+        self.gauge(
+            out,
+            ("ranges_led", "Ranges that the shard leads, or is the head of"),
+            |shard| {
+                let leads = |role| matches!(role, Role::Leader | Role::Head | Role::Single);
+                shard.status.ranges.iter().filter(|range| leads(range.role)).count() as u64
+            },
+        )?;
+        self.gauge(
+            out,
+            ("ranges_not_ready", "Ranges without a leader or a whole chain"),
+            |shard| shard.status.ranges.iter().filter(|range| !range.ready).count() as u64,
+        )?;
         self.peer_gauge(out, ("peer_queued_bytes", "Bytes that wait to be sent"), |peer| {
             peer.queued_bytes as u64
         })?;
@@ -254,8 +262,7 @@ fn histogram<'a, L: EncodeLabelSet>(
         let (last, others) = durations.counts.split_last().expect("there are buckets");
         let upper = (0_i32..).map(|bucket| 2_f64.powi(bucket) / 1_000_000.0);
         let buckets = upper.zip(others.iter().copied()).chain([(f64::MAX, *last)]);
-        let (sum, count) =
-            (durations.sum_us as f64 / 1_000_000.0, durations.counts.iter().sum());
+        let (sum, count) = (durations.sum_us as f64 / 1_000_000.0, durations.counts.iter().sum());
         metric.encode_family(&labels)?.encode_histogram::<Labels>(
             sum,
             count,

@@ -114,8 +114,7 @@ mod tests {
         for us in [0, 1, 2, 3, 4, 1 << 25, u64::MAX >> 8] {
             durations.record(us);
         }
-        let counted: Vec<_> =
-            (0..).zip(durations.counts).filter(|(_, count)| *count > 0).collect();
+        let counted: Vec<_> = (0..).zip(durations.counts).filter(|(_, count)| *count > 0).collect();
         assert_eq!(counted, [(0, 1), (1, 1), (2, 2), (3, 1), (26, 2)]);
     }
 }

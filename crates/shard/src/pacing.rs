@@ -166,7 +166,7 @@ mod tests {
     }
 
     fn origin(request_id: u64) -> RequestOrigin {
-        RequestOrigin { connection: ConnectionId(1), request_id }
+        RequestOrigin { connection: ConnectionId(1), request_id, since_us: 0 }
     }
 
     #[test]
