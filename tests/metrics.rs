@@ -71,7 +71,8 @@ fn endpoint_reports_stages_health_and_readiness() {
         // Node 0 applies all entries, whether or not it leads.
         let applied = sum(&metrics, "palisade_applied_entries_total", "shard");
         assert!(applied >= f64::from(keys.count()), "{metrics}");
-        assert!(sum(&metrics, "palisade_log_sync_seconds_count", "shard") > 0.0, "{metrics}");
+        assert!(sum(&metrics, "palisade_stage_seconds_count", "log_sync") > 0.0, "{metrics}");
+        assert!(metrics.contains("le=\"+Inf\""), "{metrics}");
         assert!(sum(&metrics, "palisade_log_left_bytes", "shard") > 0.0);
         assert!(sum(&metrics, "palisade_resident_memory_bytes", "") > 1e6);
         let led = sum(&metrics, "palisade_ranges_led", "shard");

@@ -1,12 +1,12 @@
 //! `palisade status`.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use clap::Args;
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use palisade_client::{Client, ClientOptions};
 use palisade_clock::BoundSource;
-use palisade_wire::{Admission, NodeId, ShardStatus};
+use palisade_wire::{Admission, Durations, NodeId, NodeStatus, PeerStatus, ShardStatus, Stage};
 
 use crate::{Failure, failed, output::print_line};
 
@@ -67,6 +67,13 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         }
     }
     print_line(format_args!("{table}"))?;
+    print_line(format_args!("{}", stages(&nodes)))?;
+    for shard in &shards {
+        print_line(format_args!("{}", of_log(shard)))?;
+        for peer in shard.peers.iter().filter(|peer| is_notable(peer)) {
+            print_line(format_args!("{}", of_link(shard, peer)))?;
+        }
+    }
     for node in &nodes {
         if let Some(shard) = node.shards.first() {
             print_line(format_args!("{}", of_clock(node.node, shard)))?;
@@ -92,6 +99,71 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Returns how long each stage takes on each node.
+fn stages(nodes: &[NodeStatus]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED);
+    table.set_header(["node", "stage", "times", "mean", "half below", "99% below"]);
+    for node in nodes {
+        let mut of_node: BTreeMap<Stage, Durations> = BTreeMap::new();
+        for (stage, durations) in node.shards.iter().flat_map(|shard| &shard.stages) {
+            of_node.entry(*stage).or_default().add(durations);
+        }
+        for (stage, durations) in of_node {
+            let bound = |per_mille| durations.quantile_us(per_mille).map_or_else(none, micros);
+            let mean_us = durations.sum_us.checked_div(durations.count());
+            table.add_row([
+                node.node.to_string(),
+                stage.name().replace('_', " "),
+                durations.count().to_string(),
+                mean_us.map_or_else(none, micros),
+                bound(500),
+                bound(990),
+            ]);
+        }
+    }
+    table
+}
+
+fn none() -> String {
+    "-".to_owned()
+}
+
+fn micros(us: u64) -> String {
+    format!("{us} µs")
+}
+
+/// Describes the log, the backlog and the rejections of a shard.
+fn of_log(shard: &ShardStatus) -> String {
+    let mut line = format!(
+        "{}: {} MiB of log left, {} MiB of state, {} entries not applied, oldest commit {} ms",
+        shard.at,
+        shard.log_left_bytes >> 20,
+        shard.state_bytes >> 20,
+        shard.unapplied_entries,
+        shard.oldest_commit_us / 1_000
+    );
+    for (at, (reason, count)) in shard.rejections.iter().enumerate() {
+        let start = if at == 0 { "; rejected: " } else { ", " };
+        line += &format!("{start}{reason} {count}");
+    }
+    line
+}
+
+/// Returns true if a link is silent, or its peer lacks entries.
+fn is_notable(peer: &PeerStatus) -> bool {
+    peer.silent_us.is_none_or(|us| us >= 1_000_000) || peer.lag_entries > 0
+}
+
+fn of_link(shard: &ShardStatus, peer: &PeerStatus) -> String {
+    let silent = match peer.silent_us {
+        None => "has not answered".to_owned(),
+        Some(us) => format!("answered {} ms ago", us / 1_000),
+    };
+    let (entries, kib) = (peer.lag_entries, peer.lag_bytes >> 10);
+    format!("{}: {} {silent} and lacks {entries} entries, {kib} KiB", shard.at, peer.at)
 }
 
 /// Describes the state of a node's clock, with advice if it is not synchronised.

@@ -157,6 +157,7 @@ impl Engine {
         let running = Running {
             syncer: syncer.transpose().map_err(OpenError::Thread)?,
             is_syncing: false,
+            sync_began_us: 0,
             runtime,
             inbox: Inbox::default(),
             clock,
@@ -195,6 +196,8 @@ struct Running {
     /// Syncs the log of a directory. Dropped before the log: its thread ends first.
     syncer: Option<Syncer>,
     is_syncing: bool,
+    /// When the sync began, on the monotonic clock.
+    sync_began_us: u64,
     runtime: Runtime<EmbeddedLog>,
     inbox: Inbox,
     clock: Clock,
@@ -225,6 +228,8 @@ impl Running {
                     }
                     Event::Synced(plan, Ok(())) => {
                         self.is_syncing = false;
+                        let now_us = self.clock.now().monotonic_us;
+                        self.runtime.shard_mut().record_sync(now_us - self.sync_began_us);
                         self.inbox.push(self.runtime.synced(&Sync::Directory(plan)));
                     }
                     Event::Synced(plan, Err(error)) => {
@@ -298,6 +303,7 @@ impl Running {
                     }
                     Some(Sync::Directory(plan)) => {
                         let syncer = self.syncer.as_ref();
+                        self.sync_began_us = self.clock.now().monotonic_us;
                         self.is_syncing = syncer.is_some_and(|syncer| syncer.start(plan));
                     }
                     None => {}

@@ -12,8 +12,8 @@ use palisade_clock::{BoundSource, Estimate, KernelClock};
 use palisade_control::RangeDescriptor;
 use palisade_replication::Append;
 use palisade_shard::{
-    ConnectionId, Durations, Input, PeerBody, PeerMessage, ReplicaView, Runtime, SLOW_US,
-    ShardEffects, SlowRequest,
+    ConnectionId, Input, PeerBody, PeerMessage, RejectionStorm, Runtime, SLOW_US, ShardEffects,
+    SlowRequest,
 };
 use palisade_sync::Sender;
 use palisade_wal::{Log, SyncPlan};
@@ -21,7 +21,7 @@ use palisade_wire::{Encode, FrameKind, PeerAddress, RangeId, Response, write_fra
 
 use crate::{
     inbox::Inbox,
-    metrics::{PeerReport, ShardReport},
+    metrics::ShardReport,
     outbound::{Outbound, QueuedBytes},
     signal::Signal,
 };
@@ -65,8 +65,6 @@ pub(crate) struct Executor {
     reported_failure: Cell<bool>,
     /// When a slow request was last reported, and how many were not since.
     reported_slow: Cell<(u64, u64)>,
-    /// How long syncs of the log take.
-    syncs: RefCell<Durations>,
 }
 
 impl Executor {
@@ -95,7 +93,6 @@ impl Executor {
             reported_other_shape: Cell::new(false),
             reported_failure: Cell::new(false),
             reported_slow: Cell::new((0, 0)),
-            syncs: RefCell::default(),
         })
     }
 
@@ -206,9 +203,17 @@ impl Executor {
     }
 
     fn carry_out(&self, effects: ShardEffects) {
-        let ShardEffects { appends, sends, replies, reconnects, installs, slow, .. } = effects;
+        let ShardEffects { appends, sends, replies, reconnects, installs, slow, storm, .. } =
+            effects;
         self.write(appends);
         self.report_slow(&slow);
+        if let Some(RejectionStorm { rejections, during_us, reason }) = storm {
+            let seconds = during_us / 1_000_000;
+            tracing::warn!(
+                "{}: rejected {rejections} requests within {seconds} s, most often: {reason}",
+                self.at
+            );
+        }
         reconnects.iter().filter_map(|at| self.peers.get(at)).for_each(|peer| peer.close());
         self.send(&sends);
         self.reply(&replies);
@@ -311,8 +316,10 @@ impl Executor {
     /// Takes in that a sync has ended, which began at `began_us` on the monotonic clock.
     pub(crate) fn synced(&self, plan: &SyncPlan, began_us: u64) {
         let took_us = self.clock.now().monotonic_us.saturating_sub(began_us);
-        self.syncs.borrow_mut().record(took_us);
-        let durable = self.runtime.borrow_mut().synced(plan);
+        let mut runtime = self.runtime.borrow_mut();
+        runtime.shard_mut().record_sync(took_us);
+        let durable = runtime.synced(plan);
+        drop(runtime);
         self.inbox.push(durable);
     }
 
@@ -352,30 +359,14 @@ impl Executor {
     pub(crate) fn report(&self) -> ShardReport {
         let (runtime, now) = (self.runtime.borrow(), self.clock.now());
         let shard = runtime.shard();
-        let queued = |(at, outbound): (&PeerAddress, &Rc<Outbound>)| {
-            let queued_bytes = outbound.queued_bytes();
-            (*at, PeerReport { queued_bytes, lag_entries: 0 })
-        };
-        let mut peers: BTreeMap<_, _> = self.peers.iter().map(queued).collect();
-        for view in shard.views() {
-            for (follower, lag_entries) in view.follower_lags() {
-                if let Some(peer) = peers.get_mut(&follower) {
-                    peer.lag_entries = peer.lag_entries.max(lag_entries);
-                }
-            }
-        }
-        let unapplied = |view: ReplicaView<'_>| view.commit_index() - view.applied_index();
+        let peers = self.peers.iter();
         ShardReport {
             status: shard.status(now),
-            metrics: shard.metrics().clone(),
-            syncs: self.syncs.borrow().clone(),
-            state_bytes: shard.state_bytes(),
-            unapplied: shard.views().map(unapplied).sum(),
             is_fenced: shard.is_fenced(now),
             is_draining: shard.is_draining(),
             connections: self.clients.borrow().len(),
             client_queued_bytes: self.queued_bytes.get(),
-            peers,
+            peer_queued_bytes: peers.map(|(at, peer)| (*at, peer.queued_bytes())).collect(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The HTTP endpoint for operators: `/metrics`, `/healthz` and `/readyz`.
 //!
-//! It runs on a thread of its own, and asks each shard for a report. A shard that does not answer
-//! within two seconds is not healthy. A node that opens its logs is healthy, and not ready.
+//! It runs on a few threads of its own, and asks each shard for a report. A shard that does not
+//! answer within two seconds is not healthy. A node that opens its logs is healthy, and not ready.
 
 use std::{io, net::TcpListener, sync::Arc, thread, time::Duration};
 
@@ -16,6 +16,9 @@ use crate::{
 
 /// How long to wait for the report of a shard.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Number of answers that can be sent at once. A client that reads slowly holds up one.
+const THREADS: usize = 4;
 
 /// The media type of Prometheus's text format.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -33,28 +36,35 @@ pub(crate) struct Shards {
 ///
 /// If the listener cannot be used, or no thread can be started.
 pub(crate) fn serve(listener: TcpListener, shards: Shards) -> io::Result<()> {
-    let server = Server::from_listener(listener, None).map_err(io::Error::other)?;
-    thread::Builder::new().name("palisade-http".to_owned()).spawn(move || {
-        loop {
-            match server.recv() {
-                Ok(request) => {
-                    let (method, url) = (request.method(), request.url());
-                    let (status, media_type, body) = answer(method, url, &shards);
-                    let header = Header::from_bytes("Content-Type", media_type)
-                        .expect("media types are ASCII");
-                    let response =
-                        Response::from_string(body).with_status_code(status).with_header(header);
-                    // Fails if the other side has closed its connection.
-                    let _ = request.respond(response);
-                }
-                Err(error) => {
-                    tracing::warn!("the HTTP endpoint cannot receive: {error}");
-                    thread::sleep(Duration::from_millis(100));
-                }
+    let server = Arc::new(Server::from_listener(listener, None).map_err(io::Error::other)?);
+    let shards = Arc::new(shards);
+    for _ in 0..THREADS {
+        let (server, shards) = (server.clone(), shards.clone());
+        thread::Builder::new()
+            .name("palisade-http".to_owned())
+            .spawn(move || serve_requests(&server, &shards))?;
+    }
+    Ok(())
+}
+
+fn serve_requests(server: &Server, shards: &Shards) {
+    loop {
+        match server.recv() {
+            Ok(request) => {
+                let (status, media_type, body) = answer(request.method(), request.url(), shards);
+                let header =
+                    Header::from_bytes("Content-Type", media_type).expect("media types are ASCII");
+                let response =
+                    Response::from_string(body).with_status_code(status).with_header(header);
+                // Fails if the other side has closed its connection.
+                let _ = request.respond(response);
+            }
+            Err(error) => {
+                tracing::warn!("the HTTP endpoint cannot receive: {error}");
+                thread::sleep(Duration::from_millis(100));
             }
         }
-    })?;
-    Ok(())
+    }
 }
 
 /// Returns the status code, the media type and the body of an answer.

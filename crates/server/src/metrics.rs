@@ -2,8 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use palisade_shard::{Durations, Metrics};
-use palisade_wire::{Admission, PeerAddress, Role, ShardStatus};
+use palisade_wire::{Admission, Durations, PeerAddress, PeerStatus, Role, ShardStatus};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, text::encode},
@@ -16,26 +15,14 @@ use rustix::param::{clock_ticks_per_second, page_size};
 #[derive(Debug)]
 pub(crate) struct ShardReport {
     pub(crate) status: ShardStatus,
-    pub(crate) metrics: Metrics,
-    pub(crate) syncs: Durations,
-    pub(crate) state_bytes: u64,
-    /// Committed entries that are not applied, over all replicas.
-    pub(crate) unapplied: u64,
     /// True if the error bound of the clock is too large to serve.
     pub(crate) is_fenced: bool,
     pub(crate) is_draining: bool,
     pub(crate) connections: usize,
     /// Bytes of answers that wait for clients to read.
     pub(crate) client_queued_bytes: usize,
-    pub(crate) peers: BTreeMap<PeerAddress, PeerReport>,
-}
-
-/// What a shard reports of its link to a peer.
-#[derive(Debug, Default)]
-pub(crate) struct PeerReport {
-    pub(crate) queued_bytes: usize,
-    /// The most entries that the peer lacks of a group that this shard leads.
-    pub(crate) lag_entries: u64,
+    /// Bytes that wait to be sent to each peer.
+    pub(crate) peer_queued_bytes: BTreeMap<PeerAddress, usize>,
 }
 
 impl ShardReport {
@@ -96,15 +83,19 @@ impl Scrape {
         values_of(out, (name, help), MetricType::Counter, values)
     }
 
+    /// Encodes a value of each link to a peer that has one.
     fn peer_gauge(
         &self,
         out: &mut DescriptorEncoder<'_>,
         (name, help): (&str, &str),
-        value_of: impl Fn(&PeerReport) -> u64,
+        value_of: impl Fn(&ShardReport, &PeerStatus) -> Option<u64>,
     ) -> fmt::Result {
-        let peers = self.0.iter().flat_map(|shard| shard.peers.iter().map(move |p| (shard, p)));
-        let values = peers.map(|(shard, (at, peer))| {
-            (labels(shard, "peer", at.node.to_string()), value_of(peer))
+        let value_of = &value_of;
+        let values = self.0.iter().flat_map(|shard| {
+            shard.status.peers.iter().filter_map(move |peer| {
+                let value = value_of(shard, peer)?;
+                Some((labels(shard, "peer", peer.at.node.to_string()), value))
+            })
         });
         values_of(out, (name, help), MetricType::Gauge, values)
     }
@@ -120,10 +111,8 @@ impl Scrape {
             shard.status.log_left_bytes
         })?;
         self.gauge(out, ("state_bytes", "Log that a rewrite of all data takes"), |shard| {
-            shard.state_bytes
-        })?;
-        let syncs = self.0.iter().map(|shard| (shard_labels(shard), &shard.syncs));
-        histogram(out, ("log_sync_seconds", "Duration of a sync of the log"), syncs)
+            shard.status.state_bytes
+        })
     }
 
     fn encode_requests(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -131,31 +120,26 @@ impl Scrape {
             shard.status.requests
         })?;
         let rejections = self.0.iter().flat_map(|shard| {
-            let counts = shard.metrics.rejections.iter();
-            counts.map(move |(why, count)| (labels(shard, "reason", (*why).to_owned()), *count))
+            let counts = shard.status.rejections.iter();
+            counts.map(move |(reason, count)| (labels(shard, "reason", reason.clone()), *count))
         });
         let name = ("rejections", "Requests rejected");
         values_of(out, name, MetricType::Counter, rejections)?;
         let stages = self.0.iter().flat_map(|shard| {
-            let Metrics { queue, lock_wait, replicate, read, commit_wait, .. } = &shard.metrics;
-            let stages = [
-                ("queue", queue),
-                ("lock_wait", lock_wait),
-                ("replicate", replicate),
-                ("read", read),
-                ("commit_wait", commit_wait),
-            ];
-            stages.map(|(stage, durations)| (labels(shard, "stage", stage.to_owned()), durations))
+            let stages = shard.status.stages.iter();
+            stages.map(|(stage, taken)| (labels(shard, "stage", stage.name().to_owned()), taken))
         });
         histogram(out, ("stage_seconds", "Time that requests spend in a stage"), stages)
     }
 
     fn encode_replication(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        self.counter(out, ("applied_entries", "Entries applied"), |shard| shard.metrics.applied)?;
+        self.counter(out, ("applied_entries", "Entries applied"), |shard| {
+            shard.status.applied_entries
+        })?;
         self.gauge(
             out,
             ("unapplied_entries", "Committed entries that are not applied"),
-            |shard| shard.unapplied,
+            |shard| shard.status.unapplied_entries,
         )?;
         self.gauge(out, ("uncommitted_entries", "Entries that are not committed"), |shard| {
             let ranges = shard.status.ranges.iter();
@@ -177,12 +161,18 @@ impl Scrape {
             ("ranges_not_ready", "Ranges without a leader or a whole chain"),
             |shard| shard.status.ranges.iter().filter(|range| !range.ready).count() as u64,
         )?;
-        self.peer_gauge(out, ("peer_queued_bytes", "Bytes that wait to be sent"), |peer| {
-            peer.queued_bytes as u64
+        let oldest = ("oldest_commit_microseconds", "Age of the oldest commit that is not applied");
+        self.gauge(out, oldest, |shard| shard.status.oldest_commit_us)?;
+        let queued = ("peer_queued_bytes", "Bytes that wait to be sent");
+        self.peer_gauge(out, queued, |shard, peer| {
+            Some(*shard.peer_queued_bytes.get(&peer.at)? as u64)
         })?;
-        self.peer_gauge(out, ("peer_lag_entries", "Most entries that a follower lacks"), |peer| {
-            peer.lag_entries
-        })
+        let silent = ("peer_silent_microseconds", "Age of the latest heartbeat with an echo");
+        self.peer_gauge(out, silent, |_, peer| peer.silent_us)?;
+        let entries = ("peer_lag_entries", "Most entries of a range that a follower lacks");
+        self.peer_gauge(out, entries, |_, peer| Some(peer.lag_entries))?;
+        let bytes = ("peer_lag_bytes", "The payload of these entries");
+        self.peer_gauge(out, bytes, |_, peer| Some(peer.lag_bytes))
     }
 
     fn encode_node(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -261,8 +251,8 @@ fn histogram<'a, L: EncodeLabelSet>(
     for (labels, durations) in values {
         let (last, others) = durations.counts.split_last().expect("there are buckets");
         let upper = (0_i32..).map(|bucket| 2_f64.powi(bucket) / 1_000_000.0);
-        let buckets = upper.zip(others.iter().copied()).chain([(f64::MAX, *last)]);
-        let (sum, count) = (durations.sum_us as f64 / 1_000_000.0, durations.counts.iter().sum());
+        let buckets = upper.zip(others.iter().copied()).chain([(f64::INFINITY, *last)]);
+        let (sum, count) = (durations.sum_us as f64 / 1_000_000.0, durations.count());
         metric.encode_family(&labels)?.encode_histogram::<Labels>(
             sum,
             count,

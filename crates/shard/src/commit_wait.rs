@@ -18,9 +18,9 @@
 use std::{cmp::Reverse, collections::BinaryHeap};
 
 use palisade_clock::{Now, Timestamp};
-use palisade_wire::{Outcome, Response};
+use palisade_wire::{Durations, Outcome, Response};
 
-use crate::{metrics::Durations, turn::ConnectionId};
+use crate::turn::ConnectionId;
 
 /// Waiting replies at which a shard rejects further requests.
 const MAX_WAITING: usize = 64 * 1024;

@@ -277,7 +277,10 @@ impl Group {
 
     pub(crate) fn is_ready(&self) -> bool {
         match self {
-            Self::Raft(running) => running.protocol.leader().is_some(),
+            // A candidate may still name the leader that it has lost.
+            Self::Raft(running) => {
+                running.protocol.leader().is_some() && self.role() != Role::Candidate
+            }
             Self::Chain(running) => running.protocol.is_ready(),
         }
     }
@@ -291,8 +294,9 @@ impl Group {
         }
     }
 
-    /// Returns how many entries each follower lacks. Empty unless this replica leads in Raft mode.
-    pub(crate) fn follower_lags(&self) -> Vec<(PeerAddress, u64)> {
+    /// Returns how many entries each follower lacks, and their bytes. Empty unless this replica
+    /// leads in Raft mode.
+    pub(crate) fn follower_lags(&self) -> Vec<(PeerAddress, u64, usize)> {
         match self {
             Self::Raft(running) => running.protocol.follower_lags().collect(),
             Self::Chain(_) => Vec::new(),

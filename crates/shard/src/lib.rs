@@ -41,7 +41,7 @@ pub use fault::TestFault;
 pub use inbox::Inbox;
 pub use log_room::{LOG_RESERVE_BYTES, LogRoom, LogSpace, StateSize};
 pub use messages::{Hello, PeerBody, PeerMessage, SafeTimeMessage, SnapshotMessage};
-pub use metrics::{DURATION_BUCKETS, Durations, Metrics, SLOW_US, SlowRequest};
+pub use metrics::{RejectionStorm, SLOW_US, SlowRequest};
 pub use replay::{Recovered, ReplayError, Replayed, record_of};
 pub use runtime::{LOG_AHEAD_BYTES, RecoveryError, Runtime, ShardLog, TICK_US};
 pub use shard::Shard;

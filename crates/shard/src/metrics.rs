@@ -8,43 +8,19 @@
 
 use std::collections::BTreeMap;
 
-use palisade_wire::{Outcome, RangeId, Response};
+use palisade_wire::{Durations, Outcome, RangeId, Response, Stage};
 
-/// Number of buckets of [`Durations`]. The last but one holds durations below 34 s.
-pub const DURATION_BUCKETS: usize = 27;
-
-/// A request that takes this long is reported, in microseconds.
+/// A request that takes this long is logged, in microseconds. At most one is logged in this time.
 pub const SLOW_US: u64 = 1_000_000;
 
 /// Slow requests that are reported for one turn, at most.
 const MAX_SLOW: usize = 8;
 
-/// Counts durations by powers of two.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Durations {
-    /// Bucket `b` counts durations of less than 2^`b` microseconds that no earlier bucket counts.
-    /// The last bucket counts all others.
-    pub counts: [u64; DURATION_BUCKETS],
-    /// The sum of all durations, in microseconds.
-    pub sum_us: u64,
-}
+/// The time for which rejections are counted before a storm is reported, in microseconds.
+const STORM_US: u64 = 10_000_000;
 
-impl Durations {
-    /// Counts a duration.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let mut durations = palisade_shard::Durations::default();
-    /// durations.record(700);
-    /// assert_eq!((durations.counts[10], durations.sum_us), (1, 700));
-    /// ```
-    pub fn record(&mut self, us: u64) {
-        let bucket = (u64::BITS - us.leading_zeros()) as usize;
-        self.counts[bucket.min(DURATION_BUCKETS - 1)] += 1;
-        self.sum_us += us;
-    }
-}
+/// Rejections in that time that are a storm.
+const STORM_REJECTIONS: u64 = 10_000;
 
 /// A request that took long, and where its time went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,35 +36,76 @@ pub struct SlowRequest {
     pub done_after_us: u64,
 }
 
+/// Many rejections in a short time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RejectionStorm {
+    /// How many there were.
+    pub rejections: u64,
+    /// In which time, in microseconds.
+    pub during_us: u64,
+    /// The reason that was the most frequent one since the shard's start.
+    pub reason: &'static str,
+}
+
 /// The counters of a shard since its start.
-#[derive(Clone, Debug, Default)]
-pub struct Metrics {
-    /// How long requests waited for their turn.
-    pub queue: Durations,
-    /// How long requests waited for locks that others held.
-    pub lock_wait: Durations,
-    /// How long commits took from being ordered until they were applied here.
-    pub replicate: Durations,
-    /// How long reads took from their arrival until they were answered.
-    pub read: Durations,
-    /// How long replies waited until their timestamps had passed.
-    pub commit_wait: Durations,
-    /// Rejected requests, by the name of the reason.
-    pub rejections: BTreeMap<&'static str, u64>,
+#[derive(Debug, Default)]
+pub(crate) struct Metrics {
+    pub(crate) queue: Durations,
+    pub(crate) lock_wait: Durations,
+    pub(crate) log_sync: Durations,
+    pub(crate) replicate: Durations,
+    pub(crate) read: Durations,
+    pub(crate) commit_wait: Durations,
     /// Entries applied.
-    pub applied: u64,
+    pub(crate) applied: u64,
+    /// Rejected requests, by the name of the reason.
+    rejections: BTreeMap<&'static str, u64>,
+    /// Rejections since the time, on the monotonic clock.
+    recent: (u64, u64),
     /// Slow requests that no driver has taken yet.
     slow: Vec<SlowRequest>,
 }
 
 impl Metrics {
-    /// Counts the rejections among replies.
-    pub(crate) fn count_rejections<'a>(&mut self, replies: impl Iterator<Item = &'a Response>) {
+    /// Counts the rejections among replies. Returns a storm at its end, or every ten seconds of it.
+    pub(crate) fn count_rejections<'a>(
+        &mut self,
+        replies: impl Iterator<Item = &'a Response>,
+        now_us: u64,
+    ) -> Option<RejectionStorm> {
+        let (mut rejections, since_us) = self.recent;
         for response in replies {
             if let Outcome::Rejected(rejection) = response.outcome {
                 *self.rejections.entry(rejection.name()).or_default() += 1;
+                rejections += 1;
             }
         }
+        self.recent.0 = rejections;
+        let during_us = now_us.saturating_sub(since_us);
+        if during_us < STORM_US {
+            return None;
+        }
+        self.recent = (0, now_us);
+        let (reason, _) = self.rejections.iter().max_by_key(|(_, count)| **count)?;
+        (rejections >= STORM_REJECTIONS).then_some(RejectionStorm { rejections, during_us, reason })
+    }
+
+    /// Returns how long each stage took.
+    pub(crate) fn stages(&self) -> BTreeMap<Stage, Durations> {
+        let stages = [
+            (Stage::Queue, &self.queue),
+            (Stage::LockWait, &self.lock_wait),
+            (Stage::LogSync, &self.log_sync),
+            (Stage::Replicate, &self.replicate),
+            (Stage::Read, &self.read),
+            (Stage::CommitWait, &self.commit_wait),
+        ];
+        stages.into_iter().map(|(stage, durations)| (stage, durations.clone())).collect()
+    }
+
+    /// Returns the number of rejected requests, by the name of the reason.
+    pub(crate) fn rejections(&self) -> BTreeMap<String, u64> {
+        self.rejections.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect()
     }
 
     /// Records a request that is done, if it was slow.
@@ -106,15 +123,25 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use palisade_wire::Rejection;
+
     use super::*;
 
     #[test]
-    fn durations_fall_into_powers_of_two() {
-        let mut durations = Durations::default();
-        for us in [0, 1, 2, 3, 4, 1 << 25, u64::MAX >> 8] {
-            durations.record(us);
+    fn many_rejections_are_a_storm() {
+        let mut metrics = Metrics::default();
+        let rejected =
+            Response { request_id: 1, outcome: Outcome::Rejected(Rejection::Overloaded) };
+        let mut storms = Vec::new();
+        // 1,000 rejections each second for 20 seconds, then one each second.
+        for second in 1..=40 {
+            let count = if second <= 20 { 1_000 } else { 1 };
+            let replies = std::iter::repeat_n(&rejected, count);
+            storms.extend(metrics.count_rejections(replies, second * 1_000_000));
         }
-        let counted: Vec<_> = (0..).zip(durations.counts).filter(|(_, count)| *count > 0).collect();
-        assert_eq!(counted, [(0, 1), (1, 1), (2, 2), (3, 1), (26, 2)]);
+        let storm =
+            RejectionStorm { rejections: 10_000, during_us: STORM_US, reason: "overloaded" };
+        assert_eq!(storms, [storm, storm]);
+        assert_eq!(metrics.rejections()["overloaded"], 20_020);
     }
 }

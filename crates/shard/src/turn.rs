@@ -8,7 +8,7 @@ use palisade_wire::{Outcome, PeerAddress, RangeId, Rejection, Request, Response}
 use crate::{
     log_room::Growth,
     messages::PeerMessage,
-    metrics::{Metrics, SlowRequest},
+    metrics::{Metrics, RejectionStorm, SlowRequest},
     work::Work,
 };
 
@@ -63,6 +63,8 @@ pub struct ShardEffects {
     pub installs: Vec<RangeDescriptor>,
     /// Requests that took long, for the operator.
     pub slow: Vec<SlowRequest>,
+    /// Many rejections in a short time, for the operator.
+    pub storm: Option<RejectionStorm>,
     /// Microseconds after which the next turn is due, unless an input causes one earlier.
     pub wake_after_us: Option<u64>,
 }

@@ -97,12 +97,7 @@ impl<'a> ReplicaView<'a> {
         self.replica.group.members().1
     }
 
-    /// Returns how many entries each follower lacks. Empty unless this replica leads in Raft mode.
-    pub fn follower_lags(&self) -> Vec<(PeerAddress, u64)> {
-        self.replica.group.follower_lags()
-    }
-
-    /// Returns true if Raft's leader is known, or if the chain's links are up.
+    /// Returns true if Raft's leader is known and not lost, or if the chain's links are up.
     pub fn is_ready(&self) -> bool {
         self.replica.group.is_ready()
     }

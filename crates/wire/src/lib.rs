@@ -11,6 +11,7 @@
 mod checks;
 mod codec;
 mod commit;
+mod durations;
 mod frame;
 mod handshake;
 mod ids;
@@ -25,6 +26,7 @@ mod status;
 pub use checks::{check_key, check_value};
 pub use codec::{Decode, Encode, Reader, WireError, decode_cold, decode_exact};
 pub use commit::{Commit, CommitRequest, Condition, Expected, Write};
+pub use durations::{DURATION_BUCKETS, Durations};
 pub use frame::{
     FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameKind, PROTOCOL_VERSION, write_frame,
 };
@@ -39,4 +41,4 @@ pub use read::{Basis, LockClaim, LockGrant, LockToken, Locking, ReadKind};
 pub use rejection::Rejection;
 pub use request::{Operation, ReplicaChange, Request};
 pub use scan::{MAX_PAGE_BYTES, MAX_PAGE_ROWS, Page, Row, ScanRequest};
-pub use status::{Admission, NodeStatus, RangeStatus, Role, ShardStatus};
+pub use status::{Admission, NodeStatus, PeerStatus, RangeStatus, Role, ShardStatus, Stage};

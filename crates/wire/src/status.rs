@@ -1,10 +1,12 @@
 //! The status that a node reports. It is requested rarely: encoded with postcard, shown as JSON.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use palisade_clock::BoundSource;
 use serde::{Deserialize, Serialize};
 
-use crate::{Mode, NodeId, PeerAddress, RangeId, WireError, codec::decode_cold};
+use crate::{Durations, Mode, NodeId, PeerAddress, RangeId, WireError, codec::decode_cold};
 
 /// The status of a node: the reports of its shards.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,16 +32,78 @@ pub struct ShardStatus {
     pub log_bytes: u64,
     /// Bytes by which the log may still grow.
     pub log_left_bytes: u64,
+    /// Bytes of log that a rewrite of all data takes.
+    pub state_bytes: u64,
     /// Requests received from clients.
     pub requests: u64,
+    /// Rejected requests, by the name of the reason.
+    pub rejections: BTreeMap<String, u64>,
+    /// How long requests have spent in each stage.
+    pub stages: BTreeMap<Stage, Durations>,
+    /// Entries applied.
+    pub applied_entries: u64,
+    /// Committed entries that are not applied.
+    pub unapplied_entries: u64,
+    /// For how long the oldest commit of a client has waited to be applied since it was ordered
+    /// here, in microseconds. 0 if there is none.
+    pub oldest_commit_us: u64,
     /// Bound on the error of the wall clock, in microseconds.
     pub clock_bound_us: u64,
     /// The source of `clock_bound_us`.
     pub clock_bound_source: BoundSource,
     /// Peer messages dropped because their timestamp was too far ahead of this node's clock.
     pub clock_rejections: u64,
+    /// The links to other shards.
+    pub peers: Vec<PeerStatus>,
     /// The replicas on this shard.
     pub ranges: Vec<RangeStatus>,
+}
+
+/// A stage of a request, or of the work behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Stage {
+    /// From its arrival until a turn takes the request.
+    Queue,
+    /// Until the locks that others hold are free.
+    LockWait,
+    /// A sync of the log, which covers the entries of many requests.
+    LogSync,
+    /// From the moment that an entry has its place in the log until it is applied.
+    Replicate,
+    /// From the arrival of a read until it is answered.
+    Read,
+    /// Until the timestamp of an answer has passed.
+    CommitWait,
+}
+
+impl Stage {
+    /// Returns the name in metrics, in `snake_case`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::LockWait => "lock_wait",
+            Self::LogSync => "log_sync",
+            Self::Replicate => "replicate",
+            Self::Read => "read",
+            Self::CommitWait => "commit_wait",
+        }
+    }
+}
+
+/// The link to one other shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// The address of the other shard.
+    pub at: PeerAddress,
+    /// How long ago the latest heartbeat was sent that the peer has echoed, in microseconds. `None`
+    /// if it has echoed none.
+    pub silent_us: Option<u64>,
+    /// The most entries that the peer lacks, or has not confirmed, of a range that this shard leads.
+    pub lag_entries: u64,
+    /// The payload of these entries, in bytes.
+    pub lag_bytes: u64,
 }
 
 /// Whether a shard's replicas take part in replication.
@@ -71,7 +135,7 @@ pub struct RangeStatus {
     pub last_index: u64,
     /// Index of the last entry known to be committed.
     pub commit_index: u64,
-    /// Raft: true if a leader is known. Chain: true if the replica's links are up.
+    /// Raft: true if a leader is known and not lost. Chain: true if the replica's links are up.
     pub ready: bool,
 }
 

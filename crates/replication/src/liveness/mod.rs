@@ -240,6 +240,11 @@ impl Peers {
         self.peers.get(&peer).is_some_and(|peer| peer.state.hears)
     }
 
+    /// Returns how long ago the latest heartbeat was sent that a peer has echoed, in microseconds.
+    pub fn echo_age_us(&self, peer: PeerAddress, now_us: u64) -> Option<u64> {
+        Some(now_us.saturating_sub(self.peers.get(&peer)?.acked_us?))
+    }
+
     /// Returns the address of every peer.
     pub fn addresses(&self) -> impl Iterator<Item = PeerAddress> + '_ {
         self.peers.keys().copied()

@@ -2,7 +2,7 @@
 
 use palisade_wire::PeerAddress;
 
-use super::{Body, Leader, Message, Raft, RoleState, progress::Progress};
+use super::{Body, Leader, Message, Raft, RoleState};
 use crate::{After, Context, Effects, Entry, EntryKind, Members, ProtocolFault};
 
 /// The entries that a leader sent.
@@ -158,16 +158,19 @@ impl Raft {
         }
     }
 
-    /// Returns how many entries each follower lacks, or has not confirmed. None unless this replica
-    /// leads.
-    pub fn follower_lags(&self) -> impl Iterator<Item = (PeerAddress, u64)> {
+    /// Returns how many entries each follower lacks, or has not confirmed, and the bytes of their
+    /// payload. None unless this replica leads.
+    pub fn follower_lags(&self) -> impl Iterator<Item = (PeerAddress, u64, usize)> {
         let progress = match &self.role {
             RoleState::Leader(leader) => Some(&leader.progress),
             _ => None,
         };
         let last_index = self.log.last_index();
-        let lag = move |progress: &Progress| last_index.saturating_sub(progress.match_index);
-        progress.into_iter().flatten().map(move |(peer, progress)| (*peer, lag(progress)))
+        progress.into_iter().flatten().map(move |(peer, progress)| {
+            let confirmed = progress.match_index;
+            let bytes = self.log.payload_bytes_after(confirmed);
+            (*peer, last_index.saturating_sub(confirmed), bytes)
+        })
     }
 
     /// Leader: commits the entries that a majority holds durably, if the last is of this term.

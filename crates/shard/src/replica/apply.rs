@@ -87,6 +87,11 @@ impl Proposals {
         self.pending.is_empty()
     }
 
+    /// Returns when the oldest request was ordered, on the monotonic clock.
+    pub(super) fn oldest_us(&self) -> Option<u64> {
+        Some(self.pending.front()?.since_us)
+    }
+
     /// Adds a request whose entry was ordered at an index and term.
     pub(super) fn push(&mut self, at: (u64, u64), origin: RequestOrigin, turn: &Turn<'_>) {
         let ((index, term), since_us) = (at, turn.now.monotonic_us);

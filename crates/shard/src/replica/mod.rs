@@ -147,6 +147,11 @@ impl Replica {
         self.applied.index
     }
 
+    /// Returns when the oldest request was ordered that is not applied, on the monotonic clock.
+    pub(crate) fn oldest_commit_us(&self) -> Option<u64> {
+        self.proposals.oldest_us()
+    }
+
     /// Returns the highest commit timestamp that the log held when the replica was made.
     pub(crate) fn logged_ts(&self) -> Timestamp {
         self.logged_ts

@@ -3,6 +3,7 @@
 mod checkpoints;
 mod inputs;
 mod receive;
+mod report;
 mod requests;
 
 use std::{
@@ -16,9 +17,7 @@ use palisade_clock::{BoundSource, Hlc, Interval, Now, Timestamp};
 use palisade_control::{Bootstrap, RangeMap};
 use palisade_replication::{After, Context, PeerTiming, Peers};
 use palisade_wal::Retained;
-use palisade_wire::{
-    Admission as Admitted, Mode, PeerAddress, RangeId, Request, Role, ShardStatus,
-};
+use palisade_wire::{Admission as Admitted, Mode, PeerAddress, RangeId, Request, Role};
 
 use crate::{
     Recovered, TestFault,
@@ -245,11 +244,6 @@ impl Shard {
     /// and what was answered is durable. Pending requests are given up after some seconds.
     pub fn is_drained(&self) -> bool {
         self.drain.is_done(self.durable_appends)
-    }
-
-    /// Returns true once a planned stop has begun.
-    pub fn is_draining(&self) -> bool {
-        self.drain != Drain::Serving
     }
 
     /// Returns the number of Raft groups that this shard leads.
@@ -502,7 +496,8 @@ impl Shard {
             self.unsynced = VecDeque::new();
         }
         let mut out = mem::take(&mut self.effects);
-        self.metrics.count_rejections(out.replies.iter().map(|(_, response)| response));
+        let responses = out.replies.iter().map(|(_, response)| response);
+        out.storm = self.metrics.count_rejections(responses, now.monotonic_us);
         out.slow = self.metrics.take_slow();
         if !sends.is_empty() {
             let sent_ts = self.hlc.tick(now.wall);
@@ -589,40 +584,6 @@ impl Shard {
                 }
                 After::Appends | After::Nothing => sends.push((send.to, send.message)),
             }
-        }
-    }
-
-    /// Returns true if the clock's error exceeds `max_offset_us`, so that requests are rejected.
-    pub fn is_fenced(&self, now: Now) -> bool {
-        now.wall.bound_us() > self.config.max_offset_us
-    }
-
-    /// Sets the clock source that [`Shard::status`] reports. It has no other effect.
-    pub fn set_bound_source(&mut self, bound_source: BoundSource) {
-        self.bound_source = bound_source;
-    }
-
-    /// Returns the counters of the shard.
-    pub fn metrics(&self) -> &Metrics {
-        &self.metrics
-    }
-
-    /// Returns the status of the shard and its ranges, for operators.
-    pub fn status(&self, now: Now) -> ShardStatus {
-        let ranges =
-            self.replicas.values().map(|replica| replica.group.status(&replica.descriptor));
-        ShardStatus {
-            at: self.config.at,
-            admission: self.admission.stage(),
-            log_syncs: self.log.syncs,
-            log_entries: self.appends,
-            log_bytes: self.log.bytes,
-            log_left_bytes: self.log.room.left_bytes(),
-            requests: self.requests,
-            clock_bound_us: now.wall.bound_us(),
-            clock_bound_source: self.bound_source,
-            clock_rejections: self.clock_rejections,
-            ranges: ranges.collect(),
         }
     }
 
