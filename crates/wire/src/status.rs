@@ -100,7 +100,7 @@ pub struct PeerStatus {
     /// How long ago the latest heartbeat was sent that the peer has echoed, in microseconds. `None`
     /// if it has echoed none.
     pub silent_us: Option<u64>,
-    /// The most entries that the peer lacks, or has not confirmed, of a range that this shard leads.
+    /// The most entries of a range that this shard leads which the peer has not confirmed.
     pub lag_entries: u64,
     /// The payload of these entries, in bytes.
     pub lag_bytes: u64,
