@@ -131,7 +131,10 @@ fn connection_with_invalid_bytes_is_closed_without_data_loss() {
         client.put("key", "value").await.unwrap();
         let mut hello = BytesMut::new();
         write_frame(&mut hello, FrameKind::ClientHello, |out| {
-            Encode::encode(&palisade_wire::ClientHello { cluster_id: None }, out);
+            Encode::encode(
+                &palisade_wire::ClientHello { cluster_id: None, key: None, nonce: [0; 32] },
+                out,
+            );
         });
         let mut garbage: Vec<Vec<u8>> = vec![
             b"GET / HTTP/1.1\r\nHost: palisade\r\n\r\n".to_vec(),
@@ -144,7 +147,10 @@ fn connection_with_invalid_bytes_is_closed_without_data_loss() {
         ];
         let mut foreign = BytesMut::new();
         write_frame(&mut foreign, FrameKind::ClientHello, |out| {
-            Encode::encode(&palisade_wire::ClientHello { cluster_id: Some(1) }, out);
+            Encode::encode(
+                &palisade_wire::ClientHello { cluster_id: Some(1), key: None, nonce: [0; 32] },
+                out,
+            );
         });
         garbage.push(foreign.to_vec());
         for bytes in &garbage {
@@ -250,7 +256,13 @@ fn hostile_peer_messages_do_not_stop_a_node() {
         let at = |node| PeerAddress { node: NodeId(node), shard: ShardId(0) };
         for (number, body) in hostile_bodies(&topology, at(0)).into_iter().enumerate() {
             let mut bytes = BytesMut::new();
-            let hello = PeerHello { cluster_id: topology.cluster_id, from: at(1), to: at(0) };
+            let hello = PeerHello {
+                cluster_id: topology.cluster_id,
+                from: at(1),
+                to: at(0),
+                key: None,
+                nonce: [0; 32],
+            };
             frame(&mut bytes, FrameKind::PeerHello, &hello);
             frame(
                 &mut bytes,

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
-use palisade_client::Mode;
+use palisade_client::{ClientOptions, Mode};
 use palisade_cluster::{ClusterOptions, Floor, LogBackend, LogConfig, ModeConfig};
 use palisade_compare::{
     Servers, Trial, check_histories,
@@ -12,7 +12,7 @@ use palisade_compare::{
 };
 use palisade_load::Workload;
 
-use crate::{Failure, failed, output::print_line};
+use crate::{Failure, failed, key, output::print_line};
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum ModeArgument {
@@ -78,6 +78,9 @@ pub(crate) struct Arguments {
     /// Client addresses of a running cluster to use, comma-separated
     #[arg(long, value_delimiter = ',', conflicts_with_all = ["nodes", "shards", "data_dir"])]
     connect: Vec<SocketAddr>,
+    /// File with a key from `palisade key derive`, for a running cluster that has a secret
+    #[arg(long, requires = "connect")]
+    key_file: Option<PathBuf>,
     /// Number of nodes to start
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
     nodes: u16,
@@ -154,7 +157,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         clock_bound_us = Some(cluster.clock.bound_us);
         Servers::start(cluster).map_err(failed)?
     } else {
-        Servers::Running(arguments.connect)
+        let key = key::read(arguments.key_file.as_deref())?;
+        let options = ClientOptions { key, ..ClientOptions::default() };
+        Servers::Running(arguments.connect, options)
     };
     let finished = run_trial(servers, &trial).await.map_err(failed)?;
     let mut runs = vec![finished.run.clone()];

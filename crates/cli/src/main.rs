@@ -7,6 +7,7 @@
 mod bench;
 mod compare;
 mod doctor;
+mod key;
 mod output;
 mod sim;
 mod start;
@@ -47,6 +48,8 @@ enum Command {
     Doctor(doctor::Arguments),
     /// Inspect a log on disk
     Wal(wal::Arguments),
+    /// Create the secret of a cluster, or derive keys for its clients
+    Key(key::Arguments),
 }
 
 /// Why a command failed.
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::Status(arguments) => interruptible(status::run(arguments)),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Wal(arguments) => wal::run(&arguments),
+        Command::Key(arguments) => key::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,6 @@
 //! `palisade status`.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
@@ -8,20 +8,25 @@ use palisade_client::{Client, ClientOptions};
 use palisade_clock::BoundSource;
 use palisade_wire::{Admission, Durations, NodeId, NodeStatus, PeerStatus, ShardStatus, Stage};
 
-use crate::{Failure, failed, output::print_line};
+use crate::{Failure, failed, key, output::print_line};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// Client addresses of the cluster, comma-separated; at least one must answer
     #[arg(long, value_delimiter = ',', required = true)]
     connect: Vec<SocketAddr>,
+    /// File with a key from `palisade key derive`, for a cluster that has a secret
+    #[arg(long)]
+    key_file: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let options = ClientOptions { timeout: Duration::from_secs(3), ..ClientOptions::default() };
+    let key = key::read(arguments.key_file.as_deref())?;
+    let timeout = Duration::from_secs(3);
+    let options = ClientOptions { timeout, key, ..ClientOptions::default() };
     let client = Client::connect(&arguments.connect, options).await.map_err(failed)?;
     let known = client.topology().await.map_err(failed)?;
     // Connections open in the background. This is enough time to reach a live node.

@@ -11,14 +11,15 @@ use bytes::Bytes;
 use palisade_clock::Timestamp;
 use palisade_control::{Change, Topology};
 use palisade_wire::{
-    Commit, Expected, NodeStatus, Outcome, PeerAddress, SessionId, ShardId, ShardStatus, TxnId,
-    check_key,
+    AccessKey, Commit, Expected, NodeStatus, Outcome, PeerAddress, SessionId, ShardId, ShardStatus,
+    TxnId, check_key,
 };
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     ClientError, InProcess,
     calls::{Call, ReadMode},
+    connection::Access,
     counters::Counters,
     driver::{Cluster, Command, Driver},
     entropy::fresh_session,
@@ -45,11 +46,14 @@ pub struct ClientOptions {
     /// seconds after its time limit, and 10 minutes after its start at the latest. Longer limits
     /// than 100 years, such as [`Duration::MAX`], count as 100 years.
     pub timeout: Duration,
+    /// Key for a cluster that has a secret, from `palisade key derive`. Clusters without a secret
+    /// are then refused. `None`, the default, for a cluster without a secret.
+    pub key: Option<AccessKey>,
 }
 
 impl Default for ClientOptions {
     fn default() -> Self {
-        Self { cluster_id: None, timeout: Duration::from_secs(10) }
+        Self { cluster_id: None, timeout: Duration::from_secs(10), key: None }
     }
 }
 
@@ -81,6 +85,8 @@ impl Client {
     ///
     /// - [`ClientError::Unreachable`]: no address answers within the timeout of `options`.
     ///   Retryable.
+    /// - [`ClientError::Refused`]: a node refuses the connection, such as one without the right
+    ///   key, and no other address answers. Not retryable.
     /// - [`ClientError::NoEntropy`] and [`ClientError::Protocol`]: the client cannot start. Not
     ///   retryable.
     ///
@@ -170,9 +176,10 @@ impl Client {
         let counters = Arc::new(Counters::default());
         let (ready, is_ready) = oneshot::channel();
         let [session, lock_session] = [fresh_session()?, fresh_session()?];
-        let ClientOptions { cluster_id, timeout } = options;
+        let ClientOptions { cluster_id, timeout, key } = options;
+        let access = Access { cluster_id, key };
         let shared = counters.clone();
-        start(Driver { cluster, cluster_id, timeout, session, commands, counters: shared, ready })?;
+        start(Driver { cluster, access, timeout, session, commands, counters: shared, ready })?;
         is_ready.await.map_err(|_| ClientError::Closed)??;
         Ok(Self { commands: sender, counters, lock_session, timeout, _kept: None })
     }
@@ -515,11 +522,14 @@ impl Client {
     ///   change. Nothing was changed. Not retryable.
     /// - [`ClientError::Rejected`] with [`Rejection::Unknown`]: the same, but an earlier try may
     ///   have made the change. Unknown: compare [`Client::topology`].
+    /// - [`ClientError::Rejected`] with [`Rejection::NotPermitted`]: the client has no key of an
+    ///   administrator. Nothing was changed. Not retryable.
     /// - [`ClientError::Deadline`]: no answer in time. Retryable. Its field `outcome_unknown`
     ///   states whether the change may have been made.
     /// - [`ClientError::Closed`] and [`ClientError::Protocol`]. Unknown, and not retryable.
     ///
     /// [`Rejection::InvalidChange`]: crate::Rejection::InvalidChange
+    /// [`Rejection::NotPermitted`]: crate::Rejection::NotPermitted
     /// [`Rejection::Unknown`]: crate::Rejection::Unknown
     ///
     /// # Examples

@@ -18,8 +18,9 @@ use std::{
 use bytes::BytesMut;
 use palisade_control::Topology;
 use palisade_wire::{
-    ClientHello, Encode, Frame, FrameDecoder, FrameKind, Operation, Outcome, PeerAddress, Request,
-    Response, ServerHello, decode_exact, write_frame,
+    AccessKey, ClientHello, Encode, Frame, FrameDecoder, FrameKind, Initiator, NONCE_BYTES,
+    Operation, Outcome, PeerAddress, Refusal, Request, Response, Welcome, WireError, decode_exact,
+    write_frame,
 };
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -42,6 +43,14 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// How long sent bytes may stay unacknowledged before the connection ends. The router gives it up
 /// earlier if an answer is due.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The cluster that a client expects, and the key with which it proves itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Access {
+    /// `None` accepts any cluster.
+    pub(crate) cluster_id: Option<u64>,
+    pub(crate) key: Option<AccessKey>,
+}
 
 /// An event of a connection.
 #[derive(Debug)]
@@ -91,14 +100,22 @@ impl Connection {
         &self,
         at: PeerAddress,
         address: SocketAddr,
-        cluster_id: u64,
+        access: Access,
         report: impl Fn(ConnectionEvent),
     ) {
+        let mut reported = None;
         loop {
-            let opened = timeout(CONNECT_TIMEOUT, open(address, Some(cluster_id))).await;
-            if let Ok(Some((stream, mut decoder, hello))) = opened
-                && hello.at == at
+            let opened = timeout(CONNECT_TIMEOUT, open(address, access)).await;
+            if let Ok(Err(Some(refusal))) = opened
+                && reported != Some(refusal)
             {
+                tracing::warn!("{at} at {address} refuses the connection: {refusal}");
+                reported = Some(refusal);
+            }
+            if let Ok(Ok((stream, mut decoder, welcome))) = opened
+                && welcome.at == at
+            {
+                reported = None;
                 let (mut reader, writer) = stream.into_split();
                 self.buffer.borrow_mut().clear();
                 self.is_open.set(true);
@@ -146,35 +163,65 @@ impl Connection {
 }
 
 /// Requests the topology of its cluster from one address.
+///
+/// # Errors
+///
+/// The refusal of the node, or `None` if nothing that can be understood came.
 pub(crate) async fn fetch_topology(
     address: SocketAddr,
-    cluster_id: Option<u64>,
-) -> Option<Topology> {
-    let (mut stream, mut decoder, _) = open(address, cluster_id).await?;
+    access: Access,
+) -> Result<Topology, Option<Refusal>> {
+    let (mut stream, mut decoder, _) = open(address, access).await?;
     let request = Request { request_id: 0, operation: Operation::RangeMap };
     let mut out = BytesMut::new();
     write_frame(&mut out, FrameKind::Request, |out| request.encode(out));
-    stream.write_all(&out).await.ok()?;
+    stream.write_all(&out).await.map_err(|_| None)?;
     let frame = read_frame(&mut stream, &mut decoder).await?;
-    match decode_exact::<Response>(frame.payload).ok()?.outcome {
-        Outcome::RangeMap(bytes) => Topology::from_bytes(&bytes).ok(),
-        _ => None,
+    if frame.kind == FrameKind::Refusal {
+        return Err(decode_exact(frame.payload).ok());
+    }
+    match decode_exact::<Response>(frame.payload).map_err(|_| None)?.outcome {
+        Outcome::RangeMap(bytes) => Topology::from_bytes(&bytes).map_err(|_| None),
+        _ => Err(None),
     }
 }
 
+/// Opens a connection, which may still be refused in its first answer.
 async fn open(
     address: SocketAddr,
-    cluster_id: Option<u64>,
-) -> Option<(TcpStream, FrameDecoder, ServerHello)> {
-    let mut stream = TcpStream::connect(address).await.ok()?;
-    prepare(&stream).ok()?;
+    access: Access,
+) -> Result<(TcpStream, FrameDecoder, Welcome), Option<Refusal>> {
+    let mut stream = TcpStream::connect(address).await.map_err(|_| None)?;
+    prepare(&stream).map_err(|_| None)?;
+    let Access { cluster_id, key } = access;
+    let mut nonce = [0; NONCE_BYTES];
+    getrandom::fill(&mut nonce).map_err(|_| None)?;
+    let hello = ClientHello { cluster_id, key: key.as_ref().map(AccessKey::id), nonce };
+    let initiator = Initiator::new(key, &hello);
     let mut out = BytesMut::new();
-    write_frame(&mut out, FrameKind::ClientHello, |out| ClientHello { cluster_id }.encode(out));
-    stream.write_all(&out).await.ok()?;
-    let mut decoder = FrameDecoder::default();
+    write_frame(&mut out, FrameKind::ClientHello, |out| {
+        out.extend_from_slice(&initiator.hello());
+    });
+    stream.write_all(&out).await.map_err(|_| None)?;
+    let mut decoder = FrameDecoder::for_handshake();
     let frame = read_frame(&mut stream, &mut decoder).await?;
-    let hello = decode_exact::<ServerHello>(frame.payload).ok()?;
-    (frame.kind == FrameKind::ServerHello).then_some((stream, decoder, hello))
+    if frame.kind == FrameKind::Refusal {
+        return Err(decode_exact(frame.payload).ok());
+    }
+    let welcome = decode_exact::<Welcome>(frame.payload).map_err(|_| None)?;
+    if frame.kind != FrameKind::Welcome {
+        return Err(None);
+    }
+    if cluster_id.is_some_and(|expected| expected != welcome.cluster_id) {
+        return Err(Some(Refusal::OtherCluster { cluster_id: welcome.cluster_id }));
+    }
+    if let Some(proof) = initiator.check(&welcome)? {
+        out.clear();
+        write_frame(&mut out, FrameKind::Proof, |out| proof.encode(out));
+        stream.write_all(&out).await.map_err(|_| None)?;
+    }
+    decoder.end_handshake();
+    Ok((stream, decoder, welcome))
 }
 
 /// Sets the options of a connection: small frames leave at once, and a connection whose other side
@@ -210,16 +257,25 @@ async fn read_answers(
     }
 }
 
-/// Returns the next frame of a stream, or `None` at its end or if a frame is invalid.
+/// Returns the next frame of a stream.
+///
+/// # Errors
+///
+/// [`Refusal::OtherVersion`] for a frame of another version; `None` at the end of the stream or if
+/// the frame is invalid.
 async fn read_frame(
     stream: &mut (impl AsyncRead + Unpin),
     decoder: &mut FrameDecoder,
-) -> Option<Frame> {
+) -> Result<Frame, Option<Refusal>> {
     loop {
-        if let Some(frame) = decoder.next_frame().ok()? {
-            return Some(frame);
+        match decoder.next_frame() {
+            Ok(Some(frame)) => return Ok(frame),
+            Ok(None) => read(stream, decoder).await.ok_or(None)?,
+            Err(WireError::Version { theirs, ours }) => {
+                return Err(Some(Refusal::OtherVersion { theirs, ours }));
+            }
+            Err(_) => return Err(None),
         }
-        read(stream, decoder).await?;
     }
 }
 

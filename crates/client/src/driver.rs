@@ -32,7 +32,7 @@ use tokio::{
 use crate::{
     ClientError, InProcess,
     calls::{Call, CallId},
-    connection::{Connection, ConnectionEvent, fetch_topology},
+    connection::{Access, Connection, ConnectionEvent, fetch_topology},
     counters::Counters,
     entropy::fresh_session,
     in_process::Submit,
@@ -71,7 +71,7 @@ pub(crate) struct Command {
 #[derive(Debug)]
 pub(crate) struct Driver {
     pub(crate) cluster: Cluster,
-    pub(crate) cluster_id: Option<u64>,
+    pub(crate) access: Access,
     /// Time limit of the search for a node that answers.
     pub(crate) timeout: Duration,
     /// The session of the first commits.
@@ -85,10 +85,10 @@ pub(crate) struct Driver {
 impl Driver {
     /// Runs the driver. Must be polled within a [`LocalSet`].
     pub(crate) async fn drive(self) {
-        let Self { cluster, cluster_id, timeout, session, commands, counters, ready } = self;
+        let Self { cluster, access, timeout, session, commands, counters, ready } = self;
         let found = match cluster {
             Cluster::At(addresses) => {
-                discover(&addresses, cluster_id, timeout).await.map(|topology| (topology, None))
+                discover(&addresses, access, timeout).await.map(|topology| (topology, None))
             }
             Cluster::InProcess(InProcess { topology, submit, answers }) => {
                 Ok((topology, Some((submit, answers))))
@@ -100,7 +100,7 @@ impl Driver {
         let (submit, answers) = in_process.unzip();
         let shared = Shared::new(&topology, session, counters, submit);
         // The connections end together with the client.
-        let _connections = shared.clone().connect(&topology);
+        let _connections = shared.clone().connect(&topology, access);
         match answers {
             None => run(shared, commands).await,
             Some(answers) => {
@@ -123,27 +123,37 @@ impl Driver {
     }
 }
 
-/// Requests the cluster's topology from the addresses in turn, until one answers.
+/// Requests the cluster's topology from the addresses in turn, until one answers, or all refuse.
 async fn discover(
     addresses: &[SocketAddr],
-    cluster_id: Option<u64>,
+    access: Access,
     limit: Duration,
 ) -> Result<Topology, ClientError> {
+    let refused = Cell::new(None);
     let search = async {
         loop {
+            let mut all_refuse = !addresses.is_empty();
             for address in addresses {
-                let request = fetch_topology(*address, cluster_id);
-                if let Ok(Some(topology)) = timeout(Duration::from_secs(1), request).await {
-                    return topology;
+                match timeout(Duration::from_secs(1), fetch_topology(*address, access)).await {
+                    Ok(Ok(topology)) => return Some(topology),
+                    Ok(Err(Some(refusal))) => refused.set(Some(refusal)),
+                    Ok(Err(None)) | Err(_) => all_refuse = false,
                 }
+            }
+            if all_refuse {
+                return None;
             }
             sleep(Duration::from_millis(50)).await;
         }
     };
-    timeout(limit, search).await.map_err(|_| {
-        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-        ClientError::Unreachable { addresses: addresses.join(", ") }
-    })
+    if let Ok(Some(topology)) = timeout(limit, search).await {
+        return Ok(topology);
+    }
+    if let Some(refusal) = refused.get() {
+        return Err(ClientError::Refused(refusal));
+    }
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    Err(ClientError::Unreachable { addresses: addresses.join(", ") })
 }
 
 /// Starts calls and ticks the router, until all clones of the client are dropped.
@@ -242,7 +252,8 @@ impl Shared {
     }
 
     /// Connects to all shards. Returns the tasks of the connections.
-    fn connect(self: Rc<Self>, topology: &Topology) -> JoinSet<()> {
+    fn connect(self: Rc<Self>, topology: &Topology, access: Access) -> JoinSet<()> {
+        let access = Access { cluster_id: Some(topology.cluster_id), ..access };
         let mut tasks = JoinSet::new();
         for (&at, link) in &self.links {
             let Link::Socket(connection) = link else {
@@ -250,11 +261,10 @@ impl Shared {
                 continue;
             };
             let address = topology.client_address(at).expect("the shards are those of it");
-            let (cluster_id, connection, shared) =
-                (topology.cluster_id, connection.clone(), self.clone());
+            let (connection, shared) = (connection.clone(), self.clone());
             tasks.spawn_local(async move {
                 let report = |event| shared.handle(at, event);
-                connection.keep_open(at, address, cluster_id, report).await;
+                connection.keep_open(at, address, access, report).await;
             });
         }
         tasks

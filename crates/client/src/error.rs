@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use palisade_clock::Timestamp;
-use palisade_wire::{MAX_SNAPSHOT_AGE_US, Outcome, Rejection};
+use palisade_wire::{MAX_SNAPSHOT_AGE_US, Outcome, Refusal, Rejection};
 use thiserror::Error;
 
 /// An error of a call.
@@ -86,6 +86,10 @@ pub enum ClientError {
         /// The addresses, comma-separated.
         addresses: String,
     },
+    /// A node refuses the connection, or is not the expected one, and no other address answers.
+    /// Only connecting fails with it. Nothing was changed. Not retryable.
+    #[error("the connection is refused: {0}")]
+    Refused(#[source] Refusal),
     /// The shard whose status was requested does not answer. Nothing was changed. Retryable.
     #[error("the node does not answer")]
     NodeDown,
@@ -128,6 +132,7 @@ impl ClientError {
             Self::ConditionFailed { .. }
             | Self::SeveralRanges
             | Self::SnapshotTooOld { .. }
+            | Self::Refused(_)
             | Self::Protocol(_)
             | Self::NoEntropy(_)
             | Self::Closed => false,
@@ -154,6 +159,7 @@ impl ClientError {
             | Self::SeveralRanges
             | Self::SnapshotTooOld { .. }
             | Self::Unreachable { .. }
+            | Self::Refused(_)
             | Self::NoEntropy(_)
             | Self::TooManyCalls
             | Self::NodeDown => false,

@@ -60,9 +60,10 @@ pub use in_process::InProcess;
 pub use palisade_clock::{BoundSource, Timestamp};
 pub use palisade_control::{Change, NodeAddress, RangeDescriptor, RangeMap, Topology};
 pub use palisade_wire::{
-    Admission, Commit, Condition, Expected, MAX_COMMIT_BYTES, MAX_COMMIT_PARTS, MAX_KEY_BYTES,
-    MAX_PAGE_BYTES, MAX_PAGE_ROWS, MAX_SNAPSHOT_AGE_US, MAX_VALUE_BYTES, Mode, NodeId, NodeStatus,
-    PeerAddress, RangeId, RangeStatus, Rejection, Role, Row, ShardId, ShardStatus, Write,
+    AccessKey, Admission, Commit, Condition, Expected, MAX_COMMIT_BYTES, MAX_COMMIT_PARTS,
+    MAX_KEY_BYTES, MAX_PAGE_BYTES, MAX_PAGE_ROWS, MAX_SNAPSHOT_AGE_US, MAX_VALUE_BYTES, Mode,
+    NodeId, NodeStatus, PeerAddress, RangeId, RangeStatus, Refusal, Rejection, Role, Row, ShardId,
+    ShardStatus, Write,
 };
 pub use results::{ClientStats, Committed, Versioned};
 pub use scan::Scan;

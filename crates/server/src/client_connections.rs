@@ -6,12 +6,14 @@ use futures_lite::FutureExt;
 use glommio::net::TcpStream;
 use palisade_shard::Input;
 use palisade_wire::{
-    ClientHello, Encode, FrameDecoder, FrameKind, Request, ServerHello, decode_exact, write_frame,
+    ClientHello, FrameDecoder, FrameKind, Outcome, Refusal, Rejection, Request, Response,
+    decode_exact,
 };
 
 use crate::{
     executor::Executor,
-    framing::{read_frame, read_hello, scratch},
+    framing::scratch,
+    handshake::{Gate, Handshake},
     outbound::Outbound,
     sockets::prepare,
 };
@@ -19,29 +21,32 @@ use crate::{
 /// Serves one client until it disconnects or sends an invalid frame.
 pub(crate) async fn serve_client(
     executor: Rc<Executor>,
-    cluster_id: u64,
+    gate: Rc<Gate>,
     tasks: glommio::TaskQueueHandle,
     mut stream: TcpStream,
 ) {
     if prepare(&stream).is_err() {
         return;
     }
-    let (mut decoder, mut scratch) = (FrameDecoder::default(), scratch());
-    let hello = read_hello(&mut stream, &mut decoder, &mut scratch, FrameKind::ClientHello).await;
-    let Some(hello) = hello.and_then(|frame| decode_exact::<ClientHello>(frame.payload).ok())
-    else {
-        return;
+    let (mut decoder, mut scratch) = (FrameDecoder::for_handshake(), scratch());
+    let handshake = Handshake { stream: &mut stream, decoder: &mut decoder, scratch: &mut scratch };
+    let check = |hello: &ClientHello| {
+        if hello.cluster_id.is_some_and(|expected| expected != gate.cluster_id) {
+            return Err(Refusal::OtherCluster { cluster_id: gate.cluster_id });
+        }
+        Ok(hello.key)
     };
-    if hello.cluster_id.is_some_and(|expected| expected != cluster_id) {
-        return;
-    }
+    let accepted =
+        handshake.accept((&gate, &gate.client_keys), FrameKind::ClientHello, check).await;
+    let accepted = match accepted {
+        Ok((_, accepted)) => accepted,
+        Err(refusal) => return gate.report("a client", refusal, executor.now_us()),
+    };
+    decoder.end_handshake();
     let (mut reader, writer) = futures_lite::io::split(stream);
     let (connection, outbound) =
         (executor.new_connection(), Outbound::new(executor.queued_bytes.clone()));
     executor.clients.borrow_mut().insert(connection, outbound.clone());
-    let answer = ServerHello { cluster_id, at: executor.at };
-    outbound.push(|out| write_frame(out, FrameKind::ServerHello, |out| answer.encode(out)));
-    outbound.send();
     let drain = {
         let outbound = outbound.clone();
         async move { outbound.drain_into(writer).await }
@@ -49,11 +54,18 @@ pub(crate) async fn serve_client(
     glommio::spawn_local_into(drain, tasks).expect("the task queue lives as long as we").detach();
 
     let requests = async {
-        while let Some(frame) = read_frame(&mut reader, &mut decoder, &mut scratch).await {
+        let partial = &executor.partial_frames;
+        while let Ok(frame) = partial.read_frame(&mut reader, &mut decoder, &mut scratch).await {
             if frame.kind != FrameKind::Request {
                 return;
             }
             match decode_exact::<Request>(frame.payload) {
+                Ok(Request { request_id, operation })
+                    if operation.is_administrative() && !accepted.is_admin() =>
+                {
+                    let outcome = Outcome::Rejected(Rejection::NotPermitted);
+                    executor.reply(&[(connection, Response { request_id, outcome })]);
+                }
                 Ok(request) => executor.inbox.push(Input::Request { connection, request }),
                 Err(error) => {
                     tracing::debug!("a client's connection is closed: {error}");

@@ -39,6 +39,14 @@ pub struct Config {
     /// Settings of the clock.
     #[serde(default)]
     pub clock: ClockConfig,
+    /// File with the secret of the cluster, from `palisade key create`. Needed unless all nodes are
+    /// on loopback addresses. With a second secret on another line, the keys of both are accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_file: Option<PathBuf>,
+    /// Serve without a secret beyond loopback addresses: anyone who reaches a port may read, write
+    /// and change the cluster. For networks in which that is wanted.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub allow_unauthenticated: bool,
     /// Address of the HTTP endpoint with `/metrics`, `/healthz` and `/readyz`. `None` for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics_address: Option<SocketAddr>,
@@ -199,6 +207,10 @@ fn default_ranges_per_mode() -> u16 {
     6
 }
 
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
 /// Limit on the shards of a node.
 const MAX_SHARDS: u16 = 256;
 
@@ -249,6 +261,15 @@ impl Config {
                     ));
                 }
             }
+        }
+        let exposed = self.nodes.iter().find(|node| !node.host.is_loopback());
+        if let (Some(node), None, false) = (exposed, &self.secret_file, self.allow_unauthenticated)
+        {
+            return Err(format!(
+                "{} is not a loopback address, so secret_file is needed: make one with `palisade key \
+                 create FILE` and copy it to all nodes, or set allow_unauthenticated = true",
+                node.host
+            ));
         }
         let ClockConfig { bound_us, max_offset_us, .. } = self.clock;
         if bound_us > max_offset_us {
@@ -330,6 +351,14 @@ mod tests {
     }
 
     #[test]
+    fn secret_is_needed_beyond_loopback() {
+        let exposed = GOOD.replace("127.0.0.1", "10.0.0.1");
+        parse(&exposed.replace("shards = 2", "shards = 2\nallow_unauthenticated = true")).unwrap();
+        parse(&exposed.replace("shards = 2", "shards = 2\nsecret_file = \"/s\"")).unwrap();
+        parse(&GOOD.replace("127.0.0.1", "::1")).unwrap();
+    }
+
+    #[test]
     fn config_error_names_invalid_setting() {
         let table = [
             ("node = 0\n        data_dir", "node = 4\n        data_dir", "node 4 exactly once"),
@@ -346,6 +375,7 @@ mod tests {
             ("shards = 2", "shards = 2\n        log = { segment_bytes = 100 }", "4 KiB"),
             ("shards = 2", "shards = 2\n        mode = \"paxos\"", "paxos"),
             ("shards = 2", "shards = 2\n        clock = { bound_us = 900000 }", "max_offset_us"),
+            ("127.0.0.1", "10.0.0.1", "secret_file"),
         ];
         for (from, to, expected) in table {
             assert!(GOOD.contains(from), "{from}");

@@ -20,6 +20,7 @@ use palisade_wal::{Log, SyncPlan};
 use palisade_wire::{Encode, FrameKind, PeerAddress, RangeId, Response, write_frame};
 
 use crate::{
+    framing::PartialFrames,
     inbox::Inbox,
     metrics::ShardReport,
     outbound::{Outbound, QueuedBytes},
@@ -49,6 +50,7 @@ pub(crate) struct Executor {
     pub(crate) peers: BTreeMap<PeerAddress, Rc<Outbound>>,
     /// Bytes of answers that wait for clients to read.
     pub(crate) queued_bytes: QueuedBytes,
+    pub(crate) partial_frames: PartialFrames,
     /// Raised when a record was appended to the log.
     pub(crate) appended: Signal,
     runtime: RefCell<Runtime<Log>>,
@@ -82,6 +84,7 @@ impl Executor {
             clients: RefCell::default(),
             peers,
             queued_bytes: QueuedBytes::default(),
+            partial_frames: PartialFrames::default(),
             appended: Signal::default(),
             runtime: RefCell::new(runtime),
             siblings,
@@ -270,7 +273,13 @@ impl Executor {
         }
     }
 
-    fn reply(&self, replies: &[(ConnectionId, Response)]) {
+    /// Returns the time of the monotonic clock, in microseconds.
+    pub(crate) fn now_us(&self) -> u64 {
+        self.clock.now().monotonic_us
+    }
+
+    /// Queues answers to clients, and starts sending them.
+    pub(crate) fn reply(&self, replies: &[(ConnectionId, Response)]) {
         let clients = self.clients.borrow();
         for (connection, response) in replies {
             let Some(client) = clients.get(connection) else { continue };

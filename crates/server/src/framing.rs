@@ -3,48 +3,84 @@
 use std::time::Duration;
 
 use futures_lite::{AsyncRead, AsyncReadExt, FutureExt};
-use palisade_wire::{Frame, FrameDecoder, FrameKind};
-
-/// Time limit for the first frame of a connection.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+use glommio::sync::Semaphore;
+use palisade_wire::{Frame, FrameDecoder, WireError};
 
 const READ_BYTES: usize = 64 * 1024;
 
-/// Returns the next frame of a stream, or `None` at its end, or if it cannot be read or decoded.
-pub(crate) async fn read_frame(
-    stream: &mut (impl AsyncRead + Unpin),
-    decoder: &mut FrameDecoder,
-    scratch: &mut [u8],
-) -> Option<Frame> {
-    loop {
-        match decoder.next_frame() {
-            Ok(Some(frame)) => return Some(frame),
-            Ok(None) => {}
-            Err(error) => {
-                tracing::debug!("a connection is closed: {error}");
-                return None;
+/// Room for the long frames that have arrived in part, over all clients of a shard, in bytes.
+const PARTIAL_BYTES: u64 = 128 << 20;
+
+/// Time limit for the arrival of a long frame, once it has room.
+const LONG_FRAME_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bounds the memory that frames take until they are whole.
+#[derive(Debug)]
+pub(crate) struct PartialFrames(Semaphore);
+
+impl Default for PartialFrames {
+    fn default() -> Self {
+        Self(Semaphore::new(PARTIAL_BYTES))
+    }
+}
+
+impl PartialFrames {
+    /// Returns the next frame of a stream, as [`read_frame`] does. The rest of a frame of more than
+    /// 64 KiB is read when there is room for it, and must then arrive in time.
+    pub(crate) async fn read_frame(
+        &self,
+        stream: &mut (impl AsyncRead + Unpin),
+        decoder: &mut FrameDecoder,
+        scratch: &mut [u8],
+    ) -> Result<Frame, Option<WireError>> {
+        loop {
+            if let Some(frame) = decoder.next_frame()? {
+                return Ok(frame);
             }
-        }
-        match stream.read(scratch).await {
-            Ok(0) | Err(_) => return None,
-            Ok(read) => decoder.buffer().extend_from_slice(&scratch[..read]),
+            let bytes = decoder.partial_frame_bytes();
+            if bytes > READ_BYTES {
+                let _room = self.0.acquire_permit(bytes as u64).await.map_err(|_| None)?;
+                let timeout = async {
+                    glommio::timer::sleep(LONG_FRAME_TIMEOUT).await;
+                    Err(None)
+                };
+                return read_frame(stream, decoder, scratch).or(timeout).await;
+            }
+            read(stream, decoder, scratch).await?;
         }
     }
 }
 
-/// Returns the first frame of a stream, or `None` if it is late or of another kind.
-pub(crate) async fn read_hello(
+/// Returns the next frame of a stream.
+///
+/// # Errors
+///
+/// `None` at the end of the stream, or if it cannot be read; otherwise why no frame can be decoded.
+pub(crate) async fn read_frame(
     stream: &mut (impl AsyncRead + Unpin),
     decoder: &mut FrameDecoder,
     scratch: &mut [u8],
-    kind: FrameKind,
-) -> Option<Frame> {
-    let timeout = async {
-        glommio::timer::sleep(HELLO_TIMEOUT).await;
-        None
-    };
-    let frame = read_frame(stream, decoder, scratch).or(timeout).await?;
-    (frame.kind == kind).then_some(frame)
+) -> Result<Frame, Option<WireError>> {
+    loop {
+        if let Some(frame) = decoder.next_frame()? {
+            return Ok(frame);
+        }
+        read(stream, decoder, scratch).await?;
+    }
+}
+
+async fn read(
+    stream: &mut (impl AsyncRead + Unpin),
+    decoder: &mut FrameDecoder,
+    scratch: &mut [u8],
+) -> Result<(), Option<WireError>> {
+    match stream.read(scratch).await {
+        Ok(0) | Err(_) => Err(None),
+        Ok(read) => {
+            decoder.buffer().extend_from_slice(&scratch[..read]);
+            Ok(())
+        }
+    }
 }
 
 pub(crate) fn scratch() -> Vec<u8> {

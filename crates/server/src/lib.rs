@@ -15,6 +15,7 @@ mod client_connections;
 mod config;
 mod executor;
 mod framing;
+mod handshake;
 mod http;
 mod inbox;
 mod listener;
@@ -26,6 +27,7 @@ mod node;
 mod outbound;
 mod peer_connections;
 mod planted;
+mod secrets;
 mod signal;
 mod sockets;
 
@@ -37,3 +39,4 @@ pub use log_file::LogFile;
 pub use node::{StartError, probe_executor, run};
 #[cfg(feature = "planted-faults")]
 pub use planted::FaultConfig;
+pub use secrets::{SecretError, read_secrets};

@@ -21,7 +21,7 @@ use palisade_shard::{
 };
 use palisade_sync::{Receiver, Sender, Watermark, mailbox};
 use palisade_wal::{DataDir, DataDirError, Log, Owner, WalError};
-use palisade_wire::{PeerAddress, ShardId};
+use palisade_wire::{ClusterSecret, PeerAddress, ShardId};
 use signal_hook::{consts::TERM_SIGNALS, iterator::Signals, low_level::signal_name};
 use thiserror::Error;
 
@@ -29,12 +29,14 @@ use crate::{
     Config,
     client_connections::serve_client,
     executor::{Executor, ShardCommand},
+    handshake::Gate,
     http::{Shards, serve},
     listener::accept,
     log_progress::LogProgress,
     log_sync::sync_log,
     outbound::Outbound,
     peer_connections::{dial_peer, serve_peer},
+    secrets::{SecretError, read_secrets},
 };
 
 /// Time between two ticks of a shard.
@@ -86,6 +88,9 @@ pub enum StartError {
         /// The last timestamp in the log.
         last_ts: Timestamp,
     },
+    /// The secret of the cluster cannot be read.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// The node cannot listen on an address. Retryable once the port is free.
     #[error("cannot listen on {address}: {source}; stop what uses the port, or configure another")]
     Listen {
@@ -110,6 +115,10 @@ pub fn run(config: Config, started: impl FnOnce()) -> Result<(), StartError> {
     // Checks that can fail come before the panic hook and the threads.
     let Config { cluster_id, node, shards, .. } = *config;
     let owner = Owner { cluster_id, node: node.0, shards };
+    let secrets = config.secret_file.as_deref().map_or(Ok(Vec::new()), read_secrets)?;
+    if secrets.is_empty() && config.allow_unauthenticated {
+        tracing::warn!("no secret_file: anyone who reaches a port may change the cluster");
+    }
     let data_dir = Arc::new(DataDir::open(&config.data_dir, owner)?);
     for shard in 0..config.shards {
         for address in listen_addresses(&config, ShardId(shard)) {
@@ -137,6 +146,7 @@ pub fn run(config: Config, started: impl FnOnce()) -> Result<(), StartError> {
         let drained = Arc::new(Watermark::default());
         let thread = spawn_shard(ShardThread {
             config: config.clone(),
+            secrets: secrets.clone(),
             data_dir: data_dir.clone(),
             shard,
             siblings,
@@ -289,6 +299,7 @@ fn listen_addresses(config: &Config, shard: ShardId) -> [SocketAddr; 2] {
 
 struct ShardThread {
     config: Arc<Config>,
+    secrets: Vec<ClusterSecret>,
     data_dir: Arc<DataDir>,
     shard: ShardId,
     siblings: Vec<Sender<ShardCommand>>,
@@ -325,8 +336,17 @@ fn spawn_shard(
 }
 
 async fn run_shard(start: ShardThread) -> Result<(), StartError> {
-    let ShardThread { config, data_dir, shard, siblings, mut commands, opened, verdict, .. } =
-        start;
+    let ShardThread {
+        config,
+        secrets,
+        data_dir,
+        shard,
+        siblings,
+        mut commands,
+        opened,
+        verdict,
+        ..
+    } = start;
     let at = PeerAddress { node: config.node, shard };
     let clock = KernelClock::new(config.clock.source.into(), config.clock.bound_us);
 
@@ -391,20 +411,23 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
     let spawn = |task: std::pin::Pin<Box<dyn Future<Output = ()>>>| {
         glommio::spawn_local_into(task, tasks).expect("the task queue was made just now")
     };
-    let cluster_id = config.cluster_id;
-    let for_clients = executor.clone();
+    let gate = Rc::new(Gate::new(config.cluster_id, at, &secrets));
+    let for_clients = (executor.clone(), gate.clone());
     spawn(Box::pin(accept(client_listener, tasks, move |stream| {
-        serve_client(for_clients.clone(), cluster_id, tasks, stream)
+        let (executor, gate) = for_clients.clone();
+        serve_client(executor, gate, tasks, stream)
     })))
     .detach();
-    let for_peers = executor.clone();
+    let for_peers = (executor.clone(), gate.clone());
     spawn(Box::pin(accept(peer_listener, tasks, move |stream| {
-        serve_peer(for_peers.clone(), cluster_id, stream)
+        let (executor, gate) = for_peers.clone();
+        serve_peer(executor, gate, stream)
     })))
     .detach();
     for (to, outbound) in peers {
         let address = config.peer_address(to).expect("peers were made from the config");
-        spawn(Box::pin(dial_peer(executor.clone(), cluster_id, to, address, outbound))).detach();
+        let dial = dial_peer(executor.clone(), gate.clone(), to, address, outbound);
+        spawn(Box::pin(dial)).detach();
     }
     spawn(Box::pin(sync_log(
         executor.clone(),

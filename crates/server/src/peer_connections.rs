@@ -6,12 +6,14 @@ use futures_lite::FutureExt;
 use glommio::net::TcpStream;
 use palisade_shard::{Input, PeerMessage};
 use palisade_wire::{
-    Encode, FrameDecoder, FrameKind, PeerAddress, PeerHello, decode_exact, write_frame,
+    AccessKey, Encode, FrameDecoder, FrameKind, Initiator, PeerAddress, PeerHello, Proof, Refusal,
+    decode_exact, write_frame,
 };
 
 use crate::{
     executor::Executor,
-    framing::{read_frame, read_hello, scratch},
+    framing::{read_frame, scratch},
+    handshake::{Gate, Handshake, nonce},
     outbound::Outbound,
     sockets::prepare,
 };
@@ -23,57 +25,84 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// once [`Outbound::close`] was called, whether or not the kernel still waits for the first.
 pub(crate) async fn dial_peer(
     executor: Rc<Executor>,
-    cluster_id: u64,
+    gate: Rc<Gate>,
     to: PeerAddress,
     address: SocketAddr,
     outbound: Rc<Outbound>,
 ) {
     loop {
-        if let Ok(mut stream) = TcpStream::connect_timeout(address, CONNECT_TIMEOUT).await
-            && prepare(&stream).is_ok()
-        {
-            let hello = PeerHello { cluster_id, from: executor.at, to };
-            outbound.reopen(|out| {
-                write_frame(out, FrameKind::PeerHello, |out| hello.encode(out));
-            });
-            // A write to a peer that does not read may wait for minutes.
-            outbound.drain_into(&mut stream).or(outbound.wait_closed()).await;
+        match open(&gate, to, address).await {
+            Ok((mut stream, proof)) => {
+                outbound.reopen(|out| {
+                    if let Some(proof) = proof {
+                        write_frame(out, FrameKind::Proof, |out| proof.encode(out));
+                    }
+                });
+                // A write to a peer that does not read may wait for minutes.
+                outbound.drain_into(&mut stream).or(outbound.wait_closed()).await;
+            }
+            Err(refusal) => {
+                gate.report(&format!("the connection to {to}"), refusal, executor.now_us());
+            }
         }
         glommio::timer::sleep(RETRY_PAUSE).await;
     }
 }
 
+/// Returns a connection, and the proof to send on it.
+async fn open(
+    gate: &Gate,
+    to: PeerAddress,
+    address: SocketAddr,
+) -> Result<(TcpStream, Option<Proof>), Option<Refusal>> {
+    let connecting = TcpStream::connect_timeout(address, CONNECT_TIMEOUT);
+    let mut stream = connecting.await.map_err(|_| None)?;
+    prepare(&stream).map_err(|_| None)?;
+    let key = gate.own_key;
+    let hello = PeerHello {
+        cluster_id: gate.cluster_id,
+        from: gate.at,
+        to,
+        key: key.as_ref().map(AccessKey::id),
+        nonce: nonce().map_err(|_| None)?,
+    };
+    let (mut decoder, mut scratch) = (FrameDecoder::for_handshake(), scratch());
+    let (stream_ref, decoder) = (&mut stream, &mut decoder);
+    let handshake = Handshake { stream: stream_ref, decoder, scratch: &mut scratch };
+    let proof = handshake.open(gate, to, &Initiator::new(key, &hello)).await?;
+    Ok((stream, proof))
+}
+
 /// Receives a peer's messages, until it disconnects or sends an invalid frame.
-pub(crate) async fn serve_peer(executor: Rc<Executor>, cluster_id: u64, mut stream: TcpStream) {
+pub(crate) async fn serve_peer(executor: Rc<Executor>, gate: Rc<Gate>, mut stream: TcpStream) {
     if prepare(&stream).is_err() {
         return;
     }
-    let (mut decoder, mut scratch) = (FrameDecoder::default(), scratch());
-    let hello = read_hello(&mut stream, &mut decoder, &mut scratch, FrameKind::PeerHello).await;
-    let Some(hello) = hello.and_then(|frame| decode_exact::<PeerHello>(frame.payload).ok()) else {
-        return;
+    let (mut decoder, mut scratch) = (FrameDecoder::for_handshake(), scratch());
+    let handshake = Handshake { stream: &mut stream, decoder: &mut decoder, scratch: &mut scratch };
+    let check = |hello: &PeerHello| {
+        if hello.cluster_id != gate.cluster_id {
+            return Err(Refusal::OtherCluster { cluster_id: gate.cluster_id });
+        }
+        if hello.to != gate.at || !executor.peers.contains_key(&hello.from) {
+            return Err(Refusal::OtherAddress);
+        }
+        Ok(hello.key)
     };
-    let known = executor.peers.contains_key(&hello.from);
-    if hello.cluster_id != cluster_id || hello.to != executor.at || !known {
-        tracing::warn!(
-            "{}: a connection from {} of another cluster is closed",
-            executor.at,
-            hello.from
-        );
-        return;
-    }
-    while let Some(frame) = read_frame(&mut stream, &mut decoder, &mut scratch).await {
+    let accepted = handshake.accept((&gate, &gate.peer_keys), FrameKind::PeerHello, check).await;
+    let from = match accepted {
+        Ok((hello, _)) => hello.from,
+        Err(refusal) => return gate.report("a peer", refusal, executor.now_us()),
+    };
+    decoder.end_handshake();
+    while let Ok(frame) = read_frame(&mut stream, &mut decoder, &mut scratch).await {
         if frame.kind != FrameKind::Peer {
             return;
         }
         match decode_exact::<PeerMessage>(frame.payload) {
-            Ok(message) => executor.inbox.push(Input::Peer { from: hello.from, message }),
+            Ok(message) => executor.inbox.push(Input::Peer { from, message }),
             Err(error) => {
-                tracing::warn!(
-                    "{}: the connection from {} is closed: {error}",
-                    executor.at,
-                    hello.from
-                );
+                tracing::warn!("{}: the connection from {from} is closed: {error}", gate.at);
                 return;
             }
         }

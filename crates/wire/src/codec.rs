@@ -145,6 +145,14 @@ impl Reader {
         }
     }
 
+    /// Reads a fixed number of bytes.
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
+        self.need(N)?;
+        let mut array = [0; N];
+        self.bytes.copy_to_slice(&mut array);
+        Ok(array)
+    }
+
     /// Reads bytes preceded by a `u32` length. The result shares the message's buffer.
     pub fn bytes(&mut self) -> Result<Bytes, WireError> {
         let len = self.u32()? as usize;

@@ -21,10 +21,13 @@ use zerocopy::{
 use crate::{MAX_FRAME_BYTES, WireError};
 
 /// The protocol version of this build. Frames of any other version are rejected.
-pub const PROTOCOL_VERSION: u8 = 6;
+pub const PROTOCOL_VERSION: u8 = 7;
 
 /// Length of the frame header, in bytes.
 pub const FRAME_HEADER_BYTES: usize = size_of::<FrameHeader>();
+
+/// Limit on the payload of a frame during a handshake, in bytes.
+const MAX_HANDSHAKE_BYTES: usize = 256;
 
 const CRC_BYTES: usize = 4;
 
@@ -44,8 +47,8 @@ struct FrameHeader {
 pub enum FrameKind {
     /// A client's first frame: a [`ClientHello`](crate::ClientHello).
     ClientHello = 1,
-    /// The server's answer to a client's first frame: a [`ServerHello`](crate::ServerHello).
-    ServerHello = 2,
+    /// The answer to a first frame: a [`Welcome`](crate::Welcome).
+    Welcome = 2,
     /// A client's [`Request`](crate::Request).
     Request = 3,
     /// A [`Response`](crate::Response) to a client.
@@ -54,17 +57,23 @@ pub enum FrameKind {
     PeerHello = 5,
     /// A message from shard to shard, defined by its protocol.
     Peer = 6,
+    /// The answer to a welcome: a [`Proof`](crate::Proof).
+    Proof = 7,
+    /// The last frame of a connection that is not accepted: a [`Refusal`](crate::Refusal).
+    Refusal = 8,
 }
 
 impl FrameKind {
     fn from_tag(tag: u8) -> Result<Self, WireError> {
         Ok(match tag {
             1 => Self::ClientHello,
-            2 => Self::ServerHello,
+            2 => Self::Welcome,
             3 => Self::Request,
             4 => Self::Response,
             5 => Self::PeerHello,
             6 => Self::Peer,
+            7 => Self::Proof,
+            8 => Self::Refusal,
             tag => return Err(WireError::UnknownTag { what: "frame kind", tag }),
         })
     }
@@ -105,15 +114,40 @@ pub fn write_frame(out: &mut BytesMut, kind: FrameKind, payload: impl FnOnce(&mu
 }
 
 /// Splits a stream of bytes into frames.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FrameDecoder {
     buffer: BytesMut,
+    max_bytes: usize,
+}
+
+impl Default for FrameDecoder {
+    fn default() -> Self {
+        Self { buffer: BytesMut::new(), max_bytes: MAX_FRAME_BYTES }
+    }
 }
 
 impl FrameDecoder {
+    /// Returns a decoder for the frames of a handshake, whose payload is short.
+    pub fn for_handshake() -> Self {
+        Self { buffer: BytesMut::new(), max_bytes: MAX_HANDSHAKE_BYTES }
+    }
+
+    /// Accepts frames of any allowed length, after a handshake.
+    pub fn end_handshake(&mut self) {
+        self.max_bytes = MAX_FRAME_BYTES;
+    }
+
     /// Returns the buffer to which the caller appends the next bytes of the stream.
     pub fn buffer(&mut self) -> &mut BytesMut {
         &mut self.buffer
+    }
+
+    /// Returns the length of the frame that has arrived in part, in bytes. 0 if its length has not
+    /// arrived.
+    pub fn partial_frame_bytes(&self) -> usize {
+        let header = self.buffer.get(..FRAME_HEADER_BYTES);
+        let header = header.and_then(|bytes| FrameHeader::read_from_bytes(bytes).ok());
+        header.map_or(0, |header| FRAME_HEADER_BYTES + header.length.get() as usize)
     }
 
     /// Removes and returns the next whole frame, or `None` if more bytes are needed.
@@ -132,8 +166,8 @@ impl FrameDecoder {
             return Err(WireError::Version { theirs: header.version, ours: PROTOCOL_VERSION });
         }
         let bytes = header.length.get() as usize;
-        if bytes > MAX_FRAME_BYTES {
-            return Err(WireError::FrameTooLarge { bytes, limit: MAX_FRAME_BYTES });
+        if bytes > self.max_bytes {
+            return Err(WireError::FrameTooLarge { bytes, limit: self.max_bytes });
         }
         if self.buffer.len() < FRAME_HEADER_BYTES + bytes {
             return Ok(None);
@@ -170,6 +204,9 @@ mod tests {
             let mut frames = Vec::new();
             for piece in stream.chunks(step) {
                 decoder.buffer().extend_from_slice(piece);
+                if decoder.buffer().len() >= FRAME_HEADER_BYTES && frames.is_empty() {
+                    assert_eq!(decoder.partial_frame_bytes(), FRAME_HEADER_BYTES + 5);
+                }
                 while let Some(frame) = decoder.next_frame().unwrap() {
                     frames.push(frame);
                 }

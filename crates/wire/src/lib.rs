@@ -30,7 +30,10 @@ pub use durations::{DURATION_BUCKETS, Durations};
 pub use frame::{
     FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameKind, PROTOCOL_VERSION, write_frame,
 };
-pub use handshake::{ClientHello, PeerHello, ServerHello};
+pub use handshake::{
+    Accepted, Acceptor, AccessKey, AccessRole, ClientHello, ClusterSecret, Initiator, KeyError,
+    KeyId, Keyring, NONCE_BYTES, Nonce, PROOF_BYTES, PeerHello, Proof, Refusal, Welcome,
+};
 pub use ids::{Mode, NodeId, PeerAddress, RangeId, SessionId, ShardId, TxnId};
 pub use limits::{
     MAX_COMMIT_BYTES, MAX_COMMIT_PARTS, MAX_COUNT, MAX_ENTRY_BYTES, MAX_FRAME_BYTES, MAX_KEY_BYTES,

@@ -112,6 +112,9 @@ pub enum Rejection {
     /// The timestamp of the read lies too far in the future. Retryable later.
     #[error("the timestamp to read at lies in the future")]
     NotYet,
+    /// Only administrators may change ranges, members and modes. Not retryable.
+    #[error("only the key of an administrator allows this change")]
+    NotPermitted,
 }
 
 impl Rejection {
@@ -140,6 +143,7 @@ impl Rejection {
             | Self::IdReused
             | Self::Aborted
             | Self::Collected
+            | Self::NotPermitted
             | Self::InvalidChange => false,
         }
     }
@@ -169,6 +173,7 @@ impl Rejection {
             Self::Locked => "locked",
             Self::Collected => "collected",
             Self::NotYet => "not_yet",
+            Self::NotPermitted => "not_permitted",
         }
     }
 
@@ -212,6 +217,7 @@ impl Encode for Rejection {
             Self::NotYet => out.put_u8(21),
             Self::LifetimeTooLong => out.put_u8(22),
             Self::StateTooLarge => out.put_u8(23),
+            Self::NotPermitted => out.put_u8(24),
             Self::CommitSize { parts, bytes } => {
                 out.put_u8(17);
                 out.put_u32_le(parts);
@@ -247,6 +253,7 @@ impl Decode for Rejection {
             21 => Self::NotYet,
             22 => Self::LifetimeTooLong,
             23 => Self::StateTooLarge,
+            24 => Self::NotPermitted,
             tag => return Err(WireError::UnknownTag { what: "rejection", tag }),
         })
     }

@@ -73,6 +73,13 @@ pub enum Operation {
     },
 }
 
+impl Operation {
+    /// Returns true if only administrators may request it.
+    pub fn is_administrative(&self) -> bool {
+        matches!(self, Self::Control(_) | Self::Replicas { .. })
+    }
+}
+
 /// A change of the leader or the members of a range in Raft mode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReplicaChange {

@@ -1,7 +1,9 @@
-//! The messages between clients and servers, and the first frame of a peer.
+//! The messages between clients and servers, and the handshake of clients and peers.
 
 use palisade_control::{Change, Topology};
-use palisade_wire::{ClientHello, PeerHello, Request, Response, ServerHello, ShardStatus};
+use palisade_wire::{
+    ClientHello, PeerHello, Proof, Refusal, Request, Response, ShardStatus, Welcome,
+};
 
 use crate::round_trip::{message, postcard};
 
@@ -9,8 +11,10 @@ use crate::round_trip::{message, postcard};
 pub fn check(data: &[u8]) -> bool {
     let decoded = [
         message::<ClientHello>(data),
-        message::<ServerHello>(data),
         message::<PeerHello>(data),
+        message::<Welcome>(data),
+        message::<Proof>(data),
+        message::<Refusal>(data),
         message::<Request>(data),
         message::<Response>(data),
         postcard(data, Change::from_bytes, Change::to_bytes),

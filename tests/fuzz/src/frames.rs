@@ -14,7 +14,7 @@ use palisade_wire::{
 const CRC_BYTES: usize = 4;
 const VERSION_AT: usize = 8;
 const KIND_AT: usize = 9;
-const LAST_KIND: u8 = 6;
+const LAST_KIND: u8 = 8;
 
 /// Why no frame is at the front of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,6 +11,7 @@ use std::{
 
 use palisade_client::{Client, ClientError, ClientOptions, Mode, NodeId, RangeStatus, Role};
 use palisade_server::{ClockConfig, ClockSourceConfig, Config, LogConfig, ModeConfig, NodeConfig};
+use palisade_wire::{AccessRole, ClusterSecret};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use thiserror::Error;
@@ -47,6 +48,8 @@ pub struct ClusterOptions {
     pub log: LogConfig,
     /// Settings of the clocks. All nodes read the same clock.
     pub clock: ClockConfig,
+    /// The secret of the cluster. Clients then have the key of an administrator.
+    pub secret: Option<ClusterSecret>,
 }
 
 impl ClusterOptions {
@@ -65,6 +68,7 @@ impl ClusterOptions {
                 bound_us: SHARED_CLOCK_BOUND_US,
                 ..ClockConfig::default()
             },
+            secret: None,
         }
     }
 }
@@ -132,6 +136,10 @@ impl Cluster {
             peer_port: ports + (2 * number + 1) * options.shards,
         };
         let nodes: Vec<_> = (0..options.nodes).map(node).collect();
+        let secret_file = options.secret.as_ref().map(|_| dir.path().join("secret"));
+        if let (Some(secret), Some(path)) = (&options.secret, &secret_file) {
+            fs::write(path, secret.expose()).map_err(failed("write the secret file"))?;
+        }
         let cluster_id = fastrand::u64(1..1 << 48);
         let config = |number: u16| Config {
             cluster_id,
@@ -142,6 +150,8 @@ impl Cluster {
             mode: options.mode,
             log: options.log,
             clock: options.clock,
+            secret_file: secret_file.clone(),
+            allow_unauthenticated: false,
             metrics_address: None,
             #[cfg(feature = "planted-faults")]
             planted_fault: None,
@@ -269,7 +279,9 @@ impl Cluster {
 
     /// Returns options for a client that connects to no other cluster.
     pub fn client_options(&self) -> ClientOptions {
-        ClientOptions { cluster_id: Some(self.configs[0].cluster_id), ..ClientOptions::default() }
+        let key = self.options.secret.as_ref().map(|secret| secret.key(AccessRole::Admin));
+        let cluster_id = Some(self.configs[0].cluster_id);
+        ClientOptions { cluster_id, key, ..ClientOptions::default() }
     }
 
     /// Returns the path of a node's config file.

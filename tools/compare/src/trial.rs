@@ -56,8 +56,8 @@ pub struct Trial {
 pub enum Servers {
     /// Processes that were started for the run.
     Started(Box<Cluster>),
-    /// The client addresses of a cluster that is already running.
-    Running(Vec<SocketAddr>),
+    /// The client addresses of a cluster that is already running, and how to connect.
+    Running(Vec<SocketAddr>, ClientOptions),
 }
 
 /// A run that finished.
@@ -115,7 +115,7 @@ async fn run(servers: Servers, trial: &Trial) -> Result<Finished, TrialError> {
             let (addresses, options) = (cluster.addresses(), cluster.client_options());
             (Some(cluster), addresses, options)
         }
-        Servers::Running(addresses) => (None, addresses, ClientOptions::default()),
+        Servers::Running(addresses, options) => (None, addresses, options),
     };
     let client = Client::connect_local(&addresses, options).await?;
     let topology = client.topology().await?;
