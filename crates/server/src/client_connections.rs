@@ -28,8 +28,8 @@ pub(crate) async fn serve_client(
     if prepare(&stream).is_err() {
         return;
     }
-    let (mut decoder, mut scratch) = (FrameDecoder::for_handshake(), scratch());
-    let handshake = Handshake { stream: &mut stream, decoder: &mut decoder, scratch: &mut scratch };
+    let mut decoder = FrameDecoder::for_handshake();
+    let handshake = Handshake { stream: &mut stream, decoder: &mut decoder };
     let check = |hello: &ClientHello| {
         if hello.cluster_id.is_some_and(|expected| expected != gate.cluster_id) {
             return Err(Refusal::OtherCluster { cluster_id: gate.cluster_id });
@@ -43,6 +43,7 @@ pub(crate) async fn serve_client(
         Err(refusal) => return gate.report("a client", refusal, executor.now_us()),
     };
     decoder.end_handshake();
+    let mut scratch = scratch();
     let (mut reader, writer) = futures_lite::io::split(stream);
     let (connection, outbound) =
         (executor.new_connection(), Outbound::new(executor.queued_bytes.clone()));

@@ -15,6 +15,9 @@ use crate::framing::read_frame;
 /// Time limit of a handshake.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Bytes to read at once. A connection takes little memory until it is accepted.
+const READ_BYTES: usize = 512;
+
 /// Time between two log lines about refused connections, in microseconds.
 const REPORT_US: u64 = 10_000_000;
 
@@ -66,7 +69,6 @@ impl Gate {
 pub(crate) struct Handshake<'a, S> {
     pub(crate) stream: &'a mut S,
     pub(crate) decoder: &'a mut FrameDecoder,
-    pub(crate) scratch: &'a mut [u8],
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
@@ -147,7 +149,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
 
     /// Returns the next frame, which must be of a kind, or the refusal that came instead.
     async fn receive(&mut self, kind: FrameKind) -> Result<Frame, Option<Refusal>> {
-        let frame = match read_frame(self.stream, self.decoder, self.scratch).await {
+        let mut scratch = [0; READ_BYTES];
+        let frame = match read_frame(self.stream, self.decoder, &mut scratch).await {
             Ok(frame) => frame,
             Err(Some(WireError::Version { theirs, ours })) => {
                 // As the other side sees it.

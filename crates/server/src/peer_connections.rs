@@ -66,9 +66,8 @@ async fn open(
         key: key.as_ref().map(AccessKey::id),
         nonce: nonce().map_err(|_| None)?,
     };
-    let (mut decoder, mut scratch) = (FrameDecoder::for_handshake(), scratch());
-    let (stream_ref, decoder) = (&mut stream, &mut decoder);
-    let handshake = Handshake { stream: stream_ref, decoder, scratch: &mut scratch };
+    let mut decoder = FrameDecoder::for_handshake();
+    let handshake = Handshake { stream: &mut stream, decoder: &mut decoder };
     let proof = handshake.open(gate, to, &Initiator::new(key, &hello)).await?;
     Ok((stream, proof))
 }
@@ -78,8 +77,8 @@ pub(crate) async fn serve_peer(executor: Rc<Executor>, gate: Rc<Gate>, mut strea
     if prepare(&stream).is_err() {
         return;
     }
-    let (mut decoder, mut scratch) = (FrameDecoder::for_handshake(), scratch());
-    let handshake = Handshake { stream: &mut stream, decoder: &mut decoder, scratch: &mut scratch };
+    let mut decoder = FrameDecoder::for_handshake();
+    let handshake = Handshake { stream: &mut stream, decoder: &mut decoder };
     let check = |hello: &PeerHello| {
         if hello.cluster_id != gate.cluster_id {
             return Err(Refusal::OtherCluster { cluster_id: gate.cluster_id });
@@ -95,6 +94,7 @@ pub(crate) async fn serve_peer(executor: Rc<Executor>, gate: Rc<Gate>, mut strea
         Err(refusal) => return gate.report("a peer", refusal, executor.now_us()),
     };
     decoder.end_handshake();
+    let mut scratch = scratch();
     while let Ok(frame) = read_frame(&mut stream, &mut decoder, &mut scratch).await {
         if frame.kind != FrameKind::Peer {
             return;
