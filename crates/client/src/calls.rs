@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use palisade_wire::{
-    Commit, LockClaim, Locking, MAX_PAGE_ROWS, PeerAddress, ReadKind, Rejection, check_key,
+    Commit, LockClaim, Locking, MAX_PAGE_ROWS, PeerAddress, ReadKind, Rejection, TxnId, check_key,
 };
 
 /// Bytes of a request beside its keys and values, about.
@@ -68,6 +68,17 @@ impl Call {
                 matches!(mode, ReadMode::Locked(locks) if locks.claim.token.is_some())
             }
             Self::Rollback(_) | Self::Topology | Self::Status(_) | Self::Control(_) => true,
+        }
+    }
+
+    /// Returns the transaction for which the call is a read that takes locks.
+    pub(crate) fn locks_for(&self) -> Option<TxnId> {
+        match self {
+            Self::Get { mode, .. } | Self::Scan { mode, .. } => match mode {
+                ReadMode::Locked(locks) => Some(locks.claim.owner),
+                _ => None,
+            },
+            _ => None,
         }
     }
 

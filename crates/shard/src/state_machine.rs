@@ -54,6 +54,7 @@ impl StateMachine {
     ) -> (Outcome, Option<RangeDescriptor>) {
         match self {
             Self::Keys { store, outcomes } => {
+                let payload_bytes = payload.len();
                 let command = CommitCommand::from_payload(payload);
                 let mut command = command.expect("only whole commands are proposed");
                 if planted.is(TestFault::IgnoreConditions) {
@@ -65,6 +66,9 @@ impl StateMachine {
                 }
                 let Commit { conditions, writes } = &command.request.commit;
                 work.keys(conditions.len() + WRITE_KEYS * writes.len(), 0);
+                for Write { value, .. } in &mut command.request.commit.writes {
+                    *value = value.take().map(|value| kept(value, payload_bytes));
+                }
                 (apply_commit(store, outcomes, command, oldest_ts), None)
             }
             Self::Control(map) => {
@@ -281,11 +285,52 @@ fn apply_commit(
     Outcome::Committed { commit_ts, waited_us: 0 }
 }
 
+/// Returns a value for the store, which may keep it for long. A value shares the memory of the
+/// payload in which it arrived, as the log does until a checkpoint. If it is the smaller part of
+/// that, it is copied, so that it does not keep the whole payload in memory.
+fn kept(value: Bytes, payload_bytes: usize) -> Bytes {
+    let shares = 2 * value.len() >= payload_bytes;
+    if shares { value } else { Bytes::copy_from_slice(&value) }
+}
+
 fn holds(store: &Store, condition: &Condition) -> bool {
     let found = store.newest(&condition.key);
     match &condition.expected {
         Expected::Absent => found.value.is_none(),
         Expected::Value(value) => found.value == Some(value),
         Expected::Version(ts) => found.value.is_some() && found.ts == *ts,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use palisade_wire::{CommitRequest, SessionId, TxnId};
+
+    use super::*;
+    use crate::work::TURN_WORK;
+
+    #[test]
+    fn scenario_65_small_value_does_not_keep_its_commit() {
+        let mut state = StateMachine::keys();
+        let commit = Commit::new().put("small", "1").put("large", vec![2; 1 << 20]);
+        let request = CommitRequest {
+            txn: TxnId { session: SessionId(1), sequence: 1 },
+            settled_below: 0,
+            expires_ts: Timestamp::MAX,
+            commit,
+        };
+        let proposed_ts = Timestamp::from_physical_us(1);
+        let payload = CommitCommand { proposed_ts, request }.to_payload();
+        let mut work = Work::new(TURN_WORK);
+        state.apply(payload.clone(), Timestamp::ZERO, Planted::default(), &mut work);
+        let mut shares = |key: &str| {
+            let Outcome::Value { value: Some(value), .. } =
+                state.get(key.as_bytes(), false, &mut work)
+            else {
+                panic!("{key} has a value")
+            };
+            payload.as_ptr_range().contains(&value.as_ptr())
+        };
+        assert!(!shares("small") && shares("large"));
     }
 }

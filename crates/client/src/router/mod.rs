@@ -284,6 +284,12 @@ impl Router {
         if self.requests.is_full() && !call.is_urgent() {
             return self.complete(id, Err(ClientError::TooManyCalls));
         }
+        if let Call::Rollback(locks) = &call {
+            // A read of the transaction that is sent later would take its locks once more.
+            while let Some(request_id) = self.requests.locking_for(locks.claim.owner) {
+                self.finish(request_id, Err(ClientError::Aborted));
+            }
+        }
         let mut commit = None;
         let place = self.routes.place(&call);
         if let Some((range, _)) = place {

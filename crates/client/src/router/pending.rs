@@ -114,6 +114,8 @@ pub(super) struct Requests {
     pending: BTreeMap<u64, Box<Pending>>,
     /// The requests that wait for a retry, by its time and their id.
     retries: BTreeSet<(u64, u64)>,
+    /// The reads that take locks, by their transaction and their id.
+    locking: BTreeSet<(TxnId, u64)>,
     /// No deadline is earlier. `u64::MAX` if there is none.
     deadlines_from_us: u64,
     /// The bytes of all requests.
@@ -122,8 +124,8 @@ pub(super) struct Requests {
 
 impl Default for Requests {
     fn default() -> Self {
-        let (pending, retries) = (BTreeMap::new(), BTreeSet::new());
-        Self { pending, retries, deadlines_from_us: u64::MAX, bytes: 0 }
+        let (pending, retries, locking) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        Self { pending, retries, locking, deadlines_from_us: u64::MAX, bytes: 0 }
     }
 }
 
@@ -136,6 +138,7 @@ impl Requests {
     pub(super) fn insert(&mut self, request_id: u64, pending: Pending) {
         self.bytes += pending.bytes;
         self.deadlines_from_us = self.deadlines_from_us.min(pending.deadline_us);
+        self.locking.extend(pending.call.locks_for().map(|owner| (owner, request_id)));
         self.pending.insert(request_id, Box::new(pending));
     }
 
@@ -149,10 +152,19 @@ impl Requests {
         if let Some(retry_us) = pending.retry_us {
             self.retries.remove(&(retry_us, request_id));
         }
+        if let Some(owner) = pending.call.locks_for() {
+            self.locking.remove(&(owner, request_id));
+        }
         if self.pending.is_empty() {
             self.deadlines_from_us = u64::MAX;
         }
         Some(pending)
+    }
+
+    /// Returns a read that takes locks for a transaction.
+    pub(super) fn locking_for(&self, owner: TxnId) -> Option<u64> {
+        let (_, request_id) = self.locking.range((owner, 0)..=(owner, u64::MAX)).next()?;
+        Some(*request_id)
     }
 
     /// Makes a request wait until `retry_us` for its next try.

@@ -597,3 +597,24 @@ fn calls_of_a_client_are_limited_by_bytes() {
     cluster.answer(1, committed());
     assert!(ids(&cluster.start(get())).1.is_empty());
 }
+
+#[test]
+fn rollback_ends_the_reads_that_take_locks() {
+    let owner = |sequence| TxnId { session: SessionId(1), sequence };
+    let locks = |sequence| {
+        let claim = LockClaim { owner: owner(sequence), start_ts: None, token: None };
+        Locks { claim, exclusive: true, anchor: KEY.into() }
+    };
+    let read = |sequence| Call::Get { key: KEY.into(), mode: ReadMode::Locked(locks(sequence)) };
+    let mut cluster = Cluster::with_window(Mode::Raft, 2);
+    assert_eq!(ids(&cluster.start(read(1))).0, [1]);
+    assert_eq!(ids(&cluster.start(read(2))).0, [2]);
+    assert!(cluster.start(read(1)).is_empty(), "it is held back");
+    // Both end, and the other transaction goes on.
+    assert_eq!(ids(&cluster.start(Call::Rollback(locks(1)))), (vec![4], vec![1, 3]));
+    assert_eq!(ids(&cluster.answer(2, committed())).1, [2]);
+    assert_eq!(ids(&cluster.answer(4, committed())).1, [4]);
+    let effects = cluster.step(RouterInput::Disconnected(node(0)));
+    assert!(effects.iter().all(is_refresh), "a read is sent again: {effects:?}");
+    assert!(cluster.answer(1, committed()).is_empty());
+}
