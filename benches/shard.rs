@@ -65,7 +65,7 @@ impl Bench {
     }
 
     fn request(&mut self, operation: Operation) {
-        let request = Request { request_id: self.sequence, operation };
+        let request = Request::new(self.sequence, operation);
         self.shard.step(Input::Request { connection: ConnectionId(1), request }, self.now);
     }
 

@@ -172,7 +172,7 @@ pub(crate) async fn fetch_topology(
     access: Access,
 ) -> Result<Topology, Option<Refusal>> {
     let (mut stream, mut decoder, _) = open(address, access).await?;
-    let request = Request { request_id: 0, operation: Operation::RangeMap };
+    let request = Request::new(0, Operation::RangeMap);
     let mut out = BytesMut::new();
     write_frame(&mut out, FrameKind::Request, |out| request.encode(out));
     stream.write_all(&out).await.map_err(|_| None)?;

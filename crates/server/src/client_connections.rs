@@ -61,7 +61,7 @@ pub(crate) async fn serve_client(
                 return;
             }
             match decode_exact::<Request>(frame.payload) {
-                Ok(Request { request_id, operation })
+                Ok(Request { request_id, operation, .. })
                     if operation.is_administrative() && !accepted.is_admin() =>
                 {
                     let outcome = Outcome::Rejected(Rejection::NotPermitted);

@@ -4,10 +4,10 @@
 //! requests of clients: a shard with too many requests still replicates, and its leaderships last.
 //! Inquiries are cheap requests that show that the shard works, and come before the others.
 //!
-//! A request that has waited for [`MAX_WAIT_US`] is rejected instead of served. Under overload the
-//! queue would otherwise grow until every answer comes too late, and the shard would work for
-//! callers that have given up. Requests that continue a transaction with locks are served however
-//! late: others wait for its locks.
+//! A request that has waited for [`MAX_WAIT_US`], or for as long as its client waits for an answer,
+//! is rejected instead of served. Under overload the queue would otherwise grow until every answer
+//! comes too late, and the shard would work for callers that have given up. Requests that continue
+//! a transaction with locks are served however late: others wait for its locks.
 
 use std::collections::VecDeque;
 
@@ -148,7 +148,7 @@ impl Inbox {
         let ((connection, request), bytes) = self.requests.pop()?;
         while self.seen.pop_front_if(|(_, last)| *last < self.requests.taken).is_some() {}
         let since_us = self.seen.front().map_or(now_us, |(seen_us, _)| *seen_us);
-        let is_late = now_us.saturating_sub(since_us) >= MAX_WAIT_US;
+        let is_late = now_us.saturating_sub(since_us) >= MAX_WAIT_US.min(request.limit_us.into());
         let is_late = is_late && !continues_transaction(&request.operation);
         Some((Taken { connection, request, since_us, is_late }, bytes))
     }
@@ -215,7 +215,8 @@ mod tests {
     use super::*;
 
     fn request(request_id: u64, operation: Operation) -> Input {
-        Input::Request { connection: ConnectionId(1), request: Request { request_id, operation } }
+        let request = Request::new(request_id, operation);
+        Input::Request { connection: ConnectionId(1), request }
     }
 
     fn get(kind: ReadKind) -> Operation {
@@ -246,6 +247,17 @@ mod tests {
         inbox.push(request(4, get(ReadKind::Latest)));
         assert_eq!(take(&mut inbox, 23 * MAX_WAIT_US), (vec![4], vec![]));
         assert!(inbox.is_empty());
+    }
+
+    #[test]
+    fn request_is_late_once_its_client_has_given_up() {
+        let mut inbox = Inbox::default();
+        for (request_id, limit_us) in [(1, 2_000), (2, 3_000)] {
+            let request = Request { limit_us, ..Request::new(request_id, get(ReadKind::Latest)) };
+            inbox.push(Input::Request { connection: ConnectionId(1), request });
+        }
+        inbox.begin_turn(0);
+        assert_eq!(take(&mut inbox, 2_000), (vec![2], vec![1]));
     }
 
     #[test]

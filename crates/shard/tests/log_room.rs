@@ -171,7 +171,7 @@ impl Alone {
         let expires_ts = Timestamp::from_physical_us(1_000_000_000 + self.now_us + 60_000_000);
         let request = CommitRequest { txn, settled_below: self.sequence, expires_ts, commit };
         let operation = Operation::Commit { range, request, claim: None };
-        let request = Request { request_id: self.sequence, operation };
+        let request = Request::new(self.sequence, operation);
         self.tick(vec![Input::Request { connection: ConnectionId(1), request }]);
         for _ in 0..300 {
             if let Some(outcome) = self.answers.remove(&self.sequence) {

@@ -94,7 +94,7 @@ impl Stage {
 
     fn ask(&mut self, operation: Operation) -> u64 {
         let request_id = self.number();
-        let request = Request { request_id, operation };
+        let request = Request::new(request_id, operation);
         self.shard.step(Input::Request { connection: ConnectionId(1), request }, self.now);
         self.settle();
         request_id

@@ -58,7 +58,7 @@ impl Alone {
     }
 
     fn request(&mut self, request_id: u64, operation: Operation) {
-        let request = Request { request_id, operation };
+        let request = Request::new(request_id, operation);
         self.shard.step(Input::Request { connection: ConnectionId(1), request }, self.now);
     }
 }

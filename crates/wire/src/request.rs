@@ -13,8 +13,18 @@ use crate::{
 pub struct Request {
     /// Identifies the request on its connection. The response carries the same id.
     pub request_id: u64,
+    /// How long the client waits for the response from when it sends the request, in microseconds.
+    /// A shard may reject the request as overloaded after that. `u32::MAX` for no limit.
+    pub limit_us: u32,
     /// The requested operation.
     pub operation: Operation,
+}
+
+impl Request {
+    /// Returns a request without a time limit.
+    pub fn new(request_id: u64, operation: Operation) -> Self {
+        Self { request_id, limit_us: u32::MAX, operation }
+    }
 }
 
 /// An operation that a client requests.
@@ -100,6 +110,7 @@ pub enum ReplicaChange {
 impl Encode for Request {
     fn encode(&self, out: &mut BytesMut) {
         out.put_u64_le(self.request_id);
+        out.put_u32_le(self.limit_us);
         match &self.operation {
             Operation::Commit { range, request, claim } => {
                 out.put_u8(1);
@@ -147,7 +158,7 @@ impl Encode for Request {
 
 impl Decode for Request {
     fn decode(reader: &mut Reader) -> Result<Self, WireError> {
-        let request_id = reader.u64()?;
+        let (request_id, limit_us) = (reader.u64()?, reader.u32()?);
         let operation = match reader.u8()? {
             1 => Operation::Commit {
                 range: RangeId(reader.u32()?),
@@ -177,7 +188,7 @@ impl Decode for Request {
             },
             tag => return Err(WireError::UnknownTag { what: "operation", tag }),
         };
-        Ok(Self { request_id, operation })
+        Ok(Self { request_id, limit_us, operation })
     }
 }
 
@@ -231,6 +242,7 @@ mod tests {
     fn put() -> Request {
         Request {
             request_id: 7,
+            limit_us: 1_000_000,
             operation: Operation::Commit {
                 range: RangeId(3),
                 request: CommitRequest {
@@ -267,7 +279,7 @@ mod tests {
         for (end, backward) in [(None, false), (Some("e".into()), true)] {
             let scan = ScanRequest { range, begin: "b".into(), end, backward, max_rows: 9 };
             let operation = Operation::Scan { scan, kind: ReadKind::Latest };
-            requests.push(Request { request_id: 1, operation });
+            requests.push(Request { request_id: 1, limit_us: 5, operation });
         }
         let rollback = Operation::Rollback { range, claim: claim(None, Some(3)) };
         let keep = Operation::KeepVersions { at_ts: Timestamp::from_physical_us(9) };
@@ -280,7 +292,7 @@ mod tests {
             .chain(past)
             .map(get);
         for operation in gets.chain(others) {
-            requests.push(Request { request_id: u64::MAX, operation });
+            requests.push(Request::new(u64::MAX, operation));
         }
         for request in requests {
             assert_eq!(decode_exact::<Request>(encoded(&request)).unwrap(), request);

@@ -492,7 +492,7 @@ impl Clients {
         let to = members[self.random.usize(0..members.len())];
         let request_id = if claim.is_some() { LOCKED } else { BLIND };
         let operation = Operation::Commit { range, request, claim };
-        let request = Request { request_id, operation };
+        let request = Request::new(request_id, operation);
         out.push(ClientSend { to, connection: REPEATS, request, breaks: false });
     }
 

@@ -85,7 +85,7 @@ impl Operator {
 
     fn ask(&mut self, to: PeerAddress, operation: Operation, world: &mut World) {
         self.next_request += 1;
-        let request = Request { request_id: self.next_request, operation };
+        let request = Request::new(self.next_request, operation);
         let connection = ConnectionId(FIRST_OWN_CONNECTION);
         world.send_requests(vec![ClientSend { to, connection, request, breaks: false }]);
     }

@@ -238,7 +238,7 @@ impl Probes {
                 let value = Bytes::from_static(&[0; 8]);
                 put(range, txn, world.in_a_minute(), key, value)
             };
-            let request = Request { request_id: 1, operation };
+            let request = Request::new(1, operation);
             sends.push(ClientSend { to, connection: probe.connection, request, breaks: false });
         }
         world.send_requests(sends);

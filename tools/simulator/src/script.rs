@@ -65,7 +65,7 @@ impl World {
     pub fn send(&mut self, to: PeerAddress, operation: Operation) -> ConnectionId {
         self.next_question += 1;
         let connection = ConnectionId(FIRST_OWN_CONNECTION + self.next_question);
-        let request = Request { request_id: 1, operation };
+        let request = Request::new(1, operation);
         self.send_requests(vec![ClientSend { to, connection, request, breaks: false }]);
         connection
     }

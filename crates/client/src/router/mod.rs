@@ -16,7 +16,8 @@
 //! ```
 //!
 //! Invariants:
-//! - Each started call completes once: at the latest in the first `Tick` at or after its deadline.
+//! - Each started call completes once: at the latest in the first `Tick` at or after its deadline,
+//!   or some milliseconds later while thousands of calls are pending.
 //! - All tries of a commit that may take effect carry the same transaction id and the same expiry.
 //! - If a `Deadline` states that the outcome is known, no try had an effect or will have one.
 //!
@@ -142,7 +143,7 @@ pub enum RouterEffect {
 ///     Call, CallId, FIRST_WINDOW, ReadMode, Router, RouterConfig, RouterEffect, RouterInput,
 /// };
 /// use palisade_client::{NodeAddress, PeerAddress, Timestamp, Topology};
-/// use palisade_wire::{Outcome, Rejection, Response, SessionId};
+/// use palisade_wire::{Outcome, Rejection, Request, Response, SessionId};
 ///
 /// let at = PeerAddress::default();
 /// let nodes = vec![NodeAddress { node: at.node, client: vec![([127, 0, 0, 1], 7000).into()] }];
@@ -171,6 +172,7 @@ pub enum RouterEffect {
 /// assert!(effects.is_empty());
 /// assert_eq!(router.next_due_us(), Some(1_200));
 /// router.step(RouterInput::Tick, 1_200, &mut effects);
+/// let request = Request { limit_us: 998_800, ..request };
 /// assert_eq!(effects, [RouterEffect::Send { to: at, request }]);
 /// ```
 pub struct Router {
@@ -361,8 +363,8 @@ impl Router {
             }
             window.enter(pending.bytes);
         }
-        let operation = pending.operation(place, &self.sessions);
-        self.send(at, request_id, operation);
+        let request = pending.request(request_id, place, &self.sessions, self.now_us);
+        self.send(at, request);
     }
 
     /// Sends the requests that a window has room for.
@@ -465,8 +467,8 @@ impl Router {
         pending.at = place.and_then(|(range, _)| self.routes.member(range, tried));
         match pending.at {
             Some(at) => {
-                let operation = pending.operation(place, &self.sessions);
-                self.send(at, request_id, operation);
+                let request = pending.request(request_id, place, &self.sessions, self.now_us);
+                self.send(at, request);
             }
             None => self.finish(request_id, Err(ClientError::Rejected(Rejection::Collected))),
         }
@@ -535,23 +537,25 @@ impl Router {
         let at = self.routes.random_shard();
         if let Some(at) = at.filter(|at| self.routes.links.is_open(*at)) {
             let request_id = self.next_request_id();
-            self.send(at, request_id, Operation::RangeMap);
+            self.send(at, Request::new(request_id, Operation::RangeMap));
         }
     }
 
     /// Sends a request that every shard answers in its next turn. It asks for versions so old that
     /// no shard keeps them, so it has no effect.
     fn probe(&mut self, at: PeerAddress) {
-        let request_id = self.next_request_id();
-        self.send(at, request_id, Operation::KeepVersions { at_ts: Timestamp::ZERO });
+        let operation = Operation::KeepVersions { at_ts: Timestamp::ZERO };
+        let request = Request::new(self.next_request_id(), operation);
+        self.send(at, request);
     }
 
     /// Makes every shard keep the versions at `at_ts`. A shard that is not connected gets the next
     /// renewal.
     fn keep_versions(&mut self, at_ts: Timestamp) {
         for at in self.routes.links.shards().collect::<Vec<_>>() {
-            let request_id = self.next_request_id();
-            self.send(at, request_id, Operation::KeepVersions { at_ts });
+            let operation = Operation::KeepVersions { at_ts };
+            let request = Request::new(self.next_request_id(), operation);
+            self.send(at, request);
         }
     }
 
@@ -616,9 +620,9 @@ impl Router {
         self.effects.push(RouterEffect::Complete { id, result });
     }
 
-    fn send(&mut self, to: PeerAddress, request_id: u64, operation: Operation) {
+    fn send(&mut self, to: PeerAddress, request: Request) {
         self.routes.links.sent(to, self.now_us);
-        self.effects.push(RouterEffect::Send { to, request: Request { request_id, operation } });
+        self.effects.push(RouterEffect::Send { to, request });
     }
 
     fn next_request_id(&mut self) -> u64 {

@@ -65,7 +65,7 @@ impl Shard {
             taken_bytes += bytes;
             self.work.input(bytes);
             let Taken { connection, request, since_us, .. } = taken;
-            let Request { request_id, operation } = request;
+            let Request { request_id, operation, .. } = request;
             self.request(RequestOrigin { connection, request_id, since_us }, operation, now);
         }
         self.inputs_wait = !inbox.is_empty();

@@ -371,7 +371,7 @@ impl Shard {
     pub fn step(&mut self, input: Input, now: Now) {
         match input {
             Input::Request { connection, request } => {
-                let Request { request_id, operation } = request;
+                let Request { request_id, operation, .. } = request;
                 let since_us = now.monotonic_us;
                 self.requests += 1;
                 self.request(RequestOrigin { connection, request_id, since_us }, operation, now);

@@ -150,7 +150,7 @@ impl Client {
     }
 
     /// Records a commit that is sent.
-    pub(super) fn sends(&mut self, Request { request_id, operation }: &Request) {
+    pub(super) fn sends(&mut self, Request { request_id, operation, .. }: &Request) {
         if let Operation::Commit { range, request, claim } = operation {
             let sent = Sent { range: *range, request: request.clone(), claim: *claim };
             self.sent.insert(*request_id, sent);
