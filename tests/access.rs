@@ -12,7 +12,7 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     process::Command,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::BytesMut;
@@ -24,7 +24,7 @@ use palisade_wire::{
     AccessRole, ClientHello, ClusterSecret, Decode, Encode, FrameDecoder, FrameKind, NodeId,
     PROTOCOL_VERSION, PeerAddress, PeerHello, decode_exact, write_frame,
 };
-use support::{options, run};
+use support::{options, run, wait_until_all_serve};
 
 fn secret(byte: u8) -> ClusterSecret {
     ClusterSecret::from_bytes([byte; ClusterSecret::BYTES])
@@ -118,20 +118,6 @@ fn secret_is_replaced_node_by_node() {
         let refused = connect(&cluster, Some((&old, AccessRole::Client))).await.unwrap_err();
         assert_eq!(refused, ClientError::Refused(Refusal::UnknownKey));
     });
-}
-
-async fn wait_until_all_serve(client: &Client) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        let nodes = client.status().await.unwrap();
-        let mut replicas =
-            nodes.iter().flat_map(|node| &node.shards).flat_map(|shard| &shard.ranges);
-        if nodes.len() == 3 && replicas.all(|replica| replica.ready) {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{nodes:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// Sends bytes, and returns the message of a kind that comes back.

@@ -52,6 +52,21 @@ pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
     runtime.block_on(test)
 }
 
+/// Waits until a client sees all replicas of three nodes serve, for about a minute at most.
+pub(crate) async fn wait_until_all_serve(client: &Client) {
+    let mut nodes = Vec::new();
+    for _ in 0..3_000 {
+        nodes = client.status().await.unwrap();
+        let mut replicas =
+            nodes.iter().flat_map(|node| &node.shards).flat_map(|shard| &shard.ranges);
+        if nodes.len() == 3 && replicas.all(|replica| replica.ready) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{nodes:?}");
+}
+
 pub(crate) async fn keys(client: &Client, mode: Mode) -> Keys {
     Keys::new(&client.topology().await.unwrap(), Some(mode), KEYS).unwrap()
 }

@@ -11,7 +11,6 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
 use palisade_wire::{Locking, Operation, PeerAddress, ReadKind, Request};
 
 use crate::{
@@ -73,7 +72,7 @@ impl Inbox {
                 self.inquiries.push_back((connection, request));
             }
             Input::Request { connection, request } => {
-                let bytes = log_bytes(&request);
+                let bytes = request.operation.bytes() as u64;
                 self.requests.push((connection, request), bytes);
             }
             Input::Peer { from, message } if matches!(message.body, PeerBody::Hello(_)) => {
@@ -192,19 +191,6 @@ fn continues_transaction(operation: &Operation) -> bool {
             matches!(kind, ReadKind::Locking(Locking { claim, .. }) if claim.token.is_some())
         }
         _ => false,
-    }
-}
-
-/// Returns the bytes of a request, which it adds to the log if it is a commit.
-fn log_bytes(request: &Request) -> u64 {
-    match &request.operation {
-        Operation::Commit { request, .. } => request.commit.bytes() as u64,
-        Operation::Get { key, .. } => key.len() as u64,
-        Operation::Scan { scan, .. } => {
-            (scan.begin.len() + scan.end.as_ref().map_or(0, Bytes::len)) as u64
-        }
-        Operation::Control(change) => change.len() as u64,
-        _ => 0,
     }
 }
 

@@ -17,6 +17,7 @@ mod config;
 mod drain;
 mod early_reads;
 mod fault;
+mod forwarding;
 mod group;
 mod inbox;
 mod log_room;

@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use palisade_clock::Timestamp;
 use palisade_replication::{Heartbeat, SnapshotPart, chain, raft};
-use palisade_wire::{Decode, Encode, RangeId, Reader, WireError};
+use palisade_wire::{Decode, Encode, RangeId, Reader, Request, Response, WireError};
 
 /// A message from one shard to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +51,20 @@ pub enum PeerBody {
     },
     /// Changed range descriptors, encoded, for a receiver whose range map is older.
     Ranges(Bytes),
+    /// A request of a client that the sender passes on.
+    Request {
+        /// The session of the receiver, as the sender knows it.
+        to_session: u64,
+        /// The request, with a number of the sender.
+        request: Request,
+    },
+    /// The response to a request that the receiver has passed on.
+    Response {
+        /// The session of the receiver that passed the request on.
+        to_session: u64,
+        /// The response.
+        response: Response,
+    },
 }
 
 impl PeerBody {
@@ -61,7 +75,7 @@ impl PeerBody {
             | Self::Chain { range, .. }
             | Self::Snapshot { range, .. }
             | Self::SafeTime { range, .. } => Some(*range),
-            Self::Hello(_) | Self::Ranges(_) => None,
+            Self::Hello(_) | Self::Ranges(_) | Self::Request { .. } | Self::Response { .. } => None,
         }
     }
 
@@ -81,7 +95,12 @@ impl PeerBody {
             Self::Snapshot { message: SnapshotMessage::Part { part, .. }, .. } => {
                 part.payload.len() as u64
             }
-            Self::Hello(_) | Self::Ranges(_) | Self::Snapshot { .. } | Self::SafeTime { .. } => 0,
+            Self::Request { request, .. } => request.operation.bytes() as u64,
+            Self::Hello(_)
+            | Self::Ranges(_)
+            | Self::Snapshot { .. }
+            | Self::SafeTime { .. }
+            | Self::Response { .. } => 0,
         }
     }
 
@@ -91,7 +110,12 @@ impl PeerBody {
             Self::Raft { message, .. } => message.body.has_entries(),
             Self::Chain { message, .. } => message.body.has_entries(),
             Self::Snapshot { message, .. } => matches!(message, SnapshotMessage::Part { .. }),
-            Self::Hello(_) | Self::Ranges(_) | Self::SafeTime { .. } => false,
+            // The shard decides about the room when it serves a request.
+            Self::Hello(_)
+            | Self::Ranges(_)
+            | Self::SafeTime { .. }
+            | Self::Request { .. }
+            | Self::Response { .. } => false,
         }
     }
 }
@@ -179,6 +203,16 @@ impl Encode for PeerMessage {
                 out.put_u8(5);
                 descriptors.encode(out);
             }
+            PeerBody::Request { to_session, request } => {
+                out.put_u8(7);
+                out.put_u64_le(*to_session);
+                request.encode(out);
+            }
+            PeerBody::Response { to_session, response } => {
+                out.put_u8(8);
+                out.put_u64_le(*to_session);
+                response.encode(out);
+            }
             PeerBody::SafeTime { range, message } => {
                 out.put_u8(6);
                 out.put_u32_le(range.0);
@@ -230,6 +264,11 @@ impl Decode for PeerMessage {
                     },
                     tag => return Err(WireError::UnknownTag { what: "safe time message", tag }),
                 },
+            },
+            7 => PeerBody::Request { to_session: reader.u64()?, request: Request::decode(reader)? },
+            8 => PeerBody::Response {
+                to_session: reader.u64()?,
+                response: Response::decode(reader)?,
             },
             tag => return Err(WireError::UnknownTag { what: "peer message", tag }),
         };

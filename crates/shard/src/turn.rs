@@ -12,7 +12,7 @@ use crate::{
     work::Work,
 };
 
-/// A client's connection to this shard. The driver chooses the number.
+/// A client's connection to this shard. The driver chooses the number, below 2^63.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
 

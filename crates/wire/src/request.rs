@@ -16,14 +16,17 @@ pub struct Request {
     /// How long the client waits for the response from when it sends the request, in microseconds.
     /// A shard may reject the request as overloaded after that. `u32::MAX` for no limit.
     pub limit_us: u32,
+    /// True if a shard that does not serve the request may pass it on to the one that does: the
+    /// client cannot reach that one.
+    pub may_forward: bool,
     /// The requested operation.
     pub operation: Operation,
 }
 
 impl Request {
-    /// Returns a request without a time limit.
+    /// Returns a request without a time limit, which must not be passed on.
     pub fn new(request_id: u64, operation: Operation) -> Self {
-        Self { request_id, limit_us: u32::MAX, operation }
+        Self { request_id, limit_us: u32::MAX, may_forward: false, operation }
     }
 }
 
@@ -84,6 +87,17 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// Returns the bytes of its keys and values.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Commit { request, .. } => request.commit.bytes(),
+            Self::Get { key, .. } => key.len(),
+            Self::Scan { scan, .. } => scan.begin.len() + scan.end.as_ref().map_or(0, Bytes::len),
+            Self::Control(change) => change.len(),
+            _ => 0,
+        }
+    }
+
     /// Returns true if only administrators may request it.
     pub fn is_administrative(&self) -> bool {
         matches!(self, Self::Control(_) | Self::Replicas { .. })
@@ -111,6 +125,7 @@ impl Encode for Request {
     fn encode(&self, out: &mut BytesMut) {
         out.put_u64_le(self.request_id);
         out.put_u32_le(self.limit_us);
+        out.put_u8(u8::from(self.may_forward));
         match &self.operation {
             Operation::Commit { range, request, claim } => {
                 out.put_u8(1);
@@ -159,6 +174,7 @@ impl Encode for Request {
 impl Decode for Request {
     fn decode(reader: &mut Reader) -> Result<Self, WireError> {
         let (request_id, limit_us) = (reader.u64()?, reader.u32()?);
+        let may_forward = reader.bool()?;
         let operation = match reader.u8()? {
             1 => Operation::Commit {
                 range: RangeId(reader.u32()?),
@@ -188,7 +204,7 @@ impl Decode for Request {
             },
             tag => return Err(WireError::UnknownTag { what: "operation", tag }),
         };
-        Ok(Self { request_id, limit_us, operation })
+        Ok(Self { request_id, limit_us, may_forward, operation })
     }
 }
 
@@ -243,6 +259,7 @@ mod tests {
         Request {
             request_id: 7,
             limit_us: 1_000_000,
+            may_forward: true,
             operation: Operation::Commit {
                 range: RangeId(3),
                 request: CommitRequest {
@@ -279,7 +296,7 @@ mod tests {
         for (end, backward) in [(None, false), (Some("e".into()), true)] {
             let scan = ScanRequest { range, begin: "b".into(), end, backward, max_rows: 9 };
             let operation = Operation::Scan { scan, kind: ReadKind::Latest };
-            requests.push(Request { request_id: 1, limit_us: 5, operation });
+            requests.push(Request::new(1, operation));
         }
         let rollback = Operation::Rollback { range, claim: claim(None, Some(3)) };
         let keep = Operation::KeepVersions { at_ts: Timestamp::from_physical_us(9) };

@@ -50,6 +50,10 @@ pub use windows::FIRST_WINDOW;
 
 pub use crate::calls::{Call, CallId, Locks, ReadMode, ScanSpan};
 
+/// Tries after which a request whose replica is not connected goes to another, to be passed on.
+/// Earlier ones find the next leader.
+const FORWARD_AFTER: u32 = 3;
+
 /// The initial state of a [`Router`]. All times are microseconds of one monotonic clock.
 pub struct RouterConfig {
     /// The cluster, as one of its shards reported it.
@@ -314,6 +318,7 @@ impl Router {
             retry_us: None,
             tries: 0,
             at: None,
+            is_forwarded: false,
             sent_us: 0,
             reason: "the shard did not answer",
             may_have_run: false,
@@ -347,10 +352,16 @@ impl Router {
             let fresh_ts = self.sessions.expires_ts(left_us, self.now_us);
             commit.expires_ts.get_or_insert(fresh_ts);
         }
-        leave(pending, &mut self.windows, &mut self.freed);
+        pending.leave(&mut self.windows, &mut self.freed);
         pending.at = self.routes.target(&pending.call, place);
         pending.sent_us = self.now_us;
-        let Some(at) = pending.at.filter(|at| self.routes.links.is_open(*at)) else {
+        let mut open = pending.at.filter(|at| self.routes.links.is_open(*at));
+        pending.is_forwarded = open.is_none() && pending.tries >= FORWARD_AFTER;
+        if pending.is_forwarded {
+            open = place.and_then(|(range, _)| self.routes.member(range, &[]));
+            pending.at = open.or(pending.at);
+        }
+        let Some(at) = open else {
             return self.try_elsewhere(request_id, "the node does not answer");
         };
         if let Some((range, _)) = place {
@@ -460,7 +471,7 @@ impl Router {
     /// these.
     fn ask_another_replica(&mut self, request_id: u64) {
         let Some(pending) = self.requests.get_mut(request_id) else { return };
-        leave(pending, &mut self.windows, &mut self.freed);
+        pending.leave(&mut self.windows, &mut self.freed);
         pending.collected_at.extend(pending.at);
         let place = self.routes.place(&pending.call);
         let tried = &pending.collected_at;
@@ -519,7 +530,7 @@ impl Router {
     /// Makes a request wait for its next try.
     fn dispatch_later(&mut self, request_id: u64, reason: &'static str) {
         let Some(pending) = self.requests.get_mut(request_id) else { return };
-        leave(pending, &mut self.windows, &mut self.freed);
+        pending.leave(&mut self.windows, &mut self.freed);
         pending.at = None;
         pending.tries += 1;
         pending.reason = reason;
@@ -609,7 +620,7 @@ impl Router {
         if let (None, Some(key)) = (pending.at, pending.window) {
             self.windows.get(key).remove(pending.start_us(), request_id);
         }
-        leave(&mut pending, &mut self.windows, &mut self.freed);
+        pending.leave(&mut self.windows, &mut self.freed);
         if let Some(PendingCommit { txn, range, .. }) = pending.commit {
             self.sessions.end(txn, range);
         }
@@ -628,16 +639,6 @@ impl Router {
     fn next_request_id(&mut self) -> u64 {
         self.next_request += 1;
         self.next_request - 1
-    }
-}
-
-/// Ends the try of a request: it leaves the window in which it is in flight, if it is in one.
-fn leave(pending: &mut Pending, windows: &mut Windows, freed: &mut Vec<WindowKey>) {
-    if pending.at.is_some()
-        && let Some(key) = pending.window.take()
-        && windows.get(key).leave()
-    {
-        freed.push(key);
     }
 }
 

@@ -18,7 +18,10 @@ use std::{
 use palisade_clock::Timestamp;
 use palisade_wire::{CommitRequest, Operation, PeerAddress, RangeId, Request, ScanRequest, TxnId};
 
-use super::{routes::Place, windows::WindowKey};
+use super::{
+    routes::Place,
+    windows::{WindowKey, Windows},
+};
 use crate::{
     ClientError,
     calls::{Call, CallId, ScanSpan},
@@ -46,6 +49,9 @@ pub(super) struct Pending {
     pub(super) tries: u32,
     /// The shard at which the request is in flight, or `None` while it waits.
     pub(super) at: Option<PeerAddress>,
+    /// True if the replica that serves the request is not connected, so that another must pass the
+    /// present try on.
+    pub(super) is_forwarded: bool,
     /// The window in which the request is in flight, or that it waits for.
     pub(super) window: Option<WindowKey>,
     /// About the size of the request, in bytes.
@@ -75,6 +81,16 @@ impl Pending {
         self.deadline_us.saturating_sub(self.timeout_us)
     }
 
+    /// Ends the try of the request: it leaves the window in which it is in flight, if it is in one.
+    pub(super) fn leave(&mut self, windows: &mut Windows, freed: &mut Vec<WindowKey>) {
+        if self.at.is_some()
+            && let Some(key) = self.window.take()
+            && windows.get(key).leave()
+        {
+            freed.push(key);
+        }
+    }
+
     /// Returns the error of the call, once its deadline has passed.
     pub(super) fn late(&self) -> ClientError {
         let (after, reason) = (Duration::from_micros(self.timeout_us), self.reason);
@@ -92,7 +108,8 @@ impl Pending {
         now_us: u64,
     ) -> Request {
         let limit_us = self.deadline_us.saturating_sub(now_us).try_into().unwrap_or(u32::MAX);
-        Request { request_id, limit_us, operation: self.operation(place, sessions) }
+        let operation = self.operation(place, sessions);
+        Request { request_id, limit_us, may_forward: self.is_forwarded, operation }
     }
 
     fn operation(&self, place: Option<Place>, sessions: &Sessions) -> Operation {
@@ -256,6 +273,7 @@ mod tests {
             retry_us: None,
             tries: 0,
             at: None,
+            is_forwarded: false,
             window: None,
             bytes: 1,
             sent_us: 0,

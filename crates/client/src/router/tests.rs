@@ -619,3 +619,28 @@ fn rollback_ends_the_reads_that_take_locks() {
     assert!(effects.iter().all(is_refresh), "a read is sent again: {effects:?}");
     assert!(cluster.answer(1, committed()).is_empty());
 }
+
+#[test]
+fn request_is_forwarded_if_its_replica_is_not_connected() {
+    let mut cluster = Cluster::new(Mode::Raft);
+    cluster.step(RouterInput::Disconnected(node(0)));
+    cluster.step(RouterInput::Disconnected(node(2)));
+    cluster.start(get());
+    let mut forwarded = Vec::new();
+    for _ in 0..6 {
+        for effect in cluster.wait() {
+            let RouterEffect::Send { to, request } = effect else { continue };
+            if matches!(request.operation, Operation::Get { .. }) {
+                assert_eq!(to, node(1), "the only one that is connected");
+                forwarded.push(request.may_forward);
+                let hint = Some(node(0));
+                cluster.reject(request.request_id, Rejection::NotServing { hint });
+            }
+        }
+    }
+    // At first the member is asked who leads. Then it must pass the request on.
+    assert!(
+        !forwarded[0] && forwarded[1..].iter().any(|is_forwarded| *is_forwarded),
+        "{forwarded:?}"
+    );
+}

@@ -231,7 +231,7 @@ impl Peers {
     }
 
     /// Returns true if a peer's heartbeats arrived recently, as of the last tick.
-    pub(crate) fn is_heard(&self, peer: PeerAddress) -> bool {
+    pub fn is_heard(&self, peer: PeerAddress) -> bool {
         self.peers.get(&peer).is_some_and(|peer| peer.state.heard)
     }
 

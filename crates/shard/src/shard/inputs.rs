@@ -1,12 +1,12 @@
 //! Takes the inputs of a turn, as far as its work allows.
 
 use palisade_clock::Now;
-use palisade_wire::{Outcome, Rejection, Request, Response};
+use palisade_wire::{Outcome, Rejection, Response};
 
 use super::Shard;
 use crate::{
     inbox::{Inbox, Taken},
-    turn::{Input, RequestOrigin},
+    turn::Input,
 };
 
 /// Limit on the inputs of one turn, in bytes. The last input may exceed it, by at most one frame of
@@ -65,8 +65,7 @@ impl Shard {
             taken_bytes += bytes;
             self.work.input(bytes);
             let Taken { connection, request, since_us, .. } = taken;
-            let Request { request_id, operation, .. } = request;
-            self.request(RequestOrigin { connection, request_id, since_us }, operation, now);
+            self.client_request(connection, since_us, request, now);
         }
         self.inputs_wait = !inbox.is_empty();
     }

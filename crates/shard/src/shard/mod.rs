@@ -17,7 +17,7 @@ use palisade_clock::{BoundSource, Hlc, Interval, Now, Timestamp};
 use palisade_control::{Bootstrap, RangeMap};
 use palisade_replication::{After, Context, PeerTiming, Peers};
 use palisade_wal::Retained;
-use palisade_wire::{Admission as Admitted, Mode, PeerAddress, RangeId, Request, Role};
+use palisade_wire::{Admission as Admitted, Mode, PeerAddress, RangeId, Role};
 
 use crate::{
     Recovered, TestFault,
@@ -26,6 +26,7 @@ use crate::{
     config::{LogCounters, ShardConfig, ShardError},
     drain::Drain,
     early_reads::EarlyReads,
+    forwarding::{Forwarding, is_peer},
     log_room::{Growth, LogReserve, LogRoom, LogSpace, Rewrite, StateSize},
     messages::{Hello, PeerBody, PeerMessage},
     metrics::Metrics,
@@ -34,7 +35,7 @@ use crate::{
     recovery::Recovery,
     replay::SHARD_RECORD,
     replica::{Outbox, Replica},
-    turn::{Input, RequestOrigin, ShardEffects, Turn},
+    turn::{Input, ShardEffects, Turn},
     view::ReplicaView,
     work::Work,
 };
@@ -120,6 +121,7 @@ pub struct Shard {
     /// The replica that used up the work of the last turn. The next turn ends with it.
     last_flushed: RangeId,
     requests: u64,
+    forwarding: Forwarding,
     metrics: Metrics,
     clock_rejections: u64,
     bound_source: BoundSource,
@@ -212,6 +214,7 @@ impl Shard {
             inputs_wait: false,
             last_flushed: RangeId::CONTROL,
             requests: 0,
+            forwarding: Forwarding::default(),
             metrics: Metrics::default(),
             clock_rejections: 0,
             bound_source: BoundSource::default(),
@@ -237,6 +240,7 @@ impl Shard {
         self.commit_wait.is_empty()
             && self.early_reads.is_empty()
             && self.pacing.is_empty()
+            && self.forwarding.is_empty()
             && self.replicas.values().all(|replica| replica.is_idle())
     }
 
@@ -371,10 +375,9 @@ impl Shard {
     pub fn step(&mut self, input: Input, now: Now) {
         match input {
             Input::Request { connection, request } => {
-                let Request { request_id, operation, .. } = request;
-                let since_us = now.monotonic_us;
+                assert!(!is_peer(connection), "{connection:?} is a number of a peer");
                 self.requests += 1;
-                self.request(RequestOrigin { connection, request_id, since_us }, operation, now);
+                self.client_request(connection, now.monotonic_us, request, now);
             }
             Input::Peer { from, message } => self.receive(from, message, now),
             Input::Durable { appends } => self.durable(appends, now),
@@ -420,6 +423,7 @@ impl Shard {
         self.protections.expire(now);
         let changed = self.peers.tick(now.monotonic_us);
         self.effects.reconnects.extend(self.peers.broken_connections(now.monotonic_us));
+        self.expire_forwarded(now);
         self.ticked = true;
         if !self.admission.is_admitted() {
             return;
@@ -499,16 +503,17 @@ impl Shard {
         let responses = out.replies.iter().map(|(_, response)| response);
         out.storm = self.metrics.count_rejections(responses, now.monotonic_us);
         out.slow = self.metrics.take_slow();
+        if !self.config.planted.is(TestFault::NoCommitWait) {
+            let now = self.commit_wait_now(now);
+            self.commit_wait.pass(&mut out.replies, &mut self.metrics.commit_wait, now);
+            out.wake_after_us = self.commit_wait.next_us(now);
+        }
+        sends.extend(self.responses_to_peers(&mut out.replies));
         if !sends.is_empty() {
             let sent_ts = self.hlc.tick(now.wall);
             let session = self.admission.session();
             let message = |(to, body)| (to, PeerMessage { session, sent_ts, body });
             out.sends.extend(sends.into_iter().map(message));
-        }
-        if !self.config.planted.is(TestFault::NoCommitWait) {
-            let now = self.commit_wait_now(now);
-            self.commit_wait.pass(&mut out.replies, &mut self.metrics.commit_wait, now);
-            out.wake_after_us = self.commit_wait.next_us(now);
         }
         let unfinished_us = (!self.unfinished.is_empty()).then_some(0);
         let waits_us = [self.early_reads.next_us(now), self.pacing.next_us(now), unfinished_us];

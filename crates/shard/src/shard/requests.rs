@@ -2,16 +2,109 @@
 
 use palisade_clock::{Now, Timestamp};
 use palisade_control::{Change, Topology};
-use palisade_wire::{Operation, Outcome, RangeId, Rejection};
+use palisade_wire::{Operation, Outcome, PeerAddress, RangeId, Rejection, Request, Response};
 
 use super::{Shard, lent};
 use crate::{
     TestFault,
+    messages::PeerBody,
     pacing::Waited,
-    turn::{RequestOrigin, Served},
+    turn::{ConnectionId, RequestOrigin, Served},
 };
 
 impl Shard {
+    /// Starts a request of a client, which a turn first found at `since_us`.
+    pub(super) fn client_request(
+        &mut self,
+        connection: ConnectionId,
+        since_us: u64,
+        request: Request,
+        now: Now,
+    ) {
+        let Request { request_id, may_forward, operation, .. } = request;
+        let origin = RequestOrigin { connection, request_id, since_us };
+        let copy = may_forward.then(|| operation.clone());
+        let served = self.serve(origin, operation, now);
+        if let (Err(Rejection::NotServing { hint: Some(to) }), Some(operation)) = (&served, copy)
+            && self.forward(origin, *to, operation, now)
+        {
+            return;
+        }
+        self.answer(origin, served, now);
+    }
+
+    /// Passes a request on to the replica that serves it. Returns false if that is not possible.
+    fn forward(
+        &mut self,
+        origin: RequestOrigin,
+        to: PeerAddress,
+        operation: Operation,
+        now: Now,
+    ) -> bool {
+        if to == self.config.at || !self.peers.is_heard(to) {
+            return false;
+        }
+        let session = (to, self.peers.session_of(to));
+        let body = self.forwarding.forward(origin, session, operation, now.monotonic_us);
+        let passed = body.is_some();
+        self.hellos.extend(body.map(|body| (to, body)));
+        passed
+    }
+
+    /// Starts a request that a peer passes on.
+    pub(super) fn receive_request(
+        &mut self,
+        from: (PeerAddress, u64),
+        to_session: u64,
+        request: Request,
+        now: Now,
+    ) {
+        if to_session != self.admission.session() {
+            return;
+        }
+        let taken = self.forwarding.take(from, request.request_id, now.monotonic_us);
+        if let Some(origin) = taken {
+            self.request(origin, request.operation, now);
+        }
+    }
+
+    /// Replies to the client whose request was passed on to a peer.
+    pub(super) fn receive_response(
+        &mut self,
+        from: PeerAddress,
+        to_session: u64,
+        response: Response,
+        now: Now,
+    ) {
+        if to_session == self.admission.session()
+            && let Some(origin) = self.forwarding.answered(from, response.request_id)
+        {
+            lent!(self, now).reply(origin, response.outcome);
+        }
+    }
+
+    /// Gives up the requests that were passed on and get no response.
+    pub(super) fn expire_forwarded(&mut self, now: Now) {
+        let peers = &self.peers;
+        let expired = self.forwarding.expire(now.monotonic_us, |peer| peers.is_heard(peer));
+        for origin in expired {
+            self.answer(origin, Err(Rejection::Unknown), now);
+        }
+    }
+
+    /// Removes the replies to requests of peers, and returns them as messages.
+    pub(super) fn responses_to_peers(
+        &self,
+        replies: &mut Vec<(ConnectionId, Response)>,
+    ) -> Vec<(PeerAddress, PeerBody)> {
+        let responses = self.forwarding.responses(replies).into_iter();
+        let message = |(to, response)| {
+            let to_session = self.peers.session_of(to);
+            (to, PeerBody::Response { to_session, response })
+        };
+        responses.map(message).collect()
+    }
+
     /// Starts a request, and replies at once if its outcome is known already.
     pub(super) fn request(&mut self, origin: RequestOrigin, operation: Operation, now: Now) {
         let served = self.serve(origin, operation, now);
