@@ -33,6 +33,9 @@ pub enum TestFault {
     EarlyLockedReads,
     /// Commits take effect even if they have expired.
     RunExpired,
+    /// Reports requests that were passed on and got no response as rejected, although they may have
+    /// run.
+    ForgetForwarded,
     /// Reads of the latest state do not wait for the writes ordered before them.
     IgnorePendingWrites,
     /// A leader that may be deposed answers locked reads.

@@ -72,18 +72,18 @@ const fn fault(
 /// All faults that the checks must catch.
 pub const PLANTED_FAULTS: &[PlantedFault] = &[
     fault("count-learners", "", 2, |p| protocol(p, ProtocolFault::CountLearners)),
-    fault("unsynced-vote", "", 185, |p| protocol(p, ProtocolFault::UnsyncedVote)),
+    fault("unsynced-vote", "", 2, |p| protocol(p, ProtocolFault::UnsyncedVote)),
     fault("unsynced-confirmation", "", 0, |p| protocol(p, ProtocolFault::UnsyncedConfirmation)),
     fault("commit-by-counting", "", 0, |p| protocol(p, ProtocolFault::CommitByCounting)),
     fault("endless-lease", "", 2, |p| protocol(p, ProtocolFault::EndlessLease)),
     fault("break-promises", "", 2, |p| protocol(p, ProtocolFault::BreakPromises)),
     fault("early-reads", "", 25, |p| protocol(p, ProtocolFault::EarlyReads)),
-    fault("no-joint-consensus", "", 185, |p| protocol(p, ProtocolFault::NoJointConsensus)),
+    fault("no-joint-consensus", "", 344, |p| protocol(p, ProtocolFault::NoJointConsensus)),
     fault("incomplete-leader", "", 2, |p| protocol(p, ProtocolFault::IncompleteLeader)),
     fault("eager-tail", "", 0, |p| protocol(p, ProtocolFault::EagerTail)),
     // Nodes are silenced for about as long as a promise lasts, with long delays and turns. In other
     // runs, a promise that is broken by a few milliseconds is rarely seen.
-    fault("stand-unlooked", LEASES, 192, |p| {
+    fault("stand-unlooked", LEASES, 171, |p| {
         protocol(p, ProtocolFault::StandUnlooked);
         p.nodes = 3;
         p.only = Some(Mode::Raft);
@@ -94,7 +94,7 @@ pub const PLANTED_FAULTS: &[PlantedFault] = &[
     }),
     fault("forget-votes", "", 2, |p| plant(p, TestFault::ForgetVotes)),
     fault("forget-outcomes", "", 5, |p| plant(p, TestFault::ForgetOutcomes)),
-    fault("trust-empty-log", "", 274, |p| plant(p, TestFault::TrustEmptyLog)),
+    fault("trust-empty-log", "", 331, |p| plant(p, TestFault::TrustEmptyLog)),
     fault("stale-reads", "", 0, |p| plant(p, TestFault::StaleReads)),
     fault("forget-on-restart", "", 0, |p| plant(p, TestFault::ForgetOnRestart { entries: 1 })),
     // Snapshot reads detect a short commit wait too, under the name of another invariant.
@@ -103,29 +103,30 @@ pub const PLANTED_FAULTS: &[PlantedFault] = &[
         p.snapshot_percent = 0;
     }),
     // Half of the wait would be enough only if clocks were right to within half of their bound.
-    fault("half-commit-wait", ORDER, 16, |p| {
+    fault("half-commit-wait", ORDER, 8, |p| {
         plant(p, TestFault::HalfCommitWait);
         p.snapshot_percent = 0;
     }),
-    fault("ignore-conditions", "commits of several keys", 3, |p| {
+    fault("ignore-conditions", "commits of several keys", 8, |p| {
         plant(p, TestFault::IgnoreConditions);
     }),
-    fault("ignore-locks", TRANSACTIONS, 3, |p| plant(p, TestFault::IgnoreLocks)),
+    fault("ignore-locks", TRANSACTIONS, 1, |p| plant(p, TestFault::IgnoreLocks)),
     fault("trust-lost-locks", TRANSACTIONS, 2, |p| plant(p, TestFault::TrustLostLocks)),
-    fault("early-locked-reads", TRANSACTIONS, 0, |p| plant(p, TestFault::EarlyLockedReads)),
+    fault("early-locked-reads", TRANSACTIONS, 4, |p| plant(p, TestFault::EarlyLockedReads)),
     fault("hasty-snapshots", TRANSACTIONS, 4, |p| plant(p, TestFault::HastySnapshots)),
-    fault("eager-safe-time", TRANSACTIONS, 5, |p| plant(p, TestFault::EagerSafeTime)),
-    fault("ignore-pending-writes-raft", "", 25, |p| {
+    fault("eager-safe-time", TRANSACTIONS, 2, |p| plant(p, TestFault::EagerSafeTime)),
+    fault("ignore-pending-writes-raft", "", 21, |p| {
         plant(p, TestFault::IgnorePendingWrites);
         p.only = Some(Mode::Raft);
     }),
-    fault("ignore-pending-writes-chain", "", 6, |p| {
+    fault("ignore-pending-writes-chain", "", 2, |p| {
         plant(p, TestFault::IgnorePendingWrites);
         p.only = Some(Mode::Chain);
     }),
     fault("run-expired", "", 0, |p| plant(p, TestFault::RunExpired)),
+    fault("forget-forwarded", "", 227, |p| plant(p, TestFault::ForgetForwarded)),
     // Nodes pause often, and clients retry at another replica soon.
-    fault("unconfirmed-aborts", "", 111, |p| {
+    fault("unconfirmed-aborts", "", 15, |p| {
         plant(p, TestFault::UnconfirmedAborts);
         p.nodes = 3;
         p.only = Some(Mode::Raft);
@@ -137,7 +138,7 @@ pub const PLANTED_FAULTS: &[PlantedFault] = &[
         p.callers = 12;
         p.transaction_percent = 80;
     }),
-    fault("clock-beyond-its-bound", ORDER, 2, |p| {
+    fault("clock-beyond-its-bound", ORDER, 3, |p| {
         p.clock_lie_us = 50_000;
         p.snapshot_percent = 0;
     }),

@@ -87,8 +87,10 @@ impl Shard {
     pub(super) fn expire_forwarded(&mut self, now: Now) {
         let peers = &self.peers;
         let expired = self.forwarding.expire(now.monotonic_us, |peer| peers.is_heard(peer));
+        let forgets = self.config.planted.is(TestFault::ForgetForwarded);
+        let rejection = if forgets { Rejection::Overloaded } else { Rejection::Unknown };
         for origin in expired {
-            self.answer(origin, Err(Rejection::Unknown), now);
+            self.answer(origin, Err(rejection), now);
         }
     }
 
