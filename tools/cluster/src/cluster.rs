@@ -48,6 +48,8 @@ pub struct ClusterOptions {
     pub log: LogConfig,
     /// Settings of the clocks. All nodes read the same clock.
     pub clock: ClockConfig,
+    /// IP addresses of the nodes; the loopback address for nodes that have none here.
+    pub hosts: Vec<IpAddr>,
     /// The secret of the cluster. Clients then have the key of an administrator.
     pub secret: Option<ClusterSecret>,
 }
@@ -68,6 +70,7 @@ impl ClusterOptions {
                 bound_us: SHARED_CLOCK_BOUND_US,
                 ..ClockConfig::default()
             },
+            hosts: Vec::new(),
             secret: None,
         }
     }
@@ -131,7 +134,7 @@ impl Cluster {
         let ports = free_ports(2 * options.nodes * options.shards).ok_or(ClusterError::NoPorts)?;
         let node = |number: u16| NodeConfig {
             node: NodeId(number),
-            host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            host: *options.hosts.get(usize::from(number)).unwrap_or(&Ipv4Addr::LOCALHOST.into()),
             client_port: ports + 2 * number * options.shards,
             peer_port: ports + (2 * number + 1) * options.shards,
         };
