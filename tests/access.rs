@@ -9,8 +9,9 @@ mod support;
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
     process::Command,
     time::Duration,
 };
@@ -21,8 +22,9 @@ use palisade_client::{
 };
 use palisade_cluster::{Cluster, ClusterOptions};
 use palisade_wire::{
-    AccessRole, ClientHello, ClusterSecret, Decode, Encode, FrameDecoder, FrameKind, NodeId,
-    PROTOCOL_VERSION, PeerAddress, PeerHello, decode_exact, write_frame,
+    AccessRole, ClientHello, ClusterSecret, Decode, Encode, Frame, FrameDecoder, FrameKind,
+    Initiator, NodeId, Operation, PROOF_BYTES, PROTOCOL_VERSION, PeerAddress, PeerHello, Request,
+    Welcome, decode_exact, write_frame,
 };
 use support::{options, run, wait_until_all_serve};
 
@@ -105,16 +107,14 @@ fn secret_is_replaced_node_by_node() {
                 cluster.start_node(node).unwrap();
                 // The nodes are of two minds about the secret, and serve.
                 let reader = if step < 2 { &old } else { &new };
-                let reader = connect(&cluster, Some((reader, AccessRole::Client))).await;
-                if step < 2 {
-                    client.put("key", format!("{step} {node}")).await.unwrap();
-                    wait_until_all_serve(&reader.unwrap()).await;
-                }
+                let reader = connect(&cluster, Some((reader, AccessRole::Client))).await.unwrap();
+                wait_until_all_serve(&reader).await;
+                let writer = if step < 2 { &client } else { &reader };
+                writer.put("key", format!("{step} {node}")).await.unwrap();
+                let read = reader.get("key").await.unwrap().unwrap();
+                assert_eq!(read.value, format!("{step} {node}"));
             }
         }
-        let client = connect(&cluster, Some((&new, AccessRole::Client))).await.unwrap();
-        wait_until_all_serve(&client).await;
-        assert_eq!(client.get("key").await.unwrap().unwrap().value, "1 2");
         let refused = connect(&cluster, Some((&old, AccessRole::Client))).await.unwrap_err();
         assert_eq!(refused, ClientError::Refused(Refusal::UnknownKey));
     });
@@ -123,17 +123,43 @@ fn secret_is_replaced_node_by_node() {
 /// Sends bytes, and returns the message of a kind that comes back.
 fn answer<T: Decode>(address: SocketAddr, bytes: &[u8], kind: FrameKind) -> T {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     stream.write_all(bytes).unwrap();
-    let (mut decoder, mut piece) = (FrameDecoder::default(), [0; 4096]);
+    let frame = next_frame(&mut stream, &mut FrameDecoder::default()).expect("an answer comes");
+    assert_eq!(frame.kind, kind);
+    decode_exact(frame.payload).unwrap()
+}
+
+/// Sends bytes, and more after the first frame that comes back. Returns the message of a kind that
+/// comes back then, or `None` if the connection ends.
+fn second_answer<T: Decode>(
+    address: SocketAddr,
+    first: &[u8],
+    second: &[u8],
+    kind: FrameKind,
+) -> Option<T> {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let mut decoder = FrameDecoder::default();
+    stream.write_all(first).unwrap();
+    next_frame(&mut stream, &mut decoder).expect("an answer comes");
+    stream.write_all(second).unwrap();
+    let frame = next_frame(&mut stream, &mut decoder)?;
+    assert_eq!(frame.kind, kind);
+    Some(decode_exact(frame.payload).unwrap())
+}
+
+fn next_frame(stream: &mut TcpStream, decoder: &mut FrameDecoder) -> Option<Frame> {
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut piece = [0; 4096];
     loop {
         if let Some(frame) = decoder.next_frame().unwrap() {
-            assert_eq!(frame.kind, kind);
-            return decode_exact(frame.payload).unwrap();
+            return Some(frame);
         }
-        let read = stream.read(&mut piece).unwrap();
-        assert!(read > 0, "the connection ends without an answer");
-        decoder.buffer().extend_from_slice(&piece[..read]);
+        match stream.read(&mut piece) {
+            Ok(0) => return None,
+            Ok(read) => decoder.buffer().extend_from_slice(&piece[..read]),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
+            Err(error) => panic!("{error}"),
+        }
     }
 }
 
@@ -176,6 +202,68 @@ fn refusals_name_their_reason() {
         let versions =
             Refusal::OtherVersion { theirs: PROTOCOL_VERSION, ours: PROTOCOL_VERSION - 1 };
         assert_eq!(refusal, versions);
+    });
+}
+
+/// A side that names a key must show that it holds it: nothing else does instead.
+#[test]
+fn connection_without_the_right_proof_is_refused() {
+    run(async {
+        let mut cluster = Cluster::start(with_secret()).unwrap();
+        let client = cluster.wait_until_serving().await.unwrap();
+        let cluster_id = client.topology().await.unwrap().cluster_id;
+        let address = cluster.addresses()[0];
+        let key = secret(1).key(AccessRole::Client);
+        let hello = ClientHello { cluster_id: None, key: Some(key.id()), nonce: [3; 32] };
+        let initiator = Initiator::new(Some(key), &hello);
+        let hello = frame(FrameKind::ClientHello, &hello);
+        // A proof that was made for another connection.
+        let welcome: Welcome = answer(address, &hello, FrameKind::Welcome);
+        let recorded = frame(FrameKind::Proof, &initiator.check(&welcome).unwrap().unwrap());
+        let zero = frame(FrameKind::Proof, &Zeros);
+        let own = frame(FrameKind::Proof, &welcome.proof.unwrap());
+        for proof in [recorded, zero, own] {
+            let refusal: Refusal =
+                second_answer(address, &hello, &proof, FrameKind::Refusal).unwrap();
+            assert_eq!(refusal, Refusal::WrongProof);
+        }
+        // A request in place of the proof gets no answer.
+        let request = frame(FrameKind::Request, &Request::new(1, Operation::RangeMap));
+        assert!(second_answer::<Refusal>(address, &hello, &request, FrameKind::Refusal).is_none());
+        let at = |node| PeerAddress { node: NodeId(node), shard: ShardId(0) };
+        let key = Some(secret(1).key(AccessRole::Peer).id());
+        let hello = PeerHello { cluster_id, from: at(1), to: at(0), key, nonce: [0; 32] };
+        let hello = frame(FrameKind::PeerHello, &hello);
+        let proof = frame(FrameKind::Proof, &Zeros);
+        let refusal: Option<Refusal> =
+            second_answer(cluster.peer_address(0), &hello, &proof, FrameKind::Refusal);
+        assert_eq!(refusal, Some(Refusal::WrongProof));
+    });
+}
+
+/// As many zeros as a proof has bytes.
+struct Zeros;
+
+impl Encode for Zeros {
+    fn encode(&self, out: &mut BytesMut) {
+        out.extend_from_slice(&[0; PROOF_BYTES]);
+    }
+}
+
+/// Connections that send nothing do not keep others out: the oldest is ended before its time.
+#[test]
+fn silent_connections_keep_no_client_out() {
+    run(async {
+        let mut cluster = Cluster::start(ClusterOptions { shards: 1, ..options() }).unwrap();
+        cluster.wait_until_serving().await.unwrap();
+        let address = cluster.addresses()[0];
+        let silent: Vec<_> = (0..400).map(|_| TcpStream::connect(address).unwrap()).collect();
+        // A handshake may take five seconds.
+        silent[0].set_read_timeout(Some(Duration::from_secs(4))).unwrap();
+        assert_eq!((&silent[0]).read(&mut [0; 1]).unwrap(), 0);
+        let options = ClientOptions { timeout: Duration::from_secs(3), ..cluster.client_options() };
+        let client = Client::connect(&cluster.addresses()[..1], options).await.unwrap();
+        client.put("key", "value").await.unwrap();
     });
 }
 
@@ -238,10 +326,22 @@ fn commands_create_and_use_keys() {
         };
         assert!(palisade(&["key", "create", "secret"]).status.success());
         assert!(!palisade(&["key", "create", "secret"]).status.success(), "it is overwritten");
-        let derived = palisade(&["key", "derive", "--role", "client", "secret"]);
-        assert!(derived.status.success());
-        fs::write(dir.path().join("key"), derived.stdout).unwrap();
-        let secret = fs::read_to_string(dir.path().join("secret")).unwrap().parse().unwrap();
+        let derive = |options: &[&str], files: [&str; 2]| {
+            let arguments = [&["key", "derive", "--role", "client"], options, &files].concat();
+            palisade(&arguments).status.success()
+        };
+        assert!(derive(&[], ["secret", "key"]));
+        let mode = fs::metadata(dir.path().join("key")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let text = fs::read_to_string(dir.path().join("secret")).unwrap();
+        let secret: ClusterSecret = text.parse().unwrap();
+        // While a secret is replaced, the operator must choose.
+        let next = ClusterSecret::from_bytes([9; ClusterSecret::BYTES]);
+        fs::write(dir.path().join("both"), format!("{}\n{text}", next.expose())).unwrap();
+        assert!(!derive(&[], ["both", "other"]) && !derive(&["--secret", "3"], ["both", "other"]));
+        assert!(derive(&["--secret", "1"], ["both", "other"]));
+        let key = fs::read_to_string(dir.path().join("other")).unwrap();
+        assert_eq!(key.trim(), next.key(AccessRole::Client).expose());
         let options = ClusterOptions { secret: Some(secret), ..with_secret() };
         let mut cluster = Cluster::start(options).unwrap();
         cluster.wait_until_serving().await.unwrap();

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use palisade_client::Mode;
+use palisade_client::{Client, Mode};
 use palisade_cluster::{Cluster, ClusterOptions, ModeConfig};
 use support::{keys, options, run};
 
@@ -45,19 +45,7 @@ fn free_address() -> SocketAddr {
 #[test]
 fn endpoint_reports_stages_health_and_readiness() {
     run(async {
-        let options = ClusterOptions { mode: ModeConfig::Raft, ..options() };
-        let mut cluster = Cluster::start(options).unwrap();
-        cluster.wait_until_serving().await.unwrap();
-        let address = free_address();
-        cluster.stop(0).unwrap();
-        cluster.change_config(0, |config| config.metrics_address = Some(address));
-        cluster.start_node(0).unwrap();
-        let client = cluster.wait_until_serving().await.unwrap();
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while get(address, "/readyz").0 != 200 {
-            assert!(Instant::now() < deadline, "{:?}", get(address, "/readyz"));
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let (mut cluster, client, address) = start(ModeConfig::Raft).await;
         let keys = keys(&client, Mode::Raft).await;
         for key in 0..keys.count() {
             client.put(keys.key(key), "value").await.unwrap();
@@ -83,11 +71,76 @@ fn endpoint_reports_stages_health_and_readiness() {
         // Alone, the node is healthy, and not ready once it notices.
         cluster.kill(1).unwrap();
         cluster.kill(2).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while get(address, "/readyz").0 != 503 {
-            assert!(Instant::now() < deadline, "{:?}", get(address, "/readyz"));
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        wait_for(address, "/readyz", 503).await;
         assert_eq!(get(address, "/healthz").0, 200);
     });
+}
+
+#[test]
+fn node_with_a_broken_chain_is_not_ready() {
+    run(async {
+        let (mut cluster, _client, address) = start(ModeConfig::Chain).await;
+        cluster.kill(2).unwrap();
+        wait_for(address, "/readyz", 503).await;
+        cluster.start_node(2).unwrap();
+        wait_for(address, "/readyz", 200).await;
+    });
+}
+
+/// Requests that are too long or never end stop neither the node nor the endpoint.
+#[test]
+fn endpoint_survives_hostile_requests() {
+    run(async {
+        let (_cluster, client, address) = start(ModeConfig::Raft).await;
+        let length =
+            |bytes: u64| format!("GET /metrics HTTP/1.1\r\nContent-Length: {bytes}\r\n\r\n");
+        let endless = "x".repeat(1 << 20);
+        let requests = [
+            length(u64::MAX),
+            length(1 << 40),
+            length(2_000),
+            "GET / HTTP/9.9\r\n\r\n".to_owned(),
+            "GET /metrics HTTP/1.1\r\n".repeat(9),
+            "GET /metrics HTTP/1.1\r\n\r\n".repeat(200),
+            format!("GET / HTTP/1.1\r\nHost: {endless}"),
+            endless,
+        ];
+        let mut open = Vec::new();
+        for request in requests.iter().cycle().take(5 * requests.len()) {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+            // The node may close the connection before everything is written.
+            let _ = stream.write_all(request.as_bytes());
+            open.push(stream);
+        }
+        client.put("key", "value").await.unwrap();
+        wait_for(address, "/healthz", 200).await;
+        wait_for(address, "/readyz", 200).await;
+    });
+}
+
+/// Starts a cluster whose node 0 has the endpoint. Returns it with a client and the address.
+async fn start(mode: ModeConfig) -> (Cluster, Client, SocketAddr) {
+    let mut cluster = Cluster::start(ClusterOptions { mode, ..options() }).unwrap();
+    cluster.wait_until_serving().await.unwrap();
+    let address = free_address();
+    cluster.stop(0).unwrap();
+    cluster.change_config(0, |config| config.metrics_address = Some(address));
+    cluster.start_node(0).unwrap();
+    let client = cluster.wait_until_serving().await.unwrap();
+    wait_for(address, "/readyz", 200).await;
+    (cluster, client, address)
+}
+
+/// Waits until a path is answered with a status code.
+async fn wait_for(address: SocketAddr, path: &str, code: u16) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let answer = get(address, path);
+        if answer.0 == code {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{path} is not {code}: {answer:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

@@ -158,7 +158,6 @@ fn node_whose_packets_are_dropped_is_left_out_and_returns() {
         for gap in gaps {
             longest = longest.max(gap.await.unwrap());
         }
-        println!("longest gap {longest:?}, all serve {caught_up:?} after the outage");
         assert!(longest < MAX_GAP, "no put for {longest:?}");
         assert!(caught_up < MAX_CATCH_UP, "a node came back after {caught_up:?}");
     });

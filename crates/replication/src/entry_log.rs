@@ -257,6 +257,14 @@ impl EntryLog {
         self.pending_states == 0
     }
 
+    /// Returns about how many bytes the last `count` entries take. Takes no time for each of them.
+    pub(crate) fn bytes_of_last(&self, count: u64) -> u64 {
+        let entries = self.entries.next() - self.entries.first();
+        let share =
+            self.bytes as u128 * u128::from(count.min(entries)) / u128::from(entries.max(1));
+        u64::try_from(share).unwrap_or(u64::MAX)
+    }
+
     /// Returns the bytes of payload after an index.
     pub(crate) fn payload_bytes_after(&self, index: u64) -> usize {
         let after = self.entries.iter().rev().take_while(|entry| entry.index > index);

@@ -36,11 +36,13 @@ pub(crate) async fn serve_client(
         }
         Ok(hello.key)
     };
-    let accepted =
-        handshake.accept((&gate, &gate.client_keys), FrameKind::ClientHello, check).await;
+    let accepted = handshake.accept((&gate, &gate.clients), FrameKind::ClientHello, check).await;
     let accepted = match accepted {
         Ok((_, accepted)) => accepted,
-        Err(refusal) => return gate.report("a client", refusal, executor.now_us()),
+        Err(refusal) => {
+            let what = format!("{}: a client was refused with the words", gate.at);
+            return gate.clients.refused.report(&what, refusal, executor.now_us());
+        }
     };
     decoder.end_handshake();
     let mut scratch = scratch();
@@ -55,7 +57,7 @@ pub(crate) async fn serve_client(
     glommio::spawn_local_into(drain, tasks).expect("the task queue lives as long as we").detach();
 
     let requests = async {
-        let partial = &executor.partial_frames;
+        let partial = &executor.partial_of_clients;
         while let Ok(frame) = partial.read_frame(&mut reader, &mut decoder, &mut scratch).await {
             if frame.kind != FrameKind::Request {
                 return;
@@ -65,7 +67,9 @@ pub(crate) async fn serve_client(
                     if operation.is_administrative() && !accepted.is_admin() =>
                 {
                     let outcome = Outcome::Rejected(Rejection::NotPermitted);
-                    executor.reply(&[(connection, Response { request_id, outcome })]);
+                    executor.reject(connection, Response { request_id, outcome });
+                    // Nothing else here may wait. Turns and other connections must go on.
+                    futures_lite::future::yield_now().await;
                 }
                 Ok(request) => executor.inbox.push(Input::Request { connection, request }),
                 Err(error) => {

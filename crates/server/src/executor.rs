@@ -31,10 +31,12 @@ use crate::{
 const SEND_REPLIES_US: u64 = 1_000_000;
 
 /// A message between the shards of one node, or from its main thread.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) enum ShardCommand {
     /// Send a report.
-    Report(crossbeam::channel::Sender<ShardReport>),
+    Report(tokio::sync::oneshot::Sender<ShardReport>),
+    /// Show that the shard works.
+    Ping(tokio::sync::oneshot::Sender<()>),
     /// A range has new replicas.
     Install(RangeDescriptor),
     /// Answer the pending requests, and stop.
@@ -50,7 +52,8 @@ pub(crate) struct Executor {
     pub(crate) peers: BTreeMap<PeerAddress, Rc<Outbound>>,
     /// Bytes of answers that wait for clients to read.
     pub(crate) queued_bytes: QueuedBytes,
-    pub(crate) partial_frames: PartialFrames,
+    pub(crate) partial_of_clients: PartialFrames,
+    pub(crate) partial_of_peers: PartialFrames,
     /// Raised when a record was appended to the log.
     pub(crate) appended: Signal,
     runtime: RefCell<Runtime<Log>>,
@@ -84,7 +87,8 @@ impl Executor {
             clients: RefCell::default(),
             peers,
             queued_bytes: QueuedBytes::default(),
-            partial_frames: PartialFrames::default(),
+            partial_of_clients: PartialFrames::default(),
+            partial_of_peers: PartialFrames::default(),
             appended: Signal::default(),
             runtime: RefCell::new(runtime),
             siblings,
@@ -278,8 +282,14 @@ impl Executor {
         self.clock.now().monotonic_us
     }
 
+    /// Rejects a request that the shard does not see.
+    pub(crate) fn reject(&self, connection: ConnectionId, response: Response) {
+        self.runtime.borrow_mut().shard_mut().record_rejected(&response);
+        self.reply(&[(connection, response)]);
+    }
+
     /// Queues answers to clients, and starts sending them.
-    pub(crate) fn reply(&self, replies: &[(ConnectionId, Response)]) {
+    fn reply(&self, replies: &[(ConnectionId, Response)]) {
         let clients = self.clients.borrow();
         for (connection, response) in replies {
             let Some(client) = clients.get(connection) else { continue };
@@ -345,23 +355,24 @@ impl Executor {
             return self.reported_slow.set((reported_us, others + slow.len() as u64));
         }
         self.reported_slow.set((now_us, 0));
-        let SlowRequest { range, is_commit, ordered_after_us, done_after_us } = *request;
         let others = others + slow.len() as u64 - 1;
-        let (at, done_ms) = (self.at, done_after_us / 1_000);
-        if is_commit {
-            let waited_ms = ordered_after_us / 1_000;
-            tracing::warn!(
-                "{at}: a commit in {range} took {done_ms} ms: {waited_ms} ms in the queue, for locks \
-                 and for room in the log, {} ms to replicate; {others} more slow requests since the \
-                 last report",
-                done_ms - waited_ms
-            );
-        } else {
-            tracing::warn!(
-                "{at}: a read in {range} took {done_ms} ms; {others} more slow requests since the \
-                 last report"
-            );
-        }
+        let what = match *request {
+            SlowRequest::Commit { range, ordered_after_us, done_after_us } => format!(
+                "a commit in {range} took {} ms: {} ms in the queue, for locks and for room in the log, \
+                 {} ms to replicate",
+                done_after_us / 1_000,
+                ordered_after_us / 1_000,
+                done_after_us.saturating_sub(ordered_after_us) / 1_000
+            ),
+            SlowRequest::Read { range, done_after_us } => {
+                format!("a read in {range} took {} ms", done_after_us / 1_000)
+            }
+            SlowRequest::Rejected { rejection, done_after_us } => {
+                format!("a request was rejected after {} ms: {rejection}", done_after_us / 1_000)
+            }
+        };
+        let at = self.at;
+        tracing::warn!("{at}: {what}; {others} more slow requests since the last report");
     }
 
     /// Returns what an operator sees of the shard.

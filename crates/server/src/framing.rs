@@ -8,11 +8,15 @@ use palisade_wire::{Frame, FrameDecoder, WireError};
 
 const READ_BYTES: usize = 64 * 1024;
 
-/// Room for the long frames that have arrived in part, over all clients of a shard, in bytes.
+/// Room behind a long frame, so that the last read for it does not double the buffer.
+const FRAME_ROOM_BYTES: usize = READ_BYTES;
+
+/// Room for the long frames that have arrived in part, over all clients or all peers of a shard, in
+/// bytes.
 const PARTIAL_BYTES: u64 = 128 << 20;
 
 /// Time limit for the arrival of a long frame, once it has room.
-const LONG_FRAME_TIMEOUT: Duration = Duration::from_secs(30);
+const LONG_FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bounds the memory that frames take until they are whole.
 #[derive(Debug)]
@@ -40,6 +44,8 @@ impl PartialFrames {
             let bytes = decoder.partial_frame_bytes();
             if bytes > READ_BYTES {
                 let _room = self.0.acquire_permit(bytes as u64).await.map_err(|_| None)?;
+                let missing = FRAME_ROOM_BYTES + bytes - decoder.buffer().len();
+                decoder.buffer().reserve(missing);
                 let timeout = async {
                     glommio::timer::sleep(LONG_FRAME_TIMEOUT).await;
                     Err(None)

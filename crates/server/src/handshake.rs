@@ -1,6 +1,12 @@
 //! The handshake of a connection, on both sides.
 
-use std::{cell::Cell, io, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    io,
+    rc::Rc,
+    time::Duration,
+};
 
 use bytes::BytesMut;
 use futures_lite::{AsyncRead, AsyncWrite, AsyncWriteExt, FutureExt};
@@ -10,10 +16,15 @@ use palisade_wire::{
     WireError, decode_exact, write_frame,
 };
 
-use crate::framing::read_frame;
+use crate::{framing::read_frame, signal::Signal};
 
-/// Time limit of a handshake.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// Time limit of a handshake, on the side that accepts and on the side that connects.
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(5);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Connections to a port whose handshake may be under way. One more ends the oldest, so that those
+/// that send nothing keep no others out.
+const MAX_HANDSHAKES: usize = 256;
 
 /// Bytes to read at once. A connection takes little memory until it is accepted.
 const READ_BYTES: usize = 512;
@@ -28,12 +39,19 @@ pub(crate) struct Gate {
     pub(crate) at: PeerAddress,
     /// The key with which this shard connects to its peers.
     pub(crate) own_key: Option<AccessKey>,
-    /// The keys that are accepted from peers.
-    pub(crate) peer_keys: Keyring,
-    /// The keys that are accepted from clients.
-    pub(crate) client_keys: Keyring,
-    /// When a refused connection was last logged, and how many were not since.
-    reported: Cell<(u64, u64)>,
+    pub(crate) peers: Port,
+    pub(crate) clients: Port,
+    pub(crate) dialed: Refusals,
+}
+
+/// A port at which a shard accepts connections.
+#[derive(Debug)]
+pub(crate) struct Port {
+    /// The keys that are accepted.
+    keys: Keyring,
+    /// The connections whose handshake is under way, oldest first.
+    handshakes: RefCell<VecDeque<Rc<Signal>>>,
+    pub(crate) refused: Refusals,
 }
 
 impl Gate {
@@ -43,24 +61,53 @@ impl Gate {
             cluster_id,
             at,
             own_key: secrets.first().map(|secret| secret.key(AccessRole::Peer)),
-            peer_keys: Keyring::new(secrets, &[AccessRole::Peer]),
-            client_keys: Keyring::new(secrets, &[AccessRole::Client, AccessRole::Admin]),
-            reported: Cell::new((0, 0)),
+            peers: Port::new(Keyring::new(secrets, &[AccessRole::Peer])),
+            clients: Port::new(Keyring::new(secrets, &[AccessRole::Client, AccessRole::Admin])),
+            dialed: Refusals::default(),
         }
     }
+}
 
-    /// Logs a refusal, if it is one, and none was logged a short time ago.
-    pub(crate) fn report(&self, who: &str, refusal: Option<Refusal>, now_us: u64) {
-        let Some(refusal) = refusal else { return };
-        let (reported_us, others) = self.reported.get();
-        if reported_us > 0 && now_us < reported_us + REPORT_US {
-            return self.reported.set((reported_us, others + 1));
+impl Port {
+    fn new(keys: Keyring) -> Self {
+        Self { keys, handshakes: RefCell::default(), refused: Refusals::default() }
+    }
+
+    /// Adds a handshake. Returns the signal that ends it.
+    fn begin(&self) -> Rc<Signal> {
+        let signal = Rc::new(Signal::default());
+        let mut handshakes = self.handshakes.borrow_mut();
+        if handshakes.len() >= MAX_HANDSHAKES
+            && let Some(oldest) = handshakes.pop_front()
+        {
+            oldest.raise();
         }
-        self.reported.set((now_us.max(1), 0));
-        tracing::warn!(
-            "{}: {who} is refused: {refusal}; {others} more refusals since the last report",
-            self.at
-        );
+        handshakes.push_back(signal.clone());
+        signal
+    }
+
+    fn end(&self, signal: &Rc<Signal>) {
+        self.handshakes.borrow_mut().retain(|other| !Rc::ptr_eq(other, signal));
+    }
+}
+
+/// Logs refused connections, at most one every ten seconds.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals {
+    /// When one was last logged, and how many were not since.
+    reported: Cell<Option<(u64, u64)>>,
+}
+
+impl Refusals {
+    /// Logs a refusal, if there is one.
+    pub(crate) fn report(&self, what: &str, refusal: Option<Refusal>, now_us: u64) {
+        let Some(refusal) = refusal else { return };
+        let (since_us, others) = self.reported.get().unwrap_or_default();
+        if since_us > 0 && now_us < since_us + REPORT_US {
+            return self.reported.set(Some((since_us, others + 1)));
+        }
+        self.reported.set(Some((now_us.max(1), 0)));
+        tracing::warn!("{what}: {refusal}; {others} more since the last report");
     }
 }
 
@@ -72,8 +119,8 @@ pub(crate) struct Handshake<'a, S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
-    /// Accepts a connection of a holder of one of some keys. `check` inspects the hello, and
-    /// returns the id of its key. Returns the hello and what the other side may do.
+    /// Accepts a connection to a port. `check` inspects the hello, and returns the id of its key.
+    /// Returns the hello and what the other side may do.
     ///
     /// # Errors
     ///
@@ -81,39 +128,46 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
     /// that is a hello.
     pub(crate) async fn accept<H: Decode>(
         mut self,
-        (gate, keyring): (&Gate, &Keyring),
+        (gate, port): (&Gate, &Port),
         kind: FrameKind,
         check: impl Fn(&H) -> Result<Option<KeyId>, Refusal>,
     ) -> Result<(H, Accepted), Option<Refusal>> {
         let accepting = async {
-            let result = self.accept_hello((gate, keyring), kind, check).await;
+            let result = self.accept_hello((gate, port), kind, check).await;
             if let Err(Some(refusal)) = &result {
                 // The other side may have closed the connection.
                 let _ = self.send(FrameKind::Refusal, refusal).await;
             }
             result
         };
-        accepting.or(timeout()).await
+        let ended = port.begin();
+        let evicted = async {
+            ended.wait().await;
+            Err(None)
+        };
+        let result = accepting.or(timeout(ACCEPT_TIMEOUT)).or(evicted).await;
+        port.end(&ended);
+        result
     }
 
     async fn accept_hello<H: Decode>(
         &mut self,
-        (gate, keyring): (&Gate, &Keyring),
+        (gate, port): (&Gate, &Port),
         kind: FrameKind,
         check: impl Fn(&H) -> Result<Option<KeyId>, Refusal>,
     ) -> Result<(H, Accepted), Option<Refusal>> {
-        let payload = self.receive(kind).await?.payload;
+        let payload = self.receive_as_acceptor(kind).await?.payload;
         let hello = decode_exact::<H>(payload.clone()).map_err(|_| None)?;
         let key = check(&hello)?;
         let Gate { cluster_id, at, .. } = *gate;
         let nonce = nonce().map_err(|_| None)?;
         let welcome = Welcome { cluster_id, at, nonce, proof: None };
-        let (welcome, acceptor) = Acceptor::answer(keyring, (payload, key), welcome)?;
+        let (welcome, acceptor) = Acceptor::answer(&port.keys, (payload, key), welcome)?;
         self.send(FrameKind::Welcome, &welcome).await.map_err(|_| None)?;
         if let Some(accepted) = acceptor.without_proof() {
             return Ok((hello, accepted));
         }
-        let proof = self.receive(FrameKind::Proof).await?.payload;
+        let proof = self.receive_as_acceptor(FrameKind::Proof).await?.payload;
         let proof = decode_exact::<Proof>(proof).map_err(|_| None)?;
         Ok((hello, acceptor.check(proof)?))
     }
@@ -134,7 +188,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
             let mut out = BytesMut::new();
             write_frame(&mut out, FrameKind::PeerHello, |out| out.extend_from_slice(&hello));
             self.stream.write_all(&out).await.map_err(|_| None)?;
-            let welcome = self.receive(FrameKind::Welcome).await?.payload;
+            let welcome = self.receive_as_initiator().await?.payload;
             let welcome = decode_exact::<Welcome>(welcome).map_err(|_| None)?;
             if welcome.cluster_id != gate.cluster_id {
                 return Err(Some(Refusal::OtherCluster { cluster_id: welcome.cluster_id }));
@@ -144,25 +198,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
             }
             Ok(initiator.check(&welcome)?)
         };
-        opening.or(timeout()).await
+        opening.or(timeout(OPEN_TIMEOUT)).await
     }
 
-    /// Returns the next frame, which must be of a kind, or the refusal that came instead.
-    async fn receive(&mut self, kind: FrameKind) -> Result<Frame, Option<Refusal>> {
-        let mut scratch = [0; READ_BYTES];
-        let frame = match read_frame(self.stream, self.decoder, &mut scratch).await {
-            Ok(frame) => frame,
-            Err(Some(WireError::Version { theirs, ours })) => {
-                // As the other side sees it.
-                return Err(Some(Refusal::OtherVersion { theirs: ours, ours: theirs }));
+    /// Returns the next frame, which must be of a kind, or the refusal to send.
+    async fn receive_as_acceptor(&mut self, kind: FrameKind) -> Result<Frame, Option<Refusal>> {
+        let frame = self.receive().await.map_err(|error| match error {
+            // In the words of the other side.
+            Some(WireError::Version { theirs, ours }) => {
+                Some(Refusal::OtherVersion { theirs: ours, ours: theirs })
             }
-            Err(_) => return Err(None),
-        };
+            _ => None,
+        })?;
+        if frame.kind == kind { Ok(frame) } else { Err(None) }
+    }
+
+    /// Returns a welcome, or the refusal that came instead.
+    async fn receive_as_initiator(&mut self) -> Result<Frame, Option<Refusal>> {
+        let frame = self.receive().await.map_err(|error| match error {
+            Some(WireError::Version { theirs, ours }) => {
+                Some(Refusal::OtherVersion { theirs, ours })
+            }
+            _ => None,
+        })?;
         match frame.kind {
+            FrameKind::Welcome => Ok(frame),
             FrameKind::Refusal => Err(decode_exact(frame.payload).ok()),
-            other if other == kind => Ok(frame),
             _ => Err(None),
         }
+    }
+
+    async fn receive(&mut self) -> Result<Frame, Option<WireError>> {
+        let mut scratch = [0; READ_BYTES];
+        read_frame(self.stream, self.decoder, &mut scratch).await
     }
 
     async fn send(&mut self, kind: FrameKind, message: &impl Encode) -> io::Result<()> {
@@ -172,8 +240,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
     }
 }
 
-async fn timeout<T>() -> Result<T, Option<Refusal>> {
-    glommio::timer::sleep(TIMEOUT).await;
+async fn timeout<T>(limit: Duration) -> Result<T, Option<Refusal>> {
+    glommio::timer::sleep(limit).await;
     Err(None)
 }
 

@@ -4,13 +4,11 @@ use std::{cell::Cell, future::Future, rc::Rc, time::Duration};
 
 use glommio::net::{TcpListener, TcpStream};
 
-/// Limit on the open connections of a shard's listener.
-const MAX_CONNECTIONS: usize = 4096;
-
-/// Accepts connections, and serves each in a task of its own.
+/// Accepts connections, and serves each in a task of its own. At most `max_connections` are open.
 pub(crate) async fn accept<F>(
     listener: TcpListener,
     tasks: glommio::TaskQueueHandle,
+    max_connections: usize,
     serve: impl Fn(TcpStream) -> F,
 ) where
     F: Future<Output = ()> + 'static,
@@ -25,7 +23,7 @@ pub(crate) async fn accept<F>(
                 continue;
             }
         };
-        if open.get() >= MAX_CONNECTIONS {
+        if open.get() >= max_connections {
             // Closes the connection. The client tries again, or another shard.
             continue;
         }

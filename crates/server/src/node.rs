@@ -22,6 +22,7 @@ use palisade_shard::{
 use palisade_sync::{Receiver, Sender, Watermark, mailbox};
 use palisade_wal::{DataDir, DataDirError, Log, Owner, WalError};
 use palisade_wire::{ClusterSecret, PeerAddress, ShardId};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::{consts::TERM_SIGNALS, iterator::Signals, low_level::signal_name};
 use thiserror::Error;
 
@@ -66,6 +67,9 @@ const RING_MEMORY_BYTES: usize = 1 << 20;
 const PORT_TIMEOUT: Duration = Duration::from_secs(3);
 
 const MAILBOX_CAPACITY: usize = 1024;
+
+/// Limit on the open connections of a listener. Fewer if the process may not open as many files.
+const MAX_CONNECTIONS: usize = 4096;
 
 /// Why a node did not start. It has served no request.
 #[derive(Debug, Error)]
@@ -126,6 +130,7 @@ pub fn run(config: Config, started: impl FnOnce()) -> Result<(), StartError> {
         }
     }
     abort_on_panic();
+    raise_file_limit();
     let mut signals = Signals::new(TERM_SIGNALS).expect("signals can be caught");
 
     let (senders, receivers): (Vec<_>, Vec<_>) =
@@ -281,6 +286,22 @@ fn check_clock(wall: Interval, last_ts: Timestamp, max_offset_us: u64) -> Result
     Ok(())
 }
 
+/// Raises the limit on open files as far as this process may. Connections must not take the files
+/// that the logs need.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // Fails only if the limit cannot be raised. Then it stays as it is.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
+/// Returns how many connections a listener may have open: at most half of the files of the process
+/// are shared by all listeners.
+fn max_connections(shards: u16) -> usize {
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let share = files / 2 / (2 * u64::from(shards));
+    usize::try_from(share).unwrap_or(usize::MAX).clamp(1, MAX_CONNECTIONS)
+}
+
 /// Aborts the process on any panic. Otherwise a panic in a task would end one executor, and the
 /// others would continue without it.
 fn abort_on_panic() {
@@ -411,15 +432,16 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
     let spawn = |task: std::pin::Pin<Box<dyn Future<Output = ()>>>| {
         glommio::spawn_local_into(task, tasks).expect("the task queue was made just now")
     };
+    let most = max_connections(config.shards);
     let gate = Rc::new(Gate::new(config.cluster_id, at, &secrets));
     let for_clients = (executor.clone(), gate.clone());
-    spawn(Box::pin(accept(client_listener, tasks, move |stream| {
+    spawn(Box::pin(accept(client_listener, tasks, most, move |stream| {
         let (executor, gate) = for_clients.clone();
         serve_client(executor, gate, tasks, stream)
     })))
     .detach();
     let for_peers = (executor.clone(), gate.clone());
-    spawn(Box::pin(accept(peer_listener, tasks, move |stream| {
+    spawn(Box::pin(accept(peer_listener, tasks, most, move |stream| {
         let (executor, gate) = for_peers.clone();
         serve_peer(executor, gate, stream)
     })))
@@ -454,7 +476,8 @@ async fn run_shard(start: ShardThread) -> Result<(), StartError> {
                     }
                     ShardCommand::Drain => obeying.inbox.push(Input::Drain),
                     // Fails if the asker has given up.
-                    ShardCommand::Report(reply) => drop(reply.try_send(obeying.report())),
+                    ShardCommand::Report(reply) => drop(reply.send(obeying.report())),
+                    ShardCommand::Ping(reply) => drop(reply.send(())),
                 }
             }
         }

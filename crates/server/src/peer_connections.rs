@@ -12,7 +12,7 @@ use palisade_wire::{
 
 use crate::{
     executor::Executor,
-    framing::{read_frame, scratch},
+    framing::scratch,
     handshake::{Gate, Handshake, nonce},
     outbound::Outbound,
     sockets::prepare,
@@ -42,7 +42,8 @@ pub(crate) async fn dial_peer(
                 outbound.drain_into(&mut stream).or(outbound.wait_closed()).await;
             }
             Err(refusal) => {
-                gate.report(&format!("the connection to {to}"), refusal, executor.now_us());
+                let what = format!("{}: {to} refuses the connection", gate.at);
+                gate.dialed.report(&what, refusal, executor.now_us());
             }
         }
         glommio::timer::sleep(RETRY_PAUSE).await;
@@ -88,14 +89,18 @@ pub(crate) async fn serve_peer(executor: Rc<Executor>, gate: Rc<Gate>, mut strea
         }
         Ok(hello.key)
     };
-    let accepted = handshake.accept((&gate, &gate.peer_keys), FrameKind::PeerHello, check).await;
+    let accepted = handshake.accept((&gate, &gate.peers), FrameKind::PeerHello, check).await;
     let from = match accepted {
         Ok((hello, _)) => hello.from,
-        Err(refusal) => return gate.report("a peer", refusal, executor.now_us()),
+        Err(refusal) => {
+            let what = format!("{}: a peer was refused with the words", gate.at);
+            return gate.peers.refused.report(&what, refusal, executor.now_us());
+        }
     };
     decoder.end_handshake();
     let mut scratch = scratch();
-    while let Ok(frame) = read_frame(&mut stream, &mut decoder, &mut scratch).await {
+    let partial = &executor.partial_of_peers;
+    while let Ok(frame) = partial.read_frame(&mut stream, &mut decoder, &mut scratch).await {
         if frame.kind != FrameKind::Peer {
             return;
         }

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use palisade_control::RangeDescriptor;
 use palisade_replication::{
-    Context, Effects, Entry, Members, Membership, Outgoing, Protocol, RecoveredGroup, Refusal,
-    Revocation, SnapshotPart,
+    Context, Effects, Entry, Members, Membership, Outgoing, Peers, Protocol, RecoveredGroup,
+    Refusal, Revocation, SnapshotPart,
     chain::{self, Chain},
     raft::{self, Raft},
 };
@@ -294,12 +294,12 @@ impl Group {
         }
     }
 
-    /// Returns how many entries each follower lacks, and their bytes. Empty unless this replica
-    /// leads in Raft mode.
-    pub(crate) fn follower_lags(&self) -> Vec<(PeerAddress, u64, usize)> {
+    /// Returns how many entries each follower may lack, and about how many bytes they take: all
+    /// followers of a Raft leader, or the next member of a chain.
+    pub(crate) fn follower_lags(&self) -> Vec<(PeerAddress, u64, u64)> {
         match self {
             Self::Raft(running) => running.protocol.follower_lags().collect(),
-            Self::Chain(_) => Vec::new(),
+            Self::Chain(running) => running.protocol.successor_lag().into_iter().collect(),
         }
     }
 
@@ -349,7 +349,23 @@ impl Group {
         either!(self, running => running.protocol.entry(index))
     }
 
-    pub(crate) fn status(&self, descriptor: &RangeDescriptor) -> RangeStatus {
+    /// Returns true if the replica can serve, or follows one that can, as far as it knows: it hears
+    /// its leader, or all members of its chain.
+    fn serves(&self, me: PeerAddress, peers: &Peers) -> bool {
+        let hears = |peer| peer == me || peers.is_heard(peer);
+        let needed = match self {
+            Self::Raft(_) => self.leader().into_iter().collect(),
+            Self::Chain(_) => self.members().0,
+        };
+        self.is_ready() && needed.into_iter().all(hears)
+    }
+
+    pub(crate) fn status(
+        &self,
+        descriptor: &RangeDescriptor,
+        me: PeerAddress,
+        peers: &Peers,
+    ) -> RangeStatus {
         RangeStatus {
             range: descriptor.range,
             mode: descriptor.mode,
@@ -358,7 +374,7 @@ impl Group {
             epoch: self.epoch().max(descriptor.epoch),
             last_index: self.last_index(),
             commit_index: self.commit_index(),
-            ready: self.is_ready(),
+            ready: self.serves(me, peers),
         }
     }
 }

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use palisade_wire::{Durations, Outcome, RangeId, Response, Stage};
+use palisade_wire::{Durations, Outcome, RangeId, Rejection, Response, Stage};
 
 /// A request that takes this long is logged, in microseconds. At most one is logged in this time.
 pub const SLOW_US: u64 = 1_000_000;
@@ -22,18 +22,43 @@ const STORM_US: u64 = 10_000_000;
 /// Rejections in that time that are a storm.
 const STORM_REJECTIONS: u64 = 10_000;
 
-/// A request that took long, and where its time went.
+/// A request that took long, and where its time went. Times are in microseconds from the first turn
+/// that found the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SlowRequest {
-    /// The range.
-    pub range: RangeId,
-    /// True for a commit, false for a read.
-    pub is_commit: bool,
-    /// From its arrival until it was ordered, in microseconds: the queue, locks, and room in the
-    /// log. 0 for a read.
-    pub ordered_after_us: u64,
-    /// From its arrival until it was applied or read, in microseconds.
-    pub done_after_us: u64,
+pub enum SlowRequest {
+    /// A commit that was applied.
+    Commit {
+        /// The range.
+        range: RangeId,
+        /// Until it was ordered: the queue, locks, and room in the log.
+        ordered_after_us: u64,
+        /// Until it was applied.
+        done_after_us: u64,
+    },
+    /// A read that was answered.
+    Read {
+        /// The range.
+        range: RangeId,
+        /// Until it was answered.
+        done_after_us: u64,
+    },
+    /// A request that was rejected.
+    Rejected {
+        /// The reason.
+        rejection: Rejection,
+        /// Until it was rejected.
+        done_after_us: u64,
+    },
+}
+
+impl SlowRequest {
+    fn done_after_us(&self) -> u64 {
+        match self {
+            Self::Commit { done_after_us, .. }
+            | Self::Read { done_after_us, .. }
+            | Self::Rejected { done_after_us, .. } => *done_after_us,
+        }
+    }
 }
 
 /// Many rejections in a short time.
@@ -73,14 +98,8 @@ impl Metrics {
         replies: impl Iterator<Item = &'a Response>,
         now_us: u64,
     ) -> Option<RejectionStorm> {
-        let (mut rejections, since_us) = self.recent;
-        for response in replies {
-            if let Outcome::Rejected(rejection) = response.outcome {
-                *self.rejections.entry(rejection.name()).or_default() += 1;
-                rejections += 1;
-            }
-        }
-        self.recent.0 = rejections;
+        replies.for_each(|response| self.count_rejection(response));
+        let (rejections, since_us) = self.recent;
         let during_us = now_us.saturating_sub(since_us);
         if during_us < STORM_US {
             return None;
@@ -88,6 +107,14 @@ impl Metrics {
         self.recent = (0, now_us);
         let (reason, _) = self.rejections.iter().max_by_key(|(_, count)| **count)?;
         (rejections >= STORM_REJECTIONS).then_some(RejectionStorm { rejections, during_us, reason })
+    }
+
+    /// Counts a response if it is a rejection.
+    pub(crate) fn count_rejection(&mut self, response: &Response) {
+        if let Outcome::Rejected(rejection) = response.outcome {
+            *self.rejections.entry(rejection.name()).or_default() += 1;
+            self.recent.0 += 1;
+        }
     }
 
     /// Returns how long each stage took.
@@ -110,7 +137,7 @@ impl Metrics {
 
     /// Records a request that is done, if it was slow.
     pub(crate) fn done(&mut self, request: SlowRequest) {
-        if request.done_after_us >= SLOW_US && self.slow.len() < MAX_SLOW {
+        if request.done_after_us() >= SLOW_US && self.slow.len() < MAX_SLOW {
             self.slow.push(request);
         }
     }
@@ -123,8 +150,6 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
-    use palisade_wire::Rejection;
-
     use super::*;
 
     #[test]

@@ -107,7 +107,11 @@ impl<'a> Turn<'a> {
     }
 
     pub(crate) fn reply(&mut self, origin: RequestOrigin, outcome: Outcome) {
-        let RequestOrigin { connection, request_id, .. } = origin;
+        let RequestOrigin { connection, request_id, since_us } = origin;
+        if let Outcome::Rejected(rejection) = outcome {
+            let done_after_us = self.now.monotonic_us.saturating_sub(since_us);
+            self.metrics.done(SlowRequest::Rejected { rejection, done_after_us });
+        }
         self.effects.replies.push((connection, Response { request_id, outcome }));
     }
 

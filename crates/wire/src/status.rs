@@ -64,7 +64,8 @@ pub struct ShardStatus {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Stage {
-    /// From its arrival until a turn takes the request.
+    /// From the first turn that finds the request until a turn takes it. While a turn is late, the
+    /// request waits before that, in the socket.
     Queue,
     /// Until the locks that others hold are free.
     LockWait,
@@ -100,9 +101,10 @@ pub struct PeerStatus {
     /// How long ago the latest heartbeat was sent that the peer has echoed, in microseconds. `None`
     /// if it has echoed none.
     pub silent_us: Option<u64>,
-    /// The most entries of a range that this shard leads which the peer has not confirmed.
+    /// The most entries of a range that the peer has not confirmed: to its Raft leader, or to the
+    /// member before it in a chain.
     pub lag_entries: u64,
-    /// The payload of these entries, in bytes.
+    /// About how many bytes these entries take.
     pub lag_bytes: u64,
 }
 
@@ -135,7 +137,8 @@ pub struct RangeStatus {
     pub last_index: u64,
     /// Index of the last entry known to be committed.
     pub commit_index: u64,
-    /// Raft: true if a leader is known and not lost. Chain: true if the replica's links are up.
+    /// Raft: true if a leader is known and heard. Chain: true if the replica's links are up and all
+    /// members are heard.
     pub ready: bool,
 }
 

@@ -243,6 +243,13 @@ impl Chain {
         self.is_attached() && (self.is_head() || self.is_fed())
     }
 
+    /// Returns the next member, how many entries of this member are not known to be committed, and
+    /// about how many bytes they take.
+    pub fn successor_lag(&self) -> Option<(PeerAddress, u64, u64)> {
+        let entries = self.log.last_index().saturating_sub(self.commit_index);
+        Some((self.successor()?, entries, self.log.bytes_of_last(entries)))
+    }
+
     fn place(&self) -> Option<usize> {
         self.membership.members.iter().position(|member| *member == self.me)
     }

@@ -158,18 +158,17 @@ impl Raft {
         }
     }
 
-    /// Returns how many entries each follower lacks, or has not confirmed, and the bytes of their
-    /// payload. None unless this replica leads.
-    pub fn follower_lags(&self) -> impl Iterator<Item = (PeerAddress, u64, usize)> {
+    /// Returns how many entries each follower lacks, or has not confirmed, and about how many bytes
+    /// they take. None unless this replica leads.
+    pub fn follower_lags(&self) -> impl Iterator<Item = (PeerAddress, u64, u64)> {
         let progress = match &self.role {
             RoleState::Leader(leader) => Some(&leader.progress),
             _ => None,
         };
         let last_index = self.log.last_index();
         progress.into_iter().flatten().map(move |(peer, progress)| {
-            let confirmed = progress.match_index;
-            let bytes = self.log.payload_bytes_after(confirmed);
-            (*peer, last_index.saturating_sub(confirmed), bytes)
+            let entries = last_index.saturating_sub(progress.match_index);
+            (*peer, entries, self.log.bytes_of_last(entries))
         })
     }
 

@@ -113,9 +113,8 @@ impl Proposals {
             let outcome = outcome.filter(|_| is_own).cloned();
             let Proposal { origin, since_us, .. } = proposal;
             turn.metrics.replicate.record(now_us.saturating_sub(since_us));
-            turn.metrics.done(SlowRequest {
+            turn.metrics.done(SlowRequest::Commit {
                 range,
-                is_commit: true,
                 ordered_after_us: since_us.saturating_sub(origin.since_us),
                 done_after_us: now_us.saturating_sub(origin.since_us),
             });

@@ -205,12 +205,8 @@ impl Replica {
         };
         let waited_us = turn.now.monotonic_us.saturating_sub(origin.since_us);
         turn.metrics.read.record(waited_us);
-        turn.metrics.done(SlowRequest {
-            range: self.descriptor.range,
-            is_commit: false,
-            ordered_after_us: 0,
-            done_after_us: waited_us,
-        });
+        turn.metrics
+            .done(SlowRequest::Read { range: self.descriptor.range, done_after_us: waited_us });
         turn.reply(origin, outcome);
     }
 

@@ -500,8 +500,6 @@ impl Shard {
             self.unsynced = VecDeque::new();
         }
         let mut out = mem::take(&mut self.effects);
-        let responses = out.replies.iter().map(|(_, response)| response);
-        out.storm = self.metrics.count_rejections(responses, now.monotonic_us);
         out.slow = self.metrics.take_slow();
         if !self.config.planted.is(TestFault::NoCommitWait) {
             let now = self.commit_wait_now(now);
@@ -509,6 +507,8 @@ impl Shard {
             out.wake_after_us = self.commit_wait.next_us(now);
         }
         sends.extend(self.responses_to_peers(&mut out.replies));
+        let responses = out.replies.iter().map(|(_, response)| response);
+        out.storm = self.metrics.count_rejections(responses, now.monotonic_us);
         if !sends.is_empty() {
             let sent_ts = self.hlc.tick(now.wall);
             let session = self.admission.session();

@@ -1,7 +1,7 @@
 //! What operators see of a shard.
 
 use palisade_clock::{BoundSource, Now};
-use palisade_wire::{PeerStatus, ShardStatus};
+use palisade_wire::{PeerStatus, Response, ShardStatus};
 
 use super::Shard;
 use crate::{drain::Drain, view::ReplicaView};
@@ -11,7 +11,9 @@ impl Shard {
     pub fn status(&self, now: Now) -> ShardStatus {
         let now_us = now.monotonic_us;
         let replicas = self.replicas.values();
-        let ranges = replicas.clone().map(|replica| replica.group.status(&replica.descriptor));
+        let (me, peers) = (self.config.at, &self.peers);
+        let ranges = replicas.clone();
+        let ranges = ranges.map(|replica| replica.group.status(&replica.descriptor, me, peers));
         let oldest_us = replicas.clone().filter_map(|replica| replica.oldest_commit_us()).min();
         let unapplied = |view: ReplicaView<'_>| view.commit_index() - view.applied_index();
         ShardStatus {
@@ -49,11 +51,17 @@ impl Shard {
                     && link.lag_entries < entries
                 {
                     link.lag_entries = entries;
-                    link.lag_bytes = bytes as u64;
+                    link.lag_bytes = bytes;
                 }
             }
         }
         links
+    }
+
+    /// Counts a request that the driver rejected with this response.
+    pub fn record_rejected(&mut self, response: &Response) {
+        self.requests += 1;
+        self.metrics.count_rejection(response);
     }
 
     /// Records how long a sync of the log took, for [`Shard::status`].
