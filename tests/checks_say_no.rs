@@ -102,7 +102,7 @@ fn checker_detects_stale_final_reads_of_write_only_load() {
             seed: 1,
             record: true,
         };
-        let servers = Servers::Running(cluster.addresses());
+        let servers = Servers::Running(cluster.addresses(), cluster.client_options());
         let finished = run_trial(servers, &trial).await.unwrap();
         let mut runs = vec![finished.run.clone()];
         check_histories(&mut runs, std::slice::from_ref(&finished));
