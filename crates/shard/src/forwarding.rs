@@ -11,7 +11,8 @@
 //! Messages between shards may be lost, late or doubled, but each request of a client must be
 //! served at most once: otherwise one copy could be rejected, so that the client reports that
 //! nothing was done, while another takes effect. So each message names the session of its receiver,
-//! and a shard takes requests of a peer's session only in the order of their numbers.
+//! and a shard takes requests of a peer's session only in the order of their numbers. Sessions share
+//! no numbers, because a request may be answered after the shard that passed it on has restarted.
 //!
 //! A request without a response ends as [`Rejection::Unknown`]: after a time, or once the peer is
 //! suspected.
@@ -36,8 +37,11 @@ const TIMEOUT_US: u64 = 2_000_000;
 /// Marks the connections that stand for a peer. Drivers use lower numbers.
 const PEER: u64 = 1 << 63;
 
+/// How many requests a session can pass on, as a power of two.
+const SESSION_BITS: u32 = 40;
+
 /// The requests that a shard has passed on, and those that peers have passed on to it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Forwarding {
     last_id: u64,
     /// By the id under which each was passed on.
@@ -54,6 +58,12 @@ struct Pending {
 }
 
 impl Forwarding {
+    /// Creates the state for a shard whose `session` began now.
+    pub(crate) fn new(session: u64) -> Self {
+        let last_id = session << SESSION_BITS;
+        Self { last_id, pending: BTreeMap::new(), taken: BTreeMap::new() }
+    }
+
     /// Returns true if no request waits for a response.
     pub(crate) fn is_empty(&self) -> bool {
         self.pending.is_empty()
@@ -149,9 +159,17 @@ mod tests {
         RequestOrigin { connection: ConnectionId(5), request_id, since_us: 0 }
     }
 
+    /// Passes a request on to session 8 of node 1. Returns the id that it got.
+    fn forward(forwarding: &mut Forwarding) -> u64 {
+        let body = forwarding.forward(origin(1), (at(1), 8), Operation::Status, 0).unwrap();
+        let PeerBody::Request { to_session: 8, request } = body else { panic!("{body:?}") };
+        assert_eq!(request.operation, Operation::Status);
+        request.request_id
+    }
+
     #[test]
     fn each_request_of_a_session_is_taken_once() {
-        let mut forwarding = Forwarding::default();
+        let mut forwarding = Forwarding::new(6);
         let mut take = |node, session, id| forwarding.take((at(node), session), id, 0).is_some();
         assert!(take(1, 4, 1) && take(1, 4, 2) && take(2, 4, 1));
         assert!(!take(1, 4, 2) && !take(1, 4, 1) && !take(1, 3, 9));
@@ -161,24 +179,27 @@ mod tests {
 
     #[test]
     fn response_ends_the_request_that_was_sent_to_its_peer() {
-        let mut forwarding = Forwarding::default();
-        let to = (at(1), 8);
-        for id in 1..=3 {
-            let body = forwarding.forward(origin(10 + id), to, Operation::Status, 0).unwrap();
-            let request = Request::new(id, Operation::Status);
-            assert_eq!(body, PeerBody::Request { to_session: 8, request });
-        }
-        assert!(forwarding.answered(at(2), 1).is_none());
-        assert_eq!(forwarding.answered(at(1), 1).unwrap().request_id, 11);
-        assert!(forwarding.answered(at(1), 1).is_none());
+        let mut forwarding = Forwarding::new(6);
+        let ids = [(); 3].map(|()| forward(&mut forwarding));
+        assert!(forwarding.answered(at(2), ids[0]).is_none());
+        assert_eq!(forwarding.answered(at(1), ids[0]).unwrap().request_id, 1);
+        assert!(forwarding.answered(at(1), ids[0]).is_none());
         assert!(forwarding.expire(TIMEOUT_US - 1, |_| true).is_empty());
         assert_eq!(forwarding.expire(0, |peer| peer != at(1)).len(), 2, "the peer is suspected");
         assert!(forwarding.is_empty());
     }
 
     #[test]
+    fn late_response_to_an_earlier_session_answers_no_request() {
+        let before = forward(&mut Forwarding::new(6));
+        let mut forwarding = Forwarding::new(7);
+        forward(&mut forwarding);
+        assert!(forwarding.answered(at(1), before).is_none());
+    }
+
+    #[test]
     fn responses_return_to_the_peer() {
-        let mut forwarding = Forwarding::default();
+        let mut forwarding = Forwarding::new(6);
         let origin = forwarding.take((at(7), 1), 1, 0).unwrap();
         let response = Response { request_id: 1, outcome: Outcome::RolledBack };
         let mut replies =

@@ -94,7 +94,12 @@ pub const PLANTED_FAULTS: &[PlantedFault] = &[
     }),
     fault("forget-votes", "", 2, |p| plant(p, TestFault::ForgetVotes)),
     fault("forget-outcomes", "", 5, |p| plant(p, TestFault::ForgetOutcomes)),
-    fault("trust-empty-log", "", 331, |p| plant(p, TestFault::TrustEmptyLog)),
+    // The node that loses its logs must hold what another one missed.
+    fault("trust-empty-log", "", 96, |p| {
+        plant(p, TestFault::TrustEmptyLog);
+        p.nodes = 3;
+        p.faults = vec![FaultKind::Wipe, FaultKind::Partition];
+    }),
     fault("stale-reads", "", 0, |p| plant(p, TestFault::StaleReads)),
     fault("forget-on-restart", "", 0, |p| plant(p, TestFault::ForgetOnRestart { entries: 1 })),
     // Snapshot reads detect a short commit wait too, under the name of another invariant.
@@ -124,7 +129,12 @@ pub const PLANTED_FAULTS: &[PlantedFault] = &[
         p.only = Some(Mode::Chain);
     }),
     fault("run-expired", "", 0, |p| plant(p, TestFault::RunExpired)),
-    fault("forget-forwarded", "", 227, |p| plant(p, TestFault::ForgetForwarded)),
+    fault("forget-forwarded", "", 508, |p| plant(p, TestFault::ForgetForwarded)),
+    // A shard that passes requests on restarts while the peer has not answered.
+    fault("reuse-forward-ids", "", 177, |p| {
+        plant(p, TestFault::ReuseForwardIds);
+        p.faults = vec![FaultKind::Crash, FaultKind::CutClients];
+    }),
     // Nodes pause often, and clients retry at another replica soon.
     fault("unconfirmed-aborts", "", 15, |p| {
         plant(p, TestFault::UnconfirmedAborts);

@@ -156,6 +156,8 @@ impl Shard {
         let shape = config.shape.as_ref().map_or(Bytes::new(), Bootstrap::to_bytes);
         let admission =
             Admission::new(shard, shape, random.u64(..), others.len(), trust_empty_log)?;
+        let reuses_ids = config.planted.is(TestFault::ReuseForwardIds);
+        let forwarding = Forwarding::new(if reuses_ids { 0 } else { admission.session() });
         if let Some(configured) = &config.shape {
             configured.check_unchanged(&Bootstrap::from_bytes(admission.shape())?)?;
         }
@@ -214,7 +216,7 @@ impl Shard {
             inputs_wait: false,
             last_flushed: RangeId::CONTROL,
             requests: 0,
-            forwarding: Forwarding::default(),
+            forwarding,
             metrics: Metrics::default(),
             clock_rejections: 0,
             bound_source: BoundSource::default(),
