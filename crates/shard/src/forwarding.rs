@@ -11,8 +11,8 @@
 //! Messages between shards may be lost, late or doubled, but each request of a client must be
 //! served at most once: otherwise one copy could be rejected, so that the client reports that
 //! nothing was done, while another takes effect. So each message names the session of its receiver,
-//! and a shard takes requests of a peer's session only in the order of their numbers. Sessions share
-//! no numbers, because a request may be answered after the shard that passed it on has restarted.
+//! and a shard takes requests of a peer's session only in the order of their numbers. The numbers
+//! of two sessions differ, because a response may arrive after a restart.
 //!
 //! A request without a response ends as [`Rejection::Unknown`]: after a time, or once the peer is
 //! suspected.
