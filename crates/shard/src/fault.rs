@@ -36,7 +36,7 @@ pub enum TestFault {
     /// Reports requests that were passed on and got no response as rejected, although they may have
     /// run.
     ForgetForwarded,
-    /// A shard that restarted numbers the requests that it passes on from 1 again.
+    /// A shard that has restarted passes requests on under ids of its earlier sessions.
     ReuseForwardIds,
     /// Reads of the latest state do not wait for the writes ordered before them.
     IgnorePendingWrites,

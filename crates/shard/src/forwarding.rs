@@ -10,9 +10,11 @@
 //!
 //! Messages between shards may be lost, late or doubled, but each request of a client must be
 //! served at most once: otherwise one copy could be rejected, so that the client reports that
-//! nothing was done, while another takes effect. So each message names the session of its receiver,
-//! and a shard takes requests of a peer's session only in the order of their numbers. The numbers
-//! of two sessions differ, because a response may arrive after a restart.
+//! nothing was done, while another takes effect. So a request names the session of its receiver,
+//! and a shard takes the requests of a peer's session only in the order of their ids.
+//!
+//! A response may arrive after the shard that passed the request on has restarted, so no two
+//! sessions of a shard use the same id.
 //!
 //! A request without a response ends as [`Rejection::Unknown`]: after a time, or once the peer is
 //! suspected.
@@ -37,8 +39,8 @@ const TIMEOUT_US: u64 = 2_000_000;
 /// Marks the connections that stand for a peer. Drivers use lower numbers.
 const PEER: u64 = 1 << 63;
 
-/// How many requests a session can pass on, as a power of two.
-const SESSION_BITS: u32 = 40;
+/// Bits of an id that number the requests of a session. Those above hold the session.
+const NUMBER_BITS: u32 = 40;
 
 /// The requests that a shard has passed on, and those that peers have passed on to it.
 #[derive(Debug)]
@@ -60,7 +62,7 @@ struct Pending {
 impl Forwarding {
     /// Creates the state for a shard whose `session` began now.
     pub(crate) fn new(session: u64) -> Self {
-        let last_id = session << SESSION_BITS;
+        let last_id = session << NUMBER_BITS;
         Self { last_id, pending: BTreeMap::new(), taken: BTreeMap::new() }
     }
 
@@ -118,16 +120,17 @@ impl Forwarding {
         self.pending.extract_if(.., is_over).map(|(_, pending)| pending.origin).collect()
     }
 
-    /// Removes the replies to requests that peers have passed on. Returns them by peer.
+    /// Removes the replies to requests that peers have passed on. Returns them as messages.
     pub(crate) fn responses(
         &self,
         replies: &mut Vec<(ConnectionId, Response)>,
-    ) -> Vec<(PeerAddress, Response)> {
+    ) -> Vec<(PeerAddress, PeerBody)> {
         if self.taken.is_empty() {
             return Vec::new();
         }
         let of_peers = replies.extract_if(.., |(connection, _)| is_peer(*connection));
-        of_peers.map(|(connection, response)| (peer_of(connection), response)).collect()
+        let message = |(connection, response)| (peer_of(connection), PeerBody::Response(response));
+        of_peers.map(message).collect()
     }
 }
 
@@ -159,12 +162,14 @@ mod tests {
         RequestOrigin { connection: ConnectionId(5), request_id, since_us: 0 }
     }
 
-    /// Passes a request on to session 8 of node 1. Returns the id that it got.
-    fn forward(forwarding: &mut Forwarding) -> u64 {
-        let body = forwarding.forward(origin(1), (at(1), 8), Operation::Status, 0).unwrap();
-        let PeerBody::Request { to_session: 8, request } = body else { panic!("{body:?}") };
-        assert_eq!(request.operation, Operation::Status);
-        request.request_id
+    /// Passes a client's request on to session 8 of node 1. Returns the id for the peer.
+    fn forward(forwarding: &mut Forwarding, request_id: u64) -> u64 {
+        let origin = origin(request_id);
+        let body = forwarding.forward(origin, (at(1), 8), Operation::Status, 0).unwrap();
+        let id = forwarding.last_id;
+        let request = Request::new(id, Operation::Status);
+        assert_eq!(body, PeerBody::Request { to_session: 8, request });
+        id
     }
 
     #[test]
@@ -180,10 +185,10 @@ mod tests {
     #[test]
     fn response_ends_the_request_that_was_sent_to_its_peer() {
         let mut forwarding = Forwarding::new(6);
-        let ids = [(); 3].map(|()| forward(&mut forwarding));
-        assert!(forwarding.answered(at(2), ids[0]).is_none());
-        assert_eq!(forwarding.answered(at(1), ids[0]).unwrap().request_id, 1);
-        assert!(forwarding.answered(at(1), ids[0]).is_none());
+        let [first, ..] = [11, 12, 13].map(|request_id| forward(&mut forwarding, request_id));
+        assert!(forwarding.answered(at(2), first).is_none());
+        assert_eq!(forwarding.answered(at(1), first).unwrap().request_id, 11);
+        assert!(forwarding.answered(at(1), first).is_none());
         assert!(forwarding.expire(TIMEOUT_US - 1, |_| true).is_empty());
         assert_eq!(forwarding.expire(0, |peer| peer != at(1)).len(), 2, "the peer is suspected");
         assert!(forwarding.is_empty());
@@ -191,9 +196,9 @@ mod tests {
 
     #[test]
     fn late_response_to_an_earlier_session_answers_no_request() {
-        let before = forward(&mut Forwarding::new(6));
+        let before = forward(&mut Forwarding::new(6), 11);
         let mut forwarding = Forwarding::new(7);
-        forward(&mut forwarding);
+        forward(&mut forwarding, 12);
         assert!(forwarding.answered(at(1), before).is_none());
     }
 
@@ -204,7 +209,8 @@ mod tests {
         let response = Response { request_id: 1, outcome: Outcome::RolledBack };
         let mut replies =
             vec![(ConnectionId(2), response.clone()), (origin.connection, response.clone())];
-        assert_eq!(forwarding.responses(&mut replies), [(at(7), response.clone())]);
+        let message = PeerBody::Response(response.clone());
+        assert_eq!(forwarding.responses(&mut replies), [(at(7), message)]);
         assert_eq!(replies, [(ConnectionId(2), response)]);
     }
 }

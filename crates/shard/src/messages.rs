@@ -55,16 +55,11 @@ pub enum PeerBody {
     Request {
         /// The session of the receiver, as the sender knows it.
         to_session: u64,
-        /// The request, with a number of the sender.
+        /// The request, under an id that the sender uses once, in this and all later sessions.
         request: Request,
     },
     /// The response to a request that the receiver has passed on.
-    Response {
-        /// The session of the receiver that passed the request on.
-        to_session: u64,
-        /// The response.
-        response: Response,
-    },
+    Response(Response),
 }
 
 impl PeerBody {
@@ -75,7 +70,7 @@ impl PeerBody {
             | Self::Chain { range, .. }
             | Self::Snapshot { range, .. }
             | Self::SafeTime { range, .. } => Some(*range),
-            Self::Hello(_) | Self::Ranges(_) | Self::Request { .. } | Self::Response { .. } => None,
+            Self::Hello(_) | Self::Ranges(_) | Self::Request { .. } | Self::Response(_) => None,
         }
     }
 
@@ -100,7 +95,7 @@ impl PeerBody {
             | Self::Ranges(_)
             | Self::Snapshot { .. }
             | Self::SafeTime { .. }
-            | Self::Response { .. } => 0,
+            | Self::Response(_) => 0,
         }
     }
 
@@ -115,7 +110,7 @@ impl PeerBody {
             | Self::Ranges(_)
             | Self::SafeTime { .. }
             | Self::Request { .. }
-            | Self::Response { .. } => false,
+            | Self::Response(_) => false,
         }
     }
 }
@@ -208,9 +203,8 @@ impl Encode for PeerMessage {
                 out.put_u64_le(*to_session);
                 request.encode(out);
             }
-            PeerBody::Response { to_session, response } => {
+            PeerBody::Response(response) => {
                 out.put_u8(8);
-                out.put_u64_le(*to_session);
                 response.encode(out);
             }
             PeerBody::SafeTime { range, message } => {
@@ -266,10 +260,7 @@ impl Decode for PeerMessage {
                 },
             },
             7 => PeerBody::Request { to_session: reader.u64()?, request: Request::decode(reader)? },
-            8 => PeerBody::Response {
-                to_session: reader.u64()?,
-                response: Response::decode(reader)?,
-            },
+            8 => PeerBody::Response(Response::decode(reader)?),
             tag => return Err(WireError::UnknownTag { what: "peer message", tag }),
         };
         Ok(Self { session, sent_ts, body })

@@ -130,7 +130,7 @@ pub const PLANTED_FAULTS: &[PlantedFault] = &[
     }),
     fault("run-expired", "", 0, |p| plant(p, TestFault::RunExpired)),
     fault("forget-forwarded", "", 508, |p| plant(p, TestFault::ForgetForwarded)),
-    // A shard that passes requests on restarts while the peer has not answered.
+    // Shards crash while requests that they passed on wait for a response.
     fault("reuse-forward-ids", "", 177, |p| {
         plant(p, TestFault::ReuseForwardIds);
         p.faults = vec![FaultKind::Crash, FaultKind::CutClients];

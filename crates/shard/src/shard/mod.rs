@@ -508,7 +508,7 @@ impl Shard {
             self.commit_wait.pass(&mut out.replies, &mut self.metrics.commit_wait, now);
             out.wake_after_us = self.commit_wait.next_us(now);
         }
-        sends.extend(self.responses_to_peers(&mut out.replies));
+        sends.extend(self.forwarding.responses(&mut out.replies));
         let responses = out.replies.iter().map(|(_, response)| response);
         out.storm = self.metrics.count_rejections(responses, now.monotonic_us);
         if !sends.is_empty() {

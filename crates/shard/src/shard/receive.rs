@@ -49,9 +49,7 @@ impl Shard {
             PeerBody::Request { to_session, request } => {
                 self.receive_request((from, session), to_session, request, now);
             }
-            PeerBody::Response { to_session, response } => {
-                self.receive_response(from, to_session, response, now);
-            }
+            PeerBody::Response(response) => self.receive_response(from, response, now),
             _ if !self.admission.is_admitted() => {}
             PeerBody::Raft { range, mut message } if !fits && self.is_new_leader(range, from) => {
                 // The replica must know its leader, even if it can't hold the entries.

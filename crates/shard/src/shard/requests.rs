@@ -7,7 +7,6 @@ use palisade_wire::{Operation, Outcome, PeerAddress, RangeId, Rejection, Request
 use super::{Shard, lent};
 use crate::{
     TestFault,
-    messages::PeerBody,
     pacing::Waited,
     turn::{ConnectionId, RequestOrigin, Served},
 };
@@ -69,16 +68,8 @@ impl Shard {
     }
 
     /// Replies to the client whose request was passed on to a peer.
-    pub(super) fn receive_response(
-        &mut self,
-        from: PeerAddress,
-        to_session: u64,
-        response: Response,
-        now: Now,
-    ) {
-        if to_session == self.admission.session()
-            && let Some(origin) = self.forwarding.answered(from, response.request_id)
-        {
+    pub(super) fn receive_response(&mut self, from: PeerAddress, response: Response, now: Now) {
+        if let Some(origin) = self.forwarding.answered(from, response.request_id) {
             lent!(self, now).reply(origin, response.outcome);
         }
     }
@@ -92,19 +83,6 @@ impl Shard {
         for origin in expired {
             self.answer(origin, Err(rejection), now);
         }
-    }
-
-    /// Removes the replies to requests of peers, and returns them as messages.
-    pub(super) fn responses_to_peers(
-        &self,
-        replies: &mut Vec<(ConnectionId, Response)>,
-    ) -> Vec<(PeerAddress, PeerBody)> {
-        let responses = self.forwarding.responses(replies).into_iter();
-        let message = |(to, response)| {
-            let to_session = self.peers.session_of(to);
-            (to, PeerBody::Response { to_session, response })
-        };
-        responses.map(message).collect()
     }
 
     /// Starts a request, and replies at once if its outcome is known already.
